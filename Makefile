@@ -1,0 +1,92 @@
+# make demo [DATA=DIR] [ARGS=…]   the whole path on this machine, on a synthetic cohort or on a task folder
+# make test                       everything that continuous integration runs
+# make clean                      remove what was built; make distclean the environment too
+#
+# Both make their own environment in .venv the first time. PYTHON=python3.12 chooses an interpreter.
+
+PYTHON ?= python3
+DATA ?=
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.fedmed-installed
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+EXTRAS := cpu,train,server,codecs,dev
+BUILT_FROM := pyproject.toml constraints.txt CMakeLists.txt $(wildcard cmake/*) \
+	$(shell find cpp -name '*.[ch]pp')
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types cpp python clean distclean
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n '1,6s/^# \{0,1\}//p' Makefile
+
+demo: $(INSTALLED)
+	$(BIN)/fedmed-edge demo $(if $(DATA),--data "$(DATA)") $(ARGS)
+
+test: lint types cpp python
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
+	$(BIN)/mypy --strict python/fedmed_edge
+	MYPYPATH=python $(BIN)/stubtest fedmed_edge._kernels
+
+# The bindings too, so that warnings are errors in all of the C++.
+cpp: export PATH := $(CURDIR)/$(BIN):$(PATH)
+cpp: $(INSTALLED)
+	cmake --preset test -DFEDMED_PYTHON=ON -DPython_EXECUTABLE="$(CURDIR)/$(BIN)/python" \
+		-Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)" >/dev/null
+	cmake --build --preset test
+	ctest --preset test
+
+python: $(INSTALLED)
+	$(BIN)/python -m pytest -m "not cuda" $(ARGS)
+
+clean:
+	rm -rf build dist demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find python tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)
+
+# --- environment -------------------------------------------------------------------------------------------
+
+# The build requirements come first and build isolation is off: they are pinned like everything else.
+$(INSTALLED): $(BUILT_FROM) | $(BIN)/python
+	$(PIP_INSTALL) scikit-build-core pybind11 cmake ninja
+	$(PIP_INSTALL) --no-build-isolation --editable ".[$(EXTRAS)]"
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c "$$CHECK_MACHINE" $(CXX)
+	$(PYTHON) -m venv $(VENV)
+
+# What pip cannot bring: Python with its headers and venv, and a compiler. Root on a Debian gets what is missing;
+# everybody else is told its name.
+define CHECK_MACHINE
+import importlib.util, os, pathlib, shutil, subprocess, sys, sysconfig
+version = f"{sys.version_info.major}.{sys.version_info.minor}"
+if sys.version_info < (3, 11):
+    sys.exit(f"error: {sys.executable} is Python {version}, expected 3.11 or newer\n"
+             "hint: make PYTHON=python3.11, with the name of a newer one")
+missing = []
+if importlib.util.find_spec("ensurepip") is None:
+    missing.append(f"python{version}-venv")
+if not pathlib.Path(sysconfig.get_paths()["include"], "Python.h").exists():
+    missing.append(f"python{version}-dev")
+if shutil.which(sys.argv[1]) is None:
+    missing.append("g++")
+if missing and os.geteuid() == 0 and shutil.which("apt-get"):
+    subprocess.run(["apt-get", "update", "-q"], check=False)
+    if subprocess.run(["apt-get", "install", "-y", "-q", *missing]).returncode == 0:
+        missing = []
+if missing:
+    sys.exit(f"error: this machine lacks {', '.join(missing)}\n"
+             f"hint: install them first, on Debian or Ubuntu: sudo apt-get install {' '.join(missing)}")
+endef
+export CHECK_MACHINE

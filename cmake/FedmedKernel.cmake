@@ -1,0 +1,62 @@
+# fedmed_add_kernel(NAME [TILED]): one kernel, all of whose parts are found by its name.
+#
+#   cpp/include/fedmed/NAME.hpp   what it computes, and its checks
+#   cpp/src/NAME.cpp              the kernel
+#   cpp/src/NAME_tile.cpp         TILED only: its inner tile, compiled once for every instruction set
+#   cpp/bindings/bind_NAME.cpp    its Python face
+#   tests/cpp/test_NAME.cpp       its test
+#
+# A missing part stops configure. python/fedmed_edge/kernels.py, _kernels.pyi and tests/python/test_kernels.py
+# name it too.
+function(fedmed_add_kernel name)
+  cmake_parse_arguments(PARSE_ARGV 1 KERNEL "TILED" "" "")
+  set(header cpp/include/fedmed/${name}.hpp)
+  set(source cpp/src/${name}.cpp)
+  set(binding cpp/bindings/bind_${name}.cpp)
+  set(test tests/cpp/test_${name}.cpp)
+  set(parts ${header} ${source} ${binding})
+  # A source distribution leaves the tests out.
+  if(FEDMED_TESTS)
+    list(APPEND parts ${test})
+  endif()
+  if(KERNEL_TILED)
+    list(APPEND parts cpp/src/${name}_tile.cpp)
+  endif()
+  foreach(part IN LISTS parts)
+    if(NOT EXISTS "${PROJECT_SOURCE_DIR}/${part}")
+      message(FATAL_ERROR "kernel ${name}: has no ${part}")
+    endif()
+  endforeach()
+
+  target_sources(fedmed PRIVATE ${source})
+  if(KERNEL_TILED)
+    fedmed_add_tile(${name} baseline)
+    if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+      fedmed_add_tile(${name} avx2 -mavx2 -mfma)
+      fedmed_add_tile(${name} avx512 -mavx512f -mfma)
+    endif()
+  endif()
+  if(FEDMED_PYTHON)
+    target_sources(_kernels PRIVATE ${binding})
+  endif()
+  if(FEDMED_TESTS)
+    add_executable(test_${name} ${test})
+    target_include_directories(test_${name} PRIVATE tests/cpp)
+    target_link_libraries(test_${name} PRIVATE fedmed)
+    fedmed_target(test_${name})
+    add_test(NAME ${name} COMMAND test_${name})
+  endif()
+endfunction()
+
+# fedmed_add_tile(NAME ISA FLAGS...): NAME_tile.cpp once more, with the flags of one instruction set. Which
+# one runs is chosen at run time (fedmed/instruction_set.hpp). A tile multiplies float32 values in float64: the
+# product is exact, so that fused multiply-add changes no bit and is let in.
+function(fedmed_add_tile name isa)
+  set(object ${name}_tile_${isa})
+  add_library(${object} OBJECT cpp/src/${name}_tile.cpp)
+  target_include_directories(${object} PRIVATE cpp/include)
+  target_compile_definitions(${object} PRIVATE FEDMED_ISA=${isa})
+  fedmed_target(${object})
+  target_compile_options(${object} PRIVATE ${ARGN} -ffp-contract=fast)
+  target_sources(fedmed PRIVATE $<TARGET_OBJECTS:${object}>)
+endfunction()

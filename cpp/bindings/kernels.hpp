@@ -1,0 +1,12 @@
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace fedmed::bindings {
+
+void bind_class_gram(pybind11::module_& module);
+void bind_channel_moments(pybind11::module_& module);
+void bind_resample(pybind11::module_& module);
+void bind_blend_windows(pybind11::module_& module);
+
+}  // namespace fedmed::bindings

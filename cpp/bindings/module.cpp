@@ -1,0 +1,16 @@
+#include <pybind11/pybind11.h>
+
+#include <string>
+
+#include "fedmed/instruction_set.hpp"
+#include "kernels.hpp"
+
+PYBIND11_MODULE(_kernels, module, pybind11::mod_gil_not_used())
+{
+  module.doc() = "Compiled kernels of FedMed Edge; fedmed_edge.kernels documents them.";
+  fedmed::bindings::bind_class_gram(module);
+  fedmed::bindings::bind_channel_moments(module);
+  fedmed::bindings::bind_resample(module);
+  fedmed::bindings::bind_blend_windows(module);
+  module.def("instruction_set", [] { return std::string{fedmed::name(fedmed::chosen_instruction_set())}; });
+}

@@ -1,0 +1,62 @@
+#include "fedmed/instruction_set.hpp"
+
+#include <array>
+#include <cstdlib>
+#include <string>
+
+#include "fedmed/error.hpp"
+
+namespace fedmed {
+namespace {
+
+constexpr std::array widest_first{instruction_set::avx512, instruction_set::avx2, instruction_set::baseline};
+
+instruction_set choose()
+{
+  const char* forced = std::getenv("FEDMED_ISA");
+  for (const instruction_set set : widest_first) {
+    if (is_supported(set) && (forced == nullptr || name(set) == forced)) {
+      return set;
+    }
+  }
+  std::string names;
+  for (const instruction_set set : widest_first) {
+    if (is_supported(set)) {
+      names += (names.empty() ? "`" : ", `") + std::string{name(set)} + "`";
+    }
+  }
+  FEDMED_EXPECTS(false, "FEDMED_ISA: has `" + std::string{forced} + "`, expected one of " + names);
+  return instruction_set::baseline;
+}
+
+}  // namespace
+
+bool is_supported(instruction_set set) noexcept
+{
+#if defined(__x86_64__)
+  switch (set) {
+    case instruction_set::avx512: return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("fma");
+    case instruction_set::avx2: return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    case instruction_set::baseline: return true;
+  }
+#endif
+  return set == instruction_set::baseline;
+}
+
+instruction_set chosen_instruction_set()
+{
+  static const instruction_set chosen = choose();
+  return chosen;
+}
+
+std::string_view name(instruction_set set) noexcept
+{
+  switch (set) {
+    case instruction_set::avx512: return "avx512";
+    case instruction_set::avx2: return "avx2";
+    case instruction_set::baseline: break;
+  }
+  return "baseline";
+}
+
+}  // namespace fedmed

@@ -1,0 +1,1 @@
+"""Command line: every verb parses, makes one library call and prints. Nothing imports this room."""

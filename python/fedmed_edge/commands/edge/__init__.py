@@ -1,0 +1,28 @@
+"""`fedmed-edge`: what a hospital runs."""
+
+import click
+
+from fedmed_edge.commands.verbs import LazyGroup, run, version_option
+
+_VERBS = {
+    "demo": "The whole path on this machine, with a report at the end.",
+    "init": "Make a site folder with its settings and keys.",
+    "doctor": "Check data, keys, runtime, device, disk and clock.",
+    "train": "Train the backbone on this site's images.",
+    "extract": "Measure feature statistics without signing or sending.",
+    "contribute": "Extract, sign and write a contribution.",
+    "inspect": "What is in a contribution, generation or model, tensor by tensor.",
+    "infer": "Answer images with a model.",
+    "report": "Make the HTML report of a demo again.",
+}
+
+
+@click.group(cls=LazyGroup, package=__name__, verbs=_VERBS)
+@version_option
+def edge() -> None:
+    """Train a medical-imaging model with other hospitals, and run it beside the scanner."""
+
+
+def main() -> None:
+    """Entry point of `fedmed-edge`."""
+    run(edge)

@@ -1,0 +1,71 @@
+"""`fedmed-edge infer`: answer images with a model."""
+
+from pathlib import Path
+
+import click
+
+from fedmed_edge.commands.folders import ANY_PATH, FILE, FOLDER
+from fedmed_edge.commands.verbs import Output, Verb
+from fedmed_edge.errors import InputError
+
+
+@click.command(cls=Verb)
+@click.argument("inputs", nargs=-1, required=True, type=ANY_PATH)
+@click.option("-o", "--out", "target", type=FOLDER, required=True, help="Folder for the results.")
+@click.option(
+    "--model", type=FILE, required=True, envvar="FEDMED_MODEL", help="Model file, its .sig beside it."
+)
+@click.option("--trust", type=FILE, help="The server's public key (default: server_key of fedmed.toml here).")
+@click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]), default="auto", show_default=True
+)
+@click.option("--threads", type=click.IntRange(1, 256), help="Processor threads (default: all).")
+@click.option("--preview", is_flag=True, help="Also write a preview picture of each answer.")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    inputs: tuple[Path, ...],
+    target: Path,
+    model: Path,
+    trust: Path | None,
+    device: str,
+    threads: int | None,
+    preview: bool,
+) -> None:
+    """Answer INPUTS: DICOM files and series folders, NIfTI, PNG and JPEG, told apart by content.
+
+    Each gets a folder with result.json and, for a segmentation, the mask; results.csv lists all. The exit
+    code is 3 where some inputs failed and 4 where there was none.
+
+    Example: fedmed-edge infer study/ -o results --model lesion.onnx --trust server.pub
+    """
+    from fedmed_edge.inference.batch import exit_code, infer
+    from fedmed_edge.inference.inputs import expand_inputs
+    from fedmed_edge.inference.predict import load_model
+
+    out: Output = ctx.obj
+    missing = next((path for path in inputs if not path.exists()), None)
+    if missing is not None and len(inputs) == 1:
+        raise InputError(f"{missing}: no such file or folder")
+    loaded = load_model(model, trust=trust or _server_key(), device=device, threads=threads)
+    found = expand_inputs(inputs, loaded.recipe.dimensions, skip=target)
+    results = []
+    with out.progress("answering", len(found)) as advance:
+        for result in infer(loaded, found, target, preview=preview):
+            out.answer(result.document(), result.line())
+            results.append(result)
+            advance(Path(result.input).name)
+    ctx.exit(exit_code(results))
+
+
+def _server_key() -> Path | None:
+    """`server_key` of a fedmed.toml in this folder or of `FEDMED_FOLDER`, if there is one."""
+    import os
+
+    folder = Path(os.environ.get("FEDMED_FOLDER", "."))
+    if not (folder / "fedmed.toml").is_file():
+        named = os.environ.get("FEDMED_SERVER_KEY")
+        return Path(named) if named else None
+    from fedmed_edge.config import SiteConfig, read_config
+
+    return read_config(SiteConfig, folder).server_key

@@ -1,0 +1,54 @@
+"""`fedmed-edge train`: the backbone, trained on this site's images."""
+
+from pathlib import Path
+
+import click
+
+from fedmed_edge.commands.folders import FILE, folder_option, read_site, read_site_data, read_site_generation
+from fedmed_edge.commands.verbs import Output, Verb
+
+
+@click.command(cls=Verb)
+@folder_option("Site")
+@click.option("--generation", type=FILE, help="Generation to start from (default: that of fedmed.toml).")
+@click.option("--from-scratch", is_flag=True, help="Start from random weights instead of a generation.")
+@click.option("--epochs", type=click.FloatRange(min=0.1), default=30.0, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]))
+@click.option("--out", "target", type=FILE, required=True, help="Backbone file to write.")
+@click.pass_obj
+def command(
+    out: Output,
+    folder: Path,
+    generation: Path | None,
+    from_scratch: bool,
+    epochs: float,
+    seed: int,
+    device: str | None,
+    target: Path,
+) -> None:
+    """Train on the images of this site's training split and write the backbone's weights.
+
+    Example: fedmed-edge train -C hospital-a --generation start.generation --out a.backbone
+    """
+    config = read_site(folder, generation=generation, device=device)
+    dataset = read_site_data(config).train
+    start = None if from_scratch else read_site_generation(config)
+
+    from fedmed_edge.hospital import train_backbone
+
+    with out.progress("training") as advance:
+        trained = train_backbone(
+            dataset, start, epochs=epochs, seed=seed, device=config.device, site=config.site, progress=advance
+        )
+    trained.write(target)
+    answer = {
+        "out": str(target),
+        "images": trained.images,
+        "seconds": round(trained.seconds, 3),
+        "loss": trained.loss,
+    }
+    out.answer(
+        answer,
+        f"{target}: trained on {trained.images} images in {trained.seconds:.0f} s, loss {trained.loss:.3f}",
+    )

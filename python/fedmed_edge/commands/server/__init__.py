@@ -1,0 +1,29 @@
+"""`fedmed-server`: what the federation's admin runs."""
+
+import click
+
+from fedmed_edge.commands.verbs import LazyGroup, run, version_option
+
+_VERBS = {
+    "init": "Make a server folder with its settings, key and store.",
+    "site": "Enrol hospitals and list them.",
+    "generation": "Publish the backbone and lift that all sites share.",
+    "import": "Take a contribution that came by file.",
+    "status": "Who has contributed what, and which models exist.",
+    "rebuild": "The global model, from the stored contributions alone.",
+    "refine": "One site's model, from the stored contributions alone.",
+    "withdraw": "Delete a site's contributions, rebuild and prove it.",
+    "evaluate": "What the sums tell: held-out errors, worth, distances.",
+    "export": "One signed file that `fedmed-edge infer` runs.",
+}
+
+
+@click.group(cls=LazyGroup, package=__name__, verbs=_VERBS)
+@version_option
+def server() -> None:
+    """Keep every hospital's contribution and rebuild the global model from them at any time."""
+
+
+def main() -> None:
+    """Entry point of `fedmed-server`."""
+    run(server)

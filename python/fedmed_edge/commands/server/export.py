@@ -1,0 +1,63 @@
+"""`fedmed-server export`: one signed file that `fedmed-edge infer` runs."""
+
+from pathlib import Path
+
+import click
+
+from fedmed_edge.commands.folders import FILE, folder_option, read_server
+from fedmed_edge.commands.server.rebuild import task_of, task_option
+from fedmed_edge.commands.verbs import Output, Verb
+from fedmed_edge.errors import InputError, StoreError
+from fedmed_edge.signing import read_private_key, sign_file
+
+
+@click.command(cls=Verb)
+@folder_option("Server")
+@task_option
+@click.option("--model", help="Digest (or its beginning) of the model; default the newest global one.")
+@click.option("--refined", "site", help="The newest model refined for this site instead.")
+@click.option("--to", "form", type=click.Choice(["onnx"]), default="onnx", show_default=True)
+@click.option(
+    "--out", "target", type=FILE, required=True, help="File to write; its signature stands beside it."
+)
+@click.pass_obj
+def command(
+    out: Output, folder: Path, task: str | None, model: str | None, site: str | None, form: str, target: Path
+) -> None:
+    """Write backbone, lift, head and manifest as one ONNX file, with the server's signature beside it.
+
+    Example: fedmed-server export -C server --out lesion.onnx
+    """
+    from fedmed_edge.atomic import write_atomic
+    from fedmed_edge.export.onnx_model import export_onnx
+    from fedmed_edge.model.global_model import parse_model
+
+    config, store = read_server(folder)
+    task = task_of(store, task)
+    key = read_private_key(config.key)
+    entries = [entry for entry in store.models(task) if model is None or entry.digest.startswith(model)]
+    if model is None:
+        entries = [entry for entry in entries if entry.refined_for == site and not entry.withdrawn]
+    if not entries:
+        raise InputError(
+            f"export: no {'such ' if model else ''}model of {task}{f' for {site}' if site else ''}",
+            hint=f"run `fedmed-server {f'refine {site}' if site else 'rebuild'}` first",
+        )
+    entry = entries[0]
+    if entry.withdrawn:
+        raise StoreError(f"export: a site in model {entry.digest[:12]} has withdrawn", hint="rebuild first")
+    chosen = parse_model(store.model_content(entry.digest), f"model {entry.digest[:12]}")
+    write_atomic(target, export_onnx(chosen, store.generation(chosen.generation)))
+    signature = sign_file(target, key)
+    answer = {
+        "out": str(target),
+        "signature": str(signature),
+        "digest": chosen.digest,
+        "sites": list(chosen.sites),
+        "bytes": target.stat().st_size,
+    }
+    out.answer(
+        answer,
+        f"{target}: model {chosen.digest[:12]} of {', '.join(chosen.sites)}, {answer['bytes']:,} bytes; "
+        f"signature {signature}",
+    )

@@ -1,0 +1,96 @@
+"""`fedmed-server generation`: the backbone and lift that all sites share."""
+
+from pathlib import Path
+
+import click
+
+from fedmed_edge.commands.folders import FILE, folder_option, read_server
+from fedmed_edge.commands.server.rebuild import task_of, task_option
+from fedmed_edge.commands.verbs import Output, Verb
+
+
+@click.group()
+def command() -> None:
+    """Publish the backbone and lift that all sites share.
+
+    Example: fedmed-server generation publish -C server --recipe lesion.toml --out start.generation
+    """
+
+
+@command.command(cls=Verb)
+@folder_option("Server")
+@task_option
+@click.option("--recipe", "recipe_file", type=FILE, help="Recipe of the task; kept in the store.")
+@click.option("--backbone", type=FILE, help="Backbone file of `fedmed-edge train`, for a draft.")
+@click.option(
+    "--from",
+    "sources",
+    type=FILE,
+    multiple=True,
+    help="Imported contribution: weights are averaged into a draft, sums under a draft complete it.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of weights and lift.")
+@click.option("--out", "target", type=FILE, required=True, help="Generation file for the hospitals.")
+@click.pass_obj
+def publish(
+    out: Output,
+    folder: Path,
+    task: str | None,
+    recipe_file: Path | None,
+    backbone: Path | None,
+    sources: tuple[Path, ...],
+    seed: int,
+    target: Path,
+) -> None:
+    """Publish a generation: a draft from a backbone, or complete a draft from the sites' sums.
+
+    Without --backbone and --from the draft has random weights, for the sites to train from.
+
+    Example: fedmed-server generation publish -C server --from a.contribution --out g.generation
+    """
+    if backbone and sources:
+        raise click.UsageError("give either --backbone or --from")
+    from fedmed_edge.atomic import write_atomic
+    from fedmed_edge.features.generations import from_backbone, from_contributions
+    from fedmed_edge.recipe import read_recipe
+
+    _, store = read_server(folder)
+    if recipe_file:
+        recipe = read_recipe(recipe_file)
+        store.add_recipe(recipe)
+    else:
+        recipe = store.recipe(task_of(store, task))
+    if sources:
+        taken = [store.import_contribution(path) for path in sources]
+        held = {one.id for one in taken}
+        stored = [
+            one
+            for digest in store.generations()
+            for one in store.contributions(recipe.name, generation=digest)
+        ]
+        contributions = [one for one in stored if one.id in held]
+        generation = from_contributions(contributions, recipe, store.generation, seed=seed)
+    else:
+        generation = from_backbone(backbone, recipe, seed=seed)
+    store.publish_generation(generation.content)
+    write_atomic(target, generation.content)
+    header = generation.header
+    out.answer(
+        {
+            "out": str(target),
+            "digest": generation.digest,
+            "draft": generation.draft,
+            "row_dim": generation.row_dim,
+            "trained_by": list(header.trained_by),
+            "bytes": target.stat().st_size,
+        },
+        [
+            f"{target}: {'draft' if generation.draft else 'generation'} {generation.digest[:12]}, "
+            f"rows of {generation.row_dim}, trained by {', '.join(header.trained_by) or 'nobody yet'}",
+            *(
+                ["next: hospitals contribute under this draft, then publish again with --from those files"]
+                if generation.draft
+                else []
+            ),
+        ],
+    )

@@ -1,0 +1,99 @@
+"""`fedmed-server rebuild`: the global model, from the stored contributions alone."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fedmed_edge.commands.folders import folder_option, read_server
+from fedmed_edge.commands.verbs import Output, Verb
+from fedmed_edge.errors import InputError
+
+if TYPE_CHECKING:
+    from fedmed_edge.model.global_model import GlobalModel
+    from fedmed_edge.store.store import Store
+
+
+class RidgeType(click.ParamType[Any]):
+    """`auto`, or a number of at least 0."""
+
+    name = "auto|NUMBER"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """`auto` as it is, else a float."""
+        if value == "auto":
+            return value
+        return click.FLOAT.convert(value, param, ctx)
+
+
+ridge_option = click.option(
+    "--ridge", type=RidgeType(), default="auto", show_default=True, help="λ; `auto` chooses it from the sums."
+)
+task_option = click.option("--task", help="Task (the recipe's name); needed where the store holds several.")
+
+
+@click.command(cls=Verb)
+@folder_option("Server")
+@task_option
+@ridge_option
+@click.option("--without", "without", multiple=True, help="Site to leave out; its contribution stays stored.")
+@click.pass_obj
+def command(out: Output, folder: Path, task: str | None, ridge: Any, without: tuple[str, ...]) -> None:
+    """Sum the stored contributions and solve the head; no hospital is asked.
+
+    Example: fedmed-server rebuild -C server --without hospital-b
+    """
+    from fedmed_edge.model.rebuild import rebuild
+
+    _, store = read_server(folder)
+    task = task_of(store, task)
+    unknown = set(without) - {site.name for site in store.sites()}
+    if unknown:
+        raise InputError(f"rebuild: no site `{sorted(unknown)[0]}` is enrolled")
+    model = rebuild(store.contributions(task, without=without), store.recipe(task), ridge=ridge)
+    store.save_model(model)
+    out.answer(*told(model))
+
+
+def task_of(store: "Store", task: str | None) -> str:
+    """The task that was named, or the only one."""
+    tasks = store.tasks()
+    if task is None and len(tasks) == 1:
+        return tasks[0]
+    if task not in tasks:
+        raise InputError(
+            f"store: has tasks {', '.join(tasks) or 'none'}, expected {task or 'one to be named'}",
+            hint="name one with --task" if tasks else "publish a generation with --recipe first",
+        )
+    return task
+
+
+def told(model: "GlobalModel") -> tuple[dict[str, Any], list[str]]:
+    """A model's digest, sites and figures, as JSON values and as lines for people."""
+    document = {
+        "digest": model.digest,
+        "task": model.recipe.name,
+        "generation": model.generation,
+        "sites": list(model.sites),
+        "contributions": list(model.contributions),
+        "site_weights": model.site_weights,
+        "ridge": model.ridge,
+        "temperature": model.posterior.temperature,
+        "known_threshold": model.known_threshold,
+        "refined_for": model.refined_for,
+        "kept": model.kept,
+        "reason": model.reason,
+        "figures": model.figures,
+    }
+    kind = (
+        f"refined for {model.refined_for}: {model.kept} kept, {model.reason}"
+        if model.refined_for
+        else "global"
+    )
+    lines = [
+        f"model {model.digest[:12]}  {model.recipe.name}  {kind}",
+        f"sites: {', '.join(model.sites)}",
+        f"ridge {model.ridge:g}, temperature {model.posterior.temperature:.3f}",
+    ]
+    absent = model.figures.get("absent", [])
+    return document, lines + ([f"no site has: {', '.join(absent)}"] if absent else [])

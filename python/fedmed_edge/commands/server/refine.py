@@ -1,0 +1,30 @@
+"""`fedmed-server refine`: one site's model, from the stored contributions alone."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fedmed_edge.commands.folders import folder_option, read_server
+from fedmed_edge.commands.server.rebuild import ridge_option, task_of, task_option, told
+from fedmed_edge.commands.verbs import Output, Verb
+
+
+@click.command(cls=Verb)
+@folder_option("Server")
+@click.argument("site")
+@task_option
+@ridge_option
+@click.pass_obj
+def command(out: Output, folder: Path, site: str, task: str | None, ridge: Any) -> None:
+    """Rebuild for SITE, hospitals like it weighing more; kept only where held-out sums say it is better.
+
+    Example: fedmed-server refine -C server hospital-a
+    """
+    from fedmed_edge.model.refine import refine
+
+    _, store = read_server(folder)
+    task = task_of(store, task)
+    model = refine(store.contributions(task), site, store.recipe(task), ridge=ridge)
+    store.save_model(model)
+    out.answer(*told(model))

@@ -1,0 +1,158 @@
+"""What all verbs share: lazy loading, `--json`, `-v/-q`, errors with their exit codes, progress on stderr."""
+
+import importlib
+import json
+import keyword
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import click
+
+from fedmed_edge import __version__
+from fedmed_edge.errors import FedmedError
+
+Advance = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Output:
+    """How a verb answers: data on stdout, everything else on stderr."""
+
+    as_json: bool = False
+    quiet: bool = False
+
+    def answer(self, document: Any, human: str | Iterable[str]) -> None:
+        """Print `document` as JSON where `--json` was given, else the human lines."""
+        if self.as_json:
+            click.echo(json.dumps(document, sort_keys=False, allow_nan=False))
+        else:
+            for line in [human] if isinstance(human, str) else human:
+                click.echo(line)
+
+    @contextmanager
+    def progress(self, title: str, total: int | None = None) -> Iterator[Advance]:
+        """A progress bar on stderr; silent where stderr is no terminal, or with `-q` or `--json`.
+
+        Yields a function to call once a step with what the step is about.
+        """
+        if self.quiet or not sys.stderr.isatty():
+            yield lambda step: None
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(title, total=total)
+            yield lambda step: bar.update(task, advance=1, description=f"{title}: {step}" if step else title)
+
+
+class Verb(click.Command):
+    """A command that also takes `--json`, `-v` and `-q` and passes an `Output` as its context object."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params += [
+            click.Option(["--json", "as_json"], is_flag=True, help="One JSON document on stdout."),
+            click.Option(["-v", "--verbose"], is_flag=True, help="More log lines on stderr."),
+            click.Option(["-q", "--quiet"], is_flag=True, help="No progress bars, warnings and errors only."),
+        ]
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Take out the shared options, then run the verb."""
+        as_json, verbose, quiet = (ctx.params.pop(name) for name in ("as_json", "verbose", "quiet"))
+        level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
+        logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s", force=True)
+        logging.getLogger("fedmed_edge").setLevel(level)
+        ctx.obj = Output(as_json=as_json, quiet=quiet)
+        return super().invoke(ctx)
+
+
+class LazyGroup(click.Group):
+    """Verbs by name; the module of a verb is imported when it is called."""
+
+    def __init__(self, package: str, verbs: dict[str, str], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.package, self.verbs = package, verbs
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The verbs in the order of a user's day."""
+        return list(self.verbs)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """The verb's command, or None."""
+        if name not in self.verbs:
+            return None
+        module = importlib.import_module(f"{self.package}.{name}{'_' if keyword.iskeyword(name) else ''}")
+        command: click.Command = module.command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, naming the nearest verb where there is none of that name."""
+        if args and args[0] not in self.verbs:
+            import difflib
+
+            near = difflib.get_close_matches(args[0], self.verbs, n=1)
+            ctx.fail(f"no such command `{args[0]}`" + (f"; did you mean `{near[0]}`?" if near else ""))
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the verbs without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(self.verbs.items()))
+
+
+def run(group: click.Group) -> None:
+    """Run a command line and turn what went wrong into `error:` and `hint:` lines and an exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = group.main(standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        code = stop.exit_code
+    except click.UsageError as error:
+        error.show()
+        code = 2
+    except (click.Abort, KeyboardInterrupt):
+        _complain("interrupted", "what was finished is kept; run the same command again to go on")
+        code = 130
+    except FedmedError as error:
+        _complain(str(error), error.hint)
+        code = error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _complain(f"{where}{(error.strerror or str(error)).lower()}", _SYSTEM_HINTS.get(error.errno or 0))
+        code = 1
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+version_option = click.version_option(__version__, "--version", prog_name="fedmed-edge")
+"""The `--version` flag of both programs."""
+
+
+_SYSTEM_HINTS = {
+    13: "check who owns the folder and its permissions",
+    28: "free some space; nothing half-written was left behind, so run the same command again",
+    30: "the folder is read-only: choose another with the command's option",
+}
+
+
+def _complain(message: str, hint: str | None) -> None:
+    click.echo(f"error: {message}", err=True)
+    if hint:
+        click.echo(f"hint: {hint}", err=True)
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,191 @@
+"""Settings of one site or one server: the file `fedmed.toml`, the environment, the flags of a command.
+
+Precedence: flag > `FEDMED_*` > file > default. Keys of a table are joined by `_` in the environment:
+`FEDMED_POLICY_MIN_COHORT=20`.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, TypeVar, get_args, get_origin
+
+from pydantic import BaseModel, Field
+
+from fedmed_edge.atomic import write_atomic
+from fedmed_edge.errors import InputError
+from fedmed_edge.recipe import Frozen, parse_settings, read_toml
+
+FILE_NAME: Final = "fedmed.toml"
+PREFIX: Final = "FEDMED_"
+
+Device = Literal["auto", "cpu", "cuda", "tensorrt"]
+PartName = Literal["classes", "unlabelled", "images", "channels", "style", "calibration", "weights"]
+Config = TypeVar("Config", "SiteConfig", "ServerConfig")
+
+
+class Policy(Frozen):
+    """What a site lets out.
+
+    Attributes:
+        min_cohort: Patients that every class and fold needs before it may leave.
+        width_rule: What happens where rows are too wide for the number of patients.
+        parts: Parts of a contribution that may leave.
+    """
+
+    min_cohort: Annotated[int, Field(ge=1, le=1 << 20)] = 10
+    width_rule: Literal["warn", "refuse", "off"] = "warn"
+    parts: tuple[PartName, ...] = (
+        "classes",
+        "unlabelled",
+        "images",
+        "channels",
+        "style",
+        "calibration",
+        "weights",
+    )
+
+
+class SiteConfig(Frozen):
+    """Settings of one hospital; relative paths of the file are relative to the file's folder.
+
+    Attributes:
+        site: Name that the site is enrolled under.
+        data: Dataset folder.
+        recipe: Recipe file.
+        generation: Generation file.
+        key: The site's private key.
+        server_key: The server's public key, which models must be signed with.
+        device: Where networks run.
+        threads: Processor threads; None takes all.
+
+    Example:
+        >>> SiteConfig(site="alpha").policy.min_cohort
+        10
+    """
+
+    site: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+    data: Path = Path("data")
+    recipe: Path = Path("recipe.toml")
+    generation: Path = Path("generation.safetensors")
+    key: Path = Path("site.key")
+    server_key: Path | None = None
+    device: Device = "auto"
+    threads: Annotated[int, Field(ge=1, le=256)] | None = None
+    policy: Policy = Policy()
+
+
+class ServerConfig(Frozen):
+    """Settings of the server; relative paths of the file are relative to the file's folder.
+
+    Attributes:
+        store: Folder of the store.
+        key: The server's private key, which models are signed with.
+    """
+
+    store: Path = Path("store")
+    key: Path = Path("server.key")
+
+
+def read_config(
+    model: type[Config],
+    path: Path | None,
+    *,
+    flags: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Config:
+    """Settings from flags, environment, file and defaults, in this order.
+
+    Args:
+        model: `SiteConfig` or `ServerConfig`.
+        path: `fedmed.toml`, or the folder that holds it; None reads no file.
+        flags: Values by key (`policy.min_cohort` for a table's key); None values count as not given.
+        environment: Default `os.environ`. Names that belong to no key are left alone.
+
+    Raises:
+        InputError: The file is missing or no TOML, or a key or value is not one; names where it came from.
+
+    Example:
+        >>> flags, environment = {"site": "alpha"}, {"FEDMED_THREADS": "2"}
+        >>> read_config(SiteConfig, None, flags=flags, environment=environment).threads
+        2
+    """
+    values: dict[str, Any] = {}
+    where = FILE_NAME
+    if path is not None:
+        file = path / FILE_NAME if path.is_dir() else path
+        where = str(file)
+        values = read_toml(file)
+        _probe(model, values, where)
+        _resolve(model, values, file.parent)
+    environment = os.environ if environment is None else environment
+    given = [(PREFIX + "_".join(key).upper(), key) for key in _keys(model)]
+    for name, key in given:
+        if environment.get(name):
+            _set(model, values, key, _from_text(model, key, environment[name]), name)
+    for dotted, value in (flags or {}).items():
+        if value is not None:
+            key = tuple(dotted.split("."))
+            _set(model, values, key, value, "--" + key[-1].replace("_", "-"))
+    return parse_settings(model, values, where)
+
+
+def _probe(model: type[Frozen], values: dict[str, Any], where: str) -> None:
+    """Check the keys of one origin alone, so that a fault names the origin it came from."""
+    missing = {name: "unnamed" for name, field in model.model_fields.items() if field.is_required()}
+    parse_settings(model, {**missing, **values}, where)
+
+
+def _resolve(model: type[Frozen], values: dict[str, Any], folder: Path) -> None:
+    for name, field in model.model_fields.items():
+        if Path in (field.annotation, *get_args(field.annotation)):
+            value = values.get(name, field.default)
+            values[name] = None if value is None else folder / value
+
+
+def _keys(model: type[BaseModel]) -> list[tuple[str, ...]]:
+    keys: list[tuple[str, ...]] = []
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            keys += [(name, *rest) for rest in _keys(inner)]
+        else:
+            keys.append((name,))
+    return keys
+
+
+def _from_text(model: type[BaseModel], key: tuple[str, ...], text: str) -> str | list[str]:
+    """Value of an environment variable; a list is written with commas."""
+    annotation = model.model_fields[key[0]].annotation
+    if len(key) > 1 and isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return _from_text(annotation, key[1:], text)
+    return [item.strip() for item in text.split(",")] if get_origin(annotation) is tuple else text
+
+
+def _set(
+    model: type[Frozen], values: dict[str, Any], key: tuple[str, ...], value: object, where: str
+) -> None:
+    alone: Any = value
+    for name in reversed(key):
+        alone = {name: alone}
+    _probe(model, alone, where)
+    table = values
+    for name in key[:-1]:
+        table = table.setdefault(name, {})
+    table[key[-1]] = value
+
+
+def write_config(path: Path, config: SiteConfig | ServerConfig) -> None:
+    """Write settings as TOML, for `init`; keys without a value are left out.
+
+    Raises:
+        InputError: A file is there already, or it cannot be written.
+    """
+    if path.exists():
+        raise InputError(f"{path}: is there already", hint="edit it, or choose another folder")
+    values = config.model_dump(mode="json", exclude_none=True)
+    tables = {name: table for name, table in values.items() if isinstance(table, dict)}
+    lines = [f"{name} = {json.dumps(value)}" for name, value in values.items() if name not in tables]
+    for title, table in tables.items():
+        lines += ["", f"[{title}]", *(f"{name} = {json.dumps(value)}" for name, value in table.items())]
+    write_atomic(path, ("\n".join(lines) + "\n").encode())

@@ -1,0 +1,52 @@
+"""What can go wrong, split by who must act.
+
+FedmedError            exit 1  refused or failed
+├── InputError         exit 1  the file, folder, recipe or setting that was given: whoever named it
+├── StoreError         exit 1  the server's store: its admin
+├── NothingMatched     exit 4  no input fits the model or the task
+├── TrustError         exit 5  a signature, a signer, a digest: do not use the file
+└── DeviceError        exit 6  the device that was asked for is not usable
+
+A message says what failed and shows what was found against what was expected; `hint` says what to do.
+"""
+
+
+class FedmedError(Exception):
+    """A refusal that a user can act on.
+
+    Args:
+        message: What failed, lower case, no full stop: ``file: `name` has GOT, expected WANTED``.
+        hint: What to do about it, where that helps.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class InputError(FedmedError):
+    """A file, folder, recipe or setting that was given cannot be used."""
+
+
+class StoreError(FedmedError):
+    """The server's store is damaged, in use or holds something else than expected."""
+
+
+class NothingMatched(FedmedError):
+    """No input fits what was asked for."""
+
+    exit_code = 4
+
+
+class TrustError(FedmedError):
+    """A contribution or model whose origin or content cannot be trusted."""
+
+    exit_code = 5
+
+
+class DeviceError(FedmedError):
+    """The device that was asked for is not usable here."""
+
+    exit_code = 6

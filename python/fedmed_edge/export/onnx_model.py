@@ -1,0 +1,132 @@
+"""One ONNX file that answers an image: the generation's encoder, then lift, head and posterior.
+
+Outputs: `probabilities` (1, C) or (1, C, *size) float32, and `distance` (1,) float32, the squared Mahalanobis
+distance of the image's pooled features to the generation's reference Gaussian.
+"""
+
+import logging
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+from fedmed_edge.errors import InputError
+from fedmed_edge.export.graph import Tail
+from fedmed_edge.export.parity import check_parity
+from fedmed_edge.generation import Generation
+from fedmed_edge.model.global_model import GlobalModel
+from fedmed_edge.model.manifest import METADATA_KEY, Manifest
+
+__all__ = ["export_onnx", "manifest_of"]
+
+log = logging.getLogger(__name__)
+
+LEAST_OPSET = 13
+"""First operator set in which all of `graph` reads as written."""
+
+
+def export_onnx(model: GlobalModel, generation: Generation) -> bytes:
+    """Write a model as ONNX, with its manifest in the metadata.
+
+    The bytes depend on the model and the generation alone. Where a runtime is installed, the file is run and
+    compared with the reference (`parity`).
+
+    Args:
+        model: What `rebuild` or `refine` made.
+        generation: The one that the model's rows come from.
+
+    Raises:
+        InputError: The generation is a draft or another one, its encoder is damaged, or the written file
+            disagrees with the reference by more than 1e-4.
+    """
+    _refuse_unfit(model, generation)
+    try:
+        encoder = onnx.load_model_from_string(generation.encoder)
+    except DecodeError:
+        raise InputError("export: the generation's encoder is no ONNX model") from None
+    _refuse_old(encoder)
+    tail = Tail(encoder, generation)
+    weight, bias = model.linear()
+    features = tail.features()
+    if generation.header.kind == "classification":
+        tail.image_probabilities(features, weight, bias)
+    else:
+        tail.pixel_probabilities(weight, bias)
+    tail.distance(features)
+    encoder.graph.name = "fedmed"
+    del encoder.metadata_props[:]
+    entry = encoder.metadata_props.add()
+    entry.key, entry.value = METADATA_KEY, manifest_of(model, generation).text
+    onnx.checker.check_model(encoder, full_check=True)
+    content = bytes(encoder.SerializeToString(deterministic=True))
+    difference = check_parity(content, model, generation)
+    log.info(
+        "exported %s: %.1f MB, difference to the reference %s",
+        model.digest[:12],
+        len(content) / 1e6,
+        "not measured: no runtime" if difference is None else f"{difference:.1e}",
+    )
+    return content
+
+
+def manifest_of(model: GlobalModel, generation: Generation) -> Manifest:
+    """What the exported file says of itself. Names of sites stay at the server."""
+    sites, trainers = len(model.sites), len(generation.header.trained_by)
+    made = "refined for one site" if model.kept == "refined" else "rebuilt"
+    return Manifest(
+        recipe=model.recipe,
+        recipe_digest=model.recipe.digest,
+        generation=model.generation,
+        model=model.digest,
+        known_threshold=model.known_threshold,
+        priors=tuple(model.posterior.priors.tolist()),
+        temperature=model.posterior.temperature,
+        ridge=model.ridge,
+        absent=tuple(
+            name
+            for name, prior in zip(model.recipe.classes, model.posterior.priors, strict=True)
+            if prior == 0
+        ),
+        sites=sites,
+        refined_for=model.refined_for,
+        kept=model.kept,
+        contributions=model.contributions,
+        provenance=(
+            f"Head {made} in closed form from the statistics of {sites} site(s); backbone of generation "
+            f"{model.generation[:12]} trained by {trainers} site(s). No image left a site."
+        ),
+        withdrawn_notice=(
+            "A site that withdraws is taken out of head, posterior and thresholds bit for bit by a rebuild. "
+            "What the backbone learned from it stays until the next generation."
+        ),
+    )
+
+
+def _refuse_unfit(model: GlobalModel, generation: Generation) -> None:
+    if generation.draft:
+        raise InputError(
+            "export: the generation is a draft, expected one with standardisation and reference Gaussian",
+            hint="complete it: `fedmed-server generation publish --from CONTRIBUTION…`",
+        )
+    recipe, header = model.recipe, generation.header
+    pairs = {
+        "generation": (model.generation[:12], generation.digest[:12]),
+        "kind": (recipe.kind, header.kind),
+        "channels": (recipe.channels, header.channels),
+        "size": (recipe.size, header.size),
+        "row_dim": (len(model.head), generation.row_dim),
+    }
+    for name, (got, wanted) in pairs.items():
+        if got != wanted:
+            raise InputError(f"export: `{name}` of the model has {got}, expected the generation's {wanted}")
+    if not np.isfinite(model.head).all():
+        raise InputError("export: `head` has NaN or Inf, expected finite values")
+
+
+def _refuse_old(encoder: onnx.ModelProto) -> None:
+    opset = next((entry.version for entry in encoder.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    if opset < LEAST_OPSET:
+        raise InputError(f"export: the encoder has operator set {opset}, expected {LEAST_OPSET} or later")
+    names = [value.name for value in encoder.graph.input]
+    if names != ["image"]:
+        raise InputError(f"export: the encoder takes {names}, expected ['image']")

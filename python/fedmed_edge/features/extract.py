@@ -1,0 +1,250 @@
+"""A data set through a generation: its sums, and a sample of its rows for calibration at the site."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from fedmed_edge.features.drawing import window_of
+from fedmed_edge.features.encoder import Encoder, Moments, moments_of, pooled_of, require_fit
+from fedmed_edge.features.heads import LinearHead, Prediction, evaluate_heads
+from fedmed_edge.features.lift import Axes, Lift
+from fedmed_edge.generation import Generation
+from fedmed_edge.images.dataset import Dataset, Item
+from fedmed_edge.images.preprocess import IGNORE, Prepared, prepare, prepare_mask
+from fedmed_edge.images.windows import window_starts
+from fedmed_edge.statistics.accumulate import Accumulator, FoldPlan, plan_folds
+from fedmed_edge.statistics.feature_statistics import FeatureStatistics
+from fedmed_edge.statistics.style import log_amplitude
+
+__all__ = ["LinearHead", "Prediction", "RowSample", "evaluate_heads", "extract", "extract_with_sample"]
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[str], None]
+Float32 = npt.NDArray[np.float32]
+
+SAMPLE_ROWS = 20_000
+
+
+@dataclass(frozen=True, eq=False)
+class RowSample:
+    """Some labelled rows of a site, which never leave it: for calibration on held-out folds.
+
+    Attributes:
+        rows: (N, D) float32.
+        classes: (N,) class index.
+        folds: (N,) fold in which the row's class statistics stand; −1 for the part never held out.
+    """
+
+    rows: Float32 = field(repr=False)
+    classes: npt.NDArray[np.int32]
+    folds: npt.NDArray[np.int32]
+
+
+def extract(
+    generation: Generation,
+    dataset: Dataset,
+    *,
+    min_cohort: int = 10,
+    device: str = "auto",
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> FeatureStatistics:
+    """Sums of a data set under a generation, one image at a time.
+
+    Labelled items give class statistics in folds by patient, unlabelled ones pooled rows. Under a draft every
+    item gives pooled rows: its standardisation needs no classes. An image counts only where `min_cohort`
+    lets one of its classes count.
+
+    Args:
+        dataset: Only what is handed over is read: give `dataset.train`.
+        min_cohort: Patients that a class needs.
+        device: `auto`, `cpu`, `cuda` or `tensorrt`.
+        seed: Of the row sample in `extract_with_sample`; the sums do not depend on it.
+        progress: Called after every image with what to show.
+
+    Raises:
+        InputError: The recipe does not fit the generation, an image cannot be read, or no class is
+            large enough.
+        DeviceError: The asked device did not come up.
+    """
+    extraction = _Extraction(generation, dataset, min_cohort, device, None)
+    return extraction.run(progress)
+
+
+def extract_with_sample(
+    generation: Generation,
+    dataset: Dataset,
+    *,
+    min_cohort: int = 10,
+    device: str = "auto",
+    seed: int = 0,
+    limit: int = SAMPLE_ROWS,
+    progress: Progress | None = None,
+) -> tuple[FeatureStatistics, RowSample]:
+    """As `extract`, and about `limit` labelled rows, drawn evenly from the images.
+
+    Raises:
+        InputError: As `extract`.
+        DeviceError: As `extract`.
+    """
+    sampler = _Sampler(max(1, limit // max(1, len(dataset))), np.random.Generator(np.random.PCG64(seed)))
+    extraction = _Extraction(generation, dataset, min_cohort, device, sampler)
+    statistics = extraction.run(progress)
+    return statistics, sampler.result(generation.row_dim)
+
+
+class _Extraction:
+    def __init__(
+        self,
+        generation: Generation,
+        dataset: Dataset,
+        min_cohort: int,
+        device: str,
+        sampler: "_Sampler | None",
+    ) -> None:
+        require_fit(generation, dataset.recipe)
+        self.dataset, self.recipe, self.sampler = dataset, dataset.recipe, sampler
+        self.encoder, self.lift, self.draft = Encoder(generation, device), Lift(generation), generation.draft
+        self.classes = [() if self.draft else dataset.classes_of(item) for item in dataset]
+        self.plan = _plan(dataset, self.classes, min_cohort)
+        self.sums = Accumulator(
+            self.recipe.classes, row_dim=self.lift.row_dim, feature_dim=self.lift.feature_dim, plan=self.plan
+        )
+
+    def run(self, progress: Progress | None) -> FeatureStatistics:
+        began, counted = time.perf_counter(), 0
+        for index, (item, classes) in enumerate(zip(self.dataset, self.classes, strict=True)):
+            if self.sums.keeps(classes):
+                self._add(item, bool(classes))
+                counted += 1
+            if progress:
+                progress(f"{index + 1} of {len(self.dataset)}")
+        log.info(
+            "extracted %d of %d images in %.1f s", counted, len(self.dataset), time.perf_counter() - began
+        )
+        return self.sums.result()
+
+    def _add(self, item: Item, labelled: bool) -> None:
+        image = self.dataset.load(item)
+        prepared = prepare(image, self.recipe)
+        labels = None
+        if labelled and self.recipe.kind == "segmentation":
+            labels = prepare_mask(self.dataset.load_mask(item, image), prepared)
+        features, distances, rows = [], [], []
+        total: Moments | None = None
+        for window, fresh in _windows(prepared, self.recipe.size):
+            maps = self.encoder.maps(window_of(prepared.pixels, window, self.recipe.size))
+            moments = moments_of(maps)
+            total = moments if total is None else _added(total, moments)
+            pooled = pooled_of(moments)
+            features.append(self.lift.standardise(pooled))
+            if not self.draft:
+                distances.append(self.lift.distance_squared(features[-1]))
+            if self.recipe.kind == "classification":
+                rows.append(self.lift.image_row(pooled))
+            else:
+                self._add_pixels(maps, labels, window, fresh, item.patient)
+        if self.recipe.kind == "classification":
+            self._add_rows(
+                np.mean(rows, axis=0, dtype=np.float32), item.label if labelled else None, item.patient
+            )
+        assert total is not None
+        self.sums.add_image(np.mean(features, axis=0), float(np.mean(distances)) if distances else None)
+        self.sums.add_channels(total)
+        self.sums.add_style(log_amplitude(prepared.pixels, self.recipe.size))
+
+    def _add_rows(self, rows: Float32, label: int | None, patient: str) -> None:
+        if label is None:
+            self.sums.add_unlabelled(rows)
+            return
+        self._add_labelled(rows, np.full(len(rows), label, np.int32), patient)
+
+    def _add_pixels(
+        self,
+        maps: Sequence[Float32],
+        labels: npt.NDArray[np.uint8] | None,
+        window: tuple[int, ...],
+        fresh: "_Box",
+        patient: str,
+    ) -> None:
+        rows, axes = self.lift.pixel_rows(maps, self.recipe.pixel_stride, self.recipe.size)
+        inside = _inside(axes, fresh)
+        if labels is None:
+            self.sums.add_unlabelled(rows[inside])
+            return
+        here = window_of(labels, window, self.recipe.size)[np.ix_(*axes)].ravel().astype(np.int32)
+        here[(here == IGNORE) | ~inside] = -1
+        self._add_labelled(rows, here, patient)
+
+    def _add_labelled(self, rows: Float32, classes: npt.NDArray[np.int32], patient: str) -> None:
+        self.sums.add_rows(rows, classes, patient)
+        if self.sampler:
+            self.sampler.add(rows, classes, patient, self.plan)
+
+
+class _Sampler:
+    """Keeps a few labelled rows of every image."""
+
+    def __init__(self, share: int, random: np.random.Generator) -> None:
+        self.share, self.random = share, random
+        self.kept: list[tuple[Float32, npt.NDArray[np.int32], npt.NDArray[np.int32]]] = []
+
+    def add(self, rows: Float32, classes: npt.NDArray[np.int32], patient: str, plan: FoldPlan) -> None:
+        fold_of = {int(index): plan.fold(patient, int(index)) for index in np.unique(classes[classes >= 0])}
+        usable = np.flatnonzero(
+            np.isin(classes, [index for index, fold in fold_of.items() if fold is not None])
+        )
+        picked = np.sort(self.random.permutation(usable)[: self.share])
+        folds = np.array([fold_of[int(index)] for index in classes[picked]], np.int32)
+        self.kept.append((rows[picked].copy(), classes[picked], folds))
+
+    def result(self, row_dim: int) -> RowSample:
+        none = np.zeros(0, np.int32)
+        parts = [(np.zeros((0, row_dim), np.float32), none, none), *self.kept]
+        return RowSample(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+def _plan(dataset: Dataset, classes: Sequence[tuple[int, ...]], min_cohort: int) -> FoldPlan:
+    patients: dict[int, set[str]] = {}
+    unlabelled = set()
+    for item, present in zip(dataset, classes, strict=True):
+        for index in present:
+            patients.setdefault(index, set()).add(item.patient)
+        if not present:
+            unlabelled.add(item.patient)
+    return plan_folds(patients, min_cohort, unlabelled=unlabelled)
+
+
+def _added(one: Moments, other: Moments) -> Moments:
+    return [(n + m, a + c, b + d) for (n, a, b), (m, c, d) in zip(one, other, strict=True)]
+
+
+# --- windows -----------------------------------------------------------------------------------------------
+
+_Box = tuple[tuple[int, int], ...]
+
+
+def _windows(prepared: Prepared, size: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], _Box]]:
+    """Windows without overlap; in each, the range along every axis that is image and in no window before."""
+    grid = prepared.pixels.shape[1:]
+    for start in window_starts(grid, size, 0.0):
+        fresh = []
+        for low, side, valid in zip(start, size, prepared.valid, strict=True):
+            # the last window of an axis is moved back to end with the grid
+            begin = -low % side
+            fresh.append((begin, min(side, valid - low)))
+        yield start, tuple(fresh)
+
+
+def _inside(axes: Axes, box: _Box) -> npt.NDArray[np.bool_]:
+    """(N,) True for the positions of a strided grid that lie in a box."""
+    within = [(axis >= low) & (axis < high) for axis, (low, high) in zip(axes, box, strict=True)]
+    inside = np.ones((), bool)
+    for along in within:
+        inside = inside[..., None] & along
+    return inside.ravel()

@@ -1,0 +1,97 @@
+"""What `generation publish` makes a generation of: a backbone file, or what the sites handed over."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fedmed_edge.errors import InputError
+from fedmed_edge.features.publish import complete_generation, draft_generation
+from fedmed_edge.features.weights import Weights, average_weights, read_backbone
+from fedmed_edge.generation import Generation
+from fedmed_edge.recipe import Recipe
+from fedmed_edge.statistics.contribution import Contribution
+
+__all__ = ["from_backbone", "from_contributions"]
+
+
+def from_backbone(path: Path | None, recipe: Recipe, *, seed: int = 0) -> Generation:
+    """A draft from a backbone file; without one, from random weights, for the sites to train from.
+
+    Args:
+        path: File of `fedmed-edge train`, or None.
+        seed: Of random weights, and of the lift.
+
+    Raises:
+        InputError: The file cannot be read, or its backbone is not the recipe's.
+    """
+    if path is None:
+        from fedmed_edge.features.backbones import build_backbone, state_of
+
+        backbone = build_backbone(
+            recipe.backbone, kind=recipe.kind, channels=recipe.channels, size=recipe.size, seed=seed
+        )
+        return draft_generation(recipe, state_of(backbone), seed=seed)
+    file = read_backbone(path)
+    for name in ("kind", "channels", "size", "backbone"):
+        got, wanted = getattr(file.header, name), getattr(recipe, name)
+        if got != wanted:
+            raise InputError(f"{path}: `{name}` has {got}, expected the recipe's {wanted}")
+    return draft_generation(recipe, file.weights, trained_by=file.header.trained_by, seed=seed)
+
+
+def from_contributions(
+    contributions: Sequence[Contribution],
+    recipe: Recipe,
+    generation_of: Callable[[str], Generation],
+    *,
+    seed: int = 0,
+) -> Generation:
+    """A draft from the sites' weights, or a draft completed by the sites' sums.
+
+    Where every contribution holds weights, their differences to the generation are averaged by training
+    images and added to it. Else the generation must be a draft, and the sums under it complete it.
+
+    Args:
+        contributions: Of one generation, one a site.
+        generation_of: Gives a generation by its digest.
+        seed: Of the lift.
+
+    Raises:
+        InputError: No contribution, several generations, a completed generation without weights, or weights
+            that are not those of the recipe's backbone.
+    """
+    digests = sorted({one.header.generation for one in contributions})
+    if len(digests) != 1:
+        raise InputError(f"generation: contributions are of {len(digests)} generations, expected 1")
+    start = generation_of(digests[0])
+    ordered = sorted(contributions, key=lambda one: one.header.site)
+    weighted = [(one.weights, _images(one)) for one in ordered if one.weights is not None]
+    if weighted and len(weighted) == len(ordered):
+        moved = average_weights([weights for weights, _ in weighted], [count for _, count in weighted])
+        names = (*start.header.trained_by, *(one.header.site for one in ordered))
+        return draft_generation(recipe, _added(start.weights, moved), trained_by=names, seed=seed)
+    if not start.draft:
+        raise InputError(
+            "generation: contributions without weights, under a generation that is no draft",
+            hint="contribute with the weights of `fedmed-edge train`, or under a draft",
+        )
+    sums = [one.statistics for one in ordered if one.statistics is not None]
+    return complete_generation(start, recipe, sums, seed=seed)
+
+
+def _images(contribution: Contribution) -> int:
+    """Training images behind a site's weights; 1 where it does not say."""
+    return max(1, contribution.header.evidence.images.get("train", 0))
+
+
+def _added(start: Weights, moved: Weights) -> dict[str, np.ndarray]:
+    if set(start) != set(moved):
+        raise InputError("generation: the sites' weights have other names than the generation's")
+    for name, value in start.items():
+        if value.shape != moved[name].shape:
+            raise InputError(f"generation: `{name}` has shape {moved[name].shape}, expected {value.shape}")
+    return {
+        name: (value.astype(np.float64) + moved[name].astype(np.float64)).astype(value.dtype)
+        for name, value in start.items()
+    }

@@ -1,0 +1,461 @@
+"""Local training and federated rounds in one process, on networks that normalise by image."""
+
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from monai.data.meta_obj import get_track_meta, set_track_meta
+from monai.losses.dice import DiceLoss
+from monai.transforms.compose import Compose
+from monai.transforms.intensity.array import (
+    RandAdjustContrast,
+    RandGaussianNoise,
+    RandGaussianSmooth,
+    RandHistogramShift,
+    RandScaleIntensity,
+    RandShiftIntensity,
+)
+from monai.transforms.spatial.array import RandAffine, RandFlip, RandRotate90
+from monai.transforms.transform import Transform
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fedmed_edge.errors import DeviceError, InputError
+from fedmed_edge.features.backbones import MultiScale, build_backbone, seeded, set_state, state_of
+from fedmed_edge.features.drawing import Drawing, window_of
+from fedmed_edge.features.weights import average_weights, read_backbone, write_backbone
+from fedmed_edge.images.dataset import Dataset
+from fedmed_edge.images.preprocess import IGNORE, Prepared, prepare
+from fedmed_edge.images.windows import importance, window_starts
+from fedmed_edge.kernels import blend_windows, thread_count
+from fedmed_edge.recipe import Recipe
+
+__all__ = [
+    "Network",
+    "Round",
+    "TrainResult",
+    "average_weights",
+    "build_network",
+    "federated_rounds",
+    "predict",
+    "read_backbone",
+    "train",
+    "write_backbone",
+]
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[str], None]
+
+BATCH = {2: 16, 3: 4}
+LEARNING_RATE = 2e-3
+WEIGHT_DECAY = 0.02
+WARM_UP = 0.1
+OVERLAP = 0.25
+
+
+class Network(nn.Module):
+    """A backbone and a linear head on all of its scales: what a site trains.
+
+    Classification: the pooled scales, concatenated, to C scores. Segmentation: a 1×1 map of every scale to C
+    scores, each brought to the label grid, and summed.
+
+    Attributes:
+        backbone: The part that makes the features.
+        recipe: Task that it is trained for.
+    """
+
+    def __init__(self, backbone: MultiScale, recipe: Recipe) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.recipe = recipe
+        classes, convolution = len(recipe.classes), nn.Conv2d if recipe.dimensions == 2 else nn.Conv3d
+        if recipe.kind == "classification":
+            self.heads = nn.ModuleList([nn.Linear(sum(backbone.widths), classes)])
+        else:
+            self.heads = nn.ModuleList(
+                convolution(width, classes, 1, bias=index == 0) for index, width in enumerate(backbone.widths)
+            )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Scores (B, C) or (B, C, *size) of images (B, channels, *size)."""
+        maps = self.backbone(image)
+        if self.recipe.kind == "classification":
+            pooled = torch.cat([scale.flatten(2).mean(2) for scale in maps], dim=1)
+            scores: Tensor = self.heads[0](functional.dropout(pooled, 0.1, self.training))
+            return scores
+        mode = "bilinear" if self.recipe.dimensions == 2 else "trilinear"
+        grid = image.shape[2:]
+        total: Tensor | None = None
+        for head, scale in zip(self.heads, maps, strict=True):
+            part = head(scale)
+            if part.shape[2:] != grid:
+                part = functional.interpolate(part, size=grid, mode=mode, align_corners=False)
+            total = part if total is None else total + part
+        assert total is not None
+        return total
+
+
+def build_network(recipe: Recipe, *, seed: int = 0) -> Network:
+    """The recipe's backbone with a fresh head, weights drawn from `seed`.
+
+    Raises:
+        InputError: The recipe's backbone cannot be built.
+
+    Example:
+        >>> recipe = Recipe(name="lesion", kind="classification", classes=("a", "b"), size=(32, 32))
+        >>> build_network(recipe)(torch.zeros(3, 1, 32, 32)).shape
+        torch.Size([3, 2])
+    """
+    backbone = build_backbone(
+        recipe.backbone, kind=recipe.kind, channels=recipe.channels, size=recipe.size, seed=seed
+    )
+    with seeded(seed + 1):
+        return Network(backbone, recipe)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainResult:
+    """How a training went: the loss of every step, and the seconds it took."""
+
+    losses: npt.NDArray[np.float32]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round of FedAvg: mean loss of each site, seconds, and bytes that all sites sent and received."""
+
+    number: int
+    losses: Mapping[str, float]
+    seconds: float
+    transferred_bytes: int
+
+
+def train(
+    network: Network,
+    dataset: Dataset,
+    *,
+    steps: int | None = None,
+    epochs: float | None = None,
+    batch: int | None = None,
+    learning_rate: float = LEARNING_RATE,
+    seed: int = 0,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Train a network in place on the labelled images of a data set.
+
+    AdamW, one cosine cycle; classes are drawn equally often, half of the windows of a volume lie on
+    foreground. The same seed gives the same weights on one machine with the same thread count.
+
+    Args:
+        steps: Batches; or give `epochs`, passes over the labelled images.
+        batch: Images (windows) a step; default 16, for volumes 4.
+        device: `auto`, `cpu` or `cuda`; mixed precision on a GPU.
+        progress: Called after every step with what to show.
+
+    Raises:
+        InputError: No labelled image, or an image that cannot be prepared.
+        DeviceError: `cuda` asked for where there is none.
+    """
+    batch = batch or BATCH[network.recipe.dimensions]
+    with _session(network, device, seed) as place:
+        feed = _Feed(dataset, batch=batch, seed=seed)
+        if (steps is None) == (epochs is None):
+            raise ValueError("training: give either `steps` or `epochs`")
+        total = steps if steps is not None else max(1, round((epochs or 0) * feed.images / batch))
+        trainer = _Trainer(network, place, learning_rate)
+        began = time.perf_counter()
+        losses = trainer.run(feed, range(total), total, progress)
+    seconds = time.perf_counter() - began
+    log.info("trained %d steps on %d images in %.1f s", total, feed.images, seconds)
+    return TrainResult(np.array(losses, np.float32), seconds)
+
+
+def federated_rounds(
+    network: Network,
+    sites: Mapping[str, Dataset],
+    *,
+    rounds: int,
+    local_steps: int,
+    batch: int | None = None,
+    learning_rate: float = LEARNING_RATE,
+    seed: int = 0,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Iterator[Round]:
+    """FedAvg in one process: every site trains from the common weights, then they are averaged.
+
+    After each `Round` that is yielded `network` holds the average; a caller may stop at any of them. The
+    learning rate runs through one cosine cycle over all rounds. Sites go in order of their names.
+
+    Args:
+        sites: Training images of each site.
+        local_steps: Batches of every site in a round.
+        progress: Called after every step with what to show.
+
+    Raises:
+        InputError: A site without labelled images.
+        DeviceError: `cuda` asked for where there is none.
+
+    Source: McMahan et al., Communication-Efficient Learning of Deep Networks, AISTATS 2017.
+    """
+    batch = batch or BATCH[network.recipe.dimensions]
+    feeds = {
+        name: _Feed(sites[name], batch=batch, seed=seed + 1000 * index)
+        for index, name in enumerate(sorted(sites))
+    }
+    moments: dict[str, dict[str, Any]] = {}
+    payload = 2 * len(feeds) * sum(value.nbytes for value in state_of(network).values())
+    for number in range(rounds):
+        began = time.perf_counter()
+        common, states, losses = state_of(network), [], {}
+        span = range(number * local_steps, (number + 1) * local_steps)
+        with _session(network, device, seed + number) as place:
+            for name, feed in feeds.items():
+                set_state(network, common)
+                trainer = _Trainer(network, place, learning_rate, moments.get(name))
+                losses[name] = float(np.mean(trainer.run(feed, span, rounds * local_steps, progress)))
+                moments[name] = trainer.optimiser.state_dict()
+                states.append(state_of(network))
+        set_state(network, average_weights(states, [feed.images for feed in feeds.values()]))
+        yield Round(number + 1, losses, time.perf_counter() - began, payload)
+
+
+def predict(
+    network: Network, dataset: Dataset, *, device: str = "auto", progress: Progress | None = None
+) -> list[npt.NDArray[np.float32]]:
+    """Class probabilities of every item, labelled or not.
+
+    Volumes go by windows that overlap by a quarter, blended with Gaussian weights (classification: the
+    scores' mean over windows).
+
+    Returns:
+        One (C,) float32 an item, or (C, *grid) on its prepared grid for segmentation
+        (`images.preprocess.restore` brings it to the file's size).
+
+    Raises:
+        DeviceError: `cuda` asked for where there is none.
+    """
+    answers = []
+    with _session(network, device, 0, training=False) as place, torch.inference_mode():
+        for index, item in enumerate(dataset):
+            prepared = prepare(dataset.load(item), dataset.recipe)
+            answers.append(_predict_one(network, prepared, place))
+            if progress:
+                progress(f"{index + 1} of {len(dataset)}")
+    return answers
+
+
+def _predict_one(network: Network, prepared: Prepared, place: torch.device) -> npt.NDArray[np.float32]:
+    recipe, pixels = network.recipe, prepared.pixels
+    grid = pixels.shape[1:]
+    overlap = OVERLAP if recipe.kind == "segmentation" else 0.0
+    starts = window_starts(grid, recipe.size, overlap)
+    if recipe.kind == "classification":
+        scores = [_scores(network, window_of(pixels, start, recipe.size), place) for start in starts]
+        return _softmax(np.mean(scores, axis=0, dtype=np.float32))
+    if len(starts) == 1 and grid == recipe.size:
+        return _softmax(_scores(network, pixels, place))
+    total = np.zeros((len(recipe.classes), *grid), np.float32)
+    weight, gauss = np.zeros(grid, np.float32), importance(recipe.size)
+    for start in starts:
+        window = _softmax(_scores(network, window_of(pixels, start, recipe.size), place))
+        blend_windows(total, weight, window, gauss, start)
+    total /= weight
+    return total
+
+
+def _scores(
+    network: Network, pixels: npt.NDArray[np.float32], place: torch.device
+) -> npt.NDArray[np.float32]:
+    image = torch.from_numpy(np.ascontiguousarray(pixels))[None].to(place)
+    scores: npt.NDArray[np.float32] = network(image)[0].float().cpu().numpy()
+    return scores
+
+
+def _softmax(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    powers = np.exp(scores - scores.max(axis=0))
+    return np.asarray(powers / powers.sum(axis=0), np.float32)
+
+
+# --- one step after another --------------------------------------------------------------------------------
+
+
+class _Trainer:
+    """AdamW on one network; `moments` goes on where an earlier trainer of the site stopped."""
+
+    def __init__(
+        self, network: Network, place: torch.device, rate: float, moments: dict[str, Any] | None = None
+    ) -> None:
+        self.network, self.place, self.rate = network, place, rate
+        decayed = [value for value in network.parameters() if value.ndim > 1]
+        others = [value for value in network.parameters() if value.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
+        self.optimiser = torch.optim.AdamW(groups, lr=rate)
+        if moments:
+            self.optimiser.load_state_dict(moments)
+        self.loss = _classification_loss if network.recipe.kind == "classification" else _SegmentationLoss()
+        half = torch.bfloat16 if place.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
+        self.precision = partial(torch.autocast, "cuda", half) if place.type == "cuda" else nullcontext
+        self.scaler = torch.amp.GradScaler("cuda", enabled=place.type == "cuda" and half == torch.float16)
+
+    def run(self, feed: "_Feed", steps: range, total: int, progress: Progress | None) -> list[float]:
+        """Losses of the given steps of a cycle of `total`."""
+        losses = []
+        for step in steps:
+            for group in self.optimiser.param_groups:
+                group["lr"] = self.rate * _cycle(step / max(1, total))
+            losses.append(self._step(*feed.batch()))
+            if not math.isfinite(losses[-1]):
+                raise InputError(
+                    f"training: `loss` has {losses[-1]} at step {step + 1}, expected a finite number",
+                    hint="lower the learning rate, or check the images' intensity rule",
+                )
+            if progress:
+                progress(f"loss {losses[-1]:.3f}")
+        return losses
+
+    def _step(self, images: Tensor, targets: Tensor) -> float:
+        self.optimiser.zero_grad(set_to_none=True)
+        with self.precision():
+            loss = self.loss(self.network(images.to(self.place)).float(), targets.to(self.place))
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.scaler.unscale_(self.optimiser)
+        nn.utils.clip_grad_norm_(self.network.parameters(), 2.0)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        return float(loss.detach())
+
+
+def _cycle(part: float) -> float:
+    """Learning rate over its peak: a linear warm-up, then a cosine down to 1 %."""
+    if part < WARM_UP:
+        return (part + 0.01) / (WARM_UP + 0.01)
+    return 0.01 + 0.495 * (1 + math.cos(math.pi * (part - WARM_UP) / (1 - WARM_UP)))
+
+
+def _classification_loss(scores: Tensor, labels: Tensor) -> Tensor:
+    return functional.cross_entropy(scores, labels, label_smoothing=0.1)
+
+
+class _SegmentationLoss:
+    """Cross-entropy plus soft Dice of the foreground over the batch; padding takes part in neither."""
+
+    def __init__(self) -> None:
+        self.dice = DiceLoss(include_background=False, batch=True)
+
+    def __call__(self, scores: Tensor, labels: Tensor) -> Tensor:
+        known = (labels != IGNORE)[:, None]
+        classes = scores.shape[1]
+        wanted = functional.one_hot(labels.clamp_max(classes - 1), classes).movedim(-1, 1)
+        dice = self.dice(scores.softmax(1) * known, wanted * known)
+        entropy = functional.cross_entropy(scores, labels, ignore_index=IGNORE)
+        total: Tensor = dice + entropy
+        return total
+
+
+@contextmanager
+def _session(network: Network, device: str, seed: int, *, training: bool = True) -> Iterator[torch.device]:
+    """Device, threads, seed and mode for the time of one call; the network comes back to the host."""
+    place = _device(device)
+    threads, tracked = torch.get_num_threads(), get_track_meta()
+    allowed = min(threads, len(os.sched_getaffinity(0)))
+    torch.set_num_threads(thread_count() if os.environ.get("FEDMED_THREADS") else allowed)
+    set_track_meta(False)
+    try:
+        network.to(place).train(training)
+        with seeded(seed):
+            yield place
+    finally:
+        network.to("cpu").eval()
+        set_track_meta(tracked)
+        torch.set_num_threads(threads)
+
+
+def _device(name: str) -> torch.device:
+    if name not in ("auto", "cpu", "cuda"):
+        raise DeviceError(f"training: `device` has {name}, expected auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise DeviceError("training: `device` has cuda, expected one that is here: no usable GPU was found")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+# --- images, drawn and changed -----------------------------------------------------------------------------
+
+
+class _Feed:
+    """Endless batches of one site's images, drawn evenly and changed at random."""
+
+    def __init__(self, dataset: Dataset, *, batch: int, seed: int) -> None:
+        self.drawing = Drawing(dataset, seed)
+        self.images = len(self.drawing.items)
+        self.count = batch
+        self.changes = _Changes(dataset.recipe, seed)
+
+    def batch(self) -> tuple[Tensor, Tensor]:
+        """Images (B, channels, *size) float32, with labels (B,) or masks (B, *size) int64."""
+        images, targets = zip(*(self._one() for _ in range(self.count)), strict=True)
+        return torch.stack(images), torch.stack(targets)
+
+    def _one(self) -> tuple[Tensor, Tensor]:
+        pixels, label, mask = self.drawing.next()
+        image = torch.from_numpy(pixels)
+        if mask is None:
+            return self.changes(image, None)[0], torch.tensor(label)
+        image, changed = self.changes(image, torch.from_numpy(mask[None].astype(np.float32)))
+        assert changed is not None
+        return image, changed[0].round().long()
+
+
+class _Changes:
+    """Random flips, turns, affine maps and intensity changes of one image and its mask."""
+
+    def __init__(self, recipe: Recipe, seed: int) -> None:
+        size, dimensions = recipe.size, recipe.dimensions
+        turns = 0.3 if dimensions == 2 else (0.1, 0.1, 0.3)
+        self.moves: list[Any] = [RandFlip(0.5, axis) for axis in range(dimensions)]
+        if size[0] == size[1]:
+            self.moves.append(RandRotate90(0.5))
+        self.moves.append(
+            RandAffine(
+                0.5,
+                rotate_range=turns,
+                scale_range=[0.15] * dimensions,
+                translate_range=[0.06 * side for side in size],
+                padding_mode="border",
+            )
+        )
+        blur = ((0.3, 1.2),) * 3
+        colours: list[Transform] = [
+            RandScaleIntensity(0.25, 0.7, channel_wise=True),
+            RandShiftIntensity(0.1, prob=0.5, channel_wise=True),
+            RandAdjustContrast(0.4, (0.6, 1.7)),
+            RandHistogramShift(8, prob=0.2),
+            RandGaussianSmooth(*blur, prob=0.15),
+            RandGaussianNoise(0.25, std=0.06),
+        ]
+        if recipe.kind == "segmentation":
+            colours.insert(0, RandAdjustContrast(0.2, (0.8, 1.25), invert_image=True, retain_stats=True))
+        self.colours = Compose(colours)
+        for index, move in enumerate(self.moves):
+            move.set_random_state(seed=(seed + index) % (1 << 32))
+        self.colours.set_random_state(seed=(seed + len(self.moves)) % (1 << 32))
+
+    def __call__(self, image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        for move in self.moves:
+            image = move(image)
+            if mask is not None:
+                same = {"mode": "nearest"} if isinstance(move, RandAffine) else {}
+                mask = move(mask, randomize=False, **same)
+        return self.colours(image), mask

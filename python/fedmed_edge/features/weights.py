@@ -1,0 +1,140 @@
+"""Backbone files, and averages of the weights of several sites."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from fedmed_edge.atomic import write_atomic
+from fedmed_edge.errors import InputError
+from fedmed_edge.recipe import Backbone, Frozen, Kind, Recipe, parse_settings
+
+__all__ = ["BackboneFile", "BackboneHeader", "Weights", "average_weights", "read_backbone", "write_backbone"]
+
+HEADER_CAP = 1 << 20
+FILE_CAP = 1 << 30
+
+Weights = Mapping[str, npt.NDArray[np.generic]]
+
+
+class BackboneHeader(Frozen):
+    """What a backbone file says of itself.
+
+    Attributes:
+        trained_by: Sites whose data it learned from.
+        images: Training images behind it, its weight in an average.
+    """
+
+    format_version: Literal[1] = 1
+    kind: Kind
+    channels: int
+    size: tuple[int, ...]
+    backbone: Backbone
+    recipe: str
+    trained_by: tuple[str, ...] = ()
+    images: int = Field(default=0, ge=0)
+
+
+@dataclass(frozen=True, eq=False)
+class BackboneFile:
+    """A trained backbone: header and weights by name."""
+
+    header: BackboneHeader
+    weights: dict[str, npt.NDArray[np.generic]] = field(repr=False)
+
+
+def write_backbone(
+    path: Path, weights: Weights, recipe: Recipe, *, trained_by: Sequence[str] = (), images: int = 0
+) -> None:
+    """Write a backbone file (safetensors), whole or not at all.
+
+    Args:
+        weights: Tensors by name, as `backbones.state_of` gives them.
+        trained_by: Sites whose data it learned from.
+        images: Training images behind it.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    header = BackboneHeader(
+        kind=recipe.kind,
+        channels=recipe.channels,
+        size=recipe.size,
+        backbone=recipe.backbone,
+        recipe=recipe.digest,
+        trained_by=tuple(sorted(set(trained_by))),
+        images=images,
+    )
+    said = json.dumps(header.model_dump(mode="json"), sort_keys=True)
+    tensors = {name: np.ascontiguousarray(value) for name, value in sorted(weights.items())}
+    write_atomic(path, save(tensors, metadata={"fedmed_backbone": said}))
+
+
+def read_backbone(path: Path) -> BackboneFile:
+    """Read a backbone file.
+
+    Raises:
+        InputError: The file is missing, cut off, too large, no backbone file, or has NaN or Inf.
+    """
+    try:
+        size = path.stat().st_size
+        if size > FILE_CAP:
+            raise InputError(f"{path}: has {size} bytes, expected at most {FILE_CAP}")
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    header_bytes = int.from_bytes(content[:8], "little")
+    try:
+        if not 2 <= header_bytes <= HEADER_CAP or header_bytes + 8 > len(content):
+            raise ValueError(f"header of {header_bytes} bytes")
+        said = json.loads(content[8 : 8 + header_bytes])["__metadata__"]["fedmed_backbone"]
+        values, weights = json.loads(said), load(content)
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise InputError(f"{path}: not a backbone file, or cut off: {error}") from None
+    header = parse_settings(BackboneHeader, values, str(path))
+    for name, value in weights.items():
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            raise InputError(f"{path}: `{name}` has NaN or Inf, expected finite values")
+    return BackboneFile(header, weights)
+
+
+def average_weights(states: Sequence[Weights], counts: Sequence[float]) -> dict[str, npt.NDArray[np.generic]]:
+    """FedAvg: mean of the sites' weights, each weighted by its training images.
+
+    Sums are float64 in the given order; a tensor of whole numbers is taken from the first site.
+
+    Args:
+        states: One set of tensors a site, of equal names and shapes.
+        counts: Training images of each site, not all 0.
+
+    Raises:
+        ValueError: No site, another number of counts, counts that sum to 0, or names that differ.
+
+    Source: McMahan et al., Communication-Efficient Learning of Deep Networks, AISTATS 2017.
+
+    Example:
+        >>> average_weights([{"w": np.float32([0])}, {"w": np.float32([4])}], [3, 1])
+        {'w': array([1.], dtype=float32)}
+    """
+    total = float(sum(counts))
+    if len(states) != len(counts) or total <= 0:
+        raise ValueError(f"`counts` has {list(counts)}, expected {len(states)} numbers with a positive sum")
+    if any(set(state) != set(states[0]) for state in states):
+        raise ValueError("weights: the sites' tensors have other names")
+    average: dict[str, npt.NDArray[np.generic]] = {}
+    for name, first in states[0].items():
+        if first.dtype.kind != "f":
+            average[name] = first.copy()
+            continue
+        mixed = np.zeros(first.shape, np.float64)
+        for state, count in zip(states, counts, strict=True):
+            mixed += np.asarray(state[name], np.float64) * (count / total)
+        average[name] = mixed.astype(first.dtype)
+    return average

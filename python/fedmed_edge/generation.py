@@ -1,0 +1,265 @@
+"""A generation: the one feature map that every site of a federation shares.
+
+One safetensors file holds the backbone's weights, its ONNX encoder, the standardisation, the optional
+projection, the fixed lift and the reference Gaussian of image features. It is immutable and named by the
+SHA-256 of the file. A generation whose `lift_dim` is 0 and which has no standardisation yet is a *draft*:
+sites measure their features under it, and from those sums the server completes it.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from fedmed_edge.errors import InputError
+from fedmed_edge.recipe import Backbone, Frozen, Kind, parse_settings
+
+FORMAT_VERSION = 1
+HEADER_CAP = 1 << 20
+
+Array = npt.NDArray[np.float32]
+Array64 = npt.NDArray[np.float64]
+
+
+class GenerationHeader(Frozen):
+    """What a generation says of itself.
+
+    Attributes:
+        kind: `classification` gives one row an image, `segmentation` one row a pixel.
+        size: Input size of the encoder, as in the recipe it was made from.
+        widths: Channels of every scale, in the order of the encoder's outputs; for segmentation the first
+            scale is the input itself.
+        seed: Seed that the lift was drawn from.
+        trained_by: Sites whose data the backbone learned from.
+    """
+
+    format_version: Literal[1] = 1
+    kind: Kind
+    channels: int
+    size: tuple[int, ...]
+    backbone: Backbone
+    widths: tuple[int, ...]
+    lift_dim: int = Field(ge=0, le=1024)
+    seed: int = 0
+    trained_by: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Generation:
+    """Backbone, standardisation and lift; F0 raw features, F after projection, L lifted, D = L + F + 1.
+
+    Attributes:
+        weights: Backbone weights by name (for training and for the next generation).
+        encoder: Serialised ONNX model: image (1, channels, *size) float32 → one map a scale (1, C_k, *s_k).
+        mean, deviation: (F0,) float32, of the rows that are lifted.
+        projection: (F0, F) float32, applied to standardised features; None: F = F0.
+        lift_weight, lift_bias: (F, L) and (L,) float32.
+        reference_mean, reference_covariance: (F,) and (F, F) float64, of pooled standardised image features;
+            None in a draft.
+    """
+
+    header: GenerationHeader
+    weights: dict[str, npt.NDArray[np.generic]] = field(repr=False)
+    encoder: bytes = field(repr=False)
+    mean: Array = field(repr=False)
+    deviation: Array = field(repr=False)
+    projection: Array | None = field(repr=False)
+    lift_weight: Array = field(repr=False)
+    lift_bias: Array = field(repr=False)
+    reference_mean: Array64 | None = field(repr=False)
+    reference_covariance: Array64 | None = field(repr=False)
+
+    @property
+    def feature_dim(self) -> int:
+        """F, width of the standardised (and projected) features."""
+        return int(self.mean.shape[0] if self.projection is None else self.projection.shape[1])
+
+    @property
+    def row_dim(self) -> int:
+        """D = L + F + 1, width of a lifted row."""
+        return self.header.lift_dim + self.feature_dim + 1
+
+    @property
+    def draft(self) -> bool:
+        """True while standardisation, lift and reference Gaussian are still to be measured."""
+        return self.reference_mean is None
+
+    @cached_property
+    def whitening(self) -> Array64:
+        """(F, F) float64 matrix A with d² = ‖(f − reference mean) A‖²: inverse Cholesky factor, transposed.
+
+        The reference covariance was shrunk when the generation was completed. The exported model holds this
+        very matrix.
+
+        Raises:
+            InputError: The generation is a draft, or its reference covariance is not positive definite.
+        """
+        if self.reference_covariance is None:
+            raise InputError(
+                "generation: is a draft, which has no reference Gaussian to measure distances by",
+                hint="complete it with the statistics of the sites that trained it",
+            )
+        try:
+            factor = np.linalg.cholesky(self.reference_covariance)
+        except np.linalg.LinAlgError:
+            raise InputError("generation: `reference_covariance` is not positive definite") from None
+        return np.ascontiguousarray(np.linalg.inv(factor).T)
+
+    def squared_distance(self, features: npt.NDArray[np.floating]) -> Array64:
+        """Squared Mahalanobis distance of image features to the reference.
+
+        Args:
+            features: (N, F) pooled, standardised (and projected), one row an image.
+
+        Returns:
+            (N,) float64.
+
+        Raises:
+            InputError: The generation is a draft, or the features have another width.
+
+        Source: method §4.
+        """
+        whitening = self.whitening
+        if features.ndim != 2 or features.shape[1] != len(whitening):
+            raise InputError(
+                f"generation: `features` has shape {features.shape}, expected (N, {len(whitening)})"
+            )
+        assert self.reference_mean is not None  # `whitening` refused a draft
+        # One row at a time, so that a row's bits never depend on the rows beside it.
+        centred = features.astype(np.float64) - self.reference_mean
+        return np.array([float(np.sum((row @ whitening) ** 2)) for row in centred])
+
+    @cached_property
+    def content(self) -> bytes:
+        """The file's bytes."""
+        tensors: dict[str, npt.NDArray[np.generic]] = {f"weights/{k}": v for k, v in self.weights.items()}
+        tensors["encoder"] = np.frombuffer(self.encoder, np.uint8)
+        for name in _ARRAYS:
+            value = getattr(self, name)
+            if value is not None:
+                tensors[name] = np.ascontiguousarray(value)
+        header = json.dumps(self.header.model_dump(mode="json"), sort_keys=True)
+        return save(tensors, metadata={"fedmed_generation": header})
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of `content`, in hexadecimal."""
+        return hashlib.sha256(self.content).hexdigest()
+
+
+SHRINKAGE = 0.1
+"""Share of its mean diagonal that a covariance of image features is shrunk by."""
+
+
+def shrink(covariance: Array64) -> Array64:
+    """0.9 · Σ + 0.1 · mean(diag Σ) · I: a covariance of few images, made safe to invert.
+
+    Args:
+        covariance: (F, F); one of all zeros becomes the identity.
+
+    Source: method §4.
+
+    Example:
+        >>> shrink(np.diag([1.0, 3.0]))
+        array([[1.1, 0. ],
+               [0. , 2.9]])
+    """
+    level = float(np.trace(covariance)) / len(covariance)
+    if level <= 0.0:
+        return np.eye(len(covariance))
+    out: Array64 = (1.0 - SHRINKAGE) * covariance + SHRINKAGE * level * np.eye(len(covariance))
+    return out
+
+
+_ARRAYS = {
+    "mean": np.float32,
+    "deviation": np.float32,
+    "projection": np.float32,
+    "lift_weight": np.float32,
+    "lift_bias": np.float32,
+    "reference_mean": np.float64,
+    "reference_covariance": np.float64,
+}
+
+
+def read_generation(path: Path) -> Generation:
+    """Read a generation file and check that its tensors fit together.
+
+    Raises:
+        InputError: The file is missing, cut off, or no generation.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    return parse_generation(content, str(path))
+
+
+def parse_generation(content: bytes, where: str) -> Generation:
+    """Parse the bytes of a generation file; `where` names them in messages.
+
+    Raises:
+        InputError: The content is cut off, or no generation.
+    """
+    header_bytes = int.from_bytes(content[:8], "little")
+    if not 2 <= header_bytes <= HEADER_CAP or header_bytes + 8 > len(content):
+        raise InputError(f"{where}: not a generation file, or cut off")
+    try:
+        metadata = json.loads(content[8 : 8 + header_bytes]).get("__metadata__", {})
+        header = json.loads(metadata["fedmed_generation"])
+        tensors = load(content)
+    except (ValueError, KeyError, AttributeError, TypeError, SafetensorError) as error:
+        raise InputError(f"{where}: not a generation file, or cut off: {error}") from None
+    parsed = parse_settings(GenerationHeader, header, where)
+    generation = Generation(
+        header=parsed,
+        weights={k.removeprefix("weights/"): v for k, v in tensors.items() if k.startswith("weights/")},
+        encoder=_required(tensors, "encoder", where).tobytes(),
+        **{name: tensors.get(name) for name in _ARRAYS},  # type: ignore[arg-type]
+    )
+    _check(generation, where)
+    generation.__dict__["content"] = content
+    return generation
+
+
+def _required(tensors: dict[str, npt.NDArray[np.generic]], name: str, where: str) -> npt.NDArray[np.generic]:
+    if name not in tensors:
+        raise InputError(f"{where}: has no tensor `{name}`")
+    return tensors[name]
+
+
+def _check(generation: Generation, where: str) -> None:
+    raw, lifted = sum(generation.header.widths), generation.header.lift_dim
+    for name, dtype in _ARRAYS.items():
+        value = getattr(generation, name)
+        optional = name in ("projection", "reference_mean", "reference_covariance")
+        if value is None and not optional:
+            raise InputError(f"{where}: has no tensor `{name}`")
+        if value is not None and (value.dtype != dtype or not np.isfinite(value).all()):
+            raise InputError(f"{where}: `{name}` has {value.dtype} values, expected finite {np.dtype(dtype)}")
+    if generation.projection is not None and generation.projection.ndim != 2:
+        raise InputError(f"{where}: `projection` has {generation.projection.ndim} axes, expected 2")
+    features = generation.feature_dim
+    shapes = {
+        "mean": (raw,),
+        "deviation": (raw,),
+        "projection": (raw, features),
+        "lift_weight": (features, lifted),
+        "lift_bias": (lifted,),
+        "reference_mean": (features,),
+        "reference_covariance": (features, features),
+    }
+    for name, shape in shapes.items():
+        value = getattr(generation, name)
+        if value is not None and value.shape != shape:
+            raise InputError(f"{where}: `{name}` has shape {value.shape}, expected {shape}")
+    if (generation.reference_mean is None) != (generation.reference_covariance is None):
+        raise InputError(f"{where}: has half a reference Gaussian")

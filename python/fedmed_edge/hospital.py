@@ -1,0 +1,237 @@
+"""What a hospital computes: train a backbone, make a contribution within the site's policy.
+
+In: a `Dataset`, a `Generation`, the site's settings. Out: a backbone file, a `Contribution` to sign.
+"""
+
+import logging
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from fedmed_edge import __version__
+from fedmed_edge.atomic import write_atomic
+from fedmed_edge.config import Policy, SiteConfig
+from fedmed_edge.errors import InputError, TrustError
+from fedmed_edge.features.extract import RowSample, extract_with_sample
+from fedmed_edge.features.weights import Weights, read_backbone, write_backbone
+from fedmed_edge.generation import Generation
+from fedmed_edge.images.dataset import Dataset
+from fedmed_edge.model.rebuild import rebuild
+from fedmed_edge.recipe import Recipe
+from fedmed_edge.statistics.calibration import bin_counts
+from fedmed_edge.statistics.contribution import Contribution, Evidence, new_contribution
+from fedmed_edge.statistics.feature_statistics import FeatureStatistics
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[str], None]
+
+SEQUENCE_FILE = "sequence"
+
+
+@dataclass(frozen=True)
+class TrainedBackbone:
+    """A backbone trained at one site: weights by name, images behind it, seconds and last loss."""
+
+    recipe: Recipe
+    site: str
+    weights: Weights = field(repr=False)
+    images: int
+    seconds: float
+    loss: float
+
+    def write(self, path: Path) -> None:
+        """Write the backbone file, whole or not at all.
+
+        Raises:
+            InputError: The file cannot be written.
+        """
+        write_backbone(path, self.weights, self.recipe, trained_by=(self.site,), images=self.images)
+
+
+def train_backbone(
+    dataset: Dataset,
+    start: Generation | None,
+    *,
+    epochs: float,
+    site: str,
+    seed: int = 0,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> TrainedBackbone:
+    """Train the recipe's backbone on the labelled images of a data set. Needs torch and MONAI.
+
+    Args:
+        dataset: Give `dataset.train`.
+        start: Generation whose backbone it starts from; None starts from random weights.
+        epochs: Passes over the labelled images.
+
+    Raises:
+        InputError: No labelled image, or the generation has another backbone than the recipe.
+        DeviceError: The asked device is not here.
+    """
+    from fedmed_edge.features.backbones import set_state, state_of
+    from fedmed_edge.features.training import build_network, train
+
+    network = build_network(dataset.recipe, seed=seed)
+    if start is not None:
+        set_state(network.backbone, start.weights, f"generation {start.digest[:12]}")
+    result = train(network, dataset, epochs=epochs, seed=seed, device=device, progress=progress)
+    labelled = sum(item.label is not None or item.mask is not None for item in dataset)
+    return TrainedBackbone(
+        dataset.recipe,
+        site,
+        state_of(network.backbone),
+        labelled,
+        result.seconds,
+        float(result.losses[-1]),
+    )
+
+
+def make_contribution(
+    dataset: Dataset,
+    generation: Generation,
+    config: SiteConfig,
+    *,
+    sequence: int,
+    weights_file: Path | None = None,
+    progress: Progress | None = None,
+) -> Contribution:
+    """Measure the site's training images under a generation; not yet signed.
+
+    Only what `config.policy` allows is in it. Test images are counted and otherwise not read.
+
+    Args:
+        dataset: The site's whole data set.
+        sequence: Higher than that of everything the site handed over before.
+        weights_file: Backbone file trained from this generation, whose difference goes too.
+
+    Raises:
+        InputError: An image cannot be used, no class reaches `min_cohort`, the rows are too wide for the
+            site's images where the policy refuses that, or nothing is left to hand over.
+        TrustError: The weights are not of this generation's backbone.
+        DeviceError: The asked device did not come up.
+    """
+    policy = config.policy
+    sums, sample = extract_with_sample(
+        generation, dataset.train, min_cohort=policy.min_cohort, device=config.device, progress=progress
+    )
+    if not generation.draft:
+        _check_width(sums, policy)
+        counts = calibration_counts(sums, sample, dataset.recipe)
+        sums = sums if counts is None else replace(sums, calibration=counts)
+    return new_contribution(
+        sums,
+        generation=generation.digest,
+        recipe=dataset.recipe,
+        site=config.site,
+        sequence=sequence,
+        min_cohort=policy.min_cohort,
+        parts=policy.parts,
+        weights=None if weights_file is None else _difference(weights_file, generation),
+        evidence=_evidence(dataset, sums),
+    )
+
+
+def calibration_counts(
+    sums: FeatureStatistics, sample: RowSample, recipe: Recipe
+) -> npt.NDArray[np.float64] | None:
+    """Binned answers on held-out rows of heads from the site's own sums, or None where no fold is held out.
+
+    Args:
+        sums: The site's class statistics in folds.
+        sample: Rows of the site with the folds they are in; they stay here.
+
+    Returns:
+        (T, 32) counts, as `statistics.calibration.bin_counts`.
+
+    Source: method §3, the one temperature of the posteriors.
+    """
+    total: npt.NDArray[np.float64] | None = None
+    for fold in range(sums.folds):
+        held = sample.folds == fold
+        rest = sums.without_fold(fold)
+        if not held.any() or len({index for _, index in rest.blocks}) < 2:
+            continue
+        own = new_contribution(
+            rest,
+            generation="0" * 64,
+            recipe=recipe,
+            site="own",
+            sequence=1,
+            min_cohort=1,
+            parts=("classes",),
+        )
+        model = rebuild([own], recipe)
+        model = replace(model, posterior=replace(model.posterior, temperature=1.0))
+        counts = bin_counts(model.probabilities(sample.rows[held]), sample.classes[held])
+        total = counts if total is None else total + counts
+    return total
+
+
+def next_sequence(folder: Path) -> int:
+    """One more than the sequence of the last contribution that was made in this site folder.
+
+    Raises:
+        InputError: The file that keeps it is damaged.
+    """
+    path = folder / SEQUENCE_FILE
+    try:
+        return int(path.read_text()) + 1
+    except FileNotFoundError:
+        return 1
+    except ValueError:
+        raise InputError(
+            f"{path}: not a number", hint="write the highest sequence that `fedmed-server status` shows"
+        ) from None
+
+
+def record_sequence(folder: Path, sequence: int) -> None:
+    """Keep the sequence of a contribution that was made."""
+    write_atomic(folder / SEQUENCE_FILE, f"{sequence}\n".encode())
+
+
+def _check_width(sums: FeatureStatistics, policy: Policy) -> None:
+    """Method §8: a Gram of fewer rows than its width shows their span, and with it who was in it."""
+    rows = int(sums.class_counts.sum())
+    if policy.width_rule == "off" or rows == 0 or rows >= sums.row_dim:
+        return
+    message = (
+        f"width rule: rows have width {sums.row_dim}, expected at most the {rows} rows that this site has"
+    )
+    hint = "ask for a generation with a narrower lift, or set `width_rule` in the policy of fedmed.toml"
+    if policy.width_rule == "refuse":
+        raise InputError(message, hint=hint)
+    log.warning("warning: %s; %s", message, hint)
+
+
+def _difference(path: Path, generation: Generation) -> dict[str, npt.NDArray[np.generic]]:
+    """θ_s − θ⁰, tensor by tensor."""
+    trained = read_backbone(path).weights
+    if {name: value.shape for name, value in trained.items()} != {
+        name: value.shape for name, value in generation.weights.items()
+    }:
+        raise TrustError(f"{path}: has another backbone than generation {generation.digest[:12]}")
+    return {
+        name: np.asarray(value, np.float32) - np.asarray(generation.weights[name], np.float32)
+        for name, value in trained.items()
+    }
+
+
+def _evidence(dataset: Dataset, sums: FeatureStatistics) -> Evidence:
+    patients = {
+        name: int(count) for name, count in zip(sums.classes, sums.patients, strict=True) if count > 0
+    }
+    return Evidence(
+        images={"train": len(dataset.train), "test": len(dataset.test)},
+        patients=patients,
+        versions={
+            "fedmed_edge": __version__,
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+        },
+    )

@@ -1,0 +1,398 @@
+"""Dataset folders (the images of one site) and task folders (one dataset folder a site)."""
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from fedmed_edge.errors import InputError
+from fedmed_edge.images.image import Image, UInt8, mask_classes, read_image, read_mask
+from fedmed_edge.images.labels import (
+    Split,
+    class_folders,
+    listed_file,
+    read_table,
+    split_of,
+    split_rows,
+)
+from fedmed_edge.recipe import (
+    Backbone,
+    Frozen,
+    Intensity,
+    Kind,
+    Lift,
+    Recipe,
+    parse_settings,
+    read_toml,
+)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image of a dataset.
+
+    Attributes:
+        image: File, or folder of a DICOM series.
+        label: Class index (classification); None where it is not known.
+        mask: Mask file (segmentation); None where there is none.
+        patient: Patient id; where none is given, the image's path in the folder: its own patient.
+        split: Whether the site trains on it or holds it out.
+    """
+
+    image: Path
+    label: int | None
+    mask: Path | None
+    patient: str
+    split: Split
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The images of one site for one recipe: paths and labels; pixels are read when asked for.
+
+    Attributes:
+        folder: The dataset folder.
+        recipe: What the images are for.
+        items: In the order of `labels.csv`, or of class and file name.
+    """
+
+    folder: Path
+    recipe: Recipe
+    items: tuple[Item, ...]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter(self.items)
+
+    @property
+    def train(self) -> "Dataset":
+        """The items that are trained on."""
+        return replace(self, items=tuple(item for item in self.items if item.split == "train"))
+
+    @property
+    def test(self) -> "Dataset":
+        """The items that are held out."""
+        return replace(self, items=tuple(item for item in self.items if item.split == "test"))
+
+    def subset(self, indices: Sequence[int]) -> "Dataset":
+        """The items at `indices`, in that order."""
+        return replace(self, items=tuple(self.items[index] for index in indices))
+
+    def load(self, item: Item) -> Image:
+        """Read an item's image.
+
+        Raises:
+            InputError: As `read_image`.
+        """
+        return read_image(item.image)
+
+    def load_mask(self, item: Item, image: Image) -> UInt8:
+        """Read an item's mask on the grid of its image.
+
+        Raises:
+            InputError: As `read_mask`; or the item has no mask.
+        """
+        if item.mask is None:
+            raise InputError(f"{item.image}: image has no mask")
+        return read_mask(item.mask, image, len(self.recipe.classes))
+
+    def classes_of(self, item: Item) -> tuple[int, ...]:
+        """Class indices of an item: its label, or those that occur in its mask; none where it is unlabelled.
+
+        Raises:
+            InputError: The mask cannot be read.
+        """
+        if item.mask is not None:
+            return mask_classes(item.mask, len(self.recipe.classes))
+        return () if item.label is None else (item.label,)
+
+    def counts(self) -> dict[str, int]:
+        """Patients of each class, by class name; reads every mask.
+
+        Raises:
+            InputError: A mask cannot be read.
+        """
+        patients: list[set[str]] = [set() for _ in self.recipe.classes]
+        for item in self.items:
+            for number in self.classes_of(item):
+                patients[number].add(item.patient)
+        return {name: len(ids) for name, ids in zip(self.recipe.classes, patients, strict=True)}
+
+
+def read_dataset(folder: Path, recipe: Recipe) -> Dataset:
+    """Read what a dataset folder lists: `labels.csv`, or one folder a class.
+
+    Rows without label or mask are unlabelled items. Where `split` is empty, 30 % of the patients are held
+    out, by a hash of the patient id.
+
+    Args:
+        folder: With `labels.csv` (columns image, label, mask, patient, split; UTF-8) and files beside it,
+            named relative to the folder; or with one folder of images a class.
+
+    Raises:
+        InputError: The folder is missing or empty; a row names a class that the recipe has not, a file that
+            is not there, lies outside the folder or is listed twice, or another split; a patient is on both
+            sides.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder" if not folder.exists() else f"{folder}: not a folder")
+    table = folder / "labels.csv"
+    if table.is_file():
+        return Dataset(folder, recipe, _table_items(table, recipe))
+    classes = class_folders(folder)
+    if not classes:
+        raise InputError(f"{folder}: folder is empty, expected labels.csv or one folder of images a class")
+    if recipe.kind == "segmentation":
+        raise InputError(f"{folder}: folder has no labels.csv, which names the masks of a segmentation")
+    return Dataset(folder, recipe, _folder_items(folder, classes, recipe))
+
+
+def require_patients(datasets: Iterable[Dataset]) -> None:
+    """Refuse classes that nobody has: no model can learn them.
+
+    Args:
+        datasets: Of one recipe, for example all sites of a federation.
+
+    Raises:
+        InputError: A class has no patient in any of them.
+    """
+    total: dict[tuple[str, str], int] = {}
+    for dataset in datasets:
+        for name, count in dataset.counts().items():
+            total[dataset.recipe.name, name] = total.get((dataset.recipe.name, name), 0) + count
+    for (recipe, name), count in total.items():
+        if count == 0:
+            raise InputError(f"{recipe}: class `{name}` has no patient, expected at least one")
+
+
+def _table_items(table: Path, recipe: Recipe) -> tuple[Item, ...]:
+    rows = read_table(table)
+    listed: dict[Path, int] = {}
+    items = []
+    for row, (patient, split) in zip(rows, split_rows(table, rows), strict=True):
+        image = listed_file(table, row.line, "image", row.image)
+        if image in listed:
+            raise InputError(
+                f"{table}: row {row.line} lists image `{row.image}` again, first in row {listed[image]}"
+            )
+        listed[image] = row.line
+        label, mask = None, None
+        if recipe.kind == "classification" and row.label:
+            label = _class_index(f"{table}: row {row.line}", row.label, recipe)
+        if recipe.kind == "segmentation" and row.mask:
+            mask = listed_file(table, row.line, "mask", row.mask)
+        items.append(Item(image, label, mask, patient, split))
+    return tuple(items)
+
+
+def _class_index(where: str, name: str, recipe: Recipe) -> int:
+    if name in recipe.classes:
+        return recipe.classes.index(name)
+    nearest = difflib.get_close_matches(name, recipe.classes, n=1)
+    raise InputError(
+        f"{where}: label `{name}` is not in the recipe, expected one of {', '.join(recipe.classes)}",
+        hint=f"did you mean `{nearest[0]}`?" if nearest else None,
+    )
+
+
+def _folder_items(folder: Path, classes: dict[str, list[Path]], recipe: Recipe) -> tuple[Item, ...]:
+    items = []
+    for name, files in classes.items():
+        label = _class_index(str(folder / name), name, recipe)
+        for path in files:
+            patient = path.relative_to(folder).as_posix()
+            items.append(Item(path, label, None, patient, split_of(patient)))
+    return tuple(items)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task and the sites that have images for it.
+
+    Attributes:
+        name: Of the recipe.
+        folder: The task folder.
+        recipe: From `task.toml`, else read off the sites' tables and first images.
+        sites: Dataset folder of each site, by site name.
+        skipped: Folders that hold no dataset, with the reason.
+    """
+
+    name: str
+    folder: Path
+    recipe: Recipe
+    sites: dict[str, Path]
+    skipped: dict[str, str]
+
+
+class TaskFile(Frozen):
+    """`task.toml`: what a task folder says of itself.
+
+    Attributes:
+        mask_classes: Classes of masks that lie beside labels, where `kind` is classification.
+        source, licence: Where the images come from and what may be done with them; not read.
+    """
+
+    kind: Kind
+    classes: tuple[str, ...]
+    mask_classes: tuple[str, ...] = ()
+    modality: str | tuple[str, ...] = ()
+    channels: Literal[1, 3] = 1
+    dimensions: Literal[2, 3] = 2
+    size: tuple[int, ...] | None = None
+    spacing_mm: tuple[float, float, float] | None = None
+    source: str = ""
+    licence: str = ""
+
+
+def read_task(folder: Path, recipe: Recipe | None = None) -> Task:
+    """Read a task folder: one dataset folder a site, and `task.toml` where there is one.
+
+    Args:
+        recipe: Taken as it is; else it is made by `default_recipe`.
+
+    Raises:
+        InputError: The folder is missing, holds no dataset folder, its `task.toml` has an unknown key, or a
+            class has no patient at any site.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder" if not folder.exists() else f"{folder}: not a folder")
+    sites, skipped = _sites(folder)
+    if not sites:
+        hint = "it is a dataset folder itself: give the folder above it" if _is_dataset(folder) else None
+        raise InputError(f"{folder}: folder holds no dataset folder, expected one a site", hint=hint)
+    if recipe is None:
+        name = re.sub(r"[^A-Za-z0-9_.-]+", "-", folder.resolve().name).strip("-_.")[:64] or "task"
+        stated = folder / "task.toml"
+        facts = (
+            parse_settings(TaskFile, read_toml(stated), str(stated))
+            if stated.is_file()
+            else _infer(folder, sites)
+        )
+        modality = (facts.modality,) if isinstance(facts.modality, str) else facts.modality
+        recipe = default_recipe(
+            name,
+            facts.kind,
+            facts.classes,
+            tuple(code for code in modality if code),
+            facts.channels,
+            facts.dimensions,
+            size=facts.size,
+            spacing_mm=facts.spacing_mm,
+        )
+    if recipe.kind == "classification":
+        labels = set[str]().union(*(_labels(site) for site in sites.values()))
+        missing = [name for name in recipe.classes if name not in labels]
+        if labels and missing:
+            raise InputError(
+                f"{folder}: class `{missing[0]}` has no patient at any site, expected at least one"
+            )
+    return Task(recipe.name, folder, recipe, sites, skipped)
+
+
+def default_recipe(
+    name: str,
+    kind: Kind,
+    classes: Sequence[str],
+    modality: Sequence[str] = (),
+    channels: int = 1,
+    dimensions: int = 2,
+    *,
+    size: Sequence[int] | None = None,
+    spacing_mm: Sequence[float] | None = None,
+) -> Recipe:
+    """A recipe whose backbone, size, lift and intensity rule follow from the kind of task and of image.
+
+    Raises:
+        InputError: A value is none that a recipe can have.
+
+    Example:
+        >>> default_recipe("cells", "segmentation", ["background", "cell"], channels=3).backbone.network
+        'unet'
+    """
+    volume = dimensions == 3
+    segmentation = kind == "segmentation"
+    intensity = Intensity()
+    if tuple(modality) == ("CT",):
+        intensity = Intensity(rule="range", low=-1000, high=1000)
+    elif channels == 3:
+        intensity = Intensity(rule="range", low=0, high=255)
+    widths = (8, 16, 32, 64) if volume else (16, 32, 64, 128) if segmentation else (24, 48, 96, 192)
+    values: dict[str, Any] = {
+        "name": name,
+        "kind": kind,
+        "classes": tuple(classes),
+        "modality": tuple(modality),
+        "channels": channels,
+        "size": tuple(size) if size else (48, 48, 48) if volume else (128, 128),
+        "spacing_mm": tuple(spacing_mm) if spacing_mm else (2.0, 2.0, 2.0) if volume else None,
+        "intensity": intensity,
+        "backbone": Backbone(network="unet" if segmentation else "residual_encoder", widths=widths),
+        "lift": Lift(lift_dim=256) if volume else Lift(),
+        "pixel_stride": 4,
+        "priors": "counted" if segmentation else "uniform",
+    }
+    return parse_settings(Recipe, values, f"recipe {name}")
+
+
+def _is_dataset(folder: Path) -> bool:
+    return (folder / "labels.csv").is_file() or bool(class_folders(folder))
+
+
+def _sites(folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
+    sites, skipped = {}, {}
+    for child in sorted(folder.iterdir()):
+        if not child.is_dir() or child.name.startswith("."):
+            continue
+        if not _is_dataset(child):
+            skipped[child.name] = "has neither labels.csv nor one folder of images a class"
+        elif not (child / "labels.csv").is_file() and {"images", "masks"} & class_folders(child).keys():
+            skipped[child.name] = "has folders of images but no labels.csv that lists them"
+        else:
+            sites[child.name] = child
+    return sites, skipped
+
+
+def _labels(site: Path) -> set[str]:
+    table = site / "labels.csv"
+    return {row.label for row in read_table(table)} - {""} if table.is_file() else set(class_folders(site))
+
+
+def _infer(folder: Path, sites: dict[str, Path]) -> TaskFile:
+    labels = set[str]().union(*(_labels(site) for site in sites.values()))
+    images, masks = [], []
+    for site in sites.values():
+        table = site / "labels.csv"
+        if table.is_file():
+            rows = read_table(table)
+            images.append(listed_file(table, rows[0].line, "image", rows[0].image))
+            masks += [
+                listed_file(table, row.line, "mask", row.mask) for row in rows if row.mask and not labels
+            ]
+        else:
+            images.append(next(iter(class_folders(site).values()))[0])
+    if not labels and not masks:
+        raise InputError(
+            f"{folder}: no labels.csv names a label or a mask", hint="or state the classes in task.toml"
+        )
+    classes = sorted(labels)
+    if not labels:
+        highest = max(number for mask in masks for number in mask_classes(mask, 255))
+        classes = ["background", *(f"class{number}" for number in range(1, max(highest, 1) + 1))]
+    first = [read_image(path) for path in images]
+    return TaskFile(
+        kind="classification" if labels else "segmentation",
+        classes=tuple(classes),
+        modality=tuple(sorted({image.modality for image in first if image.modality})),
+        channels=3 if any(_is_coloured(image) for image in first) else 1,
+        dimensions=3 if first[0].dimensions == 3 else 2,
+    )
+
+
+def _is_coloured(image: Image) -> bool:
+    return any(not np.array_equal(image.pixels[0], other) for other in image.pixels[1:])

@@ -1,0 +1,217 @@
+"""One image, one signed model, one answer; torch-free and in memory."""
+
+import hashlib
+import logging
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from fedmed_edge.errors import InputError, TrustError
+from fedmed_edge.images.image import Float32, Image, UInt8, read_image
+from fedmed_edge.images.preprocess import Prepared, prepare, restore
+from fedmed_edge.images.windows import importance, window_starts
+from fedmed_edge.kernels import blend_windows
+from fedmed_edge.model.manifest import METADATA_KEY, Manifest, parse_manifest
+from fedmed_edge.recipe import Recipe
+from fedmed_edge.runtime import Session, as_batch, open_session
+
+log = logging.getLogger(__name__)
+
+# Share of a window that its neighbour sees too, along every axis of a volume.
+OVERLAP = 0.25
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A model whose signature was checked, loaded on a device.
+
+    Attributes:
+        path: File it came from.
+        digest: SHA-256 of the file, in hexadecimal.
+        manifest: What it says of itself.
+    """
+
+    path: Path
+    digest: str
+    manifest: Manifest
+    session: Session = field(repr=False)
+
+    @property
+    def recipe(self) -> Recipe:
+        """Preprocessing and classes."""
+        return self.manifest.recipe
+
+    @property
+    def device(self) -> str:
+        """The device that came up."""
+        return self.session.device
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """The answer for one image.
+
+    Attributes:
+        image: The image that was answered.
+        probabilities: Class name → probability; of a segmentation, the mean over the image: the share of the
+            image that the class is expected to have.
+        label: Name of the most probable class (classification), else None.
+        mask: Class numbers uint8 at the image's own size (segmentation), else None.
+        distance: Squared Mahalanobis distance of the image's features to the sites' images.
+        threshold: Distance above which an image is unlike theirs; None: the model cannot tell.
+        known: `distance <= threshold`, None without a threshold.
+        seconds: Wall time from reading to answer.
+        warnings: What a reader of the answer should know, each beginning with a stable code.
+    """
+
+    image: Image = field(repr=False)
+    probabilities: dict[str, float]
+    label: str | None
+    mask: UInt8 | None = field(repr=False)
+    distance: float
+    threshold: float | None
+    seconds: float
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def known(self) -> bool | None:
+        """Whether the image is like those that the model was made from."""
+        return None if self.threshold is None else self.distance <= self.threshold
+
+
+def load_model(path: Path, *, trust: Path | None, device: str = "auto", threads: int | None = None) -> Model:
+    """Load a model file after checking its signature.
+
+    Args:
+        path: ONNX file, its signature `path.sig` beside it.
+        trust: PEM file of the server's public key.
+        device: `auto`, `cpu`, `cuda` or `tensorrt`.
+        threads: Processor threads of one run.
+
+    Raises:
+        TrustError: No key to trust, no signature, one by another key, or a file changed since.
+        InputError: A file is missing, or the content is no exported model.
+        DeviceError: The asked device did not come up.
+    """
+    if trust is None:
+        raise TrustError(
+            f"{path}: no key to check its signature against",
+            hint="name the server's public key with --trust, or as `server_key` in fedmed.toml",
+        )
+    # Loads a cryptography library: only where a signature is checked.
+    from fedmed_edge.signing import read_public_key, verify_file
+
+    content = verify_file(path, read_public_key(trust))
+    session = open_session(content, device=device, threads=threads)
+    text = session.metadata.get(METADATA_KEY)
+    if text is None:
+        raise InputError(f"{path}: has no manifest, expected a model made by `fedmed-server export`")
+    model = Model(path, hashlib.sha256(content).hexdigest(), parse_manifest(text, str(path)), session)
+    _check_graph(model)
+    log.info("%s: %s on %s", path.name, model.manifest.task, model.device)
+    return model
+
+
+def _check_graph(model: Model) -> None:
+    recipe = model.recipe
+    wanted = {"image": (1, recipe.channels, *recipe.size)}
+    if model.session.inputs != wanted:
+        raise InputError(f"{model.path}: `inputs` has {model.session.inputs}, expected {wanted}")
+    if model.session.outputs != ["probabilities", "distance"]:
+        raise InputError(
+            f"{model.path}: `outputs` has {model.session.outputs}, expected probabilities and distance"
+        )
+
+
+def predict(model: Model, image: Image | Path) -> Prediction:
+    """Answer one image.
+
+    Args:
+        image: An image, or the file or series folder to read it from.
+
+    Raises:
+        InputError: The image cannot be read, does not fit the model's recipe, or the answer is not finite.
+    """
+    started = time.perf_counter()
+    if isinstance(image, Path):
+        image = read_image(image)
+    prepared = prepare(image, model.recipe)
+    try:
+        whole, distance = _answer(model, prepared)
+    except InputError as error:
+        raise InputError(f"{image.source}: {error}", hint=error.hint) from None
+    mask, label = None, None
+    if model.recipe.kind == "segmentation":
+        mask = restore(whole, prepared)
+        inside = whole[(slice(None), *(slice(side) for side in prepared.valid))]
+        shares = inside.reshape(len(whole), -1).mean(axis=1, dtype=np.float64)
+    else:
+        shares = whole.astype(np.float64)
+        label = model.recipe.classes[int(shares.argmax())]
+    return Prediction(
+        image=image,
+        probabilities=dict(zip(model.recipe.classes, shares.tolist(), strict=True)),
+        label=label,
+        mask=mask,
+        distance=distance,
+        threshold=model.manifest.known_threshold,
+        seconds=time.perf_counter() - started,
+        warnings=tuple(_warnings(model.recipe, image, prepared)),
+    )
+
+
+def _answer(model: Model, prepared: Prepared) -> tuple[Float32, float]:
+    """Probabilities (C,) or (C, *grid), and the distance of the image: the mean over its windows."""
+    if prepared.grid == model.recipe.size:
+        return _run(model, prepared.pixels)
+    return _classify(model, prepared) if model.recipe.kind == "classification" else _segment(model, prepared)
+
+
+def _classify(model: Model, prepared: Prepared) -> tuple[Float32, float]:
+    """Normalised geometric mean over windows side by side: the softmax of the mean of their rows."""
+    starts = window_starts(prepared.grid, model.recipe.size, 0.0)
+    answers = [_run(model, _cut(prepared.pixels, start, model.recipe.size)) for start in starts]
+    with np.errstate(divide="ignore"):
+        logarithms = np.log([one.astype(np.float64) for one, _ in answers]).mean(axis=0)
+    powers = np.exp(logarithms - logarithms.max())
+    mean = np.asarray(powers / powers.sum(), np.float32)
+    return mean, float(np.mean([distance for _, distance in answers]))
+
+
+def _segment(model: Model, prepared: Prepared) -> tuple[Float32, float]:
+    """Windows that overlap, blended by importance."""
+    size, distances = model.recipe.size, []
+    total = np.zeros((len(model.recipe.classes), *prepared.grid), np.float32)
+    weight, weights = np.zeros(prepared.grid, np.float32), importance(size)
+    for start in window_starts(prepared.grid, size, OVERLAP):
+        window, distance = _run(model, _cut(prepared.pixels, start, size))
+        blend_windows(total, weight, window, weights, start)
+        distances.append(distance)
+    total /= weight
+    return total, float(np.mean(distances))
+
+
+def _cut(pixels: Float32, start: tuple[int, ...], size: tuple[int, ...]) -> Float32:
+    return pixels[(slice(None), *(slice(s, s + side) for s, side in zip(start, size, strict=True)))]
+
+
+def _run(model: Model, window: Float32) -> tuple[Float32, float]:
+    probabilities, distance = model.session.run({"image": as_batch(window)})
+    kind = model.recipe.kind
+    wanted = (len(model.recipe.classes), *(model.recipe.size if kind == "segmentation" else ()))
+    if probabilities.shape != (1, *wanted):
+        raise InputError(f"`probabilities` has shape {probabilities.shape}, expected {(1, *wanted)}")
+    if not (np.isfinite(probabilities).all() and np.isfinite(distance).all()):
+        raise InputError("`probabilities` has NaN or infinite values, expected numbers")
+    return np.ascontiguousarray(probabilities[0], np.float32), float(distance.reshape(-1)[0])
+
+
+def _warnings(recipe: Recipe, image: Image, prepared: Prepared) -> list[str]:
+    found = []
+    if recipe.modality and image.format == "dicom" and not image.modality:
+        found.append(f"modality: the file states none, expected {' or '.join(recipe.modality)}")
+    if recipe.dimensions == 3 and any(v < s for v, s in zip(prepared.valid, recipe.size, strict=True)):
+        found.append("padded: the volume is smaller than the model's window")
+    return found

@@ -1,0 +1,218 @@
+"""How far the images of two sites are apart, and whether an image is like those of the sites.
+
+Every site's images are a Gaussian of pooled features, read from its image statistics. Source: method §4.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fedmed_edge.errors import InputError
+from fedmed_edge.generation import SHRINKAGE, shrink
+from fedmed_edge.model.solve import on_one_thread, root_psd
+from fedmed_edge.statistics.contribution import Contribution
+from fedmed_edge.statistics.feature_statistics import Array64, unpack
+
+MANY_SITES = 8
+"""Above this many sites distances are taken in a projection."""
+
+PROJECTED = 64
+"""Dimensions of that projection: the directions in which all sites' images together vary most."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageGaussian:
+    """Images of one site.
+
+    Attributes:
+        mean: (F,).
+        covariance: (F, F), shrunk by 0.1 of its mean diagonal.
+    """
+
+    site: str
+    images: int
+    mean: Array64 = field(repr=False)
+    covariance: Array64 = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class SiteMap:
+    """Distances between S sites, and two pictures of them.
+
+    Attributes:
+        sites: Names, in order.
+        distances: (S, S) Bures–Wasserstein distances d, symmetric, 0 on the diagonal.
+        places: (S, 2) positions on a map whose distances come as near as two dimensions allow.
+        merges: The tree from its leaves up: (one, other, height); numbers below S are sites, S + i is what
+            merge i made.
+        order: Leaves of the tree from left to right, by number.
+    """
+
+    sites: tuple[str, ...]
+    distances: Array64
+    places: Array64
+    merges: tuple[tuple[int, int, float], ...]
+    order: tuple[int, ...]
+
+
+def image_gaussian(contribution: Contribution) -> ImageGaussian:
+    """Gaussian of the image features of one site.
+
+    Raises:
+        InputError: The contribution has no image statistics.
+    """
+    statistics, site = contribution.statistics, contribution.header.site
+    if statistics is None or "images" not in contribution.header.parts or statistics.images < 1:
+        raise InputError(f"distance: contribution of `{site}` has no image statistics")
+    gram = unpack(statistics.image_gram) / statistics.image_gram[-1]
+    mean = gram[:-1, -1]
+    return ImageGaussian(site, statistics.images, mean, shrink(gram[:-1, :-1] - np.outer(mean, mean)))
+
+
+def bures_wasserstein(
+    mean: Array64, covariance: Array64, other_mean: Array64, other_covariance: Array64
+) -> float:
+    """Bures–Wasserstein distance d between two Gaussians.
+
+    d² = ‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂ − 2(Σ₁^½ Σ₂ Σ₁^½)^½), clipped at 0.
+
+    Args:
+        mean, other_mean: (F,).
+        covariance, other_covariance: (F, F), taken as they are.
+
+    Source: method §4; Gelbrich 1990.
+
+    Example:
+        >>> bures_wasserstein(np.zeros(1), np.eye(1), np.array([3.0]), np.array([[25.0]]))
+        5.0
+    """
+    return _distance(mean, covariance, root_psd(covariance), other_mean, other_covariance)
+
+
+def _distance(
+    mean: Array64, covariance: Array64, root: Array64, other_mean: Array64, other_covariance: Array64
+) -> float:
+    inner = np.linalg.eigvalsh(root @ other_covariance @ root)
+    overlap = np.sqrt(np.maximum(inner, 0.0)).sum()
+    square = np.sum((mean - other_mean) ** 2) + np.trace(covariance) + np.trace(other_covariance)
+    return float(np.sqrt(max(square - 2.0 * overlap, 0.0)))
+
+
+@on_one_thread
+def site_map(contributions: Collection[Contribution]) -> SiteMap:
+    """Distances between all sites, their map and their tree.
+
+    More than `MANY_SITES` sites are compared in `PROJECTED` dimensions.
+
+    Raises:
+        InputError: A contribution has no image statistics, or features of another width.
+    """
+    ordered = sorted(contributions, key=lambda one: one.header.site)
+    sites = [image_gaussian(one) for one in ordered]
+    widths = {len(site.mean) for site in sites}
+    if len(widths) > 1:
+        raise InputError(f"distance: features have widths {sorted(widths)}, expected one")
+    if len(sites) > MANY_SITES and widths.pop() > PROJECTED:
+        sites = _projected(sites)
+    distances = np.zeros((len(sites), len(sites)))
+    for one, site in enumerate(sites):
+        root = root_psd(site.covariance)
+        for two in range(one + 1, len(sites)):
+            other = sites[two]
+            distances[one, two] = distances[two, one] = _distance(
+                site.mean, site.covariance, root, other.mean, other.covariance
+            )
+    merges, order = tree(distances)
+    return SiteMap(tuple(site.site for site in sites), distances, places(distances), merges, order)
+
+
+def _projected(sites: Sequence[ImageGaussian]) -> list[ImageGaussian]:
+    centre = np.mean([site.mean for site in sites], axis=0)
+    total = np.mean(
+        [site.covariance + np.outer(site.mean - centre, site.mean - centre) for site in sites], axis=0
+    )
+    axes = np.linalg.eigh(total)[1][:, -PROJECTED:]
+    return [
+        ImageGaussian(site.site, site.images, site.mean @ axes, axes.T @ site.covariance @ axes)
+        for site in sites
+    ]
+
+
+def places(distances: Array64) -> Array64:
+    """Positions (S, 2) by classical multidimensional scaling; the largest entry of each axis is positive.
+
+    Args:
+        distances: (S, S) symmetric.
+
+    Source: Torgerson 1952.
+
+    Example:
+        >>> places(np.array([[0.0, 2.0], [2.0, 0.0]])).round(6) + 0.0
+        array([[ 1.,  0.],
+               [-1.,  0.]])
+    """
+    size = len(distances)
+    centring = np.eye(size) - 1.0 / size
+    values, vectors = np.linalg.eigh(-0.5 * centring @ distances**2 @ centring)
+    out = np.zeros((size, 2))
+    for axis in range(min(2, size)):
+        own: Array64 = vectors[:, -1 - axis] * np.sqrt(max(float(values[-1 - axis]), 0.0))
+        # Of two entries that rounding alone sets apart the first decides, on every machine.
+        largest = int(np.flatnonzero(np.abs(own) >= np.abs(own).max() * (1 - 1e-9))[0])
+        out[:, axis] = own if own[largest] >= 0 else -own
+    return out
+
+
+def tree(distances: Array64) -> tuple[tuple[tuple[int, int, float], ...], tuple[int, ...]]:
+    """Average-linkage tree of the sites (`SiteMap.merges`, `SiteMap.order`).
+
+    Example:
+        >>> tree(np.array([[0.0, 5.0, 1.0], [5.0, 0.0, 5.0], [1.0, 5.0, 0.0]]))
+        (((0, 2, 1.0), (1, 3, 5.0)), (1, 0, 2))
+    """
+    groups: dict[int, tuple[int, ...]] = {number: (number,) for number in range(len(distances))}
+    merges: list[tuple[int, int, float]] = []
+    while len(groups) > 1:
+        numbers = sorted(groups)
+        pairs = [
+            (float(distances[np.ix_(groups[one], groups[two])].mean()), one, two)
+            for place, one in enumerate(numbers)
+            for two in numbers[place + 1 :]
+        ]
+        height, one, two = min(pairs)
+        groups[len(distances) + len(merges)] = groups.pop(one) + groups.pop(two)
+        merges.append((one, two, height))
+    return tuple(merges), next(iter(groups.values()), ())
+
+
+def known_threshold(contributions: Collection[Contribution]) -> float | None:
+    """Squared distance above which an image is unlike the sites': mean + 3 deviations of d² over all of them.
+
+    None where no site has measured its distances to the reference.
+
+    Source: method §4.
+    """
+    moments = [
+        one.statistics.distance_moments
+        for one in contributions
+        if "images" in one.header.parts and one.statistics is not None
+    ]
+    count, first, second = np.sum(moments, axis=0) if moments else np.zeros(3)
+    if count == 0:
+        return None
+    mean = first / count
+    return float(mean + 3.0 * np.sqrt(max(second / count - mean**2, 0.0)))
+
+
+__all__ = [
+    "SHRINKAGE",
+    "ImageGaussian",
+    "SiteMap",
+    "bures_wasserstein",
+    "image_gaussian",
+    "known_threshold",
+    "places",
+    "site_map",
+    "tree",
+]

@@ -1,0 +1,145 @@
+"""Squared error of a head on rows that it was not fitted on, exactly, from their sums alone.
+
+Source: method §4.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fedmed_edge.model.solve import diagonal_positions, upper_triangle
+from fedmed_edge.model.sums import Normal, Part, SiteSums, Weighted, class_weights, normal_equations
+from fedmed_edge.statistics.feature_statistics import Array64
+
+RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+"""λ that are tried."""
+
+DEFAULT_RIDGE = 1e-2
+"""λ where nothing can be held out."""
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """Rows in the form that many heads can be scored on: error = constant − 2⟨cross, H⟩ + tr(HᵀGH).
+
+    Attributes:
+        upper: (D, D) upper triangle of Σ_k w_k class_grams, zeros below.
+        diagonal: (D,) of the same.
+        cross: (D, C).
+        constant: Σ_k w_k N_k, which is also the error of a head of zeros.
+    """
+
+    upper: Array64 = field(repr=False)
+    diagonal: Array64 = field(repr=False)
+    cross: Array64 = field(repr=False)
+    constant: float
+
+    def error(self, head: Array64) -> float:
+        """Σ_k w_k Σ ‖zH − e_k‖² over the rows, for a head (D, C)."""
+        square = 2.0 * np.sum(head * (self.upper @ head)) - np.sum(self.diagonal[:, None] * head * head)
+        return float(self.constant - 2.0 * np.sum(self.cross * head) + square)
+
+
+def hold(part: Part, weights: Array64) -> Held:
+    """Prepare rows for scoring.
+
+    Args:
+        weights: (C,) w_k of every class; 0 leaves a class out.
+    """
+    share = weights[part.present]
+    gram = share @ part.grams
+    width = part.sums.shape[1]
+    cross = np.zeros((width, len(weights)))
+    cross[:, part.present] = (share[:, None] * part.sums).T
+    return Held(upper_triangle(gram), gram[diagonal_positions(width)], cross, float(share @ part.counts))
+
+
+def held_out_error(head: Array64, part: Part, weights: Array64) -> float:
+    """Σ_k w_k (N_k − 2 h_kᵀ·class_sums_k + Σ_c h_cᵀ class_grams_k h_c).
+
+    Args:
+        head: (D, C).
+        part: Rows that the head has not seen.
+        weights: (C,) w_k.
+
+    Source: method §4.
+
+    Example:
+        >>> rows = Part(np.array([1]), np.array([[8.0, 4.0, 2.0]]))  # twice the row (2, 1), of class 1 of 2
+        >>> held_out_error(np.array([[0.0, 0.25], [0.0, 0.0]]), rows, np.array([0.0, 1.0]))
+        0.5
+    """
+    return hold(part, weights).error(head)
+
+
+def all_weights(sites: Sequence[SiteSums]) -> Array64:
+    """(C,) w_k over all sites, each row counting once whatever weight its site has in a fit."""
+    return class_weights(np.sum([site.counts for site in sites], axis=0))
+
+
+def weighted_parts(
+    sites: Sequence[SiteSums], weights: Mapping[str, float], *, without: Sequence[str] = ()
+) -> list[Weighted]:
+    """All labelled rows of the sites that are not named in `without`; a site of weight 0 is left out."""
+    return [
+        (weights[site.site], site.total)
+        for site in sites
+        if site.site not in without and site.blocks and weights[site.site] > 0
+    ]
+
+
+def normal_without(sites: Sequence[SiteSums], weights: Mapping[str, float], *without: str) -> Normal:
+    """Normal equations of the head that has not seen the sites in `without`."""
+    parts = weighted_parts(sites, weights, without=without)
+    return normal_equations(parts, sites[0].classes, sites[0].width)
+
+
+def normal_without_fold(sites: Sequence[SiteSums], weights: Mapping[str, float], fold: int) -> Normal:
+    """Normal equations of the head that has not seen one fold of any site."""
+    parts = [
+        (weights[site.site], site.without(fold) if fold in site.folds else site.total)
+        for site in sites
+        if site.blocks and weights[site.site] > 0
+    ]
+    return normal_equations(parts, sites[0].classes, sites[0].width)
+
+
+def site_errors(
+    sites: Sequence[SiteSums], weights: Mapping[str, float], ridges: Sequence[float]
+) -> dict[str, Array64]:
+    """Leave one site out: site → (R,) its error at every ridge under the head fitted without it.
+
+    Rows of a class that no other site has are left out: nothing in the fit could know them. A site of which
+    nothing is left is not in the answer.
+    """
+    every = all_weights(sites)
+    errors = {}
+    for site in sites:
+        if not site.blocks:
+            continue
+        normal = normal_without(sites, weights, site.site)
+        known = np.where(normal.counts > 0, every, 0.0)
+        if not known[site.total.present].any():
+            continue
+        held = hold(site.total, known)
+        errors[site.site] = np.array([held.error(normal.head(ridge)) for ridge in ridges])
+    return errors
+
+
+def fold_errors(
+    sites: Sequence[SiteSums], weights: Mapping[str, float], ridges: Sequence[float]
+) -> dict[int, Array64]:
+    """Hold one fold of every site out at once: fold → (R,) error at every ridge; empty without folds."""
+    every = all_weights(sites)
+    errors = {}
+    for fold in sorted({fold for site in sites for fold in site.folds}):
+        normal = normal_without_fold(sites, weights, fold)
+        heads = [normal.head(ridge) for ridge in ridges]
+        total = np.zeros(len(ridges))
+        for site in sites:
+            if fold in site.folds:
+                held = hold(site.fold(fold), every)
+                total += [held.error(head) for head in heads]
+        errors[fold] = total
+    return errors

@@ -1,0 +1,280 @@
+"""Stored contributions → global model: a pure function, exact, with every site switched off.
+
+The head equals, to rounding, the one fitted with all sites' images in one place, whatever the split over
+sites and the order. Source: method §3; AFL (arXiv 2405.16240), Fed3R (ICML 2024).
+"""
+
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from fedmed_edge.errors import InputError
+from fedmed_edge.model.distance import known_threshold
+from fedmed_edge.model.global_model import GlobalModel
+from fedmed_edge.model.heldout import (
+    DEFAULT_RIDGE,
+    RIDGES,
+    all_weights,
+    fold_errors,
+    normal_without,
+    normal_without_fold,
+    site_errors,
+)
+from fedmed_edge.model.posterior import (
+    Moments,
+    ScoreGaussians,
+    class_priors,
+    fit_posterior,
+    gaussians,
+)
+from fedmed_edge.model.solve import diagonal_positions, on_one_thread, solve_ridge
+from fedmed_edge.model.sums import Normal, Part, SiteSums, class_weights, in_order, read_sums
+from fedmed_edge.recipe import Recipe
+from fedmed_edge.statistics.calibration import best_temperature
+from fedmed_edge.statistics.contribution import Contribution
+from fedmed_edge.statistics.feature_statistics import Array64, pack
+
+log = logging.getLogger(__name__)
+
+Mask = npt.NDArray[np.bool_]
+Ridge = float | Literal["auto", "sites", "folds"]
+"""λ, or what shall choose it; `auto` is `sites`."""
+
+
+@on_one_thread
+def rebuild(
+    contributions: Collection[Contribution],
+    recipe: Recipe,
+    *,
+    ridge: Ridge = "auto",
+    site_weights: Mapping[str, float] | None = None,
+) -> GlobalModel:
+    """Rebuild the global model from stored contributions.
+
+    The same contributions in any order give the same bytes on one build and CPU type; a site that has been
+    taken out leaves no trace.
+
+    Args:
+        contributions: One a site, of one generation and of this recipe. Those without statistics are passed
+            over; those of unlabelled images count in the known-image threshold alone.
+        ridge: λ; `auto` or `sites` chooses it for a hospital that has not been seen, by leaving one site out,
+            `folds` for the hospitals in it (`choose_ridge`).
+        site_weights: a_s by site name, 1 where a site is not named.
+
+    Raises:
+        InputError: Nothing is labelled, the contributions do not belong together, or a weight or the ridge is
+            negative.
+
+    Source: method §3.
+
+    Example:
+        >>> from fedmed_edge.statistics.accumulate import Accumulator, plan_folds
+        >>> from fedmed_edge.statistics.contribution import new_contribution
+        >>> recipe = Recipe(name="r", kind="classification", classes=("low", "high"))
+        >>> rows = np.array([[0, 1], [4, 1], [1, 1], [5, 1]], np.float32)
+        >>> plan = plan_folds({0: {"ann", "bob"}, 1: {"ann", "bob"}}, min_cohort=1)
+        >>> sums = Accumulator(recipe.classes, row_dim=2, feature_dim=1, plan=plan)
+        >>> sums.add_rows(rows[:2], np.array([0, 1], np.int32), "ann")
+        >>> sums.add_rows(rows[2:], np.array([0, 1], np.int32), "bob")
+        >>> one = new_contribution(
+        ...     sums.result(), generation="0" * 64, recipe=recipe, site="alpha", sequence=1, min_cohort=1
+        ... )
+        >>> model = rebuild([one], recipe)
+        >>> model.probabilities(rows).argmax(axis=1).tolist(), model.sites
+        ([0, 1, 0, 1], ('alpha',))
+    """
+    ordered = in_order(contributions, recipe)
+    sites = read_sums(ordered, recipe)
+    weights = _site_weights(sites, site_weights or {})
+    choice = _ridge(sites, weights, ridge)
+    normal = normal_without(sites, weights)
+    if not normal.counts.any():
+        raise InputError(
+            "rebuild: no contribution has a labelled image", hint="ask a site with labels to contribute"
+        )
+    head = normal.head(choice.ridge)
+    priors = class_priors(recipe, normal.counts)
+    scores, measured = score_gaussians(sites, weights, normal, choice.ridge, priors)
+    evidence = _validation_counts(ordered)
+    temperature = best_temperature(np.sum(evidence, axis=0)) if evidence else None
+    patients = int(sum(int(site.patients.sum()) for site in sites))
+    posterior = fit_posterior(scores, priors, patients, temperature)
+    log.info("rebuilt from %d sites, ridge %g by %s", len(sites), choice.ridge, choice.by)
+    return GlobalModel(
+        recipe=recipe,
+        generation=ordered[0].header.generation,
+        head=head,
+        ridge=choice.ridge,
+        posterior=posterior,
+        known_threshold=known_threshold(ordered),
+        sites=tuple(site.site for site in sites),
+        contributions=tuple(one.id for one in ordered),
+        site_weights=weights,
+        figures={
+            "ridge_by": choice.by,
+            "ridge_errors": {f"{value:g}": error for value, error in choice.errors.items()},
+            "scores_from": dict(zip(recipe.classes, measured, strict=True)),
+            "temperature_from": "validation counts" if evidence else "gaussians",
+            "absent": [name for name, n in zip(recipe.classes, normal.counts, strict=True) if n == 0],
+            "rows": {
+                name: float(n)
+                for name, n in zip(recipe.classes, np.sum([s.counts for s in sites], axis=0), strict=True)
+            },
+        },
+    )
+
+
+@dataclass(frozen=True)
+class RidgeChoice:
+    """λ and what chose it.
+
+    Attributes:
+        by: `sites` left out one by one, `folds` held out, `default` where neither can be, or `given`.
+        errors: λ → held-out squared error, as a share of that of a head of zeros.
+    """
+
+    ridge: float
+    by: Literal["sites", "folds", "default", "given"]
+    errors: dict[float, float]
+
+
+def choose_ridge(
+    sites: Sequence[SiteSums], weights: Mapping[str, float], by: Literal["sites", "folds"] = "sites"
+) -> RidgeChoice:
+    """λ with the least held-out squared error over `RIDGES`; the larger of two equal ones.
+
+    Two or more labelled sites are left out one by one; a single one is judged by its folds, as are sites that
+    share no class; without folds λ is `DEFAULT_RIDGE`.
+
+    Args:
+        by: `folds` holds one fold of all sites out at once even where sites can be left out: for one whose
+            images differ from all others' a large λ is best, which costs the others some accuracy.
+
+    Source: method §4.
+    """
+    trials: dict[Literal["sites", "folds"], Callable[..., Mapping[Any, Array64]]] = {
+        "sites": site_errors,
+        "folds": fold_errors,
+    }
+    for used in sorted(trials, key=lambda name: name != by):
+        errors = trials[used](sites, weights, RIDGES)
+        if errors:
+            break
+    else:
+        return RidgeChoice(DEFAULT_RIDGE, "default", {})
+    total = np.sum(list(errors.values()), axis=0) / all_weights(sites).astype(bool).sum()
+    best = max(ridge for ridge, error in zip(RIDGES, total, strict=True) if error == total.min())
+    return RidgeChoice(best, used, dict(zip(RIDGES, total.tolist(), strict=True)))
+
+
+def score_gaussians(
+    sites: Sequence[SiteSums],
+    weights: Mapping[str, float],
+    normal: Normal,
+    ridge: float,
+    priors: Array64,
+) -> tuple[ScoreGaussians, list[str]]:
+    """Gaussians of the scores as rows that the head has not seen would have them.
+
+    Every class with folds anywhere is measured on them: fold f of all sites under the head fitted without it.
+    A class that is too small for folds everywhere is measured in-sample and stretched by its mean leverage
+    (`gaussians`). Leaving sites out is no substitute here: under a head that has never seen a scanner the
+    scores of its images can be reversed, and a posterior from them answers wrongly for known scanners too.
+    Leverage counts rows as independent; where they are pixels of few images it corrects too little.
+
+    Returns:
+        The Gaussians; for every class `folds`, `leverage` or `absent`.
+
+    Source: method §3.
+    """
+    classes = len(normal.counts)
+    in_folds = np.zeros(classes, bool)
+    for site in sites:
+        for fold in site.folds if weights[site.site] > 0 else ():
+            in_folds[site.fold(fold).present] = True
+    moments = Moments.zeros(_expected_counts(sites, weights, in_folds), priors)
+    for fold in sorted({fold for site in sites for fold in site.folds}):
+        head = normal_without_fold(sites, weights, fold).head(ridge)
+        for site in sites:
+            if fold in site.folds and weights[site.site] > 0:
+                moments.add(head, site.fold(fold), weights[site.site])
+    gap = np.ones(classes)
+    seen = (normal.counts > 0) & ~in_folds
+    if seen.any():
+        head = normal.head(ridge)
+        for site in sites:
+            moments.add(head, _only(site.total, seen), weights[site.site])
+        gap = np.where(seen, 1.0 - mean_leverage(sites, weights, normal, ridge, seen), 1.0)
+    words = np.where(in_folds, "folds", np.where(seen, "leverage", "absent"))
+    return gaussians(moments, priors, gap), [str(word) for word in words]
+
+
+def mean_leverage(
+    sites: Sequence[SiteSums],
+    weights: Mapping[str, float],
+    normal: Normal,
+    ridge: float,
+    wanted: Mask,
+) -> Array64:
+    """(C,) mean leverage a_s w_k zᵀ(G + λ)⁻¹z, in [0, 1), of the rows of each wanted class; else 0."""
+    width = sites[0].width
+    inverse = pack(solve_ridge(normal.gram, np.eye(width), ridge))
+    inverse *= 2.0
+    inverse[diagonal_positions(width)] /= 2.0
+    balance = class_weights(normal.counts)
+    leverage = np.zeros(len(balance))
+    for site in sites:
+        part = _only(site.total, wanted)
+        leverage[part.present] += (weights[site.site] * balance[part.present]) ** 2 * (part.grams @ inverse)
+    return leverage
+
+
+def _only(part: Part, wanted: Mask) -> Part:
+    kept = wanted[part.present]
+    return Part(part.present[kept], part.grams[kept])
+
+
+def _expected_counts(sites: Sequence[SiteSums], weights: Mapping[str, float], in_folds: Mask) -> Array64:
+    """(C,) rows that the moments of every class will be made of, each by its site's weight."""
+    counts = np.zeros(len(in_folds))
+    for site in sites:
+        whole = np.where(in_folds, 0.0, site.counts)
+        for fold in site.folds:
+            part = site.fold(fold)
+            whole[part.present] += part.counts
+        counts += weights[site.site] * whole
+    return counts
+
+
+def _validation_counts(contributions: Collection[Contribution]) -> list[Array64]:
+    return [
+        one.statistics.calibration
+        for one in contributions
+        if "calibration" in one.header.parts
+        and one.statistics is not None
+        and one.statistics.calibration is not None
+    ]
+
+
+def _site_weights(sites: Sequence[SiteSums], given: Mapping[str, float]) -> dict[str, float]:
+    names = [site.site for site in sites]
+    for name, weight in given.items():
+        if name not in names:
+            raise InputError(f"rebuild: `site_weights` names `{name}`, which has no contribution here")
+        if not 0.0 <= weight < float("inf"):
+            raise InputError(f"rebuild: weight of `{name}` has {weight}, expected 0 or more")
+    return {name: float(given.get(name, 1.0)) for name in names}
+
+
+def _ridge(sites: Sequence[SiteSums], weights: Mapping[str, float], ridge: Ridge) -> RidgeChoice:
+    if ridge == "folds":
+        return choose_ridge(sites, weights, "folds")
+    if ridge in ("auto", "sites"):
+        return choose_ridge(sites, weights)
+    if isinstance(ridge, str) or not 0.0 <= ridge < float("inf"):
+        raise InputError(f"rebuild: `ridge` has {ridge}, expected 0 or more, auto, sites or folds")
+    return RidgeChoice(float(ridge), "given", {})

@@ -1,0 +1,234 @@
+"""One site's model: the stored sums again, sites like it weighing more. Source: method §5."""
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from fedmed_edge.errors import InputError
+from fedmed_edge.model.distance import SiteMap, site_map
+from fedmed_edge.model.global_model import GlobalModel
+from fedmed_edge.model.heldout import all_weights, hold, normal_without
+from fedmed_edge.model.rebuild import Ridge, rebuild
+from fedmed_edge.model.solve import on_one_thread
+from fedmed_edge.model.sums import Part, SiteSums, in_order, normal_equations, read_sums
+from fedmed_edge.recipe import Recipe
+from fedmed_edge.statistics.contribution import Contribution
+from fedmed_edge.statistics.feature_statistics import Array64
+
+log = logging.getLogger(__name__)
+
+REACHES = (float("inf"), 2.0, 1.0, 0.5)
+"""τ that are tried, in medians of the distances between sites; the first is that of the global model."""
+
+EMPHASES = (1.0, 2.0, 4.0, 8.0, 16.0)
+"""κ that are tried; the first is that of the global model."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trials:
+    """Held-out errors of every τ and κ.
+
+    Attributes:
+        errors: (units, T, K) of one site by fold, or of several by site; [:, 0, 0] is the global model.
+        unit: What was held out: `fold` or `site`.
+    """
+
+    errors: Array64 = field(repr=False)
+    unit: str
+
+    def best(self) -> tuple[int, int]:
+        """Places of the τ and κ with the least error; of equal ones the nearer to the global model."""
+        total = self.errors.sum(axis=0)
+        place = int(total.argmin())
+        return place // total.shape[1], place % total.shape[1]
+
+    def gain(self) -> tuple[float, float]:
+        """Mean over the units of how much lower the best error is than the global one; its standard error.
+
+        Both as shares of the mean global error.
+        """
+        reach, emphasis = self.best()
+        gains = self.errors[:, 0, 0] - self.errors[:, reach, emphasis]
+        scale = float(self.errors[:, 0, 0].mean())
+        if len(gains) < 2 or scale <= 0.0:
+            return 0.0, 0.0
+        return float(gains.mean()) / scale, float(gains.std(ddof=1) / np.sqrt(len(gains))) / scale
+
+
+@on_one_thread
+def refine(
+    contributions: Collection[Contribution], site: str, recipe: Recipe, *, ridge: Ridge = "auto"
+) -> GlobalModel:
+    """The model for one site: a_{s→j} = exp(−d(s, j)² / τ²), its own rows weighing κ.
+
+    τ and κ are those with the least squared error on j's own sums, held out by fold; where j has no folds
+    they come from the other sites' folds; where j has no labels, τ comes from leaving each other site out
+    while only the rest stands in for it. The refined head is kept where it is better than the global one by
+    more than one standard error over what was held out; else the global one stands in the result.
+
+    Args:
+        site: Name of j; it may have labelled or unlabelled images.
+        ridge: λ of the global model, which the refined one shares.
+
+    Raises:
+        InputError: As `rebuild`; j has no contribution; or a site has no image statistics.
+
+    Source: method §5.
+
+    Example:
+        >>> from fedmed_edge.statistics.accumulate import Accumulator, plan_folds
+        >>> from fedmed_edge.statistics.contribution import new_contribution
+        >>> recipe = Recipe(name="r", kind="classification", classes=("low", "high"))
+        >>> made = []
+        >>> for site, shift in (("alpha", 0.0), ("beta", 0.5)):
+        ...     plan = plan_folds({0: {"ann", "bob"}, 1: {"ann", "bob"}}, min_cohort=1)
+        ...     sums = Accumulator(recipe.classes, row_dim=2, feature_dim=1, plan=plan)
+        ...     for step, patient in enumerate(("ann", "bob")):
+        ...         rows = np.array([[step + shift, 1], [step + 4 + shift, 1]], np.float32)
+        ...         sums.add_rows(rows, np.array([0, 1], np.int32), patient)
+        ...         sums.add_image(rows[0, :1])
+        ...     settings = {"generation": "0" * 64, "recipe": recipe, "site": site, "min_cohort": 1}
+        ...     made.append(new_contribution(sums.result(), sequence=1, **settings))
+        >>> model = refine(made, "beta", recipe)
+        >>> model.refined_for, model.kept
+        ('beta', 'global')
+    """
+    ordered = in_order(contributions, recipe)
+    if site not in [one.header.site for one in ordered]:
+        raise InputError(f"refine: site `{site}` has no contribution with statistics here")
+    model = rebuild(ordered, recipe, ridge=ridge)
+    sites = read_sums(ordered, recipe)
+    between = site_map(ordered)
+    trials, chosen_by = _trials(sites, site, between, model.ridge)
+    if trials is None:
+        return replace(model, refined_for=site, kept="global", reason=chosen_by)
+    reach, emphasis = trials.best()
+    gain, error = trials.gain()
+    better = gain > error
+    reason = (
+        f"held-out error of the refined head is lower by {100 * gain:.2f} % ± {100 * error:.2f} % "
+        f"({chosen_by}); refined is kept where that is more than one standard error"
+    )
+    figures = {**model.figures, "refine": _figures(trials, between, site)}
+    if better:
+        weights = site_weights(between, site, REACHES[reach], EMPHASES[emphasis])
+        model = rebuild(ordered, recipe, ridge=model.ridge, site_weights=weights)
+        figures["scores_from"] = model.figures["scores_from"]
+    log.info("refined for one site: kept %s", "refined" if better else "global")
+    return replace(
+        model, refined_for=site, kept="refined" if better else "global", reason=reason, figures=figures
+    )
+
+
+def site_weights(between: SiteMap, site: str, reach: float, emphasis: float) -> dict[str, float]:
+    """a_{s→j} of every site for site j.
+
+    Args:
+        reach: τ in medians of the distances between sites; infinite weighs all alike.
+        emphasis: κ.
+
+    Source: method §5.
+
+    Example:
+        >>> distances = np.array([[0.0, 1.0], [1.0, 0.0]])
+        >>> between = SiteMap(("a", "b"), distances, np.zeros((2, 2)), (), (0, 1))
+        >>> {name: round(a, 3) for name, a in site_weights(between, "a", 1.0, 4.0).items()}
+        {'a': 4.0, 'b': 0.368}
+    """
+    own = between.sites.index(site)
+    pairs = between.distances[np.triu_indices(len(between.sites), 1)]
+    scale = reach * float(np.median(pairs)) if pairs.size else 0.0
+    weights = np.ones(len(between.sites))
+    if 0.0 < scale < float("inf"):
+        weights = np.exp(-((between.distances[own] / scale) ** 2))
+    weights[own] = emphasis
+    return dict(zip(between.sites, weights.tolist(), strict=True))
+
+
+def _trials(
+    sites: Sequence[SiteSums], name: str, between: SiteMap, ridge: float
+) -> tuple[Trials | None, str]:
+    """Held-out errors that choose for site `name`, or None, and in words what was held out or is lacking."""
+    own = next(site for site in sites if site.site == name)
+    labelled = [site for site in sites if site.blocks]
+    if len(labelled) < 2 and own.blocks:
+        return None, "no other site has labelled images"
+    if len(own.folds) > 1:
+        errors = fold_trials(sites, own, between, ridge)
+        return Trials(errors, "fold"), f"over {len(errors)} folds of the site"
+    if own.blocks:
+        others = [site for site in labelled if site is not own and len(site.folds) > 1]
+        if not others:
+            return None, "the site has no folds to choose by, nor has any other"
+        return _by_others([fold_trials(sites, one, between, ridge) for one in others])
+    if len(labelled) < 3:
+        return None, "the site has no labels, and fewer than three sites have any to choose by"
+    errors = reach_trials(sites, labelled, between, ridge)
+    return Trials(errors, "site"), f"over {len(errors)} other sites, each left out"
+
+
+def _by_others(errors: Sequence[Array64]) -> tuple[Trials, str]:
+    if len(errors) == 1:
+        return Trials(errors[0], "fold"), f"over {len(errors[0])} folds of the only site that has some"
+    # Each site's error as a share of its own global one, so that a hard site does not choose for all.
+    shares = np.stack([error.sum(axis=0) / error.sum(axis=0)[0, 0] for error in errors])
+    return Trials(shares, "site"), f"over the folds of {len(errors)} other sites"
+
+
+def fold_trials(sites: Sequence[SiteSums], own: SiteSums, between: SiteMap, ridge: float) -> Array64:
+    """(folds, T, K) squared error on each fold of site `own`, for every τ and κ."""
+    every = all_weights(sites)
+    held = [(own.without(fold), hold(own.fold(fold), every)) for fold in own.folds]
+    errors = np.zeros((len(held), len(REACHES), len(EMPHASES)))
+    for row, reach in enumerate(REACHES):
+        others = _pooled(sites, site_weights(between, own.site, reach, 1.0), own.site)
+        for column, emphasis in enumerate(EMPHASES):
+            for place, (kept, fold) in enumerate(held):
+                parts = [(1.0, others), (emphasis, kept)]
+                head = normal_equations(parts, own.classes, own.width).head(ridge)
+                errors[place, row, column] = fold.error(head)
+    return errors
+
+
+def _pooled(sites: Sequence[SiteSums], weights: Mapping[str, float], without: str) -> Part:
+    """Weighted sum of the Grams of all sites but one, class by class."""
+    grams = np.zeros((sites[0].classes, sites[0].width * (sites[0].width + 1) // 2))
+    for site in sites:
+        if site.site != without and site.blocks:
+            grams[site.total.present] += weights[site.site] * site.total.grams
+    present = np.flatnonzero(grams[:, -1] > 0)
+    return Part(present, grams[present])
+
+
+def reach_trials(
+    sites: Sequence[SiteSums], labelled: Sequence[SiteSums], between: SiteMap, ridge: float
+) -> Array64:
+    """(sites, T, 1) error on each labelled site as a share of the global one, its own labels unseen."""
+    every = all_weights(sites)
+    errors = np.zeros((len(labelled), len(REACHES), 1))
+    for place, site in enumerate(labelled):
+        held = hold(site.total, every)
+        for row, reach in enumerate(REACHES):
+            weights = site_weights(between, site.site, reach, 1.0)
+            errors[place, row, 0] = held.error(normal_without(sites, weights, site.site).head(ridge))
+    return errors / errors[:, :1]
+
+
+def _figures(trials: Trials, between: SiteMap, site: str) -> dict[str, Any]:
+    reach, emphasis = trials.best()
+    total = trials.errors.sum(axis=0)
+    gain, error = trials.gain()
+    own = between.sites.index(site)
+    return {
+        "tau": None if REACHES[reach] == float("inf") else REACHES[reach],
+        "kappa": EMPHASES[emphasis],
+        "unit": trials.unit,
+        "units": len(trials.errors),
+        "gain": gain,
+        "standard_error": error,
+        "errors": (total / total[0, 0]).tolist(),
+        "distances": dict(zip(between.sites, between.distances[own].tolist(), strict=True)),
+    }

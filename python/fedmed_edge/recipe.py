@@ -1,0 +1,166 @@
+"""Recipes: what a task is and how its images are prepared, as data.
+
+A recipe is written once (`models/NAME.toml`), shared by every site of a federation and named by its
+digest. The same recipe prepares images for training, for extraction and at the scanner.
+"""
+
+import difflib
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fedmed_edge.errors import InputError
+
+Kind = Literal["classification", "segmentation"]
+
+
+class Frozen(BaseModel):
+    """A settings table: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Settings = TypeVar("Settings", bound=Frozen)
+
+
+class Intensity(Frozen):
+    """How stored values become network input.
+
+    `range` maps [low, high] to [0, 1] and clips; `percentile` does so with the image's own percentiles;
+    `zscore` subtracts the image's mean and divides by its deviation (channel by channel).
+    """
+
+    rule: Literal["range", "percentile", "zscore"] = "percentile"
+    low: float = 0.5
+    high: float = 99.5
+
+
+class Backbone(Frozen):
+    """The network that makes the features: one of ours (`residual_encoder`, `unet`) or a MONAI class name."""
+
+    network: str = "residual_encoder"
+    widths: tuple[int, ...] = (24, 48, 96, 192)
+    arguments: dict[str, Any] = Field(default_factory=dict)
+
+
+class Lift(Frozen):
+    """Fixed random features on top of the standardised ones (method: z = [relu(f R + b), f, 1])."""
+
+    lift_dim: Annotated[int, Field(ge=0, le=1024)] = 512
+    feature_dim: Annotated[int, Field(ge=1, le=1023)] = 512
+
+
+class Recipe(Frozen):
+    """One task: its classes and its preprocessing; and what the next generation should be made of.
+
+    Attributes:
+        size: Rows and columns of the network's input (2-D), or the window in voxels along the patient's
+            x, y, z axes (3-D).
+        spacing_mm: Voxel spacing along x, y, z that volumes are resampled to (3-D only).
+        modality: DICOM modalities that are taken; empty takes any.
+        pixel_stride: Step of the grid on which segmentation rows are sampled, in pixels of `size`.
+        priors: Class priors of the posteriors: `uniform`, or `counted` from the contributions.
+
+    Example:
+        >>> recipe = Recipe(name="lesion", kind="classification", classes=("benign", "malignant"))
+        >>> recipe.dimensions, len(recipe.digest)
+        (2, 64)
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+    kind: Kind
+    classes: Annotated[tuple[str, ...], Field(min_length=2, max_length=1000)]
+    modality: tuple[str, ...] = ()
+    channels: Literal[1, 3] = 1
+    size: Annotated[tuple[int, ...], Field(min_length=2, max_length=3)] = (128, 128)
+    spacing_mm: tuple[float, float, float] | None = None
+    intensity: Intensity = Intensity()
+    backbone: Backbone = Backbone()
+    lift: Lift = Lift()
+    pixel_stride: Annotated[int, Field(ge=1, le=64)] = 4
+    priors: Literal["uniform", "counted"] = "uniform"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("classes: has a name twice")
+        if any(not name or len(name) > 64 for name in self.classes):
+            raise ValueError("classes: a name is empty or longer than 64 characters")
+        if any(not 8 <= side <= 1024 for side in self.size):
+            raise ValueError(f"size: has {self.size}, expected sides of 8 to 1024")
+        if (self.dimensions == 3) != (self.spacing_mm is not None):
+            raise ValueError("spacing_mm: expected for a size of three numbers, and only there")
+        if self.spacing_mm is not None and any(not 0.05 <= mm <= 50 for mm in self.spacing_mm):
+            raise ValueError(f"spacing_mm: has {self.spacing_mm}, expected 0.05 to 50")
+        return self
+
+    @property
+    def dimensions(self) -> int:
+        """2 or 3."""
+        return len(self.size)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the recipe's content, in hexadecimal; layout and comments of its file do not count."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe file.
+
+    Raises:
+        InputError: The file is missing, is no TOML, or has a key or value that a recipe cannot have.
+    """
+    return parse_settings(Recipe, read_toml(path), str(path))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file of at most 1 MiB.
+
+    Raises:
+        InputError: The file is missing, unreadable, too large or no TOML.
+    """
+    try:
+        if path.stat().st_size > 1 << 20:
+            raise InputError(f"{path}: has {path.stat().st_size} bytes, expected at most 1 MiB")
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{path}: not a readable TOML file: {error}") from None
+
+
+def parse_settings(model: type[Settings], values: dict[str, Any], where: str) -> Settings:
+    """Check `values` against a settings table.
+
+    Args:
+        where: What the values come from, for the message.
+
+    Raises:
+        InputError: With the first fault; an unknown key names the nearest known one.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as failure:
+        fault = failure.errors(include_url=False, include_input=False)[0]
+        place = [str(part) for part in fault["loc"]]
+        if fault["type"] == "extra_forbidden":
+            nearest = difflib.get_close_matches(place[-1], _keys(model), n=1, cutoff=0.0)
+            raise InputError(
+                f"{where}: unknown key `{'.'.join(place)}`", hint=f"did you mean `{nearest[0]}`?"
+            ) from None
+        message = fault["msg"].removeprefix("Value error, ")
+        raise InputError(": ".join([where, *([f"`{'.'.join(place)}`"] if place else []), message])) from None
+
+
+def _keys(model: type[BaseModel]) -> list[str]:
+    keys = list(model.model_fields)
+    for field in model.model_fields.values():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += _keys(field.annotation)
+    return keys

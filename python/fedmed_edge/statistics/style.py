@@ -1,0 +1,72 @@
+"""Style of an image: the log-amplitude of its low frequencies.
+
+Source: method §2.4; the low-frequency block follows FDA (Yang & Soatto, CVPR 2020) and FedDG (Liu et al.,
+CVPR 2021), which hand over single spectra. Here only sums over a site's images leave the hospital.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from fedmed_edge.errors import InputError
+
+RELATIVE_SIZE = 0.1
+"""Side of the low-frequency block relative to the side of the image."""
+
+FLOOR = 1e-6
+"""Added to the amplitude (of an image whose values are about 0 to 1) before the logarithm."""
+
+
+def block_shape(size: tuple[int, ...]) -> tuple[int, int]:
+    """Shape (h, w) of the low-frequency block of an image or volume of `size`; both odd, at least 1.
+
+    Example:
+        >>> block_shape((128, 128)), block_shape((48, 48, 48))
+        ((13, 13), (5, 5))
+    """
+    return 2 * (int(RELATIVE_SIZE * size[0]) // 2) + 1, 2 * (int(RELATIVE_SIZE * size[1]) // 2) + 1
+
+
+def log_amplitude(
+    pixels: npt.NDArray[np.floating], size: tuple[int, ...] | None = None
+) -> npt.NDArray[np.float64]:
+    """Log-amplitude of the centred low-frequency block of the Fourier spectrum.
+
+    The amplitude is divided by the number of pixels, so that the centre is the logarithm of the mean. Of a
+    volume, the mean over its axial slices is taken.
+
+    Args:
+        pixels: (channels, rows, columns) or (channels, i, j, k) prepared image.
+        size: Recipe size; a grid larger than it is cropped to its middle in the first two axes, so that
+            the block has one shape for every volume of a site. Default: the shape of `pixels`.
+
+    Returns:
+        (channels, h, w) float64 with (h, w) = `block_shape(size)`.
+
+    Raises:
+        InputError: `pixels` has another number of axes, or is smaller than `size`.
+
+    Example:
+        >>> log_amplitude(np.ones((1, 32, 32), np.float32)).shape
+        (1, 3, 3)
+    """
+    if pixels.ndim not in (3, 4):
+        raise InputError(f"style: `pixels` has {pixels.ndim} axes, expected 3 or 4")
+    sides = tuple(size or pixels.shape[1:])[:2]
+    if any(have < want for have, want in zip(pixels.shape[1:3], sides, strict=True)):
+        raise InputError(f"style: `pixels` has size {pixels.shape[1:3]}, expected at least {sides}")
+    first, second = ((have - want) // 2 for have, want in zip(pixels.shape[1:3], sides, strict=True))
+    middle = pixels[:, first : first + sides[0], second : second + sides[1]]
+    if middle.ndim == 3:
+        return _block(middle)
+    slices = [_block(middle[..., index]) for index in range(middle.shape[3])]
+    return np.asarray(np.mean(slices, axis=0))
+
+
+def _block(plane: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    rows, columns = plane.shape[1:]
+    amplitude = np.abs(np.fft.fft2(plane.astype(np.float64), axes=(1, 2))) / (rows * columns)
+    height, width = block_shape((rows, columns))
+    # frequencies −h … h around 0, taken from the uncentred spectrum
+    vertical = np.arange(-(height // 2), height // 2 + 1)
+    horizontal = np.arange(-(width // 2), width // 2 + 1)
+    return np.asarray(np.log(amplitude[:, vertical][:, :, horizontal] + FLOOR))

@@ -1,0 +1,92 @@
+"""Which sites may contribute, and with which key."""
+
+import re
+from typing import Any
+
+from sqlalchemy import Connection, func, insert, select, update
+
+from fedmed_edge.errors import StoreError, TrustError
+from fedmed_edge.signing import PublicKey, fingerprint, parse_public_key, public_pem
+from fedmed_edge.store.entries import SiteEntry
+from fedmed_edge.store.index import contributions, now, sites
+
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+
+
+def enrol(connection: Connection, name: str, key: PublicKey) -> None:
+    """Enrol a site, or enrol a revoked one anew; the same name and key again change nothing.
+
+    Raises:
+        StoreError: The name is none, or it or the key is enrolled otherwise.
+    """
+    if not _NAME.match(name):
+        raise StoreError(
+            f"site `{name[:64]}`: expected a name of 1 to 64 letters, digits, dots, dashes or underscores"
+        )
+    values = {"public_key": public_pem(key), "fingerprint": fingerprint(key), "revoked": False}
+    other = connection.scalar(select(sites.c.name).where(sites.c.fingerprint == values["fingerprint"]))
+    if other is not None and other != name:
+        raise StoreError(f"site `{name}`: its key is that of site `{other}`, expected a key of its own")
+    row = connection.execute(select(sites).where(sites.c.name == name)).one_or_none()
+    if row is None:
+        connection.execute(insert(sites).values(name=name, enrolled=now(), **values))
+    elif row.revoked or row.fingerprint == values["fingerprint"]:
+        connection.execute(update(sites).where(sites.c.name == name).values(**values))
+    else:
+        raise StoreError(
+            f"site `{name}`: is enrolled with the key {row.fingerprint}, expected that one",
+            hint="`fedmed-server site revoke` first, then add it with its new key",
+        )
+
+
+def revoke(connection: Connection, name: str) -> None:
+    """Refuse the site's contributions from now on; what it contributed stays until it is withdrawn.
+
+    Raises:
+        StoreError: No such site.
+    """
+    require_site(connection, name)
+    connection.execute(update(sites).where(sites.c.name == name).values(revoked=True))
+
+
+def require_site(connection: Connection, name: str) -> Any:
+    """Row of an enrolled site.
+
+    Raises:
+        StoreError: No such site; names those that are.
+    """
+    row = connection.execute(select(sites).where(sites.c.name == name)).one_or_none()
+    if row is None:
+        known = ", ".join(connection.scalars(select(sites.c.name).order_by(sites.c.name))) or "none"
+        raise StoreError(f"store: no site `{name[:64]}`, enrolled are: {known}")
+    return row
+
+
+def entries(connection: Connection) -> list[SiteEntry]:
+    """Every enrolled site, in order of name."""
+    held = select(func.count()).where(contributions.c.site == sites.c.name).scalar_subquery()
+    query = select(
+        sites.c.name, sites.c.fingerprint, sites.c.enrolled, sites.c.revoked, held.label("contributions")
+    ).order_by(sites.c.name)
+    return [SiteEntry(**row) for row in connection.execute(query).mappings()]
+
+
+def signing_key(connection: Connection, signer: str | None, site: str, where: str) -> PublicKey:
+    """Key of the enrolled site that claims to have signed a contribution of `site`; `where` names the file.
+
+    Raises:
+        TrustError: Not signed, an unknown or revoked signer, or the key of another site.
+    """
+    if signer is None:
+        raise TrustError(f"{where}: has no signature", hint="`fedmed-edge contribute` signs")
+    row = connection.execute(select(sites).where(sites.c.fingerprint == signer)).one_or_none()
+    if row is None:
+        raise TrustError(
+            f"{where}: unknown signer {signer}, no site is enrolled with it",
+            hint="`fedmed-server site add NAME --key FILE` enrols one, once its fingerprint is confirmed",
+        )
+    if row.name != site:
+        raise TrustError(f"{where}: `site` has {site}, expected {row.name}, which its key is enrolled under")
+    if row.revoked:
+        raise TrustError(f"{where}: site `{site}` was revoked")
+    return parse_public_key(row.public_key, f"store: key of site `{site}`")

@@ -1,0 +1,94 @@
+"""What a store tells of what it holds."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class SiteEntry:
+    """An enrolled site.
+
+    Attributes:
+        enrolled: When, UTC, as ISO 8601.
+        revoked: True where the site's contributions are refused from now on.
+        contributions: How many the store holds of it.
+    """
+
+    name: str
+    fingerprint: str
+    enrolled: str
+    revoked: bool
+    contributions: int
+
+
+@dataclass(frozen=True)
+class ContributionEntry:
+    """A contribution in the store.
+
+    Attributes:
+        current: True for the newest of its site, recipe and generation.
+        bytes: Size of its file.
+        received: When, UTC, as ISO 8601.
+    """
+
+    id: str
+    site: str
+    sequence: int
+    task: str
+    recipe: str
+    generation: str
+    current: bool
+    bytes: int
+    received: str
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A model in the store.
+
+    Attributes:
+        sites: Sites whose contributions are in it, sorted.
+        contributions: Their ids, in the order of `sites`.
+        refined_for: Site it was refined for, or None for the global model.
+        withdrawn: True where one of its sites has withdrawn; it must not be published.
+        made: When, UTC, as ISO 8601.
+    """
+
+    digest: str
+    task: str
+    generation: str
+    sites: tuple[str, ...]
+    contributions: tuple[str, ...]
+    refined_for: str | None
+    withdrawn: bool
+    made: str
+
+
+@dataclass(frozen=True)
+class Withdrawal:
+    """What a withdrawal did.
+
+    Attributes:
+        contributions: Ids whose files and rows were deleted.
+        models: Digests of the models that were marked as withdrawn.
+        tasks: Tasks that had a contribution of the site, whose models should be rebuilt.
+    """
+
+    site: str
+    contributions: tuple[str, ...]
+    models: tuple[str, ...]
+    tasks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Import:
+    """What an import did.
+
+    Attributes:
+        new: False where the very same contribution was there already, and nothing changed.
+    """
+
+    id: str
+    site: str
+    task: str
+    sequence: int
+    new: bool

@@ -1,0 +1,102 @@
+"""Contributions and recipes in the index: recorded, listed, and which files the store must hold."""
+
+from typing import Any
+
+from sqlalchemy import Connection, Table, insert, select, update
+
+from fedmed_edge.errors import StoreError
+from fedmed_edge.recipe import Recipe
+from fedmed_edge.statistics.contribution import Contribution
+from fedmed_edge.store.entries import ContributionEntry
+from fedmed_edge.store.index import contributions, generations, models, now, recipes
+
+
+def newest_recipe(connection: Connection, task: str) -> Recipe:
+    """Newest recipe of a task.
+
+    Raises:
+        StoreError: No such task; names those that are.
+    """
+    query = select(recipes.c.content).where(recipes.c.task == task).order_by(recipes.c.number.desc())
+    content = connection.scalar(query.limit(1))
+    if content is None:
+        known = ", ".join(connection.scalars(select(recipes.c.task).distinct().order_by(recipes.c.task)))
+        raise StoreError(f"store: no task `{task}`, known are: {known or 'none'}")
+    return Recipe.model_validate_json(content)
+
+
+def record(
+    connection: Connection, contribution: Contribution, stored: str, size: int, public_key: bytes
+) -> None:
+    """Write the row of a contribution whose file is kept under the digest `stored`."""
+    header = contribution.header
+    values: dict[str, Any] = {
+        "object": stored,
+        "site": header.site,
+        "public_key": public_key,
+        "sequence": header.sequence,
+        "task": header.task,
+        "recipe": header.recipe,
+        "generation": header.generation,
+        "bytes": size,
+        "received": now(),
+    }
+    renewed = update(contributions).where(contributions.c.id == contribution.id).values(**values)
+    if connection.execute(renewed).rowcount == 0:
+        connection.execute(insert(contributions).values(id=contribution.id, **values))
+
+
+def entries(connection: Connection, task: str | None) -> list[ContributionEntry]:
+    """Contributions of a task or all, by site and sequence."""
+    query = select(contributions).order_by(contributions.c.site, contributions.c.sequence)
+    if task is not None:
+        query = query.where(contributions.c.task == task)
+    rows = connection.execute(query).all()
+    newest = {(row.site, row.recipe, row.generation): row.id for row in rows}
+    return [
+        ContributionEntry(
+            id=row.id,
+            site=row.site,
+            sequence=row.sequence,
+            task=row.task,
+            recipe=row.recipe,
+            generation=row.generation,
+            current=newest[row.site, row.recipe, row.generation] == row.id,
+            bytes=row.bytes,
+            received=row.received,
+        )
+        for row in rows
+    ]
+
+
+def current(
+    connection: Connection, task: str, generation: str | None
+) -> tuple[list[ContributionEntry], dict[str, str]]:
+    """Entries that a rebuild of the task takes, by site name; and contribution id → digest of its file.
+
+    Raises:
+        StoreError: No such task.
+    """
+    recipe = newest_recipe(connection, task).digest
+    found = [entry for entry in entries(connection, task) if entry.current and entry.recipe == recipe]
+    published = published_generations(connection)
+    if generation is None:
+        generation = min((entry.generation for entry in found), key=published.index, default=None)
+    chosen = [entry for entry in found if entry.generation == generation]
+    files = select(contributions.c.id, contributions.c.object)
+    return chosen, {row.id: row.object for row in connection.execute(files)}
+
+
+def published_generations(connection: Connection) -> list[str]:
+    """Digests of the generations, newest first."""
+    return list(connection.scalars(select(generations.c.digest).order_by(generations.c.number.desc())))
+
+
+def known_objects(connection: Connection) -> set[str]:
+    """Digests of all files that a row names."""
+    columns: list[tuple[Table, str]] = [
+        (contributions, "object"),
+        (models, "object"),
+        (generations, "digest"),
+    ]
+    return {digest for table, name in columns for digest in connection.scalars(select(table.c[name]))}

@@ -1,0 +1,96 @@
+"""The closed form in one process: a generation from a network, contributions, heads and their scores."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from fedmed_edge.features.backbones import state_of
+from fedmed_edge.features.extract import evaluate_heads, extract
+from fedmed_edge.features.publish import complete_generation, draft_generation
+from fedmed_edge.features.training import Network
+from fedmed_edge.generation import Generation
+from fedmed_edge.images.dataset import Dataset
+from fedmed_edge.model.global_model import GlobalModel
+from fedmed_edge.statistics.contribution import Contribution, new_contribution
+from fedmed_edge.study.plan import Setting
+from fedmed_edge.study.scores import Answers, answers_of_predictions
+
+Watch = Callable[[str], None]
+
+
+def publish(
+    network: Network, founders: Mapping[str, Dataset], *, seed: int, device: str, watch: Watch
+) -> Generation:
+    """A generation of this network's backbone, its standardisation measured at the founding sites."""
+    recipe = network.recipe
+    draft = draft_generation(
+        recipe, state_of(network.backbone), trained_by=tuple(sorted(founders)), seed=seed
+    )
+    sums = [
+        extract(draft, founders[name], min_cohort=1, device=device, progress=watch)
+        for name in sorted(founders)
+    ]
+    return complete_generation(draft, recipe, sums, seed=seed)
+
+
+def contribute(
+    generation: Generation,
+    dataset: Dataset,
+    site: str,
+    setting: Setting,
+    *,
+    sequence: int = 1,
+    device: str,
+    watch: Watch,
+) -> tuple[Contribution, float]:
+    """One site's contribution, not yet signed, and the seconds that it took the site."""
+    began = time.perf_counter()
+    sums = extract(generation, dataset, min_cohort=setting.min_cohort, device=device, progress=watch)
+    contribution = new_contribution(
+        sums,
+        generation=generation.digest,
+        recipe=dataset.recipe,
+        site=site,
+        sequence=sequence,
+        min_cohort=setting.min_cohort,
+    )
+    return contribution, time.perf_counter() - began
+
+
+@dataclass(frozen=True)
+class Head:
+    """A model and the sites on whose test images it is asked."""
+
+    model: GlobalModel
+    sites: Sequence[str]
+
+
+def score_heads(
+    generation: Generation,
+    tests: Mapping[str, Dataset],
+    heads: Mapping[str, Head],
+    *,
+    device: str,
+    watch: Watch,
+) -> dict[str, dict[str, Answers]]:
+    """Answers of many heads over one generation; the rows of an image are made once for all of them.
+
+    Returns:
+        Head name → site → answers.
+    """
+    answers: dict[str, dict[str, Answers]] = {name: {} for name in heads}
+    for site, dataset in tests.items():
+        asked = [name for name, head in heads.items() if site in head.sites]
+        if not asked:
+            continue
+        models = [heads[name].model for name in asked]
+        for name, predictions in zip(
+            asked, evaluate_heads(generation, dataset, models, device=device, progress=watch), strict=True
+        ):
+            answers[name][site] = answers_of_predictions(dataset, predictions)
+    return answers
+
+
+def labelled(contribution: Contribution) -> bool:
+    """Whether any class came through the site's `min_cohort`."""
+    return contribution.statistics is not None and bool(contribution.statistics.blocks)

@@ -1,0 +1,132 @@
+"""The demo: the join experiment on one or more tasks, then export, inference and the report."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedmed_edge import __version__
+from fedmed_edge.atomic import write_atomic
+from fedmed_edge.export.onnx_model import export_onnx
+from fedmed_edge.images.dataset import Task, read_dataset, read_task
+from fedmed_edge.inference.batch import infer
+from fedmed_edge.inference.predict import load_model
+from fedmed_edge.model.evaluate import evaluate
+from fedmed_edge.report.data import ReportData, save_data
+from fedmed_edge.report.html import write_report
+from fedmed_edge.signing import generate_key, sign_file, write_public_key
+from fedmed_edge.store.store import Store
+from fedmed_edge.study.cohort import write_cohort
+from fedmed_edge.study.figures import document, examples, table, task_figures
+from fedmed_edge.study.join import Join, run_join
+from fedmed_edge.study.plan import Budget, Setting
+
+Watch = Callable[[str], None]
+
+DEMO_BUDGET = {
+    "classification": Budget(24, 16, 60, 24, 800, until_plateau=False),
+    "segmentation": Budget(16, 12, 40, 16, 500, until_plateau=False),
+}
+FULL_BUDGET = {
+    "classification": Budget(60, 16, 200, 40, 1600, until_plateau=True),
+    "segmentation": Budget(40, 12, 120, 30, 1000, until_plateau=True),
+}
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo answers: one document a run, its table as lines, and where the report is."""
+
+    documents: list[dict[str, Any]]
+    lines: list[str]
+    report: Path
+
+
+def run_demo(
+    out: Path,
+    *,
+    data: Sequence[Path] = (),
+    setting: Setting,
+    full: bool = False,
+    seeds: int = 1,
+    joining: str | None = None,
+    device: str = "auto",
+    watch: Watch = lambda step: None,
+) -> DemoResult:
+    """Run the whole path in `out`; what is finished there is not computed again.
+
+    Args:
+        data: Task folders; none makes the synthetic cohort.
+        full: Train `fedavg` and `pooled` to their plateau instead of a stated budget.
+        seeds: Runs, with seeds 0, 1, …
+        joining: Site that joins; the last by name where None.
+
+    Raises:
+        InputError: A task folder cannot be used.
+    """
+    folders = list(data) or list(write_cohort(out / "cohort").values())
+    tasks = [read_task(folder) for folder in folders]
+    pages, documents, lines = [], [], []
+    report = out / "report.html"
+    began = time.perf_counter()
+    for task in tasks:
+        for seed in range(seeds):
+            folder = out / task.name / f"seed-{seed}"
+            join = run_join(
+                task,
+                joining=joining,
+                out=folder,
+                setting=setting,
+                budget=(FULL_BUDGET if full else DEMO_BUDGET)[task.recipe.kind],
+                seed=seed,
+                device=device,
+                watch=watch,
+            )
+            documents.append(document(join, str(report)))
+            lines += [*table(join), ""]
+            if seed == 0:
+                pages.append(_page(task, join, folder, watch))
+    facts = {
+        "version": __version__,
+        "seeds": str(seeds),
+        "seconds": f"{time.perf_counter() - began:.0f} in this run",
+    }
+    shown = ReportData(
+        title="FedMed Edge",
+        summary="A backbone learned without one hospital, which then joined by its statistics alone; "
+        "a hospital withdrew; the model was exported and asked about held-out images.",
+        tasks=tuple(pages),
+        facts=facts,
+        notes=("Small data sets: no clinical claim can rest on these figures.",),
+    )
+    save_data(out / "report.json", shown)
+    write_report(report, shown)
+    write_atomic(out / "results.json", _json(documents))
+    return DemoResult(documents, [*lines, f"report: {report}"], report)
+
+
+def _page(task: Task, join: Join, folder: Path, watch: Watch) -> Any:
+    """Export the rebuilt model, ask it as a scanner would, and put the task's page together."""
+    watch("export")
+    path = folder / "model.onnx"
+    write_atomic(path, export_onnx(join.story.after, join.generation))
+    key = generate_key()
+    sign_file(path, key)
+    public = folder / "server.pub"
+    write_public_key(public, key.public_key())
+    watch("infer")
+    model = load_model(path, trust=public)
+    held_out = [item.image for data in join.tests.values() for item in data.items[:2]]
+    for _ in infer(model, held_out, folder / "answers", preview=True):
+        watch("infer")
+    store = Store.open(folder / join.setting.name / "never")
+    evaluation = evaluate(store.contributions(join.recipe.name), join.recipe)
+    counts = {site: len(read_dataset(place, task.recipe).train) for site, place in task.sites.items()}
+    return task_figures(join, evaluation, examples(model, join.tests), counts)
+
+
+def _json(documents: list[dict[str, Any]]) -> bytes:
+    import json
+
+    return json.dumps(documents, indent=1).encode()

@@ -1,0 +1,355 @@
+"""The join experiment: a backbone learned without one site, which then joins by its statistics alone.
+
+Every column of the table is a way for a hospital to get a model; the controls stand beside ours. Test images
+choose nothing.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fedmed_edge.errors import InputError
+from fedmed_edge.features.extract import extract_with_sample
+from fedmed_edge.features.training import Network, build_network
+from fedmed_edge.generation import Generation
+from fedmed_edge.images.dataset import Dataset, Task, read_dataset
+from fedmed_edge.model.rebuild import rebuild
+from fedmed_edge.model.refine import refine
+from fedmed_edge.recipe import Recipe
+from fedmed_edge.statistics.contribution import Contribution, new_contribution
+from fedmed_edge.study.closed_form import Head, contribute, labelled, publish, score_heads
+from fedmed_edge.study.networks import (
+    Cost,
+    fedavg_network,
+    local_network,
+    pooled_network,
+    reference_network,
+)
+from fedmed_edge.study.notebook import Notebook
+from fedmed_edge.study.plan import Budget, Setting
+from fedmed_edge.study.scores import Answers, Score, answers_of_network, answers_of_threshold, score
+from fedmed_edge.study.story import Story, tell
+
+Watch = Callable[[str], None]
+
+COLUMNS = (
+    "reference",
+    "local",
+    "own_sums",
+    "fedavg",
+    "rebuilt",
+    "refined",
+    "pooled",
+    "untrained",
+    "threshold",
+)
+LABEL_COUNTS = (5, 10, 20, 40, 80)
+_ONE_PLACE_IMAGES = {"classification": 2000, "segmentation": 10}
+
+
+@dataclass(frozen=True)
+class Join:
+    """One run of the experiment.
+
+    Attributes:
+        answers: Column → site → what it answered on that site's test images.
+        costs: Network column → what it took.
+        curve: Labels of the joining site (0: all) → column → answers on its test images.
+    """
+
+    task: str
+    recipe: Recipe
+    joining: str
+    seed: int
+    setting: Setting
+    budget: Budget
+    answers: dict[str, dict[str, Answers]]
+    costs: dict[str, Cost]
+    curve: dict[int, dict[str, Answers]]
+    story: Story
+    generation: Generation
+    tests: dict[str, Dataset]
+    one_place: float
+    joining_labels: int = 0
+    scores: dict[str, dict[str, Score]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """What all steps of one run share."""
+
+    recipe: Recipe
+    joining: str
+    train: dict[str, Dataset]
+    tests: dict[str, Dataset]
+    setting: Setting
+    budget: Budget
+    seed: int
+    device: str
+    watch: Watch
+    notebook: Notebook
+
+    @property
+    def founders(self) -> dict[str, Dataset]:
+        return {name: data for name, data in self.train.items() if name != self.joining}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"seed": self.seed, "device": self.device, "watch": self.watch}
+
+
+def run_join(
+    task: Task,
+    *,
+    joining: str | None = None,
+    out: Path,
+    setting: Setting,
+    budget: Budget,
+    seed: int = 0,
+    device: str = "auto",
+    watch: Watch = lambda step: None,
+) -> Join:
+    """Run the experiment on one task; steps that `out` holds already are not made again.
+
+    Args:
+        joining: Site that joins; the last by name where None.
+        out: Folder of this run.
+
+    Raises:
+        InputError: Fewer than three sites, no such site, or data that cannot be used.
+    """
+    joining = joining or sorted(task.sites)[-1]
+    if len(task.sites) < 3 or joining not in task.sites:
+        raise InputError(
+            f"{task.folder}: `sites` has {', '.join(sorted(task.sites)) or 'none'}, expected at least three, "
+            f"`{joining}` among them"
+        )
+    data = {name: read_dataset(folder, task.recipe) for name, folder in sorted(task.sites.items())}
+    key = {"task": task.recipe.digest, "joining": joining, "seed": seed, "budget": vars(budget)}
+    bench = _Bench(
+        task.recipe,
+        joining,
+        {name: one.train for name, one in data.items()},
+        {name: one.test for name, one in data.items()},
+        setting,
+        budget,
+        seed,
+        device,
+        watch,
+        Notebook(out, key),
+    )
+    reference, answers, costs = _networks(bench)
+    generation = bench.notebook.generation(
+        "reference", lambda: publish(reference, bench.founders, **bench.options)
+    )
+    contributions = _contributions(bench, generation, bench.train)
+    story = tell(
+        bench.notebook.folder / setting.name,
+        generation,
+        bench.recipe,
+        contributions,
+        joining=joining,
+        watch=watch,
+    )
+    answers |= _closed_form(bench, generation, contributions, story)
+    answers["untrained"] = _untrained(bench)
+    if task.recipe.kind == "segmentation" and len(task.recipe.classes) == 2:
+        answers["threshold"] = bench.notebook.answers(
+            "threshold", lambda: {name: answers_of_threshold(data) for name, data in bench.tests.items()}
+        )
+    curve = _label_curve(bench, generation, contributions)
+    return Join(
+        task=task.name,
+        recipe=task.recipe,
+        joining=joining,
+        seed=seed,
+        setting=setting,
+        budget=budget,
+        answers=answers,
+        costs=costs,
+        curve=curve,
+        story=story,
+        generation=generation,
+        tests=bench.tests,
+        one_place=_one_place(bench, generation),
+        joining_labels=len(_labelled_items(bench.train[joining])),
+        scores={
+            column: {site: score(task.recipe, one) for site, one in sites.items()}
+            for column, sites in answers.items()
+        },
+    )
+
+
+def _networks(bench: _Bench) -> tuple[Network, dict[str, dict[str, Answers]], dict[str, Cost]]:
+    """The four columns of end-to-end networks, their costs, and the reference itself."""
+    answers: dict[str, dict[str, Answers]] = {}
+    costs: dict[str, Cost] = {}
+    notebook, recipe, budget = bench.notebook, bench.recipe, bench.budget
+
+    def network(name: str, make: Callable[[], tuple[Network, Cost]], sites: Mapping[str, Dataset]) -> Network:
+        trained, costs[name] = notebook.network(name, recipe, make)
+        answers[name] = notebook.answers(
+            name,
+            lambda: {
+                site: answers_of_network(trained, data, device=bench.device) for site, data in sites.items()
+            },
+        )
+        bench.watch(name)
+        return trained
+
+    reference = network(
+        "reference",
+        lambda: reference_network(recipe, bench.founders, budget, **bench.options),
+        bench.tests,
+    )
+    network("fedavg", lambda: fedavg_network(recipe, bench.train, budget, **bench.options), bench.tests)
+    network("pooled", lambda: pooled_network(recipe, bench.train, budget, **bench.options), bench.tests)
+    for site, data in bench.train.items():
+        network(
+            f"local-{site}",
+            lambda data=data: local_network(reference, data, budget, **bench.options),  # type: ignore[misc]
+            {site: bench.tests[site]},
+        )
+    answers["local"] = {site: answers.pop(f"local-{site}")[site] for site in bench.train}
+    local = [costs.pop(f"local-{site}") for site in bench.train]
+    costs["local"] = Cost(steps=sum(c.steps for c in local), seconds=sum(c.seconds for c in local))
+    return reference, answers, costs
+
+
+def _contributions(
+    bench: _Bench, generation: Generation, sites: Mapping[str, Dataset]
+) -> dict[str, tuple[Contribution, float]]:
+    return {
+        site: contribute(generation, data, site, bench.setting, device=bench.device, watch=bench.watch)
+        for site, data in sites.items()
+    }
+
+
+def _closed_form(
+    bench: _Bench,
+    generation: Generation,
+    contributions: Mapping[str, tuple[Contribution, float]],
+    story: Story,
+) -> dict[str, dict[str, Answers]]:
+    every = tuple(bench.tests)
+    heads = {"rebuilt": Head(story.after, every)}
+    for site, (contribution, _) in contributions.items():
+        heads[f"refined-{site}"] = Head(story.refined[site], (site,))
+        if labelled(contribution):
+            heads[f"own_sums-{site}"] = Head(rebuild([contribution], bench.recipe), (site,))
+    found = score_heads(generation, bench.tests, heads, device=bench.device, watch=bench.watch)
+    answers: dict[str, dict[str, Answers]] = {"rebuilt": found.pop("rebuilt"), "refined": {}, "own_sums": {}}
+    for name, sites in found.items():
+        answers[name.partition("-")[0]] |= sites
+    return answers
+
+
+def _untrained(bench: _Bench) -> dict[str, Answers]:
+    """The same closed form on a backbone of random weights."""
+
+    def make() -> dict[str, Answers]:
+        network = build_network(bench.recipe, seed=bench.seed + 10_000)
+        generation = publish(network, bench.founders, **bench.options)
+        made = _contributions(bench, generation, bench.train)
+        model = rebuild([one for one, _ in made.values()], bench.recipe)
+        heads = {"untrained": Head(model, tuple(bench.tests))}
+        return score_heads(generation, bench.tests, heads, device=bench.device, watch=bench.watch)[
+            "untrained"
+        ]
+
+    return bench.notebook.answers(f"untrained-{bench.setting.name}", make)
+
+
+def _label_curve(
+    bench: _Bench, generation: Generation, contributions: Mapping[str, tuple[Contribution, float]]
+) -> dict[int, dict[str, Answers]]:
+    """The joining site with few labelled images, drawn at random and nested; the others as they are."""
+    site, data = bench.joining, bench.train[bench.joining]
+    labels = _labelled_items(data)
+    order = np.random.default_rng(bench.seed).permutation(labels)
+    others = [one for name, (one, _) in contributions.items() if name != site]
+    heads: dict[str, Head] = {}
+    counts = [*(count for count in LABEL_COUNTS if count < len(labels)), len(labels)]
+    for count in counts:
+        few = data.subset(sorted(order[:count].tolist()))
+        own, _ = contribute(generation, few, site, bench.setting, device=bench.device, watch=bench.watch)
+        both = [*others, own]
+        heads[f"rebuilt-{count}"] = Head(rebuild(both, bench.recipe), (site,))
+        heads[f"refined-{count}"] = Head(refine(both, site, bench.recipe), (site,))
+        if labelled(own):
+            heads[f"own_sums-{count}"] = Head(rebuild([own], bench.recipe), (site,))
+    tests = {site: bench.tests[site]}
+    found = score_heads(generation, tests, heads, device=bench.device, watch=bench.watch)
+    curve: dict[int, dict[str, Answers]] = {count: {} for count in counts}
+    for name, answers in found.items():
+        column, _, labelled_images = name.partition("-")
+        curve[int(labelled_images)][column] = answers[site]
+    return curve
+
+
+def _labelled_items(data: Dataset) -> list[int]:
+    return [
+        index
+        for index, item in enumerate(data.items)
+        if (item.label is not None if data.recipe.kind == "classification" else item.mask is not None)
+    ]
+
+
+def _one_place(bench: _Bench, generation: Generation) -> float:
+    """Largest relative Frobenius difference between heads rebuilt from sums and NumPy's on the rows.
+
+    The rows of all sites' training images (for segmentation of some of them) are put in one place; λ from
+    1e-4 to 1.
+    """
+
+    def make() -> dict[str, float]:
+        contributions, rows, classes = [], [], []
+        for site, data in bench.train.items():
+            some = data.subset(_labelled_items(data)[: _ONE_PLACE_IMAGES[data.recipe.kind]])
+            sums, sample = extract_with_sample(
+                generation, some, min_cohort=1, limit=1 << 40, device=bench.device, progress=bench.watch
+            )
+            contributions.append(
+                new_contribution(
+                    sums,
+                    generation=generation.digest,
+                    recipe=bench.recipe,
+                    site=site,
+                    sequence=1,
+                    min_cohort=1,
+                    parts=("classes",),
+                )
+            )
+            rows.append(sample.rows)
+            classes.append(sample.classes)
+        stacked, labels = np.concatenate(rows).astype(np.float64), np.concatenate(classes)
+        differences = []
+        for ridge in (1e-4, 1e-2, 1.0):
+            head = rebuild(contributions, bench.recipe, ridge=ridge).head
+            wanted = one_place_head(stacked, labels, len(bench.recipe.classes), ridge)
+            differences.append(float(np.linalg.norm(head - wanted) / np.linalg.norm(wanted)))
+        return {"difference": max(differences)}
+
+    return float(bench.notebook.document("one-place", make)["difference"])
+
+
+def one_place_head(
+    rows: npt.NDArray[np.float64], classes: npt.NDArray[np.int32], count: int, ridge: float
+) -> npt.NDArray[np.float64]:
+    """Class-balanced ridge regression (D, C) of one-hot targets on rows (N, D), by NumPy alone.
+
+    Args:
+        classes: (N,) class index of each row.
+        count: C.
+        ridge: λ, relative to the mean diagonal of the weighted Gram.
+    """
+    sizes = np.bincount(classes, minlength=count)
+    weights = np.divide(1.0, sizes, out=np.zeros(count), where=sizes > 0)[classes]
+    gram = rows.T @ (rows * weights[:, None])
+    targets = np.eye(count)[classes]
+    gram += ridge * np.trace(gram) / len(gram) * np.eye(len(gram))
+    return np.asarray(np.linalg.solve(gram, rows.T @ (targets * weights[:, None])), np.float64)

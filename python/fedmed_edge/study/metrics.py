@@ -1,0 +1,264 @@
+"""Metrics of the experiments, their intervals, and the threshold baseline.
+
+Definitions are those of the product page: Dice is the mean over foreground classes of one image at the file's
+own size (both empty = 1), balanced accuracy the mean recall over the classes present, every mean comes with a
+bootstrap interval.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+Float64 = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.integer]
+Mask = npt.NDArray[np.bool_]
+Statistic = Callable[[npt.NDArray[np.int64]], float]
+
+DRAWS = 2000
+LEVEL = 0.95
+
+
+def dice(prediction: Integers, truth: Integers, classes: int) -> float:
+    """Dice overlap of one image, mean over the foreground classes 1 … C - 1.
+
+    Args:
+        prediction, truth: Class numbers, same shape.
+        classes: C; class 0 is background.
+
+    Returns:
+        0 to 1; a class that is in neither counts as 1.
+
+    Raises:
+        ValueError: The shapes differ, or there is no foreground class.
+
+    Example:
+        >>> dice(np.array([0, 1, 1, 0]), np.array([0, 1, 0, 0]), 2)
+        0.6666666666666666
+    """
+    if prediction.shape != truth.shape:
+        raise ValueError(f"dice: `prediction` has shape {prediction.shape}, expected {truth.shape}")
+    if classes < 2:
+        raise ValueError(f"dice: `classes` has {classes}, expected at least 2")
+    scores = []
+    for number in range(1, classes):
+        ours, theirs = prediction == number, truth == number
+        total = np.count_nonzero(ours) + np.count_nonzero(theirs)
+        scores.append(2 * np.count_nonzero(ours & theirs) / total if total else 1.0)
+    return float(np.mean(scores))
+
+
+def balanced_accuracy(prediction: Integers, truth: Integers) -> float:
+    """Mean recall over the classes that occur in `truth`.
+
+    Args:
+        prediction, truth: (N,) class numbers.
+
+    Raises:
+        ValueError: The lengths differ, or there is no item.
+
+    Example:
+        >>> balanced_accuracy(np.array([0, 0, 1]), np.array([0, 0, 2]))
+        0.5
+    """
+    if prediction.shape != truth.shape or not truth.size:
+        raise ValueError(
+            f"balanced_accuracy: `prediction` has {prediction.size} items, expected {truth.size}, not 0"
+        )
+    return float(np.mean([np.mean(prediction[truth == number] == number) for number in np.unique(truth)]))
+
+
+def expected_calibration_error(probabilities: npt.ArrayLike, labels: Integers, bins: int = 15) -> float:
+    """Mean distance of confidence and accuracy over equal bins of confidence, weighted by their items.
+
+    Args:
+        probabilities: (N, C) float, rows sum to 1.
+        labels: (N,) class numbers.
+        bins: Bins of the highest probability, each (low, high].
+
+    Raises:
+        ValueError: The lengths differ, or there is no item.
+
+    Source: Guo et al., ICML 2017, equation 3.
+
+    Example:
+        >>> round(expected_calibration_error([[0.8, 0.2], [0.8, 0.2]], np.array([0, 1])), 6)
+        0.3
+    """
+    confidence, accuracy, count = calibration_bins(probabilities, labels, bins)
+    return float(np.sum(count * np.abs(confidence - accuracy)) / count.sum())
+
+
+def calibration_bins(
+    probabilities: npt.ArrayLike, labels: Integers, bins: int = 15
+) -> tuple[Float64, Float64, Float64]:
+    """Mean confidence, accuracy and number of items in each bin of the highest probability.
+
+    Args:
+        probabilities: (N, C) float, rows sum to 1.
+        labels: (N,) class numbers.
+        bins: Equal bins over (0, 1].
+
+    Returns:
+        Three (bins,) float64; confidence and accuracy of an empty bin are 0.
+
+    Raises:
+        ValueError: The lengths differ, or there is no item.
+    """
+    rows = np.asarray(probabilities, np.float64)
+    if rows.ndim != 2 or not len(rows) or labels.shape != (len(rows),):
+        raise ValueError(
+            f"calibration: `labels` has shape {labels.shape}, expected one for each of {rows.shape} rows"
+        )
+    top = rows.max(axis=1)
+    correct = (rows.argmax(axis=1) == labels).astype(np.float64)
+    place = np.clip(np.ceil(top * bins).astype(np.int64) - 1, 0, bins - 1)
+    count = np.bincount(place, minlength=bins).astype(np.float64)
+    filled = np.maximum(count, 1)
+    return np.bincount(place, top, bins) / filled, np.bincount(place, correct, bins) / filled, count
+
+
+def bootstrap_interval(
+    values: npt.ArrayLike | Statistic,
+    *,
+    count: int | None = None,
+    patients: Sequence[str] | None = None,
+    seed: int = 0,
+    draws: int = DRAWS,
+    level: float = LEVEL,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of a mean, or of any statistic of the items drawn.
+
+    Args:
+        values: (N,) numbers, whose mean is meant; or a function from item numbers (with repeats) to the
+            statistic, which then needs `count`.
+        count: N, where `values` is a function.
+        patients: Patient of each item; whole patients are drawn then, as their images are not independent.
+        level: Share of draws inside the interval.
+
+    Returns:
+        Lower and upper end.
+
+    Raises:
+        ValueError: There is no item, or `patients` has another length.
+
+    Source: Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
+
+    Example:
+        >>> low, high = bootstrap_interval([0.0, 1.0] * 50)
+        >>> low < 0.5 < high
+        True
+    """
+    statistic, items = _statistic(values, count)
+    drawn = _draw(statistic, items, patients, seed, draws)
+    return _percentiles(drawn, level)
+
+
+def paired_bootstrap(
+    first: npt.ArrayLike | Statistic,
+    second: npt.ArrayLike | Statistic,
+    *,
+    count: int | None = None,
+    patients: Sequence[str] | None = None,
+    seed: int = 0,
+    draws: int = DRAWS,
+    level: float = LEVEL,
+) -> tuple[float, float, float]:
+    """Difference `first - second` on the same items, with its percentile interval.
+
+    Args:
+        first, second: As in `bootstrap_interval`; both see the same drawn items.
+        count, patients, seed, draws, level: As in `bootstrap_interval`.
+
+    Returns:
+        The difference on all items, and the lower and upper end of its interval.
+
+    Raises:
+        ValueError: The two have another number of items.
+
+    Example:
+        >>> [round(end, 6) for end in paired_bootstrap([0.75, 0.5, 0.75], [0.5, 0.25, 0.5])]
+        [0.25, 0.25, 0.25]
+    """
+    ours, items = _statistic(first, count)
+    theirs, others = _statistic(second, count)
+    if items != others:
+        raise ValueError(f"paired_bootstrap: `second` has {others} items, expected {items}")
+    difference: Statistic = lambda chosen: ours(chosen) - theirs(chosen)  # noqa: E731
+    drawn = _draw(difference, items, patients, seed, draws)
+    low, high = _percentiles(drawn, level)
+    return difference(np.arange(items)), low, high
+
+
+def _statistic(values: npt.ArrayLike | Statistic, count: int | None) -> tuple[Statistic, int]:
+    if callable(values):
+        if not count:
+            raise ValueError("bootstrap: `count` is missing, expected the number of items")
+        return values, count
+    array = np.asarray(values, np.float64)
+    if array.ndim != 1 or not array.size:
+        raise ValueError(f"bootstrap: `values` has shape {array.shape}, expected at least one number")
+    return lambda chosen: float(array[chosen].mean()), array.size
+
+
+def _draw(statistic: Statistic, items: int, patients: Sequence[str] | None, seed: int, draws: int) -> Float64:
+    if patients is not None and len(patients) != items:
+        raise ValueError(f"bootstrap: `patients` has {len(patients)} names, expected {items}")
+    rng = np.random.default_rng(seed)
+    if patients is None:
+        return np.array([statistic(rng.integers(items, size=items)) for _ in range(draws)])
+    names, owner = np.unique(np.asarray(patients), return_inverse=True)
+    groups = [np.flatnonzero(owner == number) for number in range(len(names))]
+    return np.array(
+        [
+            statistic(np.concatenate([groups[g] for g in rng.integers(len(groups), size=len(groups))]))
+            for _ in range(draws)
+        ]
+    )
+
+
+def _percentiles(drawn: Float64, level: float) -> tuple[float, float]:
+    low, high = np.percentile(drawn, [50 * (1 - level), 50 * (1 + level)])
+    return float(low), float(high)
+
+
+def otsu_threshold(image: npt.NDArray[np.generic], bins: int = 256) -> Mask:
+    """Threshold baseline: split the grey levels by Otsu's rule; the smaller side is the foreground.
+
+    Which side is brighter depends on the scanner or stain, so brightness cannot say what is foreground. Of
+    two equal sides the brighter one is taken; an image of one value has no foreground.
+
+    Args:
+        image: (*spatial), or (C, *spatial) with C of 1 or 3 in front of 2 or 3 axes; channels are averaged.
+
+    Returns:
+        Foreground (*spatial).
+
+    Source: Otsu, IEEE Trans. SMC 9(1), 1979, equation 18.
+
+    Example:
+        >>> otsu_threshold(np.array([[0, 0, 9], [0, 0, 9]])).astype(int).tolist()
+        [[0, 0, 1], [0, 0, 1]]
+    """
+    grey = np.asarray(image, np.float64)
+    if grey.ndim > 2 and grey.shape[0] in (1, 3):
+        grey = grey.mean(axis=0)
+    low, high = float(grey.min()), float(grey.max())
+    if low == high:
+        return np.zeros(grey.shape, np.bool_)
+    bright = grey > _otsu_level(grey, bins, low, high)
+    return np.asarray(bright if 2 * np.count_nonzero(bright) <= bright.size else ~bright, np.bool_)
+
+
+def _otsu_level(grey: Float64, bins: int, low: float, high: float) -> float:
+    """Upper edge of the darker class: the split with the largest variance between the classes."""
+    counts, edges = np.histogram(grey, bins, (low, high))
+    centres = (edges[:-1] + edges[1:]) / 2
+    below = np.cumsum(counts)[:-1]
+    above = counts.sum() - below
+    sums = np.cumsum(counts * centres)
+    gap = sums[:-1] / np.maximum(below, 1) - (sums[-1] - sums[:-1]) / np.maximum(above, 1)
+    between = below * above * gap**2
+    # An empty valley gives one value over many splits: its middle stands for it.
+    best = np.flatnonzero(between >= between.max() * (1 - 1e-12))
+    return float(edges[1:][(best[0] + best[-1]) // 2])

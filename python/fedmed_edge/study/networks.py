@@ -1,0 +1,196 @@
+"""The networks that the closed form is compared with: FedAvg, pooled training, a site's own fine-tuning."""
+
+import copy
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+
+from fedmed_edge.features.backbones import set_state, state_of
+from fedmed_edge.features.training import Network, build_network, federated_rounds, train
+from fedmed_edge.images.dataset import Dataset
+from fedmed_edge.recipe import Recipe
+from fedmed_edge.study.plan import Budget
+from fedmed_edge.study.scores import answers_of_network, score
+
+log = logging.getLogger(__name__)
+
+Watch = Callable[[str], None]
+
+VALIDATION_SHARE = 0.2
+GAIN = 0.005
+"""Rise of the validation score below which a further cycle counts as none."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a network took: cycles, rounds, steps, bytes between all sites and the server, seconds."""
+
+    rounds: int = 0
+    steps: int = 0
+    transferred_bytes: int = 0
+    seconds: float = 0.0
+    plateau: bool = False
+
+    def document(self) -> dict[str, float | bool]:
+        """As JSON values."""
+        return asdict(self)
+
+
+def reference_network(
+    recipe: Recipe, sites: Mapping[str, Dataset], budget: Budget, *, seed: int, device: str, watch: Watch
+) -> tuple[Network, Cost]:
+    """FedAvg among the founding sites: the backbone of the generation."""
+    network = build_network(recipe, seed=seed)
+    return network, _rounds(network, sites, budget.rounds, budget, seed=seed, device=device, watch=watch)
+
+
+def fedavg_network(
+    recipe: Recipe, sites: Mapping[str, Dataset], budget: Budget, *, seed: int, device: str, watch: Watch
+) -> tuple[Network, Cost]:
+    """FedAvg re-trained by everyone, the joining site included."""
+
+    def cycle(network: Network, data: Mapping[str, Dataset], number: int) -> Cost:
+        return _rounds(
+            network, data, budget.peer_rounds, budget, seed=seed + 77 * number, device=device, watch=watch
+        )
+
+    return _to_plateau(recipe, sites, budget, cycle, seed=seed, device=device, watch=watch)
+
+
+def pooled_network(
+    recipe: Recipe, sites: Mapping[str, Dataset], budget: Budget, *, seed: int, device: str, watch: Watch
+) -> tuple[Network, Cost]:
+    """One network trained end to end on all images in one place: what privacy forbids."""
+
+    def cycle(network: Network, data: Mapping[str, Dataset], number: int) -> Cost:
+        result = train(
+            network,
+            _merged(data),
+            steps=budget.pooled_steps,
+            seed=seed + 77 * number,
+            device=device,
+            progress=watch,
+        )
+        return Cost(steps=budget.pooled_steps, seconds=result.seconds)
+
+    return _to_plateau(recipe, sites, budget, cycle, seed=seed, device=device, watch=watch)
+
+
+def local_network(
+    reference: Network, dataset: Dataset, budget: Budget, *, seed: int, device: str, watch: Watch
+) -> tuple[Network, Cost]:
+    """The reference network, fine-tuned on one site's own training images."""
+    network = copy.deepcopy(reference)
+    result = train(
+        network,
+        dataset,
+        steps=budget.local_steps,
+        learning_rate=1e-3,
+        seed=seed,
+        device=device,
+        progress=watch,
+    )
+    return network, Cost(steps=budget.local_steps, seconds=result.seconds)
+
+
+def _rounds(
+    network: Network,
+    sites: Mapping[str, Dataset],
+    rounds: int,
+    budget: Budget,
+    *,
+    seed: int,
+    device: str,
+    watch: Watch,
+) -> Cost:
+    done = list(
+        federated_rounds(
+            network,
+            sites,
+            rounds=rounds,
+            local_steps=budget.round_steps,
+            seed=seed,
+            device=device,
+            progress=watch,
+        )
+    )
+    return Cost(
+        rounds=len(done),
+        steps=len(done) * budget.round_steps * len(sites),
+        transferred_bytes=sum(one.transferred_bytes for one in done),
+        seconds=sum(one.seconds for one in done),
+    )
+
+
+Cycle = Callable[[Network, Mapping[str, Dataset], int], Cost]
+
+
+def _to_plateau(
+    recipe: Recipe,
+    sites: Mapping[str, Dataset],
+    budget: Budget,
+    cycle: Cycle,
+    *,
+    seed: int,
+    device: str,
+    watch: Watch,
+) -> tuple[Network, Cost]:
+    """Train for the number of cycles after which held-out training patients no longer score better.
+
+    The number is found on four fifths of every site's training patients; then a network is trained on all of
+    them for as many cycles. Test images take no part.
+    """
+    cycles = 1
+    if budget.until_plateau:
+        cycles = _useful_cycles(recipe, sites, budget, cycle, seed=seed, device=device)
+    network = build_network(recipe, seed=seed)
+    began = time.perf_counter()
+    costs = [cycle(network, sites, number) for number in range(cycles)]
+    return network, Cost(
+        rounds=sum(cost.rounds for cost in costs),
+        steps=sum(cost.steps for cost in costs),
+        transferred_bytes=sum(cost.transferred_bytes for cost in costs),
+        seconds=time.perf_counter() - began,
+        plateau=budget.until_plateau,
+    )
+
+
+def _useful_cycles(
+    recipe: Recipe, sites: Mapping[str, Dataset], budget: Budget, cycle: Cycle, *, seed: int, device: str
+) -> int:
+    split = {name: _split(dataset, seed) for name, dataset in sites.items()}
+    network = build_network(recipe, seed=seed)
+    best, best_cycle, kept = -np.inf, 1, state_of(network)
+    for number in range(budget.most_cycles):
+        cycle(network, {name: fit for name, (fit, _) in split.items()}, number)
+        held = [
+            score(recipe, answers_of_network(network, check, device=device)).value
+            for _, check in split.values()
+        ]
+        value = float(np.nanmean(held))
+        log.info("cycle %d: validation score %.3f", number + 1, value)
+        if value > best + GAIN:
+            best, best_cycle, kept = value, number + 1, state_of(network)
+        elif number + 1 - best_cycle >= budget.patience:
+            break
+    set_state(network, kept)
+    return best_cycle
+
+
+def _merged(sites: Mapping[str, Dataset]) -> Dataset:
+    first, *_ = sites.values()
+    return replace(first, items=tuple(item for data in sites.values() for item in data.items))
+
+
+def _split(dataset: Dataset, seed: int) -> tuple[Dataset, Dataset]:
+    """Training images in two parts, by patient: what is fitted, and what is looked at."""
+    patients = sorted({item.patient for item in dataset.items})
+    order = np.random.default_rng(seed).permutation(len(patients))
+    held = {patients[index] for index in order[: max(1, round(VALIDATION_SHARE * len(patients)))]}
+    return (
+        dataset.subset([i for i, item in enumerate(dataset.items) if item.patient not in held]),
+        dataset.subset([i for i, item in enumerate(dataset.items) if item.patient in held]),
+    )

@@ -1,0 +1,76 @@
+"""What an experiment has finished so far, on disk: running it again goes on from there."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors.numpy import load, save
+
+from fedmed_edge.atomic import write_atomic
+from fedmed_edge.errors import InputError
+from fedmed_edge.features.backbones import set_state, state_of
+from fedmed_edge.features.training import Network, build_network
+from fedmed_edge.generation import Generation, parse_generation
+from fedmed_edge.recipe import Recipe
+from fedmed_edge.study.networks import Cost
+from fedmed_edge.study.scores import Answers
+
+
+class Notebook:
+    """Finished steps of one experiment, one file a step.
+
+    Args:
+        folder: Made where it is missing.
+        setting: What the steps depend on; a folder that was begun with something else is refused.
+
+    Raises:
+        InputError: The folder holds another experiment.
+    """
+
+    def __init__(self, folder: Path, setting: dict[str, Any]) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(setting, sort_keys=True, indent=1)
+        path = folder / "setting.json"
+        if path.exists() and path.read_text() != text:
+            raise InputError(
+                f"{folder}: holds an experiment of other settings", hint="choose another folder with --out"
+            )
+        write_atomic(path, text.encode())
+
+    def network(
+        self, name: str, recipe: Recipe, make: Callable[[], tuple[Network, Cost]]
+    ) -> tuple[Network, Cost]:
+        """The network and its cost, trained only where that was not finished before."""
+        path = self.folder / f"{name}.safetensors"
+        if path.exists():
+            network = build_network(recipe)
+            set_state(network, load(path.read_bytes()))
+            return network, Cost(**self.document(f"{name}-cost", dict))
+        network, cost = make()
+        self.document(f"{name}-cost", cost.document)
+        write_atomic(path, save({key: value for key, value in state_of(network).items()}))
+        return network, cost
+
+    def generation(self, name: str, make: Callable[[], Generation]) -> Generation:
+        """The generation, published only where that was not finished before."""
+        path = self.folder / f"{name}.generation"
+        if not path.exists():
+            write_atomic(path, make().content)
+        return parse_generation(path.read_bytes(), str(path))
+
+    def answers(self, name: str, make: Callable[[], dict[str, Answers]]) -> dict[str, Answers]:
+        """Answers by site, asked for only where that was not finished before."""
+        stored = self.document(
+            f"{name}-answers", lambda: {site: one.document() for site, one in make().items()}
+        )
+        return {site: Answers(**one) for site, one in stored.items()}
+
+    def document(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """A JSON document, made only where that was not finished before."""
+        path = self.folder / f"{name}.json"
+        if not path.exists():
+            write_atomic(path, json.dumps(make()).encode())
+        document: dict[str, Any] = json.loads(path.read_text())
+        return document

@@ -1,0 +1,45 @@
+"""How much an experiment may cost, and under which policy: the stated settings and budgets."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A site policy that figures are given for.
+
+    Attributes:
+        name: `open` is for public data alone; `default` is what a hospital gets.
+        min_cohort: Patients below which a class is left out of a contribution.
+    """
+
+    name: Literal["open", "default"]
+    min_cohort: int
+
+
+SETTINGS = {"open": Setting("open", min_cohort=1), "default": Setting("default", min_cohort=10)}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Training steps (batches) that the networks of an experiment get.
+
+    Attributes:
+        rounds: FedAvg rounds for the reference backbone, without the joining site.
+        round_steps: Steps each site makes in one round.
+        local_steps: Fine-tuning steps of each site's own network.
+        peer_rounds: Rounds of one cycle of `fedavg`, re-trained by everyone.
+        pooled_steps: Steps of one cycle of `pooled`, one network on all images.
+        until_plateau: Repeat the cycle until the score of held-out training patients no longer rises;
+            otherwise one cycle is made and the columns are marked so.
+        patience: Cycles without a rise that end the search; `most_cycles` ends it in any case.
+    """
+
+    rounds: int
+    round_steps: int
+    local_steps: int
+    peer_rounds: int
+    pooled_steps: int
+    until_plateau: bool
+    patience: int = 1
+    most_cycles: int = 6

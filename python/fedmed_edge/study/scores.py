@@ -1,0 +1,134 @@
+"""From answers to scores: Dice or balanced accuracy as the product defines them, with intervals."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fedmed_edge.features.extract import Prediction
+from fedmed_edge.features.training import Network, predict
+from fedmed_edge.images.dataset import Dataset
+from fedmed_edge.images.preprocess import prepare, restore
+from fedmed_edge.recipe import Recipe
+from fedmed_edge.study.metrics import (
+    Statistic,
+    balanced_accuracy,
+    bootstrap_interval,
+    dice,
+    expected_calibration_error,
+    otsu_threshold,
+)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one model said of one site's images, image by image.
+
+    Attributes:
+        patients: Patient of every image.
+        truth, label: True and answered class numbers (classification).
+        probabilities: (N, C) float32 (classification).
+        dice: Dice of every image (segmentation).
+    """
+
+    patients: list[str] = field(default_factory=list)
+    truth: list[int] = field(default_factory=list)
+    label: list[int] = field(default_factory=list)
+    probabilities: list[list[float]] = field(default_factory=list)
+    dice: list[float] = field(default_factory=list)
+
+    def document(self) -> dict[str, Any]:
+        """As JSON values; `Answers(**document)` is the way back."""
+        return {name: value for name, value in vars(self).items() if value}
+
+    def __add__(self, other: "Answers") -> "Answers":
+        return Answers(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+
+
+@dataclass(frozen=True)
+class Score:
+    """A mean with its 95 % bootstrap interval over images."""
+
+    value: float
+    low: float
+    high: float
+
+
+def score(recipe: Recipe, answers: Answers) -> Score:
+    """Mean Dice, or balanced accuracy over the classes present; NaN where there is no image."""
+    if not answers.patients:
+        return Score(float("nan"), float("nan"), float("nan"))
+    statistic = statistic_of(recipe, answers)
+    count = len(answers.patients)
+    low, high = bootstrap_interval(statistic, count=count, patients=answers.patients, draws=1000)
+    return Score(statistic(np.arange(count)), low, high)
+
+
+def statistic_of(recipe: Recipe, answers: Answers) -> Statistic:
+    """The score as a function of the images drawn, for the bootstrap."""
+    if recipe.kind == "segmentation":
+        values = np.array(answers.dice)
+        return lambda chosen: float(values[chosen].mean())
+    truth, label = np.array(answers.truth), np.array(answers.label)
+    return lambda chosen: balanced_accuracy(label[chosen], truth[chosen])
+
+
+def calibration_error(answers: Answers) -> float | None:
+    """Expected calibration error over 15 bins (classification), else None."""
+    if not answers.probabilities:
+        return None
+    return expected_calibration_error(np.array(answers.probabilities), np.array(answers.truth))
+
+
+def answers_of_network(network: Network, dataset: Dataset, *, device: str) -> Answers:
+    """What an end-to-end network says of the labelled items of a data set."""
+    probabilities = predict(network, dataset, device=device)
+    if dataset.recipe.kind == "classification":
+        return _classified(dataset, probabilities)
+    values = []
+    for item, grid in zip(dataset, probabilities, strict=True):
+        image = dataset.load(item)
+        labels = restore(grid, prepare(image, dataset.recipe))
+        values.append(dice(labels, dataset.load_mask(item, image), len(dataset.recipe.classes)))
+    return Answers(_patients(dataset), dice=values)
+
+
+def answers_of_predictions(dataset: Dataset, predictions: Sequence[Prediction]) -> Answers:
+    """What a closed-form head says of the items of a data set, from `features.extract.evaluate_heads`."""
+    if dataset.recipe.kind == "classification":
+        return _classified(dataset, [one.probabilities for one in predictions])
+    classes = len(dataset.recipe.classes)
+    return Answers(
+        _patients(dataset),
+        dice=[
+            dice(one.mask, dataset.load_mask(item, dataset.load(item)), classes)
+            for item, one in zip(dataset, predictions, strict=True)
+            if one.mask is not None
+        ],
+    )
+
+
+def answers_of_threshold(dataset: Dataset) -> Answers:
+    """Otsu's threshold, image by image: what no learning at all reaches (two classes)."""
+    values = []
+    for item in dataset:
+        image = dataset.load(item)
+        mask = otsu_threshold(image.pixels).astype(np.uint8)
+        values.append(dice(mask, dataset.load_mask(item, image), len(dataset.recipe.classes)))
+    return Answers(_patients(dataset), dice=values)
+
+
+def _classified(dataset: Dataset, probabilities: Sequence[npt.NDArray[np.float32] | None]) -> Answers:
+    stacked = np.array(probabilities, np.float32)
+    return Answers(
+        _patients(dataset),
+        truth=[int(item.label) for item in dataset if item.label is not None],
+        label=stacked.argmax(axis=1).tolist(),
+        probabilities=stacked.round(6).tolist(),
+    )
+
+
+def _patients(dataset: Dataset) -> list[str]:
+    return [item.patient for item in dataset]

@@ -1,0 +1,169 @@
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from monai.data.meta_obj import get_track_meta
+
+from fedmed_edge.errors import DeviceError, InputError
+from fedmed_edge.features import training
+from fedmed_edge.features.backbones import state_of
+from fedmed_edge.features.training import build_network, federated_rounds, predict, train
+from fedmed_edge.features.weights import average_weights
+from fedmed_edge.images.dataset import Dataset
+from fedmed_edge.images.preprocess import IGNORE, prepare
+
+Task = tuple[Any, Dataset, Any]
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return all(np.array_equal(value, other[name]) for name, value in one.items())
+
+
+def test_classification_is_learned(images_task: Task) -> None:
+    recipe, dataset, _ = images_task
+    network = build_network(recipe)
+    told: list[str] = []
+    result = train(network, dataset, steps=40, seed=1, progress=told.append)
+    assert len(result.losses) == len(told) == 40 and told[0].startswith("loss ")
+    assert result.losses[-5:].mean() < 0.75 * result.losses[:5].mean()
+    answers = np.array(predict(network, dataset))
+    assert answers.shape == (24, 2)
+    np.testing.assert_allclose(answers.sum(axis=1), 1, atol=1e-5)
+    assert (answers.argmax(axis=1) == [item.label for item in dataset]).mean() > 0.9
+
+
+def test_segmentation_is_learned(pixels_task: Task) -> None:
+    recipe, dataset, _ = pixels_task
+    network = build_network(recipe)
+    train(network, dataset, steps=30, seed=1)
+    answers = predict(network, dataset)
+    for item, answer in zip(dataset, answers, strict=True):
+        assert answer.shape == (2, 32, 32)
+        prepared = prepare(dataset.load(item), recipe)
+        bright = prepared.pixels[0] > 0.5
+        found = answer.argmax(axis=0) == 1
+        assert 2 * (found & bright).sum() / (found.sum() + bright.sum()) > 0.7
+
+
+def test_same_seed_same_weights_and_nothing_else_moves(images_task: Task) -> None:
+    recipe, dataset, _ = images_task
+    states = []
+    before = torch.random.get_rng_state().clone(), torch.get_num_threads(), get_track_meta()
+    for seed in (3, 3, 4):
+        network = build_network(recipe, seed=7)
+        train(network, dataset, steps=3, seed=seed)
+        states.append(state_of(network))
+    assert same(states[0], states[1]) and not same(states[0], states[2])
+    assert torch.equal(torch.random.get_rng_state(), before[0])
+    assert (torch.get_num_threads(), get_track_meta()) == before[1:]
+
+
+def test_epochs_are_passes_over_the_labelled_images(images_task: Task) -> None:
+    recipe, dataset, _ = images_task
+    assert len(train(build_network(recipe), dataset, epochs=0.5, batch=4).losses) == 3
+    with pytest.raises(ValueError, match="give either `steps` or `epochs`"):
+        train(build_network(recipe), dataset)
+
+
+def test_a_round_is_the_average_of_the_sites(images_task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, dataset, _ = images_task
+    sites = {"b": dataset.subset(range(18)), "a": dataset.subset(range(18, 24))}
+    seen: list[Any] = []
+
+    def averaged(states: Any, counts: Any) -> Any:
+        seen.append((states, counts))
+        return average_weights(states, counts)
+
+    monkeypatch.setattr(training, "average_weights", averaged)
+    network = build_network(recipe)
+    first, second = federated_rounds(network, sites, rounds=2, local_steps=2, batch=4)
+    assert (first.number, second.number, sorted(first.losses)) == (1, 2, ["a", "b"])
+    assert first.transferred_bytes == 2 * 2 * sum(value.nbytes for value in state_of(network).values())
+    states, counts = seen[-1]
+    assert counts == [6, 18]
+    assert not same(states[0], states[1])
+    for name, value in state_of(network).items():
+        mean = np.average([state[name] for state in states], axis=0, weights=counts)
+        np.testing.assert_allclose(np.asarray(value, float), mean, rtol=1e-5, atol=1e-7)
+
+
+def test_rounds_can_be_stopped_and_repeated(images_task: Task) -> None:
+    recipe, dataset, _ = images_task
+    sites = {"a": dataset.subset(range(12)), "b": dataset.subset(range(12, 24))}
+    states = []
+    for _ in range(2):
+        network = build_network(recipe)
+        rounds: Any = federated_rounds(network, sites, rounds=5, local_steps=2, batch=4, seed=9)
+        next(rounds)
+        next(rounds)
+        rounds.close()
+        states.append(state_of(network))
+    assert same(*states)
+
+
+@pytest.mark.parametrize("kind", ["segmentation", "classification"])
+def test_volumes(tmp_path: Path, make: SimpleNamespace, kind: str) -> None:
+    recipe = make.recipe(kind, (16, 16, 16))
+    dataset = make.volumes(tmp_path, recipe, [(24, 20, 12), (16, 16, 16), (20, 20, 20), (18, 18, 18)])
+    network = build_network(recipe)
+    assert np.isfinite(train(network, dataset, steps=2, batch=2).losses).all()
+    answers = predict(network, dataset)
+    expected = (2,) if kind == "classification" else (2, 24, 20, 16)
+    assert answers[0].shape == expected
+    np.testing.assert_allclose(answers[0].sum(axis=0), 1, atol=1e-5)
+
+
+def test_padding_takes_part_in_no_loss() -> None:
+    loss = training._SegmentationLoss()
+    random = torch.Generator().manual_seed(0)
+    scores = torch.randn(2, 3, 8, 8, generator=random)
+    labels = torch.randint(0, 3, (2, 8, 8), generator=random)
+    labels[:, 5:] = IGNORE
+    changed = scores.clone()
+    changed[:, :, 5:] += 10 * torch.randn(2, 3, 3, 8, generator=random)
+    torch.testing.assert_close(loss(scores, labels), loss(changed, labels))
+    torch.testing.assert_close(loss(scores, labels), loss(scores[:, :, :5], labels[:, :5]))
+
+
+def test_mask_moves_with_its_image(make: SimpleNamespace) -> None:
+    changes: Any = training._Changes(make.recipe("segmentation", (32, 32)), 0)
+    changes.colours = lambda image: image
+    mask = torch.zeros(1, 32, 32)
+    mask[0, 6:14, 10:26] = 1
+    for _ in range(12):
+        image, moved = changes(mask.clone(), mask.clone())
+        assert moved is not None
+        assert ((image > 0.5) == (moved > 0.5)).float().mean() > 0.97
+        assert set(np.unique(moved.numpy())) <= {0.0, 1.0}
+
+
+def test_one_cycle() -> None:
+    rates = [training._cycle(step / 100) for step in range(101)]
+    assert max(rates) == pytest.approx(1, abs=0.01) and rates[0] < 0.15 and rates[-1] == pytest.approx(0.01)
+    assert rates.index(max(rates)) == 10 and sorted(rates[10:], reverse=True) == rates[10:]
+
+
+def test_refusals(images_task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, dataset, _ = images_task
+    network: Any = build_network(recipe)
+    if not torch.cuda.is_available():
+        with pytest.raises(DeviceError, match="`device` has cuda, expected one that is here"):
+            train(network, dataset, steps=1, device="cuda")
+    with pytest.raises(DeviceError, match="`device` has tpu, expected auto, cpu or cuda"):
+        predict(network, dataset, device="tpu")
+    with torch.no_grad():
+        network.heads[0].weight.fill_(float("nan"))
+    with pytest.raises(InputError, match="`loss` has nan at step 1, expected a finite number"):
+        train(network, dataset, steps=20)
+
+
+@pytest.mark.cuda
+def test_training_on_a_gpu(images_task: Task) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    recipe, dataset, _ = images_task
+    network = build_network(recipe)
+    assert np.isfinite(train(network, dataset, steps=5, device="cuda").losses).all()

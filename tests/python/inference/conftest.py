@@ -1,0 +1,132 @@
+"""Toy models that are real exported files: an ONNX graph with a manifest, signed by a server key."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from fedmed_edge import signing
+from fedmed_edge.model.manifest import Manifest
+from fedmed_edge.recipe import Intensity, Recipe
+
+CLASSES = ("dark", "bright")
+
+
+def manifest_of(recipe, threshold=4.0):
+    return Manifest(
+        recipe=recipe,
+        recipe_digest=recipe.digest,
+        generation="0" * 64,
+        model="1" * 64,
+        known_threshold=threshold,
+        priors=tuple(1 / len(recipe.classes) for _ in recipe.classes),
+        temperature=1.0,
+        ridge=1e-2,
+        sites=3,
+        contributions=("2" * 64,),
+        provenance="made by a test",
+        withdrawn_notice="none",
+    )
+
+
+def toy_onnx(recipe, text, *, outputs=("probabilities", "distance")):
+    """Two classes: the second has probability sigmoid(20 (x - 1/2)), of the mean or of each pixel.
+
+    The distance is 100 (mean - 1/2)².
+    """
+    shape = [1, recipe.channels, *recipe.size]
+    spatial = list(range(1, len(shape)))
+    constants = {
+        "half": np.float32(0.5),
+        "steep": np.float32(20),
+        "hundred": np.float32(100),
+        "axes": np.array(spatial, np.int64),
+        "channel": np.array([1], np.int64),
+        "one": np.array([1], np.int64),
+        "pair": np.array([1, 1], np.int64),
+    }
+    classify = recipe.kind == "classification"
+    nodes = [
+        helper.make_node("ReduceMean", ["image", "axes"], ["mean"], keepdims=0),
+        helper.make_node("ReduceMean", ["image", "channel"], ["grey"], keepdims=1),
+        helper.make_node("Reshape", ["mean", "pair"], ["column"]),
+        helper.make_node("Sub", ["column" if classify else "grey", "half"], ["off"]),
+        helper.make_node("Mul", ["off", "steep"], ["score"]),
+        helper.make_node("Sigmoid", ["score"], ["second"]),
+        helper.make_node("Neg", ["score"], ["other"]),
+        helper.make_node("Sigmoid", ["other"], ["first"]),
+        helper.make_node("Concat", ["first", "second"], ["probabilities"], axis=1),
+        helper.make_node("Sub", ["mean", "half"], ["away"]),
+        helper.make_node("Mul", ["away", "away"], ["square"]),
+        helper.make_node("Mul", ["square", "hundred"], ["distance"]),
+    ]
+    kinds = {"probabilities": [1, 2, *([] if classify else recipe.size)], "distance": [1]}
+    graph = helper.make_graph(
+        nodes,
+        "toy",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, kinds[name]) for name in outputs],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    if text:
+        helper.set_model_props(model, {"fedmed": text})
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """Folder with the server's two keys."""
+    folder = tmp_path_factory.mktemp("server")
+    key = signing.generate_key()
+    signing.write_key(folder / "server.key", key)
+    signing.write_public_key(folder / "server.pub", key.public_key())
+    return folder
+
+
+@pytest.fixture
+def recipe_of():
+    def make(kind="classification", size=(16, 16), **changes):
+        settings = {
+            "name": "toy",
+            "kind": kind,
+            "classes": CLASSES,
+            "size": size,
+            "spacing_mm": (1.0, 1.0, 1.0) if len(size) == 3 else None,
+            "intensity": Intensity(rule="range", low=0, high=255),
+        }
+        return Recipe(**{**settings, **changes})
+
+    return make
+
+
+@pytest.fixture
+def write_model(server, tmp_path):
+    """Write and sign a toy model; returns its path."""
+
+    def write(recipe, *, threshold=4.0, name="model.onnx", text=None, **graph):
+        path = tmp_path / name
+        path.write_bytes(
+            toy_onnx(recipe, manifest_of(recipe, threshold).text if text is None else text, **graph)
+        )
+        signing.sign_file(path, signing.read_private_key(server / "server.key"))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def model_of(write_model, server):
+    """A toy model, loaded."""
+    from fedmed_edge.inference.predict import load_model
+
+    return lambda recipe, **how: load_model(
+        write_model(recipe, **how), trust=server / "server.pub", device="cpu", threads=1
+    )
+
+
+@pytest.fixture
+def manifest():
+    """The manifest that a toy model of a recipe has."""
+    return manifest_of

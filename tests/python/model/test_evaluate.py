@@ -1,0 +1,86 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from fedmed_edge.model.evaluate import evaluate
+from fedmed_edge.model.rebuild import rebuild
+
+
+def error_of(rows: np.ndarray, labels: np.ndarray, head: np.ndarray, weights: np.ndarray) -> float:
+    residual = rows @ head - np.eye(head.shape[1])[labels]
+    return float(np.sum(weights[labels] * np.sum(residual**2, axis=1)))
+
+
+def without(made: SimpleNamespace, sites: dict, *names: str) -> np.ndarray:
+    kept = [site for name, site in sites.items() if name not in names]
+    rows = np.vstack([site.rows for site in kept])
+    return made.head(rows, np.concatenate([site.labels for site in kept]), 3, 1e-2)
+
+
+def test_errors_and_worth_equal_their_definitions(made: SimpleNamespace) -> None:
+    recipe = made.recipe(3)
+    sites = {name: made.random(seed, shift=seed) for seed, name in enumerate("abc")}
+    found = evaluate(made.contribute(sites, recipe), recipe, ridge=1e-2)
+    weights = np.full(3, 1 / 60)
+    for name, site in sites.items():
+        error = error_of(site.rows, site.labels, without(made, sites, name), weights)
+        one = found.sites[name]
+        assert one.error == pytest.approx(error, rel=1e-9)
+        assert one.relative_error == pytest.approx(error, rel=1e-9)  # a third of the rows of three classes
+        assert (one.rows, one.images) == (60, 60)
+        worth = sum(
+            error_of(other.rows, other.labels, without(made, sites, name, to), weights)
+            - error_of(other.rows, other.labels, without(made, sites, to), weights)
+            for to, other in sites.items()
+            if to != name
+        )
+        assert one.worth == pytest.approx(worth, rel=1e-6)
+    assert found.site_map is not None and found.site_map.sites == ("a", "b", "c")
+    assert found.known_threshold is None and found.ridge == 1e-2
+    assert found.model == rebuild(made.contribute(sites, recipe), recipe, ridge=1e-2).digest
+
+
+def test_expected_recall_foretells_the_one_on_rows(made: SimpleNamespace) -> None:
+    recipe = made.recipe(3)
+    sites = {name: made.random(seed, rows=600, width=6) for seed, name in enumerate("abc")}
+    contributions = made.contribute(sites, recipe)
+    found = evaluate(contributions, recipe)
+    model = rebuild(contributions[1:], recipe)
+    answers = model.probabilities(sites["a"].rows).argmax(axis=1)
+    real = np.mean([(answers[sites["a"].labels == k] == k).mean() for k in range(3)])
+    assert found.sites["a"].expected_recall == pytest.approx(real, abs=0.04)
+
+
+def test_a_harmful_site_is_worth_less_than_nothing(made: SimpleNamespace) -> None:
+    recipe = made.recipe(3)
+    sites = {name: made.random(seed) for seed, name in enumerate("abc")}
+    sites["b"].labels[:] = (sites["b"].labels + 1) % 3
+    found = evaluate(made.contribute(sites, recipe), recipe)
+    worth = {name: one.worth for name, one in found.sites.items()}
+    assert worth["b"] < 0 < worth["a"]
+
+
+def test_one_site_is_judged_by_its_folds_alone(made: SimpleNamespace) -> None:
+    recipe = made.recipe(3)
+    found = evaluate(made.contribute({"a": made.random(0)}, recipe), recipe)
+    one = found.sites["a"]
+    assert one.error is None and one.worth is None and one.expected_recall is None
+    assert found.fold_error is not None and 0 < found.fold_error < 1
+
+
+def test_unlabelled_sites_have_a_place_but_no_error(made: SimpleNamespace) -> None:
+    recipe = made.recipe(3)
+    sites = {name: made.random(seed) for seed, name in enumerate("abc")}
+    sites["c"].labels[:] = -1
+    sites["c"].distances = np.array([2.0, 4.0])
+    found = evaluate(made.contribute(sites, recipe), recipe)
+    one = found.sites["c"]
+    assert one.error is None and one.worth is None and one.mean_distance == 3.0
+    assert found.site_map is not None and "c" in found.site_map.sites
+
+
+def test_without_image_statistics_there_is_no_map(made: SimpleNamespace) -> None:
+    recipe = made.recipe(3)
+    contributions = made.contribute({"a": made.random(0), "b": made.random(1)}, recipe, parts=("classes",))
+    assert evaluate(contributions, recipe).site_map is None

@@ -1,0 +1,132 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from fedmed_edge.errors import InputError
+from fedmed_edge.model.distance import SiteMap, site_map
+from fedmed_edge.model.rebuild import rebuild
+from fedmed_edge.model.refine import EMPHASES, REACHES, Trials, fold_trials, refine, site_weights
+from fedmed_edge.model.sums import read_sums
+
+
+def odd_one_out(made: SimpleNamespace, **fields: object) -> dict:
+    """Three alike and one, `z`, whose classes lie elsewhere and whose images look different."""
+    sites = {name: made.random(seed, rows=90, **fields) for seed, name in enumerate("abc")}
+    odd = made.random(9, rows=90, **fields)
+    odd.rows[:, :-1] = 2.0 * odd.rows[:, -2::-1]
+    odd.images = odd.rows[:, :4] + 5.0
+    return sites | {"z": odd}
+
+
+def test_weights_follow_their_formula() -> None:
+    distances = np.array([[0.0, 1.0, 2.0], [1.0, 0.0, 3.0], [2.0, 3.0, 0.0]])
+    between = SiteMap(("a", "b", "c"), distances, np.zeros((3, 2)), (), (0, 1, 2))
+    found = site_weights(between, "b", 0.5, 8.0)  # the median is 2, so tau is 1
+    assert found == pytest.approx({"a": np.exp(-1), "b": 8.0, "c": np.exp(-9)})
+    assert site_weights(between, "b", float("inf"), 1.0) == {"a": 1.0, "b": 1.0, "c": 1.0}
+
+
+def test_an_odd_site_gets_a_model_of_its_own(made: SimpleNamespace) -> None:
+    recipe, sites = made.recipe(3), odd_one_out(made)
+    contributions = made.contribute(sites, recipe)
+    model, plain = refine(contributions, "z", recipe), rebuild(contributions, recipe)
+    assert (model.refined_for, model.kept) == ("z", "refined")
+    assert model.site_weights["z"] > 1 > model.site_weights["a"]
+    assert "over 5 folds of the site" in model.reason
+    assert model.ridge == plain.ridge and model.figures["ridge_by"] == "sites"
+    fresh = made.random(10, rows=300)
+    fresh.rows[:, :-1] = 2.0 * fresh.rows[:, -2::-1]
+    right = [(m.probabilities(fresh.rows).argmax(axis=1) == fresh.labels).mean() for m in (model, plain)]
+    assert right[0] > right[1] + 0.05
+
+
+def test_trials_equal_heads_fitted_on_rows(made: SimpleNamespace) -> None:
+    recipe, sites = made.recipe(3), odd_one_out(made)
+    contributions = made.contribute(sites, recipe)
+    sums, between = read_sums(contributions, recipe), site_map(contributions)
+    errors = fold_trials(sums, sums[3], between, 1e-2)
+    weights = site_weights(between, "z", REACHES[2], EMPHASES[3])
+    fold = sites["z"].fold_of_row()
+    kept = {**sites, "z": made.Site(sites["z"].rows[fold != 4], sites["z"].labels[fold != 4])}
+    head = made.head(
+        np.vstack([site.rows for site in kept.values()]),
+        np.concatenate([site.labels for site in kept.values()]),
+        3,
+        1e-2,
+        np.concatenate([np.full(len(site.labels), weights[name]) for name, site in kept.items()]),
+    )
+    held = sites["z"].rows[fold == 4] @ head - np.eye(3)[sites["z"].labels[fold == 4]]
+    assert errors[4, 2, 3] == pytest.approx(np.sum(held**2) / 120, rel=1e-9)
+
+
+def test_sites_that_are_alike_keep_the_global_model(made: SimpleNamespace) -> None:
+    recipe = made.recipe(3)
+    sites = {name: made.random(seed, width=30) for seed, name in enumerate("abc")}
+    contributions = made.contribute(sites, recipe)
+    model, plain = refine(contributions, "a", recipe), rebuild(contributions, recipe)
+    assert (model.refined_for, model.kept) == ("a", "global")
+    np.testing.assert_array_equal(model.head, plain.head)
+    assert model.content != plain.content
+
+
+def test_a_site_without_folds_is_chosen_for_by_the_others(made: SimpleNamespace) -> None:
+    recipe, sites = made.recipe(3), odd_one_out(made)
+    sites["z"].folds = 0
+    model = refine(made.contribute(sites, recipe), "z", recipe)
+    assert "over the folds of 3 other sites" in model.reason
+    for name in "bc":
+        sites[name].folds = 0
+    assert (
+        "folds of the only site that has some" in refine(made.contribute(sites, recipe), "z", recipe).reason
+    )
+    sites["a"].folds = 0
+    model = refine(made.contribute(sites, recipe), "z", recipe)
+    assert (model.kept, model.reason) == ("global", "the site has no folds to choose by, nor has any other")
+
+
+def test_an_unlabelled_site_gets_a_model_by_distance_alone(made: SimpleNamespace) -> None:
+    """Two kinds of scanner, three sites each: what one kind's images show misleads the other."""
+    recipe, sites = made.recipe(3), {}
+    for seed, name in enumerate("abcdef"):
+        site = made.random(seed, rows=90)
+        if seed % 2:
+            site.rows[:, :-1] = -site.rows[:, :-1]
+        site.images = site.rows[:, :4] + 8.0 * (seed % 2)
+        sites[name] = site
+    bare = made.Site(sites["f"].rows, np.full(90, -1), images=sites["f"].images)
+    model = refine(made.contribute(sites | {"f": bare}, recipe), "f", recipe)
+    assert model.kept == "refined" and "5 other sites" in model.reason
+    assert model.site_weights["b"] > 0.5 > 0.1 > model.site_weights["a"]
+    right = (model.probabilities(sites["f"].rows).argmax(axis=1) == sites["f"].labels).mean()
+    assert right > 0.9
+
+
+def test_nothing_to_choose_by(made: SimpleNamespace) -> None:
+    recipe = made.recipe(3)
+    alone = refine(made.contribute({"a": made.random(0)}, recipe), "a", recipe)
+    assert (alone.kept, alone.reason) == ("global", "no other site has labelled images")
+    bare = made.random(1)
+    bare.labels[:] = -1
+    model = refine(made.contribute({"a": made.random(0), "b": bare}, recipe), "b", recipe)
+    assert model.kept == "global" and "fewer than three sites" in model.reason
+
+
+def test_gain_needs_more_than_one_unit() -> None:
+    errors = np.ones((1, 2, 2))
+    errors[0, 1, 1] = 0.5
+    trials = Trials(errors, "fold")
+    assert trials.best() == (1, 1) and trials.gain() == (0.0, 0.0)
+    assert Trials(np.ones((3, 2, 2)), "fold").best() == (0, 0)
+
+
+def test_an_unknown_site_is_refused(made: SimpleNamespace) -> None:
+    recipe = made.recipe(3)
+    with pytest.raises(InputError, match="site `q` has no contribution with statistics here"):
+        refine(made.contribute({"a": made.random(0)}, recipe), "q", recipe)
+
+
+def test_refining_twice_gives_the_same_bytes(made: SimpleNamespace) -> None:
+    recipe = made.recipe(3)
+    contributions = made.contribute(odd_one_out(made), recipe)
+    assert refine(contributions, "z", recipe).content == refine(contributions[::-1], "z", recipe).content

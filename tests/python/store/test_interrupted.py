@@ -1,0 +1,297 @@
+"""Killed, interrupted, out of room, or two at once: the store stays whole and running again goes on."""
+
+import os
+import resource
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from fedmed_edge.errors import StoreError
+from fedmed_edge.store.index import Index, StoreBusy
+from fedmed_edge.store.store import Store
+
+Send = Callable[..., Path]
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+# A child of fork runs one operation and dies at its n-th line of ours, for every n-th of all of them; with
+# `clock` it is killed from outside after a random time, so that SQLite's own commit is hit too.
+SCRIPT = """
+import os, random, shutil, signal, sys, time
+from dataclasses import dataclass
+from pathlib import Path
+from fedmed_edge.store.store import Store
+
+how, operation, template, work = sys.argv[1], sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4])
+files = [Path(name) for name in sys.argv[5:]]
+
+@dataclass
+class StandIn:
+    recipe: object
+    generation: str
+    sites: tuple
+    contributions: tuple
+    content: bytes = b"model" * 1000
+    digest: str = "11" * 32
+    refined_for: object = None
+
+def run(store):
+    if operation == "import":
+        for file in files:
+            store.import_contribution(file)
+    elif operation == "withdraw":
+        store.withdraw("alpha")
+    else:
+        taken = store.contributions("lesion")
+        names = tuple(one.header.site for one in taken), tuple(one.id for one in taken)
+        store.save_model(StandIn(store.recipe("lesion"), store.generations()[0], *names))
+
+def state(store):
+    entries = [(e.site, e.sequence, e.current) for e in store.contribution_entries()]
+    return entries, [(m.digest, m.withdrawn) for m in store.models()], len(list(work.rglob("objects/*/*")))
+
+def traced(limit):
+    count = 0
+    def trace(frame, event, argument):
+        nonlocal count
+        name = frame.f_code.co_filename
+        if "fedmed_edge/store" not in name and not name.endswith("fedmed_edge/atomic.py"):
+            return None
+        if event == "line":
+            count += 1
+            if count == limit and how == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if count == limit:
+                raise KeyboardInterrupt
+        return trace
+    return trace
+
+def attempt(limit):
+    child = os.fork()
+    if child == 0:
+        if how != "clock":
+            sys.settrace(traced(limit))
+        try:
+            run(Store(work))
+        except KeyboardInterrupt:
+            os._exit(2)
+        except BaseException as error:
+            print("child:", repr(error), file=sys.stderr)
+            os._exit(3)
+        os._exit(0)
+    if how == "clock":
+        time.sleep(random.Random(limit).uniform(0, 0.04))
+        os.kill(child, signal.SIGKILL)
+    return os.waitpid(child, 0)[1]
+
+def fresh():
+    shutil.rmtree(work, ignore_errors=True)
+    shutil.copytree(template, work)
+
+fresh()
+run(Store(work))
+wanted = state(Store.open(work))
+assert Store.open(work).verify() == []
+stopped = 0
+limit = 1
+while True:
+    fresh()
+    status = attempt(limit)
+    assert not (os.WIFEXITED(status) and os.WEXITSTATUS(status) == 3), "failed otherwise"
+    done = os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0
+    if done and how != "clock":
+        break
+    stopped += not done
+    store = Store.open(work)
+    assert store.verify() == [], (limit, store.verify())
+    run(store)
+    assert state(store) == wanted, (limit, state(store), wanted)
+    limit += 8 if how != "clock" else 1
+    if how == "clock" and limit > 12:
+        break
+print(stopped)
+"""
+
+
+@pytest.fixture
+def python() -> Run:
+    def run(
+        code: str, *arguments: object, limit: Callable[[], None] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=200,
+            env=os.environ
+            | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "PYTHONDONTWRITEBYTECODE": "1"},
+            preexec_fn=limit,
+        )
+
+    return run
+
+
+@pytest.mark.parametrize("how", ["kill", "interrupt", "clock"])
+@pytest.mark.parametrize("operation", ["import", "withdraw", "save"])
+def test_stopped_at_any_point_the_store_is_whole_and_goes_on(
+    store: Store, sent: Send, python: Run, tmp_path: Path, how: str, operation: str
+) -> None:
+    for site in ("alpha", "beta"):
+        store.import_contribution(sent(site))
+    files = [sent("gamma"), sent("alpha", 2, seed=3)] if operation == "import" else []
+    done = python(SCRIPT, how, operation, store.folder, tmp_path / "work", *files)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= (1 if how == "clock" else 3)
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from fedmed_edge.store.store import Store
+
+store = Store.open(Path(sys.argv[1]))
+start = Path(sys.argv[2])
+print("ready", flush=True)
+while not start.exists():
+    time.sleep(0.001)
+for file in sys.argv[3:]:
+    store.import_contribution(Path(file))
+"""
+
+
+def test_two_writers_take_turns_and_nothing_is_lost(store: Store, sent: Send, tmp_path: Path) -> None:
+    start = tmp_path / "start"
+    writers = []
+    for site in ("alpha", "beta"):
+        files = [sent(site, sequence, seed=sequence) for sequence in range(1, 6)]
+        arguments = [sys.executable, "-c", WRITER, str(store.folder), str(start), *map(str, files)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        writers.append(subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=environment))
+    with writers[0] as one, writers[1] as other:
+        try:
+            for writer in (one, other):
+                assert writer.stdout is not None
+                assert writer.stdout.readline() == "ready\n"
+            start.touch()
+            assert (one.wait(60), other.wait(60)) == (0, 0)
+        finally:
+            one.kill()
+            other.kill()
+    entries = store.contribution_entries()
+    assert [(entry.site, entry.sequence) for entry in entries] == [
+        (site, sequence) for site in ("alpha", "beta") for sequence in range(1, 6)
+    ]
+    assert store.verify() == []
+
+
+@pytest.fixture
+def lock(store: Store) -> Iterator[Callable[[float], threading.Thread]]:
+    """Holds the write lock for some seconds."""
+    threads = []
+
+    def hold(seconds: float) -> threading.Thread:
+        held = threading.Event()
+
+        def body() -> None:
+            with Index(store.folder / "index.sqlite").write():
+                held.set()
+                time.sleep(seconds)
+
+        threads.append(threading.Thread(target=body))
+        threads[-1].start()
+        assert held.wait(10)
+        return threads[-1]
+
+    yield hold
+    for thread in threads:
+        thread.join()
+
+
+def test_a_writer_waits_for_another(
+    store: Store, sent: Send, lock: Callable[[float], threading.Thread]
+) -> None:
+    file = sent("alpha")
+    thread = lock(0.3)
+    assert store.import_contribution(file).new
+    assert not thread.is_alive()
+
+
+def test_a_writer_that_waited_too_long_says_so(
+    store: Store, lock: Callable[[float], threading.Thread]
+) -> None:
+    lock(0.5)
+    message = r"index\.sqlite: another process is writing to the store"
+    with (
+        pytest.raises(StoreBusy, match=message) as refusal,
+        Index(store.folder / "index.sqlite").write(wait_s=0),
+    ):
+        pass
+    assert refusal.value.hint == "wait for it and run it again"
+
+
+def test_opening_does_not_wait_for_a_writer(store: Store, lock: Callable[[float], threading.Thread]) -> None:
+    thread = lock(0.5)
+    assert Store.open(store.folder).tasks() == ["lesion"]
+    assert thread.is_alive()
+
+
+FULL_DISK = """
+import sys
+from pathlib import Path
+from fedmed_edge.errors import FedmedError
+from fedmed_edge.store.store import Store
+
+try:
+    Store(Path(sys.argv[1])).import_contribution(Path(sys.argv[2]))
+except FedmedError as error:
+    print(type(error).__name__, error, error.hint, sep="\\n")
+"""
+
+
+@pytest.mark.parametrize(
+    ("room", "message"),
+    [
+        (1024, "store: object not kept: {objects}"),
+        (30_000, "{index}: cannot be written: "),
+    ],
+)
+def test_a_full_disk_changes_nothing(store: Store, sent: Send, python: Run, room: int, message: str) -> None:
+    file = sent("alpha")
+    assert 1024 < file.stat().st_size < 30_000
+    assert (store.folder / "index.sqlite").stat().st_size > 60_000
+    before = sorted(path for path in store.folder.rglob("*") if path.is_file())
+    done = python(
+        FULL_DISK,
+        store.folder,
+        file,
+        limit=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
+    )
+    kind, said, hint = done.stdout.splitlines()
+    assert kind == "StoreError"
+    assert said.startswith(
+        message.format(objects=store.folder / "objects", index=store.folder / "index.sqlite")
+    )
+    assert hint == "make room on the store's disk and run it again; nothing was changed"
+    opened = Store.open(store.folder)
+    assert sorted(path for path in store.folder.rglob("*") if path.is_file()) == before
+    assert opened.verify() == []
+    assert opened.import_contribution(file).new
+
+
+def test_an_object_folder_that_is_not_writable_is_named(
+    store: Store, sent: Send, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = sent("alpha")
+
+    def refuse(*_arguments: object, **_more: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(StoreError, match=r"store: object not kept: .*Permission denied"):
+        store.import_contribution(file)
+    assert store.contribution_entries() == []

@@ -1,0 +1,509 @@
+"""The store: what it takes, refuses, gives back and forgets."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import NullPool
+
+from fedmed_edge.errors import InputError, StoreError, TrustError
+from fedmed_edge.generation import Generation
+from fedmed_edge.recipe import Recipe
+from fedmed_edge.signing import PrivateKey, fingerprint, generate_key
+from fedmed_edge.statistics.contribution import Contribution, write_contribution
+from fedmed_edge.store.store import Store
+
+Send = Callable[..., Path]
+Make = Callable[..., Contribution]
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """What the store asks of a model."""
+
+    recipe: Recipe
+    generation: str
+    sites: tuple[str, ...] = ()
+    contributions: tuple[str, ...] = ()
+    content: bytes = b"model"
+    digest: str = "11" * 32
+    refined_for: str | None = None
+
+
+def rebuilt(
+    store: Store, recipe: Recipe, *, digest: str = "11" * 32, refined_for: str | None = None
+) -> StandIn:
+    """A model of all that a rebuild would take."""
+    taken = store.contributions(recipe.name)
+    return StandIn(
+        recipe,
+        store.generations()[0],
+        tuple(one.header.site for one in taken),
+        tuple(one.id for one in taken),
+        content=digest.encode(),
+        digest=digest,
+        refined_for=refined_for,
+    )
+
+
+# --- taking ------------------------------------------------------------------------------------------------
+
+
+def test_contributions_come_back_in_order_of_site_name(
+    store: Store, send_all: None, make_contribution: Make
+) -> None:
+    taken = store.contributions("lesion")
+    assert [one.header.site for one in taken] == ["alpha", "beta", "gamma"]
+    for one in taken:
+        assert one.id == make_contribution(one.header.site).id
+        assert one.statistics is not None
+    assert [one.header.site for one in store.contributions("lesion", without=["beta"])] == ["alpha", "gamma"]
+    assert store.verify() == []
+
+
+@pytest.fixture
+def send_all(store: Store, sent: Send) -> None:
+    for site in ("gamma", "alpha", "beta"):
+        store.import_contribution(sent(site))
+
+
+def test_an_import_says_what_it_took(store: Store, sent: Send, make_contribution: Make) -> None:
+    taken = store.import_contribution(sent("alpha", 3))
+    assert (taken.id, taken.site, taken.task, taken.sequence, taken.new) == (
+        make_contribution("alpha").id,
+        "alpha",
+        "lesion",
+        3,
+        True,
+    )
+    assert store.next_sequence("alpha") == 4
+    assert store.next_sequence("beta") == 1
+    (entry,) = store.contribution_entries()
+    assert (entry.site, entry.sequence, entry.current, entry.task) == ("alpha", 3, True, "lesion")
+    assert entry.bytes > 0
+
+
+def test_the_same_contribution_again_changes_nothing(store: Store, sent: Send) -> None:
+    store.import_contribution(sent("alpha", 3))
+    before = store.contribution_entries()
+    assert not store.import_contribution(sent("alpha", 3)).new
+    assert not store.import_contribution(sent("alpha", 2)).new
+    assert store.contribution_entries() == before
+    assert store.verify() == []
+
+
+def test_an_update_supersedes_and_the_older_one_is_kept(store: Store, sent: Send) -> None:
+    first = store.import_contribution(sent("alpha", 1, seed=1))
+    second = store.import_contribution(sent("alpha", 2, seed=2))
+    assert [one.id for one in store.contributions("lesion")] == [second.id]
+    assert [(entry.id, entry.current) for entry in store.contribution_entries()] == [
+        (first.id, False),
+        (second.id, True),
+    ]
+
+
+def test_an_older_contribution_is_refused(store: Store, sent: Send) -> None:
+    store.import_contribution(sent("alpha", 5, seed=1))
+    for sequence in (4, 5):
+        with pytest.raises(
+            InputError, match=f"`sequence` has {sequence}, expected more than 5 of site `alpha`"
+        ):
+            store.import_contribution(sent("alpha", sequence, seed=2))
+    store.import_contribution(sent("beta", 1))
+
+
+def test_a_site_goes_back_to_an_earlier_contribution_by_signing_it_anew(store: Store, sent: Send) -> None:
+    first = store.import_contribution(sent("alpha", 1, seed=1))
+    store.import_contribution(sent("alpha", 2, seed=2))
+    assert store.import_contribution(sent("alpha", 3, seed=1)).new
+    assert [one.id for one in store.contributions("lesion")] == [first.id]
+    assert store.contributions("lesion")[0].header.sequence == 3
+    assert store.verify() == []
+    assert len(list((store.folder / "objects").rglob("*/*"))) == 3
+
+
+# --- refusing ----------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_signer_is_not_trusted(store: Store, sent: Send) -> None:
+    key = generate_key()
+    with pytest.raises(
+        TrustError, match=r"unknown signer SHA256:\S+, no site is enrolled with it"
+    ) as refusal:
+        store.import_contribution(sent("alpha", key=key))
+    assert fingerprint(key.public_key()) in str(refusal.value)
+    assert refusal.value.exit_code == 5
+    assert "site add" in str(refusal.value.hint)
+
+
+def test_the_key_of_another_site_is_not_trusted(
+    store: Store, sent: Send, keys: dict[str, PrivateKey]
+) -> None:
+    with pytest.raises(TrustError, match="`site` has alpha, expected beta, which its key is enrolled under"):
+        store.import_contribution(sent("alpha", key=keys["beta"]))
+
+
+def test_a_wrong_signature_is_not_trusted(
+    store: Store, tmp_path: Path, make_contribution: Make, keys: dict[str, PrivateKey]
+) -> None:
+    signed = make_contribution("alpha").sign(keys["alpha"])
+    header = signed.header.model_copy(update={"sequence": 99})
+    write_contribution(tmp_path / "c", replace(signed, header=header))
+    with pytest.raises(TrustError, match="c: wrong signature: changed after it was signed"):
+        store.import_contribution(tmp_path / "c")
+    write_contribution(tmp_path / "d", make_contribution("alpha"))
+    with pytest.raises(TrustError, match="d: has no signature"):
+        store.import_contribution(tmp_path / "d")
+
+
+def test_a_revoked_site_is_refused_and_what_it_sent_stays(store: Store, sent: Send) -> None:
+    store.import_contribution(sent("alpha", 1))
+    store.revoke_site("alpha")
+    with pytest.raises(TrustError, match="site `alpha` was revoked"):
+        store.import_contribution(sent("alpha", 2, seed=2))
+    assert [one.header.site for one in store.contributions("lesion")] == ["alpha"]
+
+
+def test_another_generation_is_refused_with_both_digests(
+    store: Store, sent: Send, generation: Generation
+) -> None:
+    message = f"`generation` has abababababab, expected {generation.digest[:12]}$"
+    with pytest.raises(InputError, match=message) as refusal:
+        store.import_contribution(sent("alpha", generation="ab" * 32))
+    assert "contribute" in str(refusal.value.hint)
+
+
+def test_another_recipe_is_refused_with_both_digests(store: Store, sent: Send, recipe: Recipe) -> None:
+    other = recipe.model_copy(update={"pixel_stride": 8})
+    message = f"`recipe` has {other.digest[:12]}, expected {recipe.digest[:12]}$"
+    with pytest.raises(InputError, match=message):
+        store.import_contribution(sent("alpha", recipe=other))
+    other = recipe.model_copy(update={"name": "other"})
+    with pytest.raises(InputError, match="expected one of the store's, which has no task `other`"):
+        store.import_contribution(sent("alpha", recipe=other))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("task", "other", "`task` has other, expected lesion"),
+        ("kind", "segmentation", "`kind` has segmentation, expected classification"),
+        ("feature_dim", 4, "`image_gram` has shape|`feature_dim` has 4, expected 3"),
+        ("classes", ("benign", "other"), "class `other` is not in the recipe `lesion`"),
+    ],
+)
+def test_a_header_that_does_not_fit_its_recipe_or_generation_is_refused(
+    store: Store,
+    tmp_path: Path,
+    make_contribution: Make,
+    keys: dict[str, PrivateKey],
+    field: str,
+    value: object,
+    message: str,
+) -> None:
+    made = make_contribution("alpha")
+    made = replace(made, header=made.header.model_copy(update={field: value}))
+    write_contribution(tmp_path / "c", made.sign(keys["alpha"]))
+    with pytest.raises(InputError, match=message):
+        store.import_contribution(tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"channel_moments": np.ones((3, 4))}, r"`channel_moments` has shape \(3, 4\), expected \(3, 3\)"),
+        (
+            {"style_sum": np.zeros((1, 5, 5)), "style_square": np.zeros((1, 5, 5))},
+            r"`style_sum` has shape \(1, 5, 5\), expected \(1, 3, 3\)",
+        ),
+    ],
+)
+def test_sums_of_another_backbone_or_size_are_refused(
+    store: Store,
+    tmp_path: Path,
+    make_contribution: Make,
+    keys: dict[str, PrivateKey],
+    fields: dict[str, Any],
+    message: str,
+) -> None:
+    made = make_contribution("alpha")
+    assert made.statistics is not None
+    made = replace(made, statistics=replace(made.statistics, **fields)).sign(keys["alpha"])
+    write_contribution(tmp_path / "c", made)
+    with pytest.raises(InputError, match=message):
+        store.import_contribution(tmp_path / "c")
+    assert store.contribution_entries() == []
+
+
+# --- withdrawing -------------------------------------------------------------------------------------------
+
+
+def test_a_withdrawal_deletes_everything_of_the_site(
+    store: Store, sent: Send, recipe: Recipe, send_all: None
+) -> None:
+    store.import_contribution(sent("beta", 2, seed=5))
+    store.save_model(rebuilt(store, recipe))
+    names = {entry.id for entry in store.contribution_entries() if entry.site == "beta"}
+    content = [path.read_bytes() for path in (store.folder / "objects").rglob("*/*")]
+    named = b'\\"site\\":\\"beta\\"'
+    assert sum(named in one for one in content) == 2
+    done = store.withdraw("beta")
+    assert set(done.contributions) == names
+    assert done.tasks == ("lesion",)
+    assert done.models == ("11" * 32,)
+    assert len(names) == 2
+    assert [one.header.site for one in store.contributions("lesion")] == ["alpha", "gamma"]
+    left = [path.read_bytes() for path in (store.folder / "objects").rglob("*/*")]
+    assert len(left) == len(content) - 2
+    assert not any(named in one for one in left)
+    assert store.verify() == []
+    again = store.withdraw("beta")
+    assert (again.contributions, again.models, again.tasks) == ((), (), ())
+
+
+def test_a_withdrawn_contribution_never_comes_back(store: Store, sent: Send) -> None:
+    store.import_contribution(sent("alpha", 5))
+    store.withdraw("alpha")
+    with pytest.raises(InputError, match="of site `alpha` was withdrawn"):
+        store.import_contribution(sent("alpha", 5))
+    with pytest.raises(InputError, match="of site `alpha` was withdrawn"):
+        store.import_contribution(sent("alpha", 9))
+    with pytest.raises(InputError, match="`sequence` has 5, expected more than 5"):
+        store.import_contribution(sent("alpha", 5, seed=1))
+    assert store.import_contribution(sent("alpha", 6, seed=1)).new
+    assert store.verify() == []
+
+
+def test_after_a_withdrawal_a_rebuild_gets_what_a_store_without_the_site_gives(
+    tmp_path: Path, store: Store, sent: Send, send_all: None, recipe: Recipe, generation: Generation
+) -> None:
+    store.withdraw("beta")
+    never = Store.create(tmp_path / "never")
+    never.add_recipe(recipe)
+    never.publish_generation(generation.content)
+    fresh = {name: generate_key() for name in ("gamma", "alpha")}
+    for name, key in fresh.items():
+        never.add_site(name, key.public_key())
+        never.import_contribution(sent(name, 40, key=key))
+    pairs = list(zip(store.contributions("lesion"), never.contributions("lesion"), strict=True))
+    assert len(pairs) == 2
+    for one, other in pairs:
+        assert one.id == other.id
+        for name, tensor in one.tensors().items():
+            assert tensor.tobytes() == other.tensors()[name].tobytes()
+
+
+def test_a_site_that_is_not_enrolled_is_named(store: Store) -> None:
+    with pytest.raises(StoreError, match="no site `delta`, enrolled are: alpha, beta, gamma"):
+        store.withdraw("delta")
+    with pytest.raises(StoreError, match="no site `delta`"):
+        store.revoke_site("delta")
+
+
+def test_nothing_withdrawn_is_left_in_the_index_file(store: Store, sent: Send) -> None:
+    taken = store.import_contribution(sent("alpha"))
+    (entry,) = store.contribution_entries()
+    stored = next(
+        path.name for path in (store.folder / "objects").rglob("*/*") if path.stat().st_size == entry.bytes
+    )
+    store.withdraw("alpha")
+    index = (store.folder / "index.sqlite").read_bytes()
+    assert stored.encode() not in index
+    assert taken.id.encode() in index  # the tombstone
+
+
+# --- models ------------------------------------------------------------------------------------------------
+
+
+def test_models_are_kept_newest_first(store: Store, send_all: None, recipe: Recipe) -> None:
+    for digest in ("11" * 32, "22" * 32):
+        store.save_model(rebuilt(store, recipe, digest=digest))
+    store.save_model(rebuilt(store, recipe, digest="33" * 32, refined_for="alpha"))
+    assert [entry.digest[:2] for entry in store.models("lesion")] == ["33", "22", "11"]
+    newest = store.newest("lesion")
+    assert newest is not None
+    assert newest.digest == "22" * 32
+    assert newest.sites == ("alpha", "beta", "gamma")
+    assert newest.contributions == tuple(one.id for one in store.contributions("lesion"))
+    assert store.model_content(newest.digest) == b"22" * 32
+    refined = store.newest("lesion", refined_for="alpha")
+    assert refined is not None
+    assert refined.digest == "33" * 32
+    assert store.newest("other") is None
+    store.save_model(rebuilt(store, recipe))
+    assert [entry.digest[:2] for entry in store.models()] == ["11", "33", "22"]
+    with pytest.raises(StoreError, match="no model 444444444444"):
+        store.model_content("44" * 32)
+    assert store.verify() == []
+
+
+def test_withdrawn_models_are_marked_and_passed_over(store: Store, send_all: None, recipe: Recipe) -> None:
+    store.save_model(replace(rebuilt(store, recipe), sites=(), contributions=()))
+    store.save_model(rebuilt(store, recipe, digest="22" * 32))
+    assert store.withdraw("gamma").models == ("22" * 32,)
+    newest = store.newest("lesion")
+    assert newest is not None
+    assert newest.digest == "11" * 32
+    assert [entry.withdrawn for entry in store.models()] == [True, False]
+
+
+def test_a_model_of_a_site_that_withdrew_meanwhile_is_refused(
+    store: Store, send_all: None, recipe: Recipe
+) -> None:
+    model = rebuilt(store, recipe)
+    store.withdraw("beta")
+    with pytest.raises(StoreError, match="of site `beta`, which is not in the store") as refusal:
+        store.save_model(model)
+    assert refusal.value.hint == "the site withdrew meanwhile: rebuild again"
+    assert store.models() == []
+    assert store.verify() == []
+
+
+# --- recipes, generations, sites ---------------------------------------------------------------------------
+
+
+def test_a_rebuild_takes_the_newest_recipe_and_generation(
+    store: Store, sent: Send, send_all: None, recipe: Recipe, make_generation: Callable[..., Generation]
+) -> None:
+    second = make_generation(1)
+    store.publish_generation(second.content)
+    assert len(store.contributions("lesion")) == 3
+    store.import_contribution(sent("beta", 2, generation=second.digest))
+    assert [one.header.generation for one in store.contributions("lesion")] == [second.digest]
+    first = store.generations()[1]
+    assert len(store.contributions("lesion", generation=first)) == 3
+    other = recipe.model_copy(update={"pixel_stride": 8})
+    store.add_recipe(other)
+    assert store.recipe("lesion") == other
+    assert store.contributions("lesion") == []
+    store.add_recipe(recipe)
+    assert store.recipe("lesion") == recipe
+    assert len(store.contributions("lesion", generation=first)) == 3
+    assert store.tasks() == ["lesion"]
+    with pytest.raises(StoreError, match="no task `other`, known are: lesion"):
+        store.contributions("other")
+
+
+def test_generations_come_back_by_digest(
+    store: Store, generation: Generation, make_generation: Callable[..., Generation]
+) -> None:
+    second = make_generation(1)
+    assert store.publish_generation(second.content) == second.digest
+    assert store.publish_generation(generation.content) == generation.digest
+    assert store.generations() == [second.digest, generation.digest]
+    assert store.generation().digest == second.digest
+    assert store.generation(generation.digest).content == generation.content
+    with pytest.raises(StoreError, match="no generation abababababab"):
+        store.generation("ab" * 32)
+    with pytest.raises(InputError, match="generation: not a generation file"):
+        store.publish_generation(b"text")
+    empty = Store.create(store.folder.parent / "empty")
+    with pytest.raises(StoreError, match="no generation is published"):
+        empty.generation()
+
+
+def test_sites_are_enrolled_once(store: Store, keys: dict[str, PrivateKey], send_all: None) -> None:
+    store.add_site("alpha", keys["alpha"].public_key())
+    with pytest.raises(StoreError, match="site `alpha`: is enrolled with the key SHA256:") as refusal:
+        store.add_site("alpha", generate_key().public_key())
+    assert "revoke" in str(refusal.value.hint)
+    with pytest.raises(StoreError, match="site `delta`: its key is that of site `alpha`"):
+        store.add_site("delta", keys["alpha"].public_key())
+    with pytest.raises(StoreError, match=r"site `\.\./x`: expected a name of 1 to 64"):
+        store.add_site("../x", generate_key().public_key())
+    assert [(site.name, site.revoked, site.contributions) for site in store.sites()] == [
+        ("alpha", False, 1),
+        ("beta", False, 1),
+        ("gamma", False, 1),
+    ]
+
+
+def test_a_revoked_site_comes_back_with_a_new_key_and_old_signatures_still_verify(
+    store: Store, sent: Send, send_all: None
+) -> None:
+    key = generate_key()
+    store.revoke_site("alpha")
+    store.add_site("alpha", key.public_key())
+    assert store.sites()[0].fingerprint == fingerprint(key.public_key())
+    with pytest.raises(TrustError, match="unknown signer"):
+        store.import_contribution(sent("alpha", 2, seed=2))
+    assert store.import_contribution(sent("alpha", 2, seed=2, key=key)).new
+    assert store.verify() == []
+
+
+# --- the folder --------------------------------------------------------------------------------------------
+
+
+def test_a_store_is_made_once(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="store: is a store already"):
+        Store.create(store.folder)
+    with pytest.raises(StoreError, match="nothing: no store here") as refusal:
+        Store.open(tmp_path / "nothing")
+    assert refusal.value.hint == "`fedmed-server init` makes one"
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StoreError, match="file: cannot be made: Not a directory"):
+        Store.create(tmp_path / "file")
+    assert Store.open(store.folder).tasks() == ["lesion"]
+
+
+def test_a_store_of_another_version_or_a_damaged_one_is_refused(store: Store) -> None:
+    engine = create_engine(f"sqlite:///{store.folder / 'index.sqlite'}", poolclass=NullPool)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE settings SET value = '2'"))
+    with pytest.raises(StoreError, match="store has schema version 2, expected 1"):
+        Store.open(store.folder)
+    (store.folder / "index.sqlite").write_bytes(b"no database" * 1000)
+    with pytest.raises(StoreError, match=r"index\.sqlite: cannot be used: file is not a database"):
+        Store.open(store.folder)
+    (store.folder / "index.sqlite").write_bytes(b"")
+    with pytest.raises(StoreError, match="store was not finished") as refusal:
+        Store.open(store.folder)
+    assert refusal.value.hint == "run `fedmed-server init` again"
+    Store.create(store.folder)
+    assert Store.open(store.folder).tasks() == []
+
+
+def test_what_no_row_names_is_swept(store: Store, send_all: None) -> None:
+    folder = next(path for path in (store.folder / "objects").iterdir())
+    (folder / ("ee" * 32)).write_bytes(b"of a killed process")
+    (folder / ".part-1234").write_bytes(b"half")
+    Store.open(store.folder)
+    assert len(list((store.folder / "objects").rglob("*/*"))) == 4
+    assert store.verify() == []
+
+
+def test_damage_is_found_and_named(store: Store, send_all: None) -> None:
+    objects = sorted((store.folder / "objects").rglob("*/*"))
+    objects[0].write_bytes(b"other")
+    objects[1].unlink()
+    found = store.verify()
+    assert len(found) == 2
+    assert any(fault.endswith("damaged, its content is not what its name says") for fault in found)
+    assert any(fault.endswith("cannot be read: No such file or directory") for fault in found)
+    for path in objects:
+        path.unlink(missing_ok=True)
+    with pytest.raises(StoreError, match="cannot be read: No such file") as refusal:
+        store.contributions("lesion")
+    assert "backup" in str(refusal.value.hint)
+
+
+def test_rows_that_disagree_with_their_files_are_found(store: Store, send_all: None, recipe: Recipe) -> None:
+    store.save_model(rebuilt(store, recipe))
+    engine = create_engine(f"sqlite:///{store.folder / 'index.sqlite'}", poolclass=NullPool)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE contributions SET sequence = 7 WHERE site = 'alpha'"))
+        connection.execute(text("UPDATE recipes SET content = replace(content, '\"lesion\"', '\"other\"')"))
+        connection.execute(
+            text(
+                "INSERT INTO tombstones SELECT id, site, sequence, 'now' FROM contributions WHERE site='beta'"
+            )
+        )
+    found = "\n".join(store.verify())
+    assert "`sequence` has 1, its row 7" in found
+    assert "recipe" in found
+    assert "is there although it was withdrawn" in found
+    assert "holds withdrawn site `beta` and is not marked" in found

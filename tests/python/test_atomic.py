@@ -1,0 +1,43 @@
+"""Whole or not at all."""
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fedmed_edge.atomic import write_atomic
+from fedmed_edge.errors import InputError
+
+
+def test_pieces_are_written_with_the_asked_mode(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "file", [b"one ", memoryview(b"two")], mode=0o600)
+    assert (tmp_path / "file").read_bytes() == b"one two"
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o600
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_a_failure_in_the_middle_leaves_the_old_file(tmp_path: Path, failure: BaseException) -> None:
+    def pieces() -> Iterator[bytes]:
+        yield b"half"
+        raise failure
+
+    file = tmp_path / "file"
+    file.write_bytes(b"old")
+    with pytest.raises((InputError, KeyboardInterrupt)):
+        write_atomic(file, pieces())
+    assert file.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_disk_that_fills_up_on_flushing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match="file: cannot be written: No space left on device") as refusal:
+        write_atomic(tmp_path / "file", b"x")
+    assert "has room" in str(refusal.value.hint)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,136 @@
+import importlib.util
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from fedmed_edge import runtime
+from fedmed_edge.errors import DeviceError, InputError
+from fedmed_edge.runtime import as_batch, installed_flavours, open_session
+
+
+@pytest.fixture(scope="module")
+def model() -> bytes:
+    """Doubles its input."""
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["image", "image"], ["twice"])],
+        "double",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, "side"])],
+        [helper.make_tensor_value_info("twice", TensorProto.FLOAT, [1, "side"])],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    onnx.helper.set_model_props(made, {"fedmed": "{}"})
+    return bytes(made.SerializeToString())
+
+
+def test_runs_bytes_and_files(model: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model)
+    for source in (model, path):
+        session = open_session(source, threads=1)
+        assert session.device in ("cpu", "cuda")
+        assert (session.inputs, session.outputs) == ({"image": (1, -1)}, ["twice"])
+        assert session.metadata == {"fedmed": "{}"}
+        (answer,) = session.run({"image": np.array([[1, 2]], np.float32)})
+        np.testing.assert_array_equal(answer, [[2, 4]])
+
+
+def test_wrong_feeds_are_refused(model: bytes) -> None:
+    session = open_session(model, device="cpu")
+    with pytest.raises(InputError, match=r"`inputs` has \['picture'\], expected \['image'\]"):
+        session.run({"picture": np.zeros((1, 2), np.float32)})
+    with pytest.raises(InputError, match=r"`image` has shape \(2, 2\), expected \(1, -1\)"):
+        session.run({"image": np.zeros((2, 2), np.float32)})
+    with pytest.raises(InputError, match=r"the model could not be run: .*data type"):
+        session.run({"image": np.zeros((1, 2))})
+
+
+def test_what_is_no_model_is_refused(tmp_path: Path, model: bytes) -> None:
+    with pytest.raises(InputError, match="model: not a model that can be loaded"):
+        open_session(model[:30], device="cpu")
+    with pytest.raises(InputError, match=r"none\.onnx: not a model that can be loaded"):
+        open_session(tmp_path / "none.onnx", device="cpu")
+
+
+def test_a_device_that_is_not_there_is_refused(model: bytes) -> None:
+    with pytest.raises(DeviceError, match="`device` has gpu, expected auto, cpu, cuda or tensorrt"):
+        open_session(model, device="gpu")
+    for device in ("cuda", "tensorrt"):
+        try:
+            assert open_session(model, device=device).device == device
+        except DeviceError as error:
+            assert f"`device` has {device}, expected one that comes up on this machine" in str(error)
+            assert error.exit_code == 6 and "fedmed-edge[gpu" in (error.hint or "")
+
+
+def test_a_session_that_falls_back_is_refused(model: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """onnxruntime-gpu lists CUDA on any machine, and quietly gives the processor."""
+    real = runtime._runtime()
+
+    class Pretending:
+        get_available_providers = staticmethod(lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+        SessionOptions = real.SessionOptions
+        preload_dlls = staticmethod(lambda: print("nothing found"))
+
+        @staticmethod
+        def InferenceSession(source: Any, sess_options: Any, providers: Any) -> Any:
+            return real.InferenceSession(source, sess_options, providers=providers[-1:])
+
+    monkeypatch.setattr(runtime, "_runtime", lambda: Pretending)
+    with pytest.raises(DeviceError, match="`device` has cuda, expected one that comes up"):
+        open_session(model, device="cuda")
+    assert open_session(model, device="auto").device == "cpu"
+
+
+def test_two_flavours_and_none_are_refused(model: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "version", lambda name: "1.0")
+    assert installed_flavours() == ("onnxruntime", "onnxruntime-gpu")
+    with pytest.raises(InputError, match="onnxruntime and onnxruntime-gpu are both installed") as caught:
+        open_session(model)
+    assert "pip uninstall onnxruntime onnxruntime-gpu" in (caught.value.hint or "")
+
+    def missing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(runtime, "version", missing)
+    assert installed_flavours() == ()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="onnxruntime is not installed") as caught:
+        open_session(model)
+    assert 'pip install "fedmed-edge[cpu]"' in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("setting", [None, "0"])
+def test_telemetry_is_off_and_the_import_late(tmp_path: Path, setting: str | None) -> None:
+    """With CI unset and a fresh home, since onnxruntime keeps silent under CI by itself."""
+    script = (
+        "import os, sys; import fedmed_edge; from fedmed_edge import runtime; "
+        "assert os.environ['ORT_DISABLE_TELEMETRY'] == '1'; assert 'onnxruntime' not in sys.modules; "
+        "os.environ.pop('ORT_DISABLE_TELEMETRY'); runtime._runtime(); "
+        "assert os.environ['ORT_DISABLE_TELEMETRY'] == '1'; assert 'onnxruntime' in sys.modules; "
+        "assert not {'torch', 'monai', 'onnx'} & set(sys.modules)"
+    )
+    environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    if setting is not None:
+        environment["ORT_DISABLE_TELEMETRY"] = setting
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_threads_come_from_the_environment(model: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDMED_THREADS", "3")
+    assert runtime._options(runtime._runtime(), None).intra_op_num_threads == 3
+    assert runtime._options(runtime._runtime(), 2).intra_op_num_threads == 2
+
+
+def test_as_batch() -> None:
+    turned = np.arange(6, dtype=np.float64).reshape(1, 2, 3).swapaxes(1, 2)
+    batch = as_batch(turned)  # type: ignore[arg-type]
+    assert batch.shape == (1, 1, 3, 2) and batch.dtype == np.float32 and batch.flags.c_contiguous
