@@ -27,7 +27,7 @@ EVERY_ROOM = {
 # Room: rooms it may import, packages it may import.
 WALLS: dict[str, tuple[set[str], set[str]]] = {
     "kernels": ({"_kernels"}, set()),
-    "runtime": (set(), {"onnxruntime"}),
+    "runtime": ({"kernels"}, {"onnxruntime"}),
     "images": ({"kernels"}, {"pydicom", "nibabel", "PIL"}),
     "features": (
         {"images", "kernels", "statistics", "runtime"},
@@ -35,7 +35,7 @@ WALLS: dict[str, tuple[set[str], set[str]]] = {
     ),
     "statistics": ({"kernels"}, {"safetensors"}),
     # One site's own work: its folder through features and statistics to a contribution.
-    "hospital": ({"images", "features", "statistics"}, set()),
+    "hospital": ({"images", "features", "statistics", "model"}, set()),
     "model": ({"statistics", "kernels"}, {"safetensors", "threadpoolctl"}),
     "store": ({"statistics", "model"}, {"sqlalchemy"}),
     "export": ({"features", "model", "runtime"}, {"onnx", "onnxscript", "google"}),

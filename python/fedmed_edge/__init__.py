@@ -1,6 +1,11 @@
-"""FedMed Edge: hospitals train a medical-imaging model together; their images stay at home."""
+"""FedMed Edge: hospitals train a medical-imaging model together; their images stay at home.
+
+In: contributions, signed models, images. Out: global and refined models, predictions. The public names are
+those of `__all__`; each is imported when it is first asked for, so importing the package loads nothing else.
+"""
 
 import os
+from typing import TYPE_CHECKING
 
 # Forced, and before anything can import onnxruntime: a hospital's machine calls nobody.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -10,3 +15,63 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Contribution",
+    "FeatureStatistics",
+    "FedmedError",
+    "GlobalModel",
+    "Image",
+    "Recipe",
+    "evaluate",
+    "load_model",
+    "predict",
+    "read_contribution",
+    "read_image",
+    "read_recipe",
+    "rebuild",
+    "refine",
+]
+
+if TYPE_CHECKING:
+    from fedmed_edge.errors import FedmedError
+    from fedmed_edge.images.image import Image, read_image
+    from fedmed_edge.inference.predict import load_model, predict
+    from fedmed_edge.model.evaluate import evaluate
+    from fedmed_edge.model.global_model import GlobalModel
+    from fedmed_edge.model.rebuild import rebuild
+    from fedmed_edge.model.refine import refine
+    from fedmed_edge.recipe import Recipe, read_recipe
+    from fedmed_edge.statistics.contribution import Contribution, read_contribution
+    from fedmed_edge.statistics.feature_statistics import FeatureStatistics
+else:
+    # Hidden from the type checker, which would take any name for one of ours.
+    _HOMES = {
+        "Contribution": "statistics.contribution",
+        "FeatureStatistics": "statistics.feature_statistics",
+        "FedmedError": "errors",
+        "GlobalModel": "model.global_model",
+        "Image": "images.image",
+        "Recipe": "recipe",
+        "evaluate": "model.evaluate",
+        "load_model": "inference.predict",
+        "predict": "inference.predict",
+        "read_contribution": "statistics.contribution",
+        "read_image": "images.image",
+        "read_recipe": "recipe",
+        "rebuild": "model.rebuild",
+        "refine": "model.refine",
+    }
+
+    def __getattr__(name):
+        if name not in _HOMES:
+            raise AttributeError(f"module `{__name__}` has no attribute `{name}`")
+        import importlib
+
+        value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -17,6 +17,11 @@ class FedmedError(Exception):
     Args:
         message: What failed, lower case, no full stop: ``file: `name` has GOT, expected WANTED``.
         hint: What to do about it, where that helps.
+
+    Example:
+        >>> refusal = FedmedError("a.png: image has 1 pixel, expected at least 2 a side", hint="scan again")
+        >>> refusal.hint, refusal.exit_code
+        ('scan again', 1)
     """
 
     exit_code = 1

@@ -101,14 +101,15 @@ def make_contribution(
     weights_file: Path | None = None,
     progress: Progress | None = None,
 ) -> Contribution:
-    """Measure the site's training images under a generation; not yet signed.
+    """What the site hands over for a generation; not yet signed.
 
-    Only what `config.policy` allows is in it. Test images are counted and otherwise not read.
+    Either the sums over its training images, or, with `weights_file`, the weights alone. Only what
+    `config.policy` allows is in it. Test images are counted and otherwise not read.
 
     Args:
         dataset: The site's whole data set.
         sequence: Higher than that of everything the site handed over before.
-        weights_file: Backbone file trained from this generation, whose difference goes too.
+        weights_file: Backbone file trained from this generation, whose difference goes instead of sums.
 
     Raises:
         InputError: An image cannot be used, no class reaches `min_cohort`, the rows are too wide for the
@@ -117,13 +118,8 @@ def make_contribution(
         DeviceError: The asked device did not come up.
     """
     policy = config.policy
-    sums, sample = extract_with_sample(
-        generation, dataset.train, min_cohort=policy.min_cohort, device=config.device, progress=progress
-    )
-    if not generation.draft:
-        _check_width(sums, policy)
-        counts = calibration_counts(sums, sample, dataset.recipe)
-        sums = sums if counts is None else replace(sums, calibration=counts)
+    weights = None if weights_file is None else _difference(weights_file, generation)
+    sums = None if weights else _sums(dataset, generation, config, progress)
     return new_contribution(
         sums,
         generation=generation.digest,
@@ -132,9 +128,23 @@ def make_contribution(
         sequence=sequence,
         min_cohort=policy.min_cohort,
         parts=policy.parts,
-        weights=None if weights_file is None else _difference(weights_file, generation),
+        weights=weights,
         evidence=_evidence(dataset, sums),
     )
+
+
+def _sums(
+    dataset: Dataset, generation: Generation, config: SiteConfig, progress: Progress | None
+) -> FeatureStatistics:
+    policy = config.policy
+    sums, sample = extract_with_sample(
+        generation, dataset.train, min_cohort=policy.min_cohort, device=config.device, progress=progress
+    )
+    if generation.draft:
+        return sums
+    _check_width(sums, policy)
+    counts = calibration_counts(sums, sample, dataset.recipe)
+    return sums if counts is None else replace(sums, calibration=counts)
 
 
 def calibration_counts(
@@ -222,10 +232,11 @@ def _difference(path: Path, generation: Generation) -> dict[str, npt.NDArray[np.
     }
 
 
-def _evidence(dataset: Dataset, sums: FeatureStatistics) -> Evidence:
-    patients = {
-        name: int(count) for name, count in zip(sums.classes, sums.patients, strict=True) if count > 0
-    }
+def _evidence(dataset: Dataset, sums: FeatureStatistics | None) -> Evidence:
+    patients = {}
+    if sums is not None:
+        counted = zip(sums.classes, sums.patients, strict=True)
+        patients = {name: int(count) for name, count in counted if count > 0}
     return Evidence(
         images={"train": len(dataset.train), "test": len(dataset.test)},
         patients=patients,

@@ -105,16 +105,26 @@ class Recipe(Frozen):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the recipe's content, in hexadecimal; layout and comments of its file do not count."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """SHA-256 of all that is not default, in hexadecimal; layout and comments do not count."""
+        canonical = json.dumps(
+            self.model_dump(mode="json", exclude_defaults=True), sort_keys=True, separators=(",", ":")
+        )
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Read a recipe file.
+    r"""Read a recipe file.
 
     Raises:
         InputError: The file is missing, is no TOML, or has a key or value that a recipe cannot have.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "lesion.toml"
+        >>> lines = ['name = "lesion"', 'kind = "classification"', 'classes = ["benign", "malignant"]']
+        >>> _ = path.write_text("\n".join(lines))
+        >>> read_recipe(path).classes
+        ('benign', 'malignant')
     """
     return parse_settings(Recipe, read_toml(path), str(path))
 

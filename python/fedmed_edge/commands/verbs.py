@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -111,36 +112,54 @@ class LazyGroup(click.Group):
             formatter.write_dl(list(self.verbs.items()))
 
 
-def run(group: click.Group) -> None:
-    """Run a command line and turn what went wrong into `error:` and `hint:` lines and an exit code."""
+def run(group: click.Group, program: str) -> None:
+    """Run a program and turn what went wrong into `error:` and `hint:` lines and an exit code."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        code = group.main(standalone_mode=False)
+        code = group.main(prog_name=program, standalone_mode=False)
     except click.exceptions.Exit as stop:
         code = stop.exit_code
     except click.UsageError as error:
-        error.show()
+        _show_usage(error)
         code = 2
-    except (click.Abort, KeyboardInterrupt):
-        _complain("interrupted", "what was finished is kept; run the same command again to go on")
+    except (click.Abort, KeyboardInterrupt) as stop:
+        if stop.__cause__ is None:  # the line of an unanswered question is still open
+            click.echo(err=True)
+        complain("interrupted", "what was finished is kept; run the same command again to go on")
         code = 130
     except FedmedError as error:
-        _complain(str(error), error.hint)
+        complain(str(error), error.hint)
         code = error.exit_code
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in _EXTRAS:
+            raise
+        complain(f"{package} is not installed", f'pip install "fedmed-edge[{_EXTRAS[package]}]"')
+        code = 1
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        _complain(f"{where}{(error.strerror or str(error)).lower()}", _SYSTEM_HINTS.get(error.errno or 0))
+        complain(f"{where}{(error.strerror or str(error)).lower()}", _SYSTEM_HINTS.get(error.errno or 0))
         code = 1
     sys.exit(code if isinstance(code, int) else 0)
 
 
-version_option = click.version_option(__version__, "--version", prog_name="fedmed-edge")
+version_option = partial(click.version_option, __version__, "--version")
 """The `--version` flag of both programs."""
 
 
+_EXTRAS = {
+    "torch": "train",
+    "monai": "train",
+    "onnxscript": "train",
+    "onnx": "server",
+    "sqlalchemy": "server",
+    "matplotlib": "server",
+    "jinja2": "server",
+    "onnxruntime": "cpu",
+}
 _SYSTEM_HINTS = {
     13: "check who owns the folder and its permissions",
     28: "free some space; nothing half-written was left behind, so run the same command again",
@@ -148,7 +167,17 @@ _SYSTEM_HINTS = {
 }
 
 
-def _complain(message: str, hint: str | None) -> None:
+def _show_usage(error: click.UsageError) -> None:
+    if isinstance(error, click.exceptions.NoArgsIsHelpError) or error.ctx is None:
+        error.show()
+        return
+    click.echo(error.ctx.get_usage(), err=True)
+    message = error.format_message().rstrip(".")
+    complain(message[:1].lower() + message[1:], f"see `{error.ctx.command_path} --help`")
+
+
+def complain(message: str, hint: str | None) -> None:
+    """An `error:` line, and a `hint:` line where there is one, on stderr."""
     click.echo(f"error: {message}", err=True)
     if hint:
         click.echo(f"hint: {hint}", err=True)

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, cast
 
 import numpy as np
@@ -21,7 +23,7 @@ from torch.nn import functional
 from fedmed_edge.errors import InputError
 from fedmed_edge.recipe import Backbone, Kind
 
-__all__ = ["MultiScale", "build_backbone", "seeded", "set_state", "state_of"]
+__all__ = ["MultiScale", "build_backbone", "load_weights", "seeded", "set_state", "state_of"]
 
 GROUP_WIDTH = 8
 """Channels in one group of our GroupNorm: defined at every map size, even one value a channel."""
@@ -67,7 +69,9 @@ def build_backbone(
     """Build a network with weights drawn from `seed`.
 
     Args:
-        backbone: `residual_encoder` or `unet` (arguments: `norm` is `group` or `instance`), or a network of
+        backbone: `residual_encoder` or `unet`, with the argument `norm`: `instance`, `group` (keeps more of
+            an image's absolute intensity) or `mixed`, instance norm in the first half of the stages and
+            group norm after; `mixed` is the encoder's default and `group` the U-Net's. Or a network of
             MONAI by name: ResNet and resnet10 … resnet200, DenseNet…, UNet, SegResNet, ViT; arguments are
             passed on to it.
         kind: For segmentation the input itself becomes scale 0.
@@ -129,14 +133,22 @@ def _conv(dimensions: int, inward: int, outward: int, side: int = 3, stride: int
 
 
 def _norm(name: str, dimensions: int, width: int) -> nn.Module:
-    if name == "mixed":
-        name = "instance" if width <= 48 else "group"
     if name == "instance":
         return (nn.InstanceNorm2d if dimensions == 2 else nn.InstanceNorm3d)(width, affine=True)
     if name != "group":
-        raise ValueError(f"`norm` has {name}, expected group or instance")
+        raise ValueError(f"`norm` has {name}, expected group, instance or mixed")
     groups = math.gcd(max(1, width // GROUP_WIDTH), width)
     return nn.GroupNorm(groups, width)
+
+
+def _norms(name: str, stages: int) -> list[str]:
+    """Norm of every stage; `mixed` takes contrast and stain out early and keeps what the image shows later.
+
+    Source: the division follows IBN-Net (Pan et al., ECCV 2018), with GroupNorm in BatchNorm's place.
+    """
+    if name != "mixed":
+        return [name] * stages
+    return ["instance" if index < stages // 2 else "group" for index in range(stages)]
 
 
 def _upsample(coarse: Tensor, size: Sequence[int]) -> Tensor:
@@ -166,19 +178,20 @@ class _ResidualEncoder(nn.Module):
     """A stem and one residual block a stage, each stage half the resolution of the one before."""
 
     def __init__(
-        self, channels: int, size: tuple[int, ...], widths: Sequence[int], *, norm: str = "group"
+        self, channels: int, size: tuple[int, ...], widths: Sequence[int], *, norm: str = "mixed"
     ) -> None:
         super().__init__()
         dimensions = len(size)
         stride = 2 if min(size) >= SMALL_SIDE else 1
+        norms = _norms(norm, len(widths))
         self.stem = nn.Sequential(
             _conv(dimensions, channels, widths[0], stride=stride),
-            _norm(norm, dimensions, widths[0]),
+            _norm(norms[0], dimensions, widths[0]),
             nn.ReLU(),
         )
         before = (widths[0], *widths[:-1])
         self.stages = nn.ModuleList(
-            _Block(dimensions, inward, outward, 1 if index == 0 else 2, norm)
+            _Block(dimensions, inward, outward, 1 if index == 0 else 2, norms[index])
             for index, (inward, outward) in enumerate(zip(before, widths, strict=True))
         )
 
@@ -197,14 +210,18 @@ class _UNet(nn.Module):
     ) -> None:
         super().__init__()
         dimensions = len(size)
+        norms = _norms(norm, len(widths))
         before = (channels, *widths[:-1])
         self.down = nn.ModuleList(
-            _Block(dimensions, inward, outward, 1 if index == 0 else 2, norm)
+            _Block(dimensions, inward, outward, 1 if index == 0 else 2, norms[index])
             for index, (inward, outward) in enumerate(zip(before, widths, strict=True))
         )
         pairs = list(pairwise(widths))[::-1]
         self.narrow = nn.ModuleList(_conv(dimensions, deep, shallow, side=1) for shallow, deep in pairs)
-        self.up = nn.ModuleList(_Block(dimensions, shallow, shallow, 1, norm) for shallow, _ in pairs)
+        self.up = nn.ModuleList(
+            _Block(dimensions, shallow, shallow, 1, own)
+            for (shallow, _), own in zip(pairs, norms[-2::-1], strict=True)
+        )
 
     def forward(self, image: Tensor) -> list[Tensor]:
         maps: list[Tensor] = []
@@ -392,12 +409,15 @@ def set_state(
     """Put `weights` into a module.
 
     Args:
+        weights: Tensors by the module's names; or by those of MONAI's network inside it, whose classifier is
+            then left out.
         where: What the weights come from, for the message.
 
     Raises:
         InputError: A name is missing, unknown or has another shape.
     """
     own = module.state_dict()
+    weights = _aligned(set(own), weights)
     for name in sorted(set(own) ^ set(weights)):
         fault = "has no tensor" if name in own else "has an unknown tensor"
         raise InputError(f"{where}: {fault} `{name}`", hint="is it of another backbone or recipe?")
@@ -405,3 +425,34 @@ def set_state(
         if tuple(own[name].shape) != value.shape:
             raise InputError(f"{where}: `{name}` has shape {value.shape}, expected {tuple(own[name].shape)}")
     module.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in weights.items()})
+
+
+def load_weights(path: Path) -> dict[str, npt.NDArray[np.generic]]:
+    """Read the tensors of a PyTorch checkpoint, as pretrained networks come; nothing in it is executed.
+
+    Raises:
+        InputError: The file is missing, or holds something else than tensors by name.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except (RuntimeError, EOFError, ValueError, UnpicklingError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{path}: not a checkpoint of tensors alone: {reason}") from None
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise InputError(f"{path}: not a checkpoint of tensors alone, expected tensors by name")
+    return {str(name).removeprefix("module."): value.numpy().copy() for name, value in content.items()}
+
+
+def _aligned(
+    own: set[str], weights: Mapping[str, npt.NDArray[np.generic]]
+) -> Mapping[str, npt.NDArray[np.generic]]:
+    """Weights under the names of a backbone, where they have those of the network inside it."""
+    for prefix in ("net.", "net.net."):
+        named = {prefix + name: value for name, value in weights.items()}
+        if own <= set(named):
+            return {name: named[name] for name in own}
+    return weights

@@ -19,7 +19,7 @@ def from_backbone(path: Path | None, recipe: Recipe, *, seed: int = 0) -> Genera
     """A draft from a backbone file; without one, from random weights, for the sites to train from.
 
     Args:
-        path: File of `fedmed-edge train`, or None.
+        path: File of `fedmed-edge train`, a PyTorch checkpoint (.pt, .pth) of the recipe's network, or None.
         seed: Of random weights, and of the lift.
 
     Raises:
@@ -32,6 +32,10 @@ def from_backbone(path: Path | None, recipe: Recipe, *, seed: int = 0) -> Genera
             recipe.backbone, kind=recipe.kind, channels=recipe.channels, size=recipe.size, seed=seed
         )
         return draft_generation(recipe, state_of(backbone), seed=seed)
+    if path.suffix in (".pt", ".pth"):
+        from fedmed_edge.features.backbones import load_weights
+
+        return draft_generation(recipe, load_weights(path), seed=seed)
     file = read_backbone(path)
     for name in ("kind", "channels", "size", "backbone"):
         got, wanted = getattr(file.header, name), getattr(recipe, name)

@@ -46,7 +46,7 @@ def draft_generation(
     Raises:
         InputError: The weights are not those of the recipe's backbone, or it cannot be exported.
     """
-    from fedmed_edge.features.backbones import build_backbone, set_state
+    from fedmed_edge.features.backbones import build_backbone, set_state, state_of
     from fedmed_edge.features.encoder_export import export_encoder
 
     backbone = build_backbone(recipe.backbone, kind=recipe.kind, channels=recipe.channels, size=recipe.size)
@@ -64,7 +64,7 @@ def draft_generation(
     )
     return Generation(
         header=header,
-        weights={name: np.ascontiguousarray(value) for name, value in sorted(backbone_weights.items())},
+        weights=dict(sorted(state_of(backbone).items())),
         encoder=export_encoder(backbone, recipe),
         mean=np.zeros(raw, np.float32),
         deviation=np.ones(raw, np.float32),

@@ -73,6 +73,15 @@ def read_image(path: Path) -> Image:
         InputError: There is no such file, it is none of the formats, broken, cut off, of one pixel, too
             large, or holds something that has no single meaning as an image (animation, transparency, a
             cine, …).
+
+    Example:
+        >>> import tempfile
+        >>> import PIL.Image
+        >>> path = Path(tempfile.mkdtemp()) / "a.png"
+        >>> PIL.Image.new("L", (6, 4), 7).save(path)
+        >>> image = read_image(path)
+        >>> image.shape, image.pixels.max()
+        ((4, 6), np.float32(7.0))
     """
     if path.is_dir():
         from fedmed_edge.images.dicom import read_series

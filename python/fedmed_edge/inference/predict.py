@@ -94,6 +94,12 @@ def load_model(path: Path, *, trust: Path | None, device: str = "auto", threads:
         TrustError: No key to trust, no signature, one by another key, or a file changed since.
         InputError: A file is missing, or the content is no exported model.
         DeviceError: The asked device did not come up.
+
+    Example:
+        >>> load_model(Path("lesion.onnx"), trust=None)
+        Traceback (most recent call last):
+        ...
+        fedmed_edge.errors.TrustError: lesion.onnx: no key to check its signature against
     """
     if trust is None:
         raise TrustError(
@@ -133,6 +139,17 @@ def predict(model: Model, image: Image | Path) -> Prediction:
 
     Raises:
         InputError: The image cannot be read, does not fit the model's recipe, or the answer is not finite.
+
+    Example:
+        >>> class Toy:  # in the place of a session that `load_model` opened
+        ...     def run(self, feeds):
+        ...         return [np.array([[0.25, 0.75]], np.float32), np.array([3.0], np.float32)]
+        >>> recipe = Recipe(name="lesion", kind="classification", classes=("benign", "malignant"))
+        >>> manifest = Manifest.model_construct(recipe=recipe, known_threshold=9.0)
+        >>> image = Image(np.zeros((1, 64, 64), np.float32), None, None, "", "png", Path("a.png"))
+        >>> answer = predict(Model(Path("lesion.onnx"), "0" * 64, manifest, Toy()), image)
+        >>> answer.label, answer.probabilities["malignant"], answer.known
+        ('malignant', 0.75, True)
     """
     started = time.perf_counter()
     if isinstance(image, Path):

@@ -103,7 +103,7 @@ def rebuild(
     temperature = best_temperature(np.sum(evidence, axis=0)) if evidence else None
     patients = int(sum(int(site.patients.sum()) for site in sites))
     posterior = fit_posterior(scores, priors, patients, temperature)
-    log.info("rebuilt from %d sites, ridge %g by %s", len(sites), choice.ridge, choice.by)
+    log.debug("rebuilt from %d sites, ridge %g by %s", len(sites), choice.ridge, choice.by)
     return GlobalModel(
         recipe=recipe,
         generation=ordered[0].header.generation,

@@ -7,6 +7,7 @@ from typing import ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
 from fedmed_edge.errors import InputError
 from fedmed_edge.statistics.feature_statistics import Array64, width_of
@@ -21,20 +22,11 @@ _BLOCK = 64
 def one_thread() -> Iterator[None]:
     """Hold BLAS and LAPACK to one thread: how they split work over threads would change the last bits.
 
-    Raises:
-        InputError: threadpoolctl is not installed.
-
     Example:
         >>> with one_thread():
         ...     float(np.linalg.det(np.eye(2)))
         1.0
     """
-    try:
-        from threadpoolctl import threadpool_limits
-    except ImportError:
-        raise InputError(
-            "rebuild: the package threadpoolctl is not installed", hint='pip install "fedmed-edge[server]"'
-        ) from None
     with threadpool_limits(limits=1, user_api="blas"):
         yield
 

@@ -73,6 +73,18 @@ class Contribution:
         weights: Name → float32 tensor θ_s − θ⁰, or None.
         signature: 64 bytes, or None before `sign`.
         signer: Fingerprint of the key that signed, or None.
+
+    Example:
+        >>> from fedmed_edge.signing import generate_key
+        >>> recipe, weights = Recipe(name="r", kind="classification", classes=("a", "b")), {"w": np.ones(2)}
+        >>> plain = new_contribution(
+        ...     None, generation="0" * 64, recipe=recipe, site="alpha", sequence=1, weights=weights
+        ... )
+        >>> key = generate_key()
+        >>> signed = plain.sign(key)
+        >>> signed.verify(key.public_key())
+        >>> signed.id == plain.id, signed.header.site, signed.header.parts
+        (True, 'alpha', ('weights',))
     """
 
     header: ContributionHeader
@@ -176,40 +188,35 @@ def new_contribution(
             f"contribution: none of the parts {', '.join(parts) or '(none)'} holds anything",
             hint="`parts` in the policy of fedmed.toml says what may leave",
         )
-    if "weights" not in held:
-        weights = None
-    if held == {"weights"}:
-        statistics = None
-    evidence = evidence or Evidence()
-    if "classes" not in held:
-        evidence = evidence.model_copy(update={"patients": {}})
-    values: dict[str, Any] = {
+    sums = None if statistics is None or held == {"weights"} else _allowed(statistics, recipe, held)
+    told = evidence or Evidence()
+    values = {
         "generation": generation,
         "recipe": recipe.digest,
         "task": recipe.name,
         "kind": recipe.kind,
-        "classes": recipe.classes,
         "site": site,
         "sequence": sequence,
         "parts": tuple(part for part in PARTS if part in held),
         "min_cohort": min_cohort,
         "privacy": privacy,
-        "evidence": evidence,
+        "evidence": told if "classes" in held else told.model_copy(update={"patients": {}}),
+        "classes": recipe.classes,
     }
-    if statistics is not None:
-        if not set(statistics.classes) <= set(recipe.classes):
-            raise InputError(f"contribution: `classes` has {statistics.classes}, expected {recipe.classes}")
-        statistics = restrict(statistics, held)
-        values |= {
-            "classes": statistics.classes,
-            "row_dim": statistics.row_dim,
-            "feature_dim": statistics.feature_dim,
-            "folds": statistics.folds,
-            "absent": statistics.absent,
-        }
+    if sums is not None:
+        values |= {name: getattr(sums, name) for name in _OF_SUMS}
     header = parse_settings(ContributionHeader, values, "contribution")
-    sent = {name: np.asarray(value, np.float32) for name, value in (weights or {}).items()} or None
-    return Contribution(header, statistics, sent)
+    sent = weights if weights is not None and "weights" in held else {}
+    return Contribution(header, sums, {name: np.asarray(sent[name], np.float32) for name in sent} or None)
+
+
+_OF_SUMS: Final = ("classes", "absent", "row_dim", "feature_dim", "folds")
+
+
+def _allowed(statistics: FeatureStatistics, recipe: Recipe, parts: Collection[Part]) -> FeatureStatistics:
+    if not set(statistics.classes) <= set(recipe.classes):
+        raise InputError(f"contribution: `classes` has {statistics.classes}, expected {recipe.classes}")
+    return restrict(statistics, parts)
 
 
 def write_contribution(path: Path, contribution: Contribution) -> None:
@@ -241,6 +248,17 @@ def read_contribution(path: Path, *, verify_key: PublicKey | None = None) -> Con
     Raises:
         InputError: The file is missing, cut off, too large, or anything in it is not as it must be.
         TrustError: `verify_key` did not sign it.
+
+    Example:
+        >>> import tempfile
+        >>> recipe, weights = Recipe(name="r", kind="classification", classes=("a", "b")), {"w": np.ones(2)}
+        >>> made = new_contribution(
+        ...     None, generation="0" * 64, recipe=recipe, site="alpha", sequence=1, weights=weights
+        ... )
+        >>> path = Path(tempfile.mkdtemp()) / "alpha.contribution"
+        >>> write_contribution(path, made)
+        >>> read_contribution(path).id == made.id
+        True
     """
     return _open(read_content(path), str(path), verify_key, thorough=True)
 

@@ -3,15 +3,18 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
+from fedmed_edge.config import Device, Policy, SiteConfig
 from fedmed_edge.features.backbones import state_of
 from fedmed_edge.features.extract import evaluate_heads, extract
 from fedmed_edge.features.publish import complete_generation, draft_generation
 from fedmed_edge.features.training import Network
 from fedmed_edge.generation import Generation
+from fedmed_edge.hospital import make_contribution
 from fedmed_edge.images.dataset import Dataset
 from fedmed_edge.model.global_model import GlobalModel
-from fedmed_edge.statistics.contribution import Contribution, new_contribution
+from fedmed_edge.statistics.contribution import Contribution
 from fedmed_edge.study.plan import Setting
 from fedmed_edge.study.scores import Answers, answers_of_predictions
 
@@ -39,21 +42,17 @@ def contribute(
     site: str,
     setting: Setting,
     *,
-    sequence: int = 1,
     device: str,
     watch: Watch,
 ) -> tuple[Contribution, float]:
     """One site's contribution, not yet signed, and the seconds that it took the site."""
-    began = time.perf_counter()
-    sums = extract(generation, dataset, min_cohort=setting.min_cohort, device=device, progress=watch)
-    contribution = new_contribution(
-        sums,
-        generation=generation.digest,
-        recipe=dataset.recipe,
+    config = SiteConfig(
         site=site,
-        sequence=sequence,
-        min_cohort=setting.min_cohort,
+        device=cast(Device, device),
+        policy=Policy(min_cohort=setting.min_cohort, width_rule="off"),
     )
+    began = time.perf_counter()
+    contribution = make_contribution(dataset, generation, config, sequence=1, progress=watch)
     return contribution, time.perf_counter() - began
 
 

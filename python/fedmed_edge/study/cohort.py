@@ -112,10 +112,10 @@ RADIOGRAPHY = {
     "westfield": RadiographScanner(96, 0.8, 0.025, 0.70, 1.1, 0.10, 10, inverted=True),
 }
 TOMOGRAPHY = {
-    "harbour": CtScanner(60, 72, 2.5, 2.5, 0.6, 10, 110, -55, signed=False),
-    "lakeside": CtScanner(56, 64, 2.8, 3.0, 0.8, 13, 95, -45, signed=True, intercept=0.0),
-    "northgate": CtScanner(64, 72, 2.4, 2.0, 0.5, 16, 120, -60, signed=True, padding=-2000, prone=True),
-    "westfield": CtScanner(56, 64, 2.7, 3.0, 0.7, 12, 70, 60, signed=False, slope=2.0, intercept=-1000.0),
+    "harbour": CtScanner(60, 72, 2.5, 2.5, 0.6, 10, 130, -85, signed=False),
+    "lakeside": CtScanner(56, 64, 2.8, 3.0, 0.8, 13, 115, -75, signed=True, intercept=0.0),
+    "northgate": CtScanner(64, 72, 2.4, 2.0, 0.5, 16, 140, -90, signed=True, padding=-2000, prone=True),
+    "westfield": CtScanner(56, 64, 2.7, 3.0, 0.7, 12, 80, 85, signed=False, slope=2.0, intercept=-1000.0),
 }
 
 
@@ -132,11 +132,17 @@ def write_cohort(
         The task folders by task name.
 
     Source: DICOM PS3.3 A.26 (DX), A.3 (CT); PS3.5 B.2 (UIDs under 2.25).
+
+    Example:
+        >>> import tempfile
+        >>> tasks = write_cohort(Path(tempfile.mkdtemp()), size="tiny")
+        >>> list(tasks), sorted(path.name for path in tasks["abdomen_ct"].iterdir())[:2]
+        (['chest_findings', 'abdomen_ct'], ['harbour', 'lakeside'])
     """
     folders = {CHEST: out / CHEST, ABDOMEN: out / ABDOMEN}
     amounts = SIZES[size]
     _write_task(folders[CHEST], "classification", FINDINGS, "DX", "size = [96, 96]")
-    in_3d = "dimensions = 3\nspacing_mm = [3.0, 3.0, 3.0]"
+    in_3d = "dimensions = 3\nsize = [32, 32, 32]\nspacing_mm = [4.0, 4.0, 4.0]"
     _write_task(folders[ABDOMEN], "segmentation", ORGANS, "CT", in_3d)
     for number, site in enumerate(SITES):
         _write_labels(folders[CHEST] / site, _write_radiographs(folders[CHEST] / site, number, seed, amounts))

@@ -24,13 +24,21 @@ from fedmed_edge.study.plan import Budget, Setting
 
 Watch = Callable[[str], None]
 
-DEMO_BUDGET = {
-    "classification": Budget(24, 16, 60, 24, 800, until_plateau=False),
-    "segmentation": Budget(16, 12, 40, 16, 500, until_plateau=False),
+SYNTHETIC_BUDGET = {
+    "classification": Budget(8, 12, 12, 24, 12, 250, until_plateau=False),
+    "segmentation": Budget(4, 10, 8, 20, 10, 150, until_plateau=False),
 }
+"""About four minutes on two cores for both tasks of the synthetic cohort."""
+
+DATA_BUDGET = {
+    "classification": Budget(16, 20, 14, 40, 20, 500, until_plateau=False),
+    "segmentation": Budget(8, 10, 8, 30, 10, 300, until_plateau=False),
+}
+"""At most a quarter of an hour on two cores for a few hundred images."""
+
 FULL_BUDGET = {
-    "classification": Budget(60, 16, 200, 40, 1600, until_plateau=True),
-    "segmentation": Budget(40, 12, 120, 30, 1000, until_plateau=True),
+    "classification": Budget(16, 50, 16, 150, 30, 1200, until_plateau=True),
+    "segmentation": Budget(8, 20, 8, 80, 15, 500, until_plateau=True),
 }
 
 
@@ -67,6 +75,7 @@ def run_demo(
     """
     folders = list(data) or list(write_cohort(out / "cohort").values())
     tasks = [read_task(folder) for folder in folders]
+    budgets = FULL_BUDGET if full else DATA_BUDGET if data else SYNTHETIC_BUDGET
     pages, documents, lines = [], [], []
     report = out / "report.html"
     began = time.perf_counter()
@@ -78,7 +87,7 @@ def run_demo(
                 joining=joining,
                 out=folder,
                 setting=setting,
-                budget=(FULL_BUDGET if full else DEMO_BUDGET)[task.recipe.kind],
+                budget=budgets[task.recipe.kind],
                 seed=seed,
                 device=device,
                 watch=watch,

@@ -24,6 +24,9 @@ CALIBRATED = 0.10
 def document(join: Join, report: str) -> dict[str, Any]:
     """The result of one task as JSON values, as `fedmed-edge demo --json` prints it."""
     joins = next(event for event in join.story.events if event.what == "joins")
+    rows = {
+        site: {column: join.scores.get(column, {}).get(site) for column in COLUMNS} for site in join.tests
+    }
     return {
         "task": join.task,
         "kind": join.recipe.kind,
@@ -31,26 +34,21 @@ def document(join: Join, report: str) -> dict[str, Any]:
         "joined": join.joining,
         "seed": join.seed,
         "sites": {
-            site: {
-                column: _number(join.scores[column][site].value)
-                for column in columns_of(join)
-                if site in join.scores[column]
-            }
-            for site in join.tests
+            site: {column: _number(one.value if one else None) for column, one in row.items()}
+            for site, row in rows.items()
         },
         "intervals": {
-            site: {
-                column: [_number(join.scores[column][site].low), _number(join.scores[column][site].high)]
-                for column in columns_of(join)
-                if site in join.scores[column]
-            }
-            for site in join.tests
+            site: {column: one and [_number(one.low), _number(one.high)] for column, one in row.items()}
+            for site, row in rows.items()
         },
-        "mean": {column: _number(value) for column, value in means(join).items()},
+        "mean": {column: _number(means(join).get(column)) for column in COLUMNS},
         "label_curve": [
             {
                 "labels": count,
-                **{name: _number(score(join.recipe, one).value) for name, one in sorted(columns.items())},
+                **{
+                    name: _number(score(join.recipe, columns[name]).value) if name in columns else None
+                    for name in ("own_sums", "rebuilt", "refined")
+                },
             }
             for count, columns in join.curve.items()
         ],

@@ -15,7 +15,7 @@ Labels = npt.NDArray[np.uint8]
 FINDINGS = ("strand", "nodule", "cavity")
 ORGANS = ("background", "organ", "lesion")
 
-AIR, FAT, MUSCLE, BONE = -1000.0, -90.0, 45.0, 420.0
+AIR, FAT, MUSCLE, BONE = -1000.0, -90.0, 30.0, 420.0
 
 
 def blur(image: Array64, sigma: float | tuple[float, ...]) -> Array64:
@@ -140,7 +140,7 @@ def _mark(shape: str, x: Array64, y: Array64, at: Array64, rng: np.random.Genera
         return np.asarray(np.exp(-(((distance - 1.25 * radius) / (0.35 * radius)) ** 2)), np.float64)
     angle = rng.uniform(0, np.pi)
     half = rng.uniform(1.6, 2.6) * radius * np.array([np.cos(angle), np.sin(angle)])
-    return _segment(x, y, at - half, at + half, 0.3 * radius)
+    return _segment(x, y, at - half, at + half, 0.4 * radius)
 
 
 def abdomen(
@@ -179,7 +179,7 @@ def abdomen(
     for _ in range(int(rng.integers(1, 4))):
         direction = rng.standard_normal(3)
         at = centre + direction / np.linalg.norm(direction) * axes * rng.uniform(0.1, 0.6)
-        lesion = np.maximum(_ellipsoid(points_mm, at, rng.uniform(7, 12, 3)), organ + 1)
+        lesion = np.maximum(_ellipsoid(points_mm, at, rng.uniform(9, 14, 3)), organ + 1)
         _fill(values, lesion, organ_hu + lesion_hu * rng.uniform(0.85, 1.15), softness_mm)
         labels[lesion < 0] = 2
     return values, labels
@@ -193,9 +193,9 @@ def _look_alikes(
     lesion_hu: float,
     rng: np.random.Generator,
 ) -> None:
-    """A second organ of nearly the same value on the other side, a cyst and a gas bubble."""
+    """A brighter organ on the other side, a cyst of the lesions' value, and a gas bubble."""
     at = (rng.uniform(34, 42), rng.uniform(-4, 8), rng.uniform(-15, 15))
-    _fill(values, _ellipsoid(points_mm, at, rng.uniform(14, 18, 3)), organ_hu - 8, softness_mm)
+    _fill(values, _ellipsoid(points_mm, at, rng.uniform(14, 18, 3)), organ_hu + 90, softness_mm)
     cyst = (rng.uniform(20, 30), rng.uniform(-28, -22), rng.uniform(-25, 25))
     _fill(values, _ellipsoid(points_mm, cyst, rng.uniform(7, 11, 3)), organ_hu + lesion_hu, softness_mm)
     gas = (rng.uniform(-2, 12), rng.uniform(-34, -26), rng.uniform(-30, 30))

@@ -25,6 +25,7 @@ class Budget:
     """Training steps (batches) that the networks of an experiment get.
 
     Attributes:
+        batch: Images (windows) a step.
         rounds: FedAvg rounds for the reference backbone, without the joining site.
         round_steps: Steps each site makes in one round.
         local_steps: Fine-tuning steps of each site's own network.
@@ -35,6 +36,7 @@ class Budget:
         patience: Cycles without a rise that end the search; `most_cycles` ends it in any case.
     """
 
+    batch: int
     rounds: int
     round_steps: int
     local_steps: int

@@ -1,4 +1,5 @@
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 from monai.networks.nets.unet import UNet
 
 from fedmed_edge.errors import InputError
-from fedmed_edge.features.backbones import build_backbone, seeded, set_state, state_of
+from fedmed_edge.features.backbones import build_backbone, load_weights, seeded, set_state, state_of
 from fedmed_edge.recipe import Backbone
 
 GROUPS: dict[str, Any] = {"norm": ["group", {"num_groups": 4}]}
@@ -98,7 +99,12 @@ def test_batch_norm_is_refused(network: str) -> None:
     [
         ("UNext", (16, 16), {}, "network `UNext`, expected one of residual_encoder, unet, .*SegResNet, ViT"),
         ("resnet18", (16, 16), {"arguments": {"pretrained": True}}, "`pretrained` would fetch weights"),
-        ("unet", (16, 16), {"arguments": {"norm": "batch"}}, "`norm` has batch, expected group or instance"),
+        (
+            "unet",
+            (16, 16),
+            {"arguments": {"norm": "batch"}},
+            "`norm` has batch, expected group, instance or mixed",
+        ),
         ("unet", (16, 16), {"widths": (4,)}, r"`widths` has \(4,\), expected 2 to 8 numbers"),
         ("unet", (16, 16), {"arguments": {"depth": 3}}, "`unet` cannot be built: .*depth"),
         ("UNet", (18, 16), {"widths": (4, 8, 12)}, r"`UNet` cannot take images of size \(18, 16\)"),
@@ -140,3 +146,31 @@ def test_state_round_trip_and_its_refusals() -> None:
     del state[first]
     with pytest.raises(InputError, match=f"file: has no tensor `{first}`"):
         set_state(backbone, state, "file")
+
+
+def test_checkpoints_of_the_network_inside(tmp_path: Path) -> None:
+    path = tmp_path / "net.pt"
+    backbone, other = made("UNet", (16, 16), widths=(4, 8)), made("UNet", (16, 16), widths=(4, 8))
+    with torch.no_grad():
+        for value in backbone.parameters():
+            value.add_(1)
+    inner = {f"module.{name}": value for name, value in backbone.net.net.state_dict().items()}
+    torch.save({"state_dict": inner | {"classifier.weight": torch.zeros(2)}}, path)
+    set_state(other, load_weights(path))
+    assert all(np.array_equal(value, state_of(other)[name]) for name, value in state_of(backbone).items())
+
+
+def test_checkpoint_refusals(tmp_path: Path) -> None:
+    path = tmp_path / "net.pt"
+    with pytest.raises(InputError, match="cannot be read: No such file"):
+        load_weights(path)
+    for content in (b"", b"nonsense", b"PK"):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="not a checkpoint of tensors alone"):
+            load_weights(path)
+    torch.save({"model": made("unet", (16, 16), widths=(4, 8))}, path)
+    with pytest.raises(InputError, match="not a checkpoint of tensors alone"):
+        load_weights(path)
+    torch.save([torch.zeros(1)], path)
+    with pytest.raises(InputError, match="not a checkpoint of tensors alone, expected tensors by name"):
+        load_weights(path)

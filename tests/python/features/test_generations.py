@@ -12,7 +12,7 @@ from fedmed_edge.features.publish import complete_generation
 from fedmed_edge.features.weights import write_backbone
 from fedmed_edge.generation import Generation
 from fedmed_edge.images.dataset import Dataset
-from fedmed_edge.recipe import Recipe
+from fedmed_edge.recipe import Backbone, Recipe
 from fedmed_edge.statistics.contribution import Contribution, new_contribution
 from fedmed_edge.statistics.header import Evidence
 
@@ -35,6 +35,40 @@ def test_a_backbone_file_becomes_a_draft(tmp_path: Path, make: SimpleNamespace) 
     other = recipe.model_copy(update={"channels": 3})
     with pytest.raises(InputError, match="`channels` has 1, expected the recipe's 3"):
         from_backbone(path, other)
+
+
+def test_a_pytorch_checkpoint_becomes_a_draft(tmp_path: Path, make: SimpleNamespace) -> None:
+    torch = pytest.importorskip("torch")
+    recipe = make.recipe()
+    random = from_backbone(None, recipe, seed=3)
+    path = tmp_path / "pretrained.pt"
+    torch.save({name: torch.from_numpy(value) for name, value in random.weights.items()}, path)
+    assert from_backbone(path, recipe, seed=3).digest == random.digest
+    wider = make.recipe(backbone=Backbone(network="residual_encoder", widths=(8, 16)))
+    with pytest.raises(InputError, match=r"`net\..*` has shape"):
+        from_backbone(path, wider)
+    path.write_bytes(b"no checkpoint")
+    with pytest.raises(InputError, match=r"pretrained\.pt: not a checkpoint of tensors alone"):
+        from_backbone(path, recipe)
+
+
+def test_sums_of_a_single_site_and_an_order_of_sites_change_nothing_else(
+    images_task: Task, make: SimpleNamespace
+) -> None:
+    recipe, dataset, _ = images_task
+    start = make.draft(recipe)
+    lookup = {start.digest: start}.__getitem__
+    given = [
+        contribution(recipe, start, site, statistics=extract(start, dataset.subset(part), min_cohort=1))
+        for site, part in (("a", range(8)), ("b", range(8, 24)))
+    ]
+    assert (
+        from_contributions(given, recipe, lookup).digest
+        == from_contributions(given[::-1], recipe, lookup).digest
+    )
+    alone = from_contributions(given[:1], recipe, lookup)
+    assert not alone.draft and alone.header.trained_by == start.header.trained_by
+    assert from_contributions(given[:1], recipe, lookup, seed=1).digest != alone.digest
 
 
 def test_weights_are_averaged_by_images(make: SimpleNamespace) -> None:

@@ -24,9 +24,11 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 def test_classification_is_learned(images_task: Task) -> None:
     recipe, dataset, _ = images_task
-    network = build_network(recipe)
+    # brightness tells these classes apart, and instance norm takes it out
+    backbone = recipe.backbone.model_copy(update={"arguments": {"norm": "group"}})
+    network = build_network(recipe.model_copy(update={"backbone": backbone}))
     told: list[str] = []
-    result = train(network, dataset, steps=40, seed=1, progress=told.append)
+    result = train(network, dataset, steps=40, learning_rate=3e-3, seed=1, progress=told.append)
     assert len(result.losses) == len(told) == 40 and told[0].startswith("loss ")
     assert result.losses[-5:].mean() < 0.75 * result.losses[:5].mean()
     answers = np.array(predict(network, dataset))

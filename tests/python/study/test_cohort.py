@@ -1,5 +1,7 @@
 import csv
 import hashlib
+import shutil
+import subprocess
 import time
 import tomllib
 
@@ -8,6 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 
+from fedmed_edge.images.dataset import read_dataset, read_task
 from fedmed_edge.study import cohort
 from fedmed_edge.study.phantoms import FINDINGS, ORGANS, blur, radiograph
 
@@ -158,3 +161,29 @@ def test_small_cohort_is_written_in_time(tmp_path):
     started = time.process_time()
     cohort.write_cohort(tmp_path, size="small")
     assert time.process_time() - started < 20
+
+
+def test_the_cohort_is_what_the_readers_expect(tasks):
+    for name, size in (("chest_findings", (96, 96)), ("abdomen_ct", (32, 32, 32))):
+        task = read_task(tasks[name])
+        assert list(task.sites) == list(cohort.SITES) and not task.skipped and task.recipe.size == size
+        for folder in task.sites.values():
+            dataset = read_dataset(folder, task.recipe)
+            item = dataset.items[0]
+            image = dataset.load(item)
+            assert image.modality == task.recipe.modality[0]
+            if task.recipe.kind == "segmentation":
+                assert set(np.unique(dataset.load_mask(item, image))) == {0, 1, 2}
+                assert image.pixels.min() >= -1100, "padding is not measured"
+
+
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy (dicom3tools) is not installed")
+def test_files_are_valid_dicom(tasks):
+    for site in cohort.SITES:
+        for path in (
+            next((tasks["chest_findings"] / site / "images").iterdir()),
+            next((tasks["abdomen_ct"] / site / "series" / "p000").iterdir()),
+        ):
+            done = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True, check=False)
+            faults = [line for line in done.stderr.splitlines() if line.startswith(("Error", "Warning"))]
+            assert not faults

@@ -18,11 +18,11 @@ _VERBS = {
 
 
 @click.group(cls=LazyGroup, package=__name__, verbs=_VERBS)
-@version_option
+@version_option()
 def edge() -> None:
     """Train a medical-imaging model with other hospitals, and run it beside the scanner."""
 
 
 def main() -> None:
     """Entry point of `fedmed-edge`."""
-    run(edge)
+    run(edge, "fedmed-edge")

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 @folder_option("Site")
 @click.option("--generation", type=FILE, help="Generation to contribute to (default: that of fedmed.toml).")
 @click.option(
-    "--weights", type=FILE, help="Backbone file of `train`: its difference from the generation goes too."
+    "--weights",
+    type=FILE,
+    help="Backbone file of `train`: its difference from the generation goes instead of sums.",
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]))
 @click.option("--dry-run", is_flag=True, help="List every tensor that would leave; write nothing.")
@@ -54,17 +56,18 @@ def command(
             weights_file=weights,
             progress=advance,
         )
-    answer, lines = summary(made)
+    answer, lines = summary(made, every=dry_run)
     if dry_run or target is None:
         out.answer({"dry_run": True, **answer}, ["dry run: nothing was written", *lines])
         return
-    write_contribution(target, made.sign(key))
+    # first, so that no two files of one sequence are made where this is interrupted: a gap does no harm
     record_sequence(folder, sequence)
+    write_contribution(target, made.sign(key))
     out.answer({"out": str(target), **answer}, [f"{target}: signed contribution {made.id[:12]}", *lines])
 
 
-def summary(contribution: "Contribution") -> tuple[dict[str, Any], list[str]]:
-    """What a contribution holds, as JSON values and as lines for people."""
+def summary(contribution: "Contribution", *, every: bool = False) -> tuple[dict[str, Any], list[str]]:
+    """What a contribution holds, as JSON values and as lines for people; `every` lists the weights too."""
     from fedmed_edge.statistics.description import describe
 
     header, rows = contribution.header, describe(contribution)
@@ -74,18 +77,19 @@ def summary(contribution: "Contribution") -> tuple[dict[str, Any], list[str]]:
         "tensors": [{**row._asdict(), "shape": list(row.shape)} for row in rows],
         "bytes": sum(row.bytes for row in rows),
     }
+    left_out = f"classes left out by min_cohort {header.min_cohort}: {', '.join(header.absent) or 'none'}"
     lines = [
         f"site {header.site}, task {header.task}, generation {header.generation[:12]}, "
         f"sequence {header.sequence}",
-        f"classes left out by min_cohort {header.min_cohort}: {', '.join(header.absent) or 'none'}",
+        left_out if "classes" in header.parts else "no class statistics",
         *(
             f"  {row.name:<20} {row.dtype:<8} {'×'.join(map(str, row.shape)) or '1':<16} "
             f"{row.bytes:>12,} bytes  {row.meaning}"
             for row in rows
-            if row.part != "weights"
+            if every or row.part != "weights"
         ),
     ]
     sent = [row for row in rows if row.part == "weights"]
-    if sent:
+    if sent and not every:
         lines.append(f"  weights/…: {len(sent)} tensors, {sum(row.bytes for row in sent):,} bytes")
     return document, [*lines, f"  {document['bytes']:,} bytes in all"]

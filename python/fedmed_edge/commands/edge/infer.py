@@ -1,12 +1,17 @@
 """`fedmed-edge infer`: answer images with a model."""
 
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from fedmed_edge.commands.folders import ANY_PATH, FILE, FOLDER
+from fedmed_edge.commands.folders import ANY_PATH, FILE, FOLDER, read_site
 from fedmed_edge.commands.verbs import Output, Verb
 from fedmed_edge.errors import InputError
+
+if TYPE_CHECKING:
+    from fedmed_edge.config import SiteConfig
 
 
 @click.command(cls=Verb)
@@ -17,7 +22,10 @@ from fedmed_edge.errors import InputError
 )
 @click.option("--trust", type=FILE, help="The server's public key (default: server_key of fedmed.toml here).")
 @click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]), default="auto", show_default=True
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]),
+    envvar="FEDMED_DEVICE",
+    help="Default: that of fedmed.toml here, else auto.",
 )
 @click.option("--threads", type=click.IntRange(1, 256), help="Processor threads (default: all).")
 @click.option("--preview", is_flag=True, help="Also write a preview picture of each answer.")
@@ -28,7 +36,7 @@ def command(
     target: Path,
     model: Path,
     trust: Path | None,
-    device: str,
+    device: str | None,
     threads: int | None,
     preview: bool,
 ) -> None:
@@ -47,7 +55,12 @@ def command(
     missing = next((path for path in inputs if not path.exists()), None)
     if missing is not None and len(inputs) == 1:
         raise InputError(f"{missing}: no such file or folder")
-    loaded = load_model(model, trust=trust or _server_key(), device=device, threads=threads)
+    site = _site()
+    trust = trust or (site.server_key if site else _server_key())
+    device = device or (site.device if site else "auto")
+    if threads:
+        os.environ["FEDMED_THREADS"] = str(threads)
+    loaded = load_model(model, trust=trust, device=device)
     found = expand_inputs(inputs, loaded.recipe.dimensions, skip=target)
     results = []
     with out.progress("answering", len(found)) as advance:
@@ -58,14 +71,12 @@ def command(
     ctx.exit(exit_code(results))
 
 
-def _server_key() -> Path | None:
-    """`server_key` of a fedmed.toml in this folder or of `FEDMED_FOLDER`, if there is one."""
-    import os
-
+def _site() -> "SiteConfig | None":
+    """Settings of a site in this folder or in `FEDMED_FOLDER`, if there is one."""
     folder = Path(os.environ.get("FEDMED_FOLDER", "."))
-    if not (folder / "fedmed.toml").is_file():
-        named = os.environ.get("FEDMED_SERVER_KEY")
-        return Path(named) if named else None
-    from fedmed_edge.config import SiteConfig, read_config
+    return read_site(folder) if (folder / "fedmed.toml").is_file() else None
 
-    return read_config(SiteConfig, folder).server_key
+
+def _server_key() -> Path | None:
+    named = os.environ.get("FEDMED_SERVER_KEY")
+    return Path(named) if named else None

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import click
 
-from fedmed_edge.commands.folders import FILE, FOLDER
+from fedmed_edge.commands.folders import FILE, FOLDER, make_key
 from fedmed_edge.commands.verbs import Output, Verb
 from fedmed_edge.config import SiteConfig, write_config
 from fedmed_edge.errors import InputError
-from fedmed_edge.recipe import read_recipe
-from fedmed_edge.signing import fingerprint, generate_key, read_public_key, write_key, write_public_key
+from fedmed_edge.recipe import parse_settings, read_recipe
+from fedmed_edge.signing import fingerprint, read_public_key, write_public_key
 
 
 @click.command(cls=Verb)
@@ -34,10 +34,9 @@ def command(
     if server_key:
         read_public_key(server_key)
     values = {"site": site, "data": data.resolve() if data else Path("data")}
-    config = SiteConfig.model_validate(values | ({"server_key": Path("server.pub")} if server_key else {}))
+    config = parse_settings(SiteConfig, values | ({"server_key": "server.pub"} if server_key else {}), "init")
     folder.mkdir(parents=True, exist_ok=True)
-    key = generate_key()
-    write_key(folder / config.key, key)
+    key = make_key(folder / config.key)
     write_public_key(folder / f"{site}.pub", key.public_key())
     for source, name in ((recipe, "recipe.toml"), (server_key, "server.pub")):
         if source:

@@ -10,6 +10,8 @@ from fedmed_edge.commands.verbs import Output, Verb
 from fedmed_edge.errors import InputError
 
 HEADER_CAP = 1 << 22
+# field 1 of an ONNX model, its format's version
+ONNX_START = b"\x08"
 
 
 @click.command(cls=Verb)
@@ -27,14 +29,15 @@ def _kind(file: Path) -> str:
     """What the file says it is, by its first bytes."""
     try:
         with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
+            head = stream.read(8)
+            length = int.from_bytes(head, "little")
             start = stream.read(min(length, HEADER_CAP)) if 2 <= length <= HEADER_CAP else b""
     except OSError as error:
         raise InputError(f"{file}: cannot be read: {(error.strerror or '').lower()}") from None
     for kind in ("fedmed_contribution", "fedmed_generation", "fedmed_backbone"):
         if kind.encode() in start:
             return kind
-    if not start.startswith(b"{"):
+    if head.startswith(ONNX_START):
         return "model"
     raise InputError(f"{file}: is no contribution, generation, backbone or model of this product")
 
@@ -44,7 +47,7 @@ def _contribution(file: Path) -> tuple[dict[str, Any], list[str]]:
     from fedmed_edge.statistics.contribution import read_contribution
 
     read = read_contribution(file)
-    document, lines = summary(read)
+    document, lines = summary(read, every=True)
     signed = f"signed by {read.signer} (not checked here)" if read.signer else "not signed"
     return {"kind": "contribution", **document, "signer": read.signer}, [
         f"{file}: contribution, {signed}",

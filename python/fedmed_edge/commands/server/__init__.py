@@ -19,11 +19,11 @@ _VERBS = {
 
 
 @click.group(cls=LazyGroup, package=__name__, verbs=_VERBS)
-@version_option
+@version_option()
 def server() -> None:
     """Keep every hospital's contribution and rebuild the global model from them at any time."""
 
 
 def main() -> None:
     """Entry point of `fedmed-server`."""
-    run(server)
+    run(server, "fedmed-server")

@@ -7,6 +7,7 @@ import click
 from fedmed_edge.commands.folders import FILE, folder_option, read_server
 from fedmed_edge.commands.server.rebuild import task_of, task_option
 from fedmed_edge.commands.verbs import Output, Verb
+from fedmed_edge.errors import InputError
 
 
 @click.group()
@@ -69,6 +70,12 @@ def publish(
             for one in store.contributions(recipe.name, generation=digest)
         ]
         contributions = [one for one in stored if one.id in held]
+        for path, one in zip(sources, taken, strict=True):
+            if one.id not in {kept.id for kept in contributions}:
+                raise InputError(
+                    f"{path}: is not what site `{one.site}` handed over last for {recipe.name}",
+                    hint="name the site's newest contribution of that task",
+                )
         generation = from_contributions(contributions, recipe, store.generation, seed=seed)
     else:
         generation = from_backbone(backbone, recipe, seed=seed)

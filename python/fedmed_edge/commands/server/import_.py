@@ -6,29 +6,41 @@ from pathlib import Path
 import click
 
 from fedmed_edge.commands.folders import ANY_PATH, folder_option, read_server
-from fedmed_edge.commands.verbs import Output, Verb
+from fedmed_edge.commands.verbs import Output, Verb, complain
+from fedmed_edge.errors import FedmedError
 
 
 @click.command("import", cls=Verb)
 @folder_option("Server")
 @click.argument("files", nargs=-1, required=True, type=ANY_PATH)
-@click.pass_obj
-def command(out: Output, folder: Path, files: tuple[Path, ...]) -> None:
-    """Check FILES and keep them; the same one again changes nothing.
+@click.pass_context
+def command(ctx: click.Context, folder: Path, files: tuple[Path, ...]) -> None:
+    """Check FILES and keep them; the same one again changes nothing. Exit code 3 where some were refused.
 
     Example: fedmed-server import -C server a.contribution
     """
+    out: Output = ctx.obj
     _, store = read_server(folder)
-    taken = []
+    taken, refused = {}, {}
     with out.progress("importing", len(files)) as advance:
         for file in files:
-            taken.append(store.import_contribution(file))
+            try:
+                taken[file] = store.import_contribution(file)
+            except FedmedError as error:
+                refused[file] = error
             advance(file.name)
+    for why in refused.values():
+        complain(str(why), why.hint)
     out.answer(
-        {"imported": [asdict(one) for one in taken]},
+        {
+            "imported": [{"file": str(file), **asdict(one)} for file, one in taken.items()],
+            "refused": [{"file": str(file), "error": str(why)} for file, why in refused.items()],
+        },
         [
             f"{file}: {one.id[:12]} of {one.site} for {one.task}, "
             + (f"sequence {one.sequence}" if one.new else "held already, nothing changed")
-            for file, one in zip(files, taken, strict=True)
+            for file, one in taken.items()
         ],
     )
+    codes = [why.exit_code for why in refused.values()]
+    ctx.exit(0 if not codes else 3 if taken else codes[0])

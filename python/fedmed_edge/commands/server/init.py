@@ -4,11 +4,11 @@ from pathlib import Path
 
 import click
 
-from fedmed_edge.commands.folders import FOLDER
+from fedmed_edge.commands.folders import FOLDER, make_key
 from fedmed_edge.commands.verbs import Output, Verb
 from fedmed_edge.config import ServerConfig, write_config
-from fedmed_edge.errors import InputError
-from fedmed_edge.signing import fingerprint, generate_key, write_key, write_public_key
+from fedmed_edge.errors import InputError, StoreError
+from fedmed_edge.signing import fingerprint, write_public_key
 from fedmed_edge.store.store import Store
 
 
@@ -23,11 +23,17 @@ def command(out: Output, folder: Path) -> None:
     if (folder / "fedmed.toml").exists():
         raise InputError(f"{folder / 'fedmed.toml'}: is there already", hint="choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    config, key = ServerConfig(), generate_key()
-    write_key(folder / config.key, key)
+    config = ServerConfig()
+    key = make_key(folder / config.key)
     public = folder / "server.pub"
     write_public_key(public, key.public_key())
-    Store.create(folder / config.store)
+    store = folder / config.store
+    try:
+        Store.create(store)
+    except StoreError:  # made already by an `init` that was cut off
+        if not any(store.glob("*.sqlite")):
+            raise
+        Store.open(store)
     write_config(folder / "fedmed.toml", config)
     mark = fingerprint(key.public_key())
     out.answer(

@@ -1,0 +1,176 @@
+"""What `fedmed-edge doctor` looks at: one small function a check."""
+
+import importlib.util
+import os
+import shutil
+import stat
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from fedmed_edge.commands.folders import read_site, read_site_data, read_site_generation
+from fedmed_edge.config import SiteConfig
+from fedmed_edge.errors import FedmedError, InputError
+from fedmed_edge.kernels import thread_count
+from fedmed_edge.recipe import read_recipe
+from fedmed_edge.runtime import installed_flavours, open_session
+from fedmed_edge.signing import fingerprint, read_private_key, read_public_key
+
+LEAST_DISK = 2 << 30
+RELEASE_YEAR = 2025
+CLOCK_SLACK_S = 60
+# the smallest ONNX model, y = -x: a session on it shows which device comes up
+PROBE = bytes.fromhex(
+    "080812003a320a0b0a017812017922034e65671201705a0f0a0178120a0a08080112040a02080162"
+    "0f0a0179120a0a08080112040a02080142040a001011"
+)
+
+Answer = tuple[str, str] | tuple[str, str, str]
+Look = Callable[[SiteConfig], Answer]
+
+
+@dataclass(frozen=True)
+class Check:
+    """What was looked at; `ok`, `warning` or `fault`; what was found; what to do about it."""
+
+    name: str
+    level: str
+    found: str
+    hint: str | None = None
+
+
+def examine(folder: Path) -> Iterator[Check]:
+    """Every check of the site in `folder`; what one of them raises is its fault and ends no other."""
+    config, looks = SiteConfig(site="unset", key=folder / "site.key"), MACHINE_LOOKS
+    try:
+        config, looks = read_site(folder), SITE_LOOKS | MACHINE_LOOKS
+        yield Check("settings", "ok", f"{folder / 'fedmed.toml'}: site {config.site}")
+    except FedmedError as error:
+        yield Check("settings", "fault", str(error), error.hint)
+    for name, look in looks.items():
+        yield guarded(name, look, config)
+
+
+def guarded(name: str, look: Look, config: SiteConfig) -> Check:
+    """One check, what it raises being its fault."""
+    try:
+        return Check(name, *look(config))
+    except FedmedError as error:
+        return Check(name, "fault", str(error), error.hint)
+    except OSError as error:
+        return Check(name, "fault", f"{error.filename}: cannot be read: {error.strerror}")
+
+
+def _recipe(config: SiteConfig) -> Answer:
+    recipe = read_recipe(config.recipe)
+    return "ok", f"{recipe.name}, {recipe.kind} of {', '.join(recipe.classes)}"
+
+
+def _data(config: SiteConfig) -> Answer:
+    from fedmed_edge.images.preprocess import prepare
+
+    dataset, least = read_site_data(config), config.policy.min_cohort
+    train = dataset.train
+    for item in train.items[:1]:
+        prepare(train.load(item), train.recipe)
+    counts = train.counts()
+    found = f"{len(train)} training and {len(dataset.test)} test images; training patients: " + ", ".join(
+        f"{name} {count}" for name, count in counts.items()
+    )
+    small = [name for name, count in counts.items() if count < least]
+    unlabelled = {item.patient for item in train if item.label is None and item.mask is None}
+    if len(small) == len(counts) and len(unlabelled) < least:
+        return "fault", found, f"nothing reaches `min_cohort` {least}: more patients are needed to contribute"
+    hint = f"below `min_cohort` {least} and left out: {', '.join(small)}"
+    return ("warning", found, hint) if small else ("ok", found)
+
+
+def _generation(config: SiteConfig) -> Answer:
+    from fedmed_edge.features.encoder import require_fit
+
+    if not config.generation.exists():
+        return "warning", f"{config.generation}: not here yet", "ask the server's admin for the generation"
+    generation = read_site_generation(config)
+    require_fit(generation, read_recipe(config.recipe))
+    kind = "draft" if generation.draft else "generation"
+    return "ok", f"{kind} {generation.digest[:12]}, rows of {generation.row_dim}"
+
+
+def _key(config: SiteConfig) -> Answer:
+    mark = fingerprint(read_private_key(config.key).public_key())
+    mode = stat.S_IMODE(config.key.stat().st_mode)
+    if mode & 0o077:
+        return "fault", f"{config.key}: `mode` has {mode:04o}, expected 0600", f"chmod 600 {config.key}"
+    return "ok", f"{mark}, mode {mode:04o}"
+
+
+def _server_key(config: SiteConfig) -> Answer:
+    if config.server_key is None:
+        return "warning", "none named", "set `server_key` in fedmed.toml, else `infer` needs --trust"
+    return "ok", f"{fingerprint(read_public_key(config.server_key))}; the server's admin must see the same"
+
+
+def _runtime(config: SiteConfig) -> Answer:
+    open_session(PROBE, device="cpu")
+    if os.environ.get("ORT_DISABLE_TELEMETRY") != "1":
+        raise InputError("runtime: telemetry is on", hint="unset what changes ORT_DISABLE_TELEMETRY")
+    flavour = next(iter(installed_flavours()), "")
+    return "ok", f"{flavour} {version(flavour)}, telemetry off" if flavour else "there, telemetry off"
+
+
+def _device(config: SiteConfig) -> Answer:
+    got = open_session(PROBE, device=config.device).device
+    if got == "cpu" and "onnxruntime-gpu" in installed_flavours() and config.device == "auto":
+        return "warning", "asked for auto, cpu came up", "check the driver with nvidia-smi"
+    return "ok", f"asked for {config.device}, {got} came up"
+
+
+def _torch(config: SiteConfig) -> Answer:
+    if importlib.util.find_spec("torch") is None:
+        return "ok", 'not installed; only `train` and `demo` need it: pip install "fedmed-edge[train]"'
+    return "ok", f"{version('torch')}, for `train`"
+
+
+def _disk(config: SiteConfig) -> Answer:
+    folder = config.key.parent
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    found = f"{free / 2**30:.1f} GiB free at {folder.absolute()}"
+    return ("warning", found, "make room: 2 GiB are wise") if free < LEAST_DISK else ("ok", found)
+
+
+def _clock(config: SiteConfig) -> Answer:
+    now, zone = time.time(), time.strftime("%Y-%m-%d %H:%M:%S %z")
+    if time.gmtime(now).tm_year < RELEASE_YEAR:
+        return "fault", f"{zone}: before this software was made", "set the clock, best by NTP"
+    files = [path for path in (config.key, config.recipe, config.data / "labels.csv") if path.exists()]
+    ahead = [path for path in files if path.stat().st_mtime > now + CLOCK_SLACK_S]
+    if ahead:
+        return "warning", f"{zone}: {ahead[0]} is from the future", "check the clock, best by NTP"
+    return "ok", zone
+
+
+def _processor(config: SiteConfig) -> Answer:
+    cores, threads = os.cpu_count() or 1, config.threads or thread_count()
+    found = f"{cores} processors, {threads} threads"
+    return ("warning", found, "more threads than processors slow down") if threads > cores else ("ok", found)
+
+
+SITE_LOOKS: dict[str, Look] = {
+    "recipe": _recipe,
+    "data": _data,
+    "generation": _generation,
+    "key": _key,
+    "server key": _server_key,
+}
+MACHINE_LOOKS: dict[str, Look] = {
+    "runtime": _runtime,
+    "device": _device,
+    "torch": _torch,
+    "disk": _disk,
+    "clock": _clock,
+    "processor": _processor,
+}

@@ -1,0 +1,58 @@
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+KIT = Path(__file__).parents[2] / "end_to_end" / "federation.py"
+
+
+@pytest.fixture(scope="session")
+def kit() -> ModuleType:
+    """The tiny hospitals of the end-to-end tests, and the two programs."""
+    name = "fedmed_test_federation"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, KIT)
+        assert spec and spec.loader
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def world(kit: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A federation of a and b with a rebuilt, exported model; what c contributes is not imported.
+
+    Tests do not change it: `copied` is for that.
+    """
+    made = kit.Federation(tmp_path_factory.mktemp("world"))
+    for seed, name in enumerate("abc"):
+        made.enrol(name, seed, gain=1 - 0.1 * seed)
+    made.learn("a", "b")
+    made.join("a", "b")
+    made.admin("rebuild")
+    made.export()
+    backbone = made.root / "a.backbone"
+    made.site("a", "train", "--from-scratch", "--epochs", 0.1, "--device", "cpu", "--out", backbone)
+    made.contribute("c")
+    return made
+
+
+@pytest.fixture
+def copied(world: Any, tmp_path: Path) -> Any:
+    """The same federation in a folder of this test's own."""
+    return world.copy(tmp_path / "world")
+
+
+@pytest.fixture
+def listing() -> Callable[[Path], dict[str, bytes]]:
+    """Every file below a folder with its bytes; SQLite's own side files apart."""
+
+    def files(folder: Path) -> dict[str, bytes]:
+        found = sorted(path for path in folder.rglob("*") if path.is_file())
+        return {str(p.relative_to(folder)): p.read_bytes() for p in found if ".sqlite-" not in p.name}
+
+    return files

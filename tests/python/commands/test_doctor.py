@@ -1,0 +1,215 @@
+"""`fedmed-edge doctor`: every check, where all is well and where it is not."""
+
+import os
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from fedmed_edge.commands import checks
+from fedmed_edge.config import SiteConfig, read_config
+from fedmed_edge.errors import DeviceError, InputError
+
+SITE = ["settings", "recipe", "data", "generation", "key", "server key"]
+MACHINE = ["runtime", "device", "torch", "disk", "clock", "processor"]
+
+
+@pytest.fixture
+def site(copied: Any) -> Path:
+    """The folder of a site to which nothing is wanting."""
+    folder: Path = copied.root / "a"
+    copied.generation.rename(folder / "generation.safetensors")
+    return folder
+
+
+def look(site: Path, name: str) -> checks.Check:
+    if name == "settings":
+        return next(checks.examine(site))
+    looks = checks.SITE_LOOKS | checks.MACHINE_LOOKS
+    return checks.guarded(name, looks[name], read_config(SiteConfig, site))
+
+
+def test_a_sound_site(site: Path, kit: ModuleType) -> None:
+    said = kit.run("fedmed-edge", "doctor", "-C", site, "--json")
+    document = said.json
+    assert said.code == 0 and (document["faults"], document["warnings"]) == (0, 0), document
+    assert [check["name"] for check in document["checks"]] == SITE + MACHINE
+    assert {check["level"] for check in document["checks"]} == {"ok"}
+    found = {check["name"]: check["found"] for check in document["checks"]}
+    assert (
+        found["data"] == ("20 training and 4 test images; training patients: dark 10, bright 10")
+        and found["recipe"] == "tiny, classification of dark, bright"
+    )
+    assert found["generation"].startswith("generation ") and "rows of 57" in found["generation"]
+    assert found["key"].startswith("SHA256:") and found["key"].endswith("mode 0600")
+    assert "telemetry off" in found["runtime"] and found["device"] == "asked for auto, cpu came up"
+    lines = kit.run("fedmed-edge", "doctor", "-C", site).out.splitlines()
+    assert len(lines) == len(SITE + MACHINE) + 1 and lines[-1] == "faults: 0, warnings: 0"
+    assert all(line.startswith("ok       ") for line in lines[:-1])
+
+
+def test_a_fault_is_told_with_what_to_do_and_ends_in_exit_code_1(site: Path, kit: ModuleType) -> None:
+    (site / "site.key").chmod(0o644)
+    said = kit.run("fedmed-edge", "doctor", "-C", site)
+    lines = said.out.splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith("fault    key "))
+    assert said.code == 1 and lines[-1] == "faults: 1, warnings: 0"
+    assert "site.key: `mode` has 0644, expected 0600" in lines[at]
+    assert lines[at + 1].strip() == f"hint: chmod 600 {site / 'site.key'}"
+
+
+def test_a_folder_without_settings_still_has_its_machine_checked(tmp_path: Path, kit: ModuleType) -> None:
+    said = kit.run("fedmed-edge", "doctor", "-C", tmp_path / "none", "--json")
+    assert said.code == 1
+    first, *others = said.json["checks"]
+    assert first["level"] == "fault" and first["found"].endswith("none: has no fedmed.toml")
+    assert [check["name"] for check in others] == MACHINE
+
+
+@pytest.mark.parametrize(
+    ("name", "break_it", "level", "found", "hint"),
+    [
+        ("recipe", lambda s: (s / "recipe.toml").unlink(), "fault", "recipe.toml: no such file", None),
+        ("key", lambda s: (s / "site.key").unlink(), "fault", "site.key: no such file", None),
+        ("key", lambda s: (s / "site.key").write_text("x"), "fault", "not a private key in PEM form", None),
+        (
+            "server key",
+            lambda s: (s / "server.pub").write_bytes((s / "site.key").read_bytes()),
+            "fault",
+            "server.pub: is a private key, expected a public one",
+            "never travel",
+        ),
+        ("generation", lambda s: (s / "generation.safetensors").unlink(), "warning", "not here yet", "admin"),
+        (
+            "generation",
+            lambda s: (s / "generation.safetensors").write_bytes(b"x"),
+            "fault",
+            "not a generation file, or cut off",
+            None,
+        ),
+        (
+            "generation",
+            lambda s: edit(s / "recipe.toml", "[32, 32]", "[64, 64]"),
+            "fault",
+            "`size` has (64, 64), expected the generation's (32, 32)",
+            "own kind, channels and size",
+        ),
+        ("data", lambda s: edit(s / "fedmed.toml", "-data", "-dta"), "fault", "a-dta: no such folder", None),
+        (
+            "data",
+            lambda s: (s.parent / "a-data" / "0.png").write_bytes(b"x"),
+            "fault",
+            "0.png: ",
+            None,
+        ),
+        (
+            "data",
+            lambda s: edit(s / "fedmed.toml", "min_cohort = 2", "min_cohort = 11"),
+            "fault",
+            "dark 10, bright 10",
+            "nothing reaches `min_cohort` 11",
+        ),
+        (
+            "data",
+            lambda s: edit(s.parent / "a-data" / "labels.csv", "1.png,bright", "1.png,dark"),
+            "warning",
+            "dark 1",
+            "and left out: bright",
+        ),
+        (
+            "settings",
+            lambda s: edit(s / "fedmed.toml", "device", "devise"),
+            "fault",
+            "unknown key `devise`",
+            "`device`",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_site(
+    name: str, break_it: Any, level: str, found: str, hint: str | None, site: Path
+) -> None:
+    if found == "dark 1":
+        edit(site / "fedmed.toml", "min_cohort = 2", "min_cohort = 10")
+    break_it(site)
+    check = look(site, name)
+    assert check.level == level and found in check.found
+    assert check.hint is None if hint is None else hint in (check.hint or "")
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def test_unlabelled_images_may_be_enough(site: Path) -> None:
+    table = site.parent / "a-data" / "labels.csv"
+    table.write_text(table.read_text().replace(",dark,", ",,").replace(",bright,", ",,"))
+    check = look(site, "data")
+    assert check.level == "warning" and "dark 0, bright 0" in check.found
+
+
+def test_no_server_key(site: Path) -> None:
+    edit(site / "fedmed.toml", 'server_key = "server.pub"\n', "")
+    assert look(site, "server key").level == "warning"
+
+
+def test_the_runtime(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "0")
+    monkeypatch.setattr(checks, "open_session", lambda *_, **__: None)
+    assert look(site, "runtime").found == "runtime: telemetry is on"
+    monkeypatch.undo()
+    both = ("onnxruntime", "onnxruntime-gpu")
+    monkeypatch.setattr("fedmed_edge.runtime.installed_flavours", lambda: both)
+    check = look(site, "runtime")
+    assert check.level == "fault" and "onnxruntime and onnxruntime-gpu are both installed" in check.found
+    assert check.hint and check.hint.startswith("pip uninstall onnxruntime onnxruntime-gpu")
+    monkeypatch.undo()
+
+    def none(*_: object, **__: object) -> None:
+        raise InputError("runtime: onnxruntime is not installed, expected one flavour of it", hint="pip")
+
+    monkeypatch.setattr(checks, "open_session", none)
+    assert look(site, "runtime").level == "fault"
+
+
+def test_the_device(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "installed_flavours", lambda: ("onnxruntime-gpu",))
+    if look(site, "device").found.endswith("cpu came up"):
+        assert look(site, "device").level == "warning"
+
+    def not_there(*_: object, **__: object) -> None:
+        raise DeviceError("runtime: `device` has cuda, expected one that comes up on this machine")
+
+    monkeypatch.setattr(checks, "open_session", not_there)
+    assert look(site, "device").level == "fault"
+
+
+def test_torch_is_no_must(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks.importlib.util, "find_spec", lambda _: None)
+    check = look(site, "torch")
+    assert check.level == "ok" and "not installed; only `train` and `demo` need it" in check.found
+
+
+def test_the_disk(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "LEAST_DISK", 1 << 62)
+    check = look(site, "disk")
+    assert check.level == "warning" and "GiB free at" in check.found and "2 GiB" in (check.hint or "")
+
+
+def test_the_clock(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ahead = time.time() + 3600
+    os.utime(site / "recipe.toml", (ahead, ahead))
+    check = look(site, "clock")
+    assert check.level == "warning" and "recipe.toml is from the future" in check.found
+    monkeypatch.setattr(checks, "RELEASE_YEAR", 9999)
+    assert look(site, "clock").level == "fault"
+
+
+def test_the_processor(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDMED_THREADS", "256")
+    assert look(site, "processor").level == "warning"
+    monkeypatch.setenv("FEDMED_THREADS", "many")
+    assert look(site, "settings").found.startswith("FEDMED_THREADS: `threads`: ")

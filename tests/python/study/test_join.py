@@ -1,0 +1,143 @@
+"""The join experiment on a tiny task: its table, its exactness, and that it goes on where it stopped."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as Picture
+
+from fedmed_edge.errors import InputError
+from fedmed_edge.images.dataset import Task
+from fedmed_edge.recipe import Backbone, Intensity, Lift, Recipe
+from fedmed_edge.study.figures import document, means, table, together
+from fedmed_edge.study.join import COLUMNS, Join, one_place_head, run_join
+from fedmed_edge.study.plan import SETTINGS, Budget
+from fedmed_edge.study.scores import Answers, score
+
+BUDGET = Budget(4, 1, 2, 2, 1, 2, until_plateau=False)
+SITES = ("alpha", "beta", "gamma")
+
+
+def _write_site(folder: Path, kind: str, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    rows = ["image,label,mask,patient,split"]
+    (folder / "images").mkdir(parents=True)
+    for index in range(14):
+        pixels = random.normal(90 + 20 * seed, 12, (32, 32))
+        mask = np.zeros((32, 32), np.uint8)
+        top, left = random.integers(2, 14, 2)
+        mask[top : top + 14, left : left + 14] = 1
+        bright = index % 2 == 0 or kind == "segmentation"
+        pixels[mask == 1] += 70 if bright else -60
+        Picture.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"images/{index}.png")
+        Picture.fromarray(mask).save(folder / f"images/{index}-mask.png")
+        label, shown = (
+            ("", f"images/{index}-mask.png") if kind == "segmentation" else (("dark", "light")[bright], "")
+        )
+        rows.append(f"images/{index}.png,{label},{shown},p{index},{'test' if index >= 10 else 'train'}")
+    (folder / "labels.csv").write_text("\n".join(rows))
+
+
+def _task(folder: Path, kind: str) -> Task:
+    segmented = kind == "segmentation"
+    recipe = Recipe(
+        name=kind,
+        kind=kind,
+        classes=("background", "square") if segmented else ("dark", "light"),
+        size=(32, 32),
+        intensity=Intensity(rule="range", low=0, high=255),
+        backbone=Backbone(network="unet" if segmented else "residual_encoder", widths=(8, 16)),
+        lift=Lift(lift_dim=24, feature_dim=32),
+    )
+    for number, site in enumerate(SITES):
+        _write_site(folder / site, kind, number)
+    return Task(kind, folder, recipe, {site: folder / site for site in SITES}, {})
+
+
+@pytest.fixture(scope="module", params=["classification", "segmentation"])
+def join(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Task, Path, Join]:
+    folder = tmp_path_factory.mktemp(request.param)
+    task = _task(folder / "task", request.param)
+    out = folder / "out"
+    return task, out, run_join(task, out=out, setting=SETTINGS["open"], budget=BUDGET, device="cpu")
+
+
+def test_document_has_every_column_at_every_site(join: tuple[Task, Path, Join]) -> None:
+    task, _, result = join
+    found = document(result, "report.html")
+    assert found["joined"] == "gamma"
+    assert found["kind"] == task.recipe.kind
+    assert set(found["sites"]) == set(SITES)
+    for row in (*found["sites"].values(), found["mean"]):
+        assert set(row) == set(COLUMNS)
+        filled = {name for name, value in row.items() if value is not None}
+        assert filled == set(COLUMNS) - ({"threshold"} if found["kind"] == "classification" else set())
+        assert all(0 <= row[name] <= 1 for name in filled)
+    assert [point["labels"] for point in found["label_curve"]] == [5, 10]
+    assert set(found["label_curve"][0]) == {"labels", "own_sums", "rebuilt", "refined"}
+    assert found["join"]["bytes"] > 0
+    assert found["join"]["others_bytes"] == 0
+
+
+def test_rebuild_is_exact(join: tuple[Task, Path, Join]) -> None:
+    exactness = document(join[2], "")["exactness"]
+    assert exactness["rebuilt_vs_pooled"] <= 1e-9
+    assert exactness["rebuild_identical"]
+    assert exactness["withdraw_identical"]
+
+
+def test_table_names_sites_columns_and_budget(join: tuple[Task, Path, Join]) -> None:
+    text = "\n".join(table(join[2]))
+    assert "gamma+" in text
+    assert "fedavg*" in text
+    assert "stopped by the stated budget" in text
+    assert f"{means(join[2])['rebuilt']:.3f}" in text
+
+
+def test_second_run_trains_nothing(join: tuple[Task, Path, Join], monkeypatch: pytest.MonkeyPatch) -> None:
+    task, out, first = join
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("trained again")
+
+    for name in ("reference_network", "fedavg_network", "pooled_network", "local_network"):
+        monkeypatch.setattr(f"fedmed_edge.study.join.{name}", refuse)
+    again = run_join(task, out=out, setting=SETTINGS["open"], budget=BUDGET, device="cpu")
+    assert means(again) == means(first)
+    assert again.story.after.digest == first.story.after.digest
+
+
+def test_folder_of_another_experiment_is_refused(join: tuple[Task, Path, Join]) -> None:
+    task, out, _ = join
+    with pytest.raises(InputError, match="holds an experiment of other settings"):
+        run_join(task, out=out, setting=SETTINGS["open"], budget=replace(BUDGET, rounds=2), device="cpu")
+
+
+def test_two_sites_are_too_few(join: tuple[Task, Path, Join], tmp_path: Path) -> None:
+    task = join[0]
+    few = replace(task, sites={site: task.sites[site] for site in SITES[:2]})
+    with pytest.raises(InputError, match="`sites` has alpha, beta, expected at least three"):
+        run_join(few, joining="beta", out=tmp_path, setting=SETTINGS["open"], budget=BUDGET, device="cpu")
+
+
+def test_one_place_head_is_the_weighted_least_squares_solution() -> None:
+    random = np.random.default_rng(0)
+    rows, classes = random.normal(size=(40, 5)), np.repeat([0, 1], [30, 10]).astype(np.int32)
+    head = one_place_head(rows, classes, 2, 1e-3)
+    weights = np.where(classes == 0, 1 / 30, 1 / 10)
+    level = 1e-3 * np.trace((rows * weights[:, None]).T @ rows) / 5
+    stacked = np.vstack([rows * np.sqrt(weights)[:, None], np.sqrt(level) * np.eye(5)])
+    targets = np.vstack([np.eye(2)[classes] * np.sqrt(weights)[:, None], np.zeros((5, 2))])
+    wanted = np.linalg.lstsq(stacked, targets, rcond=None)[0]
+    assert np.allclose(head, wanted, rtol=1e-9)
+
+
+def test_score_of_no_images_is_not_a_number() -> None:
+    recipe = Recipe(name="r", kind="classification", classes=("a", "b"))
+    assert np.isnan(score(recipe, Answers()).value)
+
+
+def test_patients_of_two_sites_stay_two() -> None:
+    one = Answers(["p"], truth=[0], label=[0], probabilities=[[1.0, 0.0]])
+    assert together({"alpha": one, "beta": one}).patients == ["alpha/p", "beta/p"]

@@ -1,0 +1,247 @@
+"""What a hospital computes, within its policy."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image as Raster
+
+from fedmed_edge.config import Policy, SiteConfig
+from fedmed_edge.errors import InputError, TrustError
+from fedmed_edge.features.extract import extract, extract_with_sample
+from fedmed_edge.features.generations import from_backbone
+from fedmed_edge.features.publish import complete_generation
+from fedmed_edge.features.weights import read_backbone, write_backbone
+from fedmed_edge.generation import Generation
+from fedmed_edge.hospital import (
+    calibration_counts,
+    make_contribution,
+    next_sequence,
+    record_sequence,
+    train_backbone,
+)
+from fedmed_edge.images.dataset import Dataset, read_dataset
+from fedmed_edge.model.rebuild import rebuild
+from fedmed_edge.recipe import Backbone, Intensity, Lift, Recipe
+from fedmed_edge.statistics.calibration import TEMPERATURES, bin_counts
+from fedmed_edge.statistics.contribution import new_contribution, read_contribution, write_contribution
+
+RECIPE = Recipe(
+    name="tiny",
+    kind="classification",
+    classes=("dark", "bright"),
+    size=(32, 32),
+    intensity=Intensity(rule="range", low=0, high=255),
+    backbone=Backbone(network="residual_encoder", widths=(8, 12)),
+    lift=Lift(lift_dim=4, feature_dim=8),
+)
+PATIENTS = 20
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Ten dark and ten bright images to train on, and four that are held out."""
+    folder = tmp_path_factory.mktemp("images")
+    random, lines = np.random.default_rng(0), ["image,label,mask,patient,split"]
+    for index in range(PATIENTS + 4):
+        pixels = np.clip(random.normal(60 + 110 * (index % 2), 40, (34, 32)), 0, 255).astype(np.uint8)
+        Raster.fromarray(pixels).save(folder / f"{index}.png")
+        split = "train" if index < PATIENTS else "test"
+        lines.append(f"{index}.png,{RECIPE.classes[index % 2]},,p{index},{split}")
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    return read_dataset(folder, RECIPE)
+
+
+@pytest.fixture(scope="module")
+def draft() -> Generation:
+    return from_backbone(None, RECIPE)
+
+
+@pytest.fixture(scope="module")
+def generation(draft: Generation, dataset: Dataset) -> Generation:
+    return complete_generation(draft, RECIPE, [extract(draft, dataset.train, min_cohort=1)])
+
+
+def config(**policy: Any) -> SiteConfig:
+    return SiteConfig(site="alpha", device="cpu", policy=Policy(**({"min_cohort": 2} | policy)))
+
+
+# --- training --------------------------------------------------------------------------------------------
+
+
+def test_training_starts_from_the_generation_and_is_written_whole(
+    dataset: Dataset, draft: Generation, tmp_path: Path
+) -> None:
+    steps: list[str] = []
+    trained = train_backbone(
+        dataset.train, draft, epochs=0.1, site="alpha", device="cpu", progress=steps.append
+    )
+    assert trained.images == PATIENTS and np.isfinite(trained.loss) and trained.seconds > 0 and steps
+    assert set(trained.weights) == set(draft.weights)
+    moved = [np.abs(trained.weights[name] - draft.weights[name]).max() for name in draft.weights]
+    assert 0 < max(moved) < 0.5
+    trained.write(tmp_path / "a.backbone")
+    read = read_backbone(tmp_path / "a.backbone")
+    assert (read.header.trained_by, read.header.images) == (("alpha",), PATIENTS)
+    for name, value in read.weights.items():
+        np.testing.assert_array_equal(value, trained.weights[name])
+    with pytest.raises(InputError, match="cannot be written"):
+        trained.write(tmp_path / "none" / "a.backbone")
+
+
+def test_training_from_another_backbone_is_refused(dataset: Dataset) -> None:
+    other = RECIPE.model_copy(update={"backbone": Backbone(network="residual_encoder", widths=(8, 16))})
+    start = from_backbone(None, other)
+    with pytest.raises(InputError, match=f"generation {start.digest[:12]}: `.*` has shape"):
+        train_backbone(dataset.train, start, epochs=0.1, site="alpha", device="cpu")
+
+
+def test_training_without_a_labelled_image_is_refused(dataset: Dataset, draft: Generation) -> None:
+    blank = replace(dataset, items=tuple(replace(item, label=None) for item in dataset.train))
+    with pytest.raises(InputError, match="label"):
+        train_backbone(blank, draft, epochs=0.1, site="alpha", device="cpu")
+
+
+# --- contributions ---------------------------------------------------------------------------------------
+
+
+def test_a_contribution_holds_the_sums_of_the_training_images_alone(
+    dataset: Dataset, generation: Generation
+) -> None:
+    made = make_contribution(dataset, generation, config(), sequence=3)
+    sums = extract(generation, dataset.train, min_cohort=2)
+    assert made.statistics is not None and made.signature is None and made.weights is None
+    np.testing.assert_array_equal(made.statistics.class_grams, sums.class_grams)
+    np.testing.assert_array_equal(made.statistics.image_gram, sums.image_gram)
+    header = made.header
+    assert (header.site, header.sequence, header.generation) == ("alpha", 3, generation.digest)
+    assert header.recipe == RECIPE.digest and header.min_cohort == 2 and header.mode == "exact"
+    assert header.evidence.images == {"train": PATIENTS, "test": 4}
+    assert header.evidence.patients == {"dark": 10, "bright": 10}
+    assert set(header.evidence.versions) == {"fedmed_edge", "python", "numpy"}
+    assert str(dataset.folder) not in header.canonical
+
+
+def test_only_what_the_policy_allows_is_in_it(dataset: Dataset, generation: Generation) -> None:
+    made = make_contribution(dataset, generation, config(parts=("images", "style")), sequence=1)
+    assert made.header.parts == ("images", "style") and made.header.evidence.patients == {}
+    assert {name.split("_")[0] for name in made.tensors()} <= {"image", "style", "distance"}
+    with pytest.raises(InputError, match="none of the parts weights holds anything"):
+        make_contribution(dataset, generation, config(parts=("weights",)), sequence=1)
+
+
+def test_a_class_below_min_cohort_stays(dataset: Dataset, generation: Generation) -> None:
+    few = replace(dataset, items=tuple(i for i in dataset if i.label == 0 or i.patient in ("p1", "p3", "p5")))
+    made = make_contribution(few, generation, config(min_cohort=4), sequence=1)
+    assert made.header.absent == ("bright",) and made.header.evidence.patients == {"dark": 10}
+
+
+def test_under_a_draft_neither_classes_nor_calibration_are_measured(
+    dataset: Dataset, draft: Generation
+) -> None:
+    made = make_contribution(dataset, draft, config(width_rule="refuse"), sequence=1)
+    assert {"unlabelled", "images"} <= set(made.header.parts)
+    assert not {"classes", "calibration"} & set(made.header.parts)
+
+
+def test_the_width_rule(dataset: Dataset, generation: Generation, caplog: pytest.LogCaptureFixture) -> None:
+    few = replace(dataset, items=dataset.items[:8])
+    message = f"width rule: rows have width {generation.row_dim}, expected at most the 8 rows"
+    assert generation.row_dim == 13
+    with pytest.raises(InputError, match=message) as caught:
+        make_contribution(few, generation, config(width_rule="refuse"), sequence=1)
+    assert "narrower lift" in (caught.value.hint or "")
+    with caplog.at_level(logging.WARNING, "fedmed_edge.hospital"):
+        make_contribution(few, generation, config(width_rule="off"), sequence=1)
+        make_contribution(dataset, generation, config(width_rule="refuse"), sequence=1)
+        assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+        make_contribution(few, generation, config(width_rule="warn"), sequence=1)
+    assert message in caplog.text
+
+
+def test_weights_go_alone_as_their_difference_to_the_generation(
+    dataset: Dataset, generation: Generation, tmp_path: Path
+) -> None:
+    moved = {name: np.asarray(value, np.float32) + 0.25 for name, value in generation.weights.items()}
+    path = tmp_path / "a.backbone"
+    write_backbone(path, moved, RECIPE, trained_by=("alpha",))
+    made = make_contribution(dataset, generation, config(), sequence=1, weights_file=path)
+    assert made.statistics is None and made.header.parts == ("weights",)
+    assert made.weights is not None and set(made.weights) == set(generation.weights)
+    for value in made.weights.values():
+        np.testing.assert_allclose(value, 0.25, atol=1e-6)
+    assert made.header.evidence.images == {"train": PATIENTS, "test": 4}
+    write_contribution(tmp_path / "a.contribution", made)
+    assert read_contribution(tmp_path / "a.contribution").id == made.id
+    sums_only = config(parts=("classes", "images"))
+    with pytest.raises(InputError, match="none of the parts classes, images holds anything"):
+        make_contribution(dataset, generation, sums_only, sequence=1, weights_file=path)
+
+
+def test_weights_of_another_backbone_are_not_trusted(
+    dataset: Dataset, generation: Generation, tmp_path: Path
+) -> None:
+    some = dict(list(generation.weights.items())[:-1])
+    write_backbone(tmp_path / "a.backbone", some, RECIPE)
+    message = f"a.backbone: has another backbone than generation {generation.digest[:12]}"
+    with pytest.raises(TrustError, match=message):
+        make_contribution(dataset, generation, config(), sequence=1, weights_file=tmp_path / "a.backbone")
+
+
+def test_a_recipe_that_does_not_fit_the_generation_is_refused(
+    dataset: Dataset, generation: Generation
+) -> None:
+    other = replace(dataset, recipe=RECIPE.model_copy(update={"size": (64, 64)}))
+    with pytest.raises(InputError, match=r"`size` has \(64, 64\), expected the generation's \(32, 32\)"):
+        make_contribution(other, generation, config(), sequence=1)
+
+
+# --- calibration -----------------------------------------------------------------------------------------
+
+
+def test_calibration_counts_the_answers_on_the_folds_held_out(
+    dataset: Dataset, generation: Generation
+) -> None:
+    sums, sample = extract_with_sample(generation, dataset.train, min_cohort=2)
+    counts = calibration_counts(sums, sample, RECIPE)
+    assert sums.folds == 5 and counts is not None
+    wanted = np.zeros_like(counts)
+    for fold in range(5):
+        held = sample.folds == fold
+        own = new_contribution(
+            sums.without_fold(fold),
+            generation=generation.digest,
+            recipe=RECIPE,
+            site="own",
+            sequence=1,
+            min_cohort=1,
+        )
+        model = rebuild([own], RECIPE)
+        plain = replace(model, posterior=replace(model.posterior, temperature=1.0))
+        wanted += bin_counts(plain.probabilities(sample.rows[held]), sample.classes[held])
+    np.testing.assert_allclose(counts, wanted, rtol=1e-12)
+    assert counts.shape[0] == len(TEMPERATURES) and np.all(counts[:, 1] == PATIENTS)
+
+
+def test_without_folds_there_is_no_calibration(dataset: Dataset, generation: Generation) -> None:
+    sums, sample = extract_with_sample(generation, dataset.train, min_cohort=10)
+    assert sums.folds == 0 and calibration_counts(sums, sample, RECIPE) is None
+    made = make_contribution(dataset, generation, config(min_cohort=10), sequence=1)
+    assert "calibration" not in made.header.parts
+
+
+# --- sequence --------------------------------------------------------------------------------------------
+
+
+def test_the_sequence_rises(tmp_path: Path) -> None:
+    assert next_sequence(tmp_path) == 1
+    record_sequence(tmp_path, 1)
+    record_sequence(tmp_path, 41)
+    assert next_sequence(tmp_path) == 42
+    (tmp_path / "sequence").write_text("")
+    with pytest.raises(InputError, match="sequence: not a number") as caught:
+        next_sequence(tmp_path)
+    assert "fedmed-server status" in (caught.value.hint or "")
