@@ -246,6 +246,7 @@ class TaskFile(Frozen):
     dimensions: Literal[2, 3] = 2
     size: tuple[int, ...] | None = None
     spacing_mm: tuple[float, float, float] | None = None
+    intensity: Intensity | None = None
     source: str = ""
     licence: str = ""
 
@@ -284,6 +285,7 @@ def read_task(folder: Path, recipe: Recipe | None = None) -> Task:
             facts.dimensions,
             size=facts.size,
             spacing_mm=facts.spacing_mm,
+            intensity=facts.intensity,
         )
     if recipe.kind == "classification":
         labels = set[str]().union(*(_labels(site) for site in sites.values()))
@@ -305,6 +307,7 @@ def default_recipe(
     *,
     size: Sequence[int] | None = None,
     spacing_mm: Sequence[float] | None = None,
+    intensity: Intensity | None = None,
 ) -> Recipe:
     """A recipe whose backbone, size, lift and intensity rule follow from the kind of task and of image.
 
@@ -317,11 +320,11 @@ def default_recipe(
     """
     volume = dimensions == 3
     segmentation = kind == "segmentation"
-    intensity = Intensity()
+    usual = Intensity()
     if tuple(modality) == ("CT",):
-        intensity = Intensity(rule="range", low=-1000, high=1000)
+        usual = Intensity(rule="range", low=-1000, high=1000)
     elif channels == 3:
-        intensity = Intensity(rule="range", low=0, high=255)
+        usual = Intensity(rule="range", low=0, high=255)
     widths = (8, 16, 32, 64) if volume else (16, 32, 64, 128) if segmentation else (24, 48, 96, 192)
     values: dict[str, Any] = {
         "name": name,
@@ -331,7 +334,7 @@ def default_recipe(
         "channels": channels,
         "size": tuple(size) if size else (48, 48, 48) if volume else (128, 128),
         "spacing_mm": tuple(spacing_mm) if spacing_mm else (2.0, 2.0, 2.0) if volume else None,
-        "intensity": intensity,
+        "intensity": intensity or usual,
         "backbone": Backbone(network="unet" if segmentation else "residual_encoder", widths=widths),
         "lift": Lift(lift_dim=256) if volume else Lift(),
         "pixel_stride": 4,

@@ -10,6 +10,7 @@ from fedmed_edge.model.distance import SiteMap, known_threshold, site_map
 from fedmed_edge.model.heldout import (
     Held,
     all_weights,
+    fold_constant,
     fold_errors,
     held_out_error,
     hold,
@@ -123,7 +124,7 @@ def evaluate(contributions: Collection[Contribution], recipe: Recipe, *, ridge: 
         sites=judged,
         model=model.digest,
         ridge=model.ridge,
-        fold_error=float(np.sum(list(folds.values())) / _constant(sites, every)) if folds else None,
+        fold_error=float(np.sum(list(folds.values())) / fold_constant(sites, every)) if folds else None,
         site_map=_map_or_none(ordered),
         known_threshold=known_threshold(ordered),
     )
@@ -181,16 +182,6 @@ def _recall(site: SiteSums, head: Array64, posterior: Posterior) -> float:
     moments.add(head, site.total, 1.0)
     scores = gaussians(moments, posterior.priors, np.ones(site.classes))
     return float(np.nanmean(expected_recall(posterior, scores)))
-
-
-def _constant(sites: Sequence[SiteSums], every: Array64) -> float:
-    """Error of a head of zeros on everything that can be held out."""
-    total = 0.0
-    for site in sites:
-        for fold in site.folds:
-            part = site.fold(fold)
-            total += float(every[part.present] @ part.counts)
-    return total
 
 
 def _map_or_none(ordered: Collection[Contribution]) -> SiteMap | None:

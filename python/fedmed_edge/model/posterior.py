@@ -1,8 +1,10 @@
 """Scores to probabilities: class-conditional Gaussians of the scores, stated priors and one temperature.
 
 The scores of a least-squares head are no logits: a perfect head under a softmax gives 0.73 for two classes.
-Their Gaussians follow from the sums alone, hᵀμ_k and hᵀΣ_k h. With one covariance for all classes the
-posterior is a softmax of a linear function of the scores, so the exported model stays a matrix product.
+Their Gaussians follow from the sums alone, hᵀμ_k and hᵀΣ_k h. The posterior ties the classes: the mean of
+class k is b + a·e_k and one variance σ² holds for all, so that its logits are (a / σ²) · scores + log priors.
+Under even priors it answers as the scores do. Free means and a full covariance follow the noise of few
+images: on blood cells, with 5 to 200 labels, they cost 0.03 to 0.14 balanced accuracy.
 """
 
 from dataclasses import dataclass, field
@@ -16,8 +18,14 @@ from fedmed_edge.recipe import Recipe
 from fedmed_edge.statistics.calibration import TEMPERATURES
 from fedmed_edge.statistics.feature_statistics import Array64
 
-LEAST_SHRINKAGE = 1e-3
-"""Least share of the mean variance in the shared covariance: scores add up to 1, so it is nearly singular."""
+LEAST_SLOPE = 0.1
+"""Least a. Held-out scores of few images can run against their classes; that makes the answer unsure."""
+
+OFFSET_PATIENTS = 20
+"""Patients at which half of the offset b between two classes is believed."""
+
+TOLERANCE = 0.04
+"""Share of the least loss within which the largest temperature is taken."""
 
 ABSENT_BIAS = -1e4
 """Bias of a class that no site has. Another class always has a logit of at least 0, so it comes out 0."""
@@ -103,12 +111,17 @@ class ScoreGaussians:
     Attributes:
         mean: (C, C), one row a class.
         spread: (C, C, C) covariances, or (1, C, C) one for all.
-        present: (C,) True for a class that has rows.
+        counts: (C,) rows behind them, 0 for a class that has none.
     """
 
     mean: Array64 = field(repr=False)
     spread: Array64 = field(repr=False)
-    present: npt.NDArray[np.bool_]
+    counts: Array64
+
+    @property
+    def present(self) -> npt.NDArray[np.bool_]:
+        """(C,) True for a class that has rows."""
+        return self.counts > 0
 
     def shared(self, priors: Array64) -> Array64:
         """(C, C) the one covariance: classes weighted by their priors."""
@@ -144,7 +157,7 @@ def gaussians(moments: Moments, priors: Array64, gap: Array64) -> ScoreGaussians
         spread /= np.average(np.maximum(gap, _LEAST_GAP), weights=priors) ** 2
     own = np.eye(len(count))
     mean = own - (own - mean) / np.maximum(gap, _LEAST_GAP)[:, None]
-    return ScoreGaussians(mean, spread, present)
+    return ScoreGaussians(mean, spread, moments.count)
 
 
 def class_priors(recipe: Recipe, counts: Array64) -> Array64:
@@ -163,53 +176,40 @@ def class_priors(recipe: Recipe, counts: Array64) -> Array64:
     return out
 
 
-def oas_shrinkage(covariance: Array64, samples: float) -> float:
-    """Share of the mean variance to mix in so that a covariance of few samples can be inverted, 0 to 1.
-
-    Args:
-        covariance: (C, C), of `samples` independent samples.
-
-    Source: oracle approximating shrinkage, Chen, Wiesel, Eldar and Hero 2010, eq. 23.
-
-    Example:
-        >>> oas_shrinkage(np.eye(2), 10)
-        1.0
-    """
-    size = len(covariance)
-    square, trace = float(np.sum(covariance**2)), float(np.trace(covariance))
-    numerator = (1.0 - 2.0 / size) * square + trace**2
-    denominator = (samples + 1.0 - 2.0 / size) * (square - trace**2 / size)
-    return 1.0 if denominator <= numerator else float(numerator / denominator)
-
-
 def fit_posterior(
     scores: ScoreGaussians, priors: Array64, patients: int, temperature: float | None = None
 ) -> Posterior:
-    """Posterior of shared-covariance Gaussians.
+    """Posterior of tied Gaussians: means b + a·e_k, one variance in all directions.
+
+    b is 0 for three classes or more, so that under even priors the largest score wins. For two it is the one
+    of linear discriminant analysis, brought nearer to 0 where there are few patients: it puts the threshold
+    between both means, which gained 0.01 balanced accuracy with all labels and lost as much with few.
 
     Args:
         priors: (C,), 0 for absent classes.
-        patients: Independent samples behind the covariance, for its shrinkage.
+        patients: Independent samples behind the Gaussians.
         temperature: None: the one that fits the Gaussians of the classes best (`gaussian_temperature`).
 
     Source: method §3.
     """
     present = scores.present
-    mean, kept = scores.mean[np.ix_(present, present)], priors[present]
-    covariance = scores.shared(priors)[np.ix_(present, present)]
-    size = len(covariance)
-    level = max(float(np.trace(covariance)) / size, np.finfo(np.float64).tiny)
-    share = max(oas_shrinkage(covariance, patients), LEAST_SHRINKAGE) if size > 1 else 1.0
-    direction = np.linalg.solve((1.0 - share) * covariance + share * level * np.eye(size), mean.T)
-    bias = np.log(kept) - 0.5 * np.sum(mean.T * direction, axis=0)
-    # A common term cancels in the softmax. Without it the largest logit is never below 0.
-    weight_full, bias_full = np.zeros((len(priors),) * 2), np.full(len(priors), ABSENT_BIAS)
-    weight_full[np.ix_(present, present)] = direction - direction.mean(axis=1, keepdims=True)
-    bias_full[present] = bias - bias.mean()
-    posterior = Posterior(weight_full, bias_full, 1.0, priors)
+    inside = np.ix_(present, present)
+    mean, covariance = scores.mean[inside], scores.shared(priors)[inside]
+    size = len(mean)
+    weight, bias = np.zeros((len(priors),) * 2), np.full(len(priors), ABSENT_BIAS)
+    if size > 1:
+        centre = np.eye(size) - 1.0 / size  # a common term cancels in the softmax
+        slope = max(float(np.sum(centre * mean)) / (size - 1), LEAST_SLOPE)
+        variance = max(float(np.sum(centre * covariance)) / (size - 1), np.finfo(np.float64).tiny)
+        weight[inside] = slope / variance * centre
+    logits = np.log(priors[present])
+    if size == 2:
+        logits = logits - patients / (patients + OFFSET_PATIENTS) * (weight[inside] @ mean.mean(axis=0))
+    bias[present] = logits - logits.mean()  # so that the largest logit is never below 0
+    posterior = Posterior(weight, bias, 1.0, priors)
     if temperature is None:
         temperature = gaussian_temperature(posterior, scores)
-    return Posterior(weight_full, bias_full, temperature, priors)
+    return Posterior(weight, bias, temperature, priors)
 
 
 def draw(scores: ScoreGaussians) -> tuple[Array64, list[int]]:
@@ -231,22 +231,24 @@ def draw(scores: ScoreGaussians) -> tuple[Array64, list[int]]:
 
 
 def gaussian_temperature(posterior: Posterior, scores: ScoreGaussians) -> float:
-    """Temperature with the least expected −log p where every class has its own covariance.
+    """Temperature with the least expected −log p where every class has a mean and a covariance of its own.
 
-    The one shared covariance is too narrow for some classes; this is what it costs. Among temperatures that
-    are equal to 1e-3 the largest, the least sure, is taken.
+    Classes weigh as many rows as they have, since that is the mix that images come in. Of the temperatures
+    whose loss is within `TOLERANCE` of the least, the largest, the least sure, is taken: the head has not
+    seen the held-out rows, but the backbone may have been trained on their images.
     """
     drawn, indices = draw(scores)
     logits = drawn @ posterior.weight + posterior.bias
     logits -= logits.max(axis=-1, keepdims=True)
+    share = scores.counts[indices] / scores.counts.sum()
     losses = []
     for temperature in TEMPERATURES:
         scaled = logits / temperature
         log_sum = np.log(np.exp(scaled).sum(axis=-1))
         own = np.stack([scaled[place, :, index] for place, index in enumerate(indices)])
-        losses.append(float(posterior.priors[indices] @ (log_sum - own).mean(axis=1)))
-    best = min(losses)
-    return float(max(t for t, loss in zip(TEMPERATURES, losses, strict=True) if loss <= best + 1e-3))
+        losses.append(float(share @ (log_sum - own).mean(axis=1)))
+    most = (1.0 + TOLERANCE) * min(losses) + 1e-3
+    return float(max(t for t, loss in zip(TEMPERATURES, losses, strict=True) if loss <= most))
 
 
 def expected_recall(posterior: Posterior, scores: ScoreGaussians) -> Array64:

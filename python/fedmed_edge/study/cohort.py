@@ -143,14 +143,17 @@ def write_cohort(
     amounts = SIZES[size]
     _write_task(folders[CHEST], "classification", FINDINGS, "DX", "size = [96, 96]")
     in_3d = "dimensions = 3\nsize = [32, 32, 32]\nspacing_mm = [4.0, 4.0, 4.0]"
-    _write_task(folders[ABDOMEN], "segmentation", ORGANS, "CT", in_3d)
+    soft_tissue = '[intensity]\nrule = "range"\nlow = -200\nhigh = 250'
+    _write_task(folders[ABDOMEN], "segmentation", ORGANS, "CT", in_3d, soft_tissue)
     for number, site in enumerate(SITES):
         _write_labels(folders[CHEST] / site, _write_radiographs(folders[CHEST] / site, number, seed, amounts))
         _write_labels(folders[ABDOMEN] / site, _write_series(folders[ABDOMEN] / site, number, seed, amounts))
     return folders
 
 
-def _write_task(folder: Path, kind: str, classes: tuple[str, ...], modality: str, grid: str) -> None:
+def _write_task(
+    folder: Path, kind: str, classes: tuple[str, ...], modality: str, grid: str, table: str = ""
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     names = ", ".join(f'"{name}"' for name in classes)
     lines = [
@@ -161,6 +164,7 @@ def _write_task(folder: Path, kind: str, classes: tuple[str, ...], modality: str
         grid,
         'source = "synthetic cohort of FedMed Edge: procedural phantoms, no patient"',
         'licence = "Apache-2.0"',
+        *([table] if table else []),
     ]
     (folder / "task.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
 

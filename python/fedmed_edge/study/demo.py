@@ -25,8 +25,8 @@ from fedmed_edge.study.plan import Budget, Setting
 Watch = Callable[[str], None]
 
 SYNTHETIC_BUDGET = {
-    "classification": Budget(8, 12, 12, 24, 12, 250, until_plateau=False),
-    "segmentation": Budget(4, 10, 8, 20, 10, 150, until_plateau=False),
+    "classification": Budget(8, 14, 12, 24, 10, 250, until_plateau=False),
+    "segmentation": Budget(4, 12, 10, 15, 8, 120, until_plateau=False),
 }
 """About four minutes on two cores for both tasks of the synthetic cohort."""
 

@@ -1,8 +1,19 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
-from fedmed_edge.model.heldout import RIDGES, all_weights, fold_errors, held_out_error, site_errors
+from fedmed_edge.model.heldout import (
+    RIDGES,
+    all_weights,
+    fold_constant,
+    fold_errors,
+    held_out_error,
+    judging_weights,
+    site_errors,
+    steady,
+)
 from fedmed_edge.model.sums import read_sums
 
 
@@ -65,3 +76,28 @@ def test_a_class_that_no_other_site_has_does_not_judge(made: SimpleNamespace) ->
     sums = read_sums(made.contribute({"a": made.random(0, classes=2), "b": only}, recipe), recipe)
     assert site_errors(sums, dict.fromkeys("ab", 1.0), [1e-2]) == {}
     assert set(fold_errors(sums, dict.fromkeys("ab", 1.0), [1e-2])) == {0, 1, 2, 3, 4}
+
+
+def test_where_something_is_chosen_a_class_counts_as_many_patients_as_it_has(made: SimpleNamespace) -> None:
+    recipe, site = made.recipe(3), made.random(0, rows=63)
+    keep = (site.labels < 2) | (np.cumsum(site.labels == 2) <= 4)
+    few = made.Site(site.rows[keep], site.labels[keep])
+    (sums,) = read_sums(made.contribute({"a": few}, recipe), recipe)
+    sums = replace(sums, patients=np.array([7, 21, 4]))
+    judge = judging_weights([sums])
+    np.testing.assert_allclose(judge, [1 / 3, 1.0, 1.0])
+    assert fold_constant([sums], judge) == pytest.approx(7.0 + 21.0)  # the third class has no folds
+    zeros = sum(held_out_error(np.zeros((12, 3)), sums.fold(f), judge) for f in range(5))
+    np.testing.assert_allclose(fold_constant([sums], judge), zeros)
+    held = few.fold_of_row() == 1
+    head = made.head(few.rows[~held], few.labels[~held], 3, 1e-2)
+    got = fold_errors([sums], {"a": 1.0}, [1e-2], judge)
+    np.testing.assert_allclose(got[1], [error_of(few.rows[held], few.labels[held], head, judge)], rtol=1e-9)
+
+
+def test_steady_needs_a_difference_in_every_unit() -> None:
+    errors = np.array([[1.0, 2.0, 1.1, 5.0], [1.0, 2.0, 0.9, 1.0]])
+    assert steady(errors, 1.0).tolist() == [True, False, True, True]
+    errors[1, 3] = 1.5
+    assert [bool(steady(errors, z)[3]) for z in (0.0, 1.0, 2.0)] == [False, False, True]
+    assert steady(errors[:1], 1.0).tolist() == [True, False, False, False]

@@ -2,18 +2,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.covariance import OAS
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from fedmed_edge.model.posterior import (
     MANY_CLASSES,
+    OFFSET_PATIENTS,
     Moments,
     ScoreGaussians,
     class_priors,
     expected_recall,
     fit_posterior,
     gaussians,
-    oas_shrinkage,
     softmax,
 )
 from fedmed_edge.model.sums import Part
@@ -59,42 +58,52 @@ def test_many_classes_are_pooled_alike() -> None:
     np.testing.assert_allclose(found.shared(priors), wanted, atol=1e-9)
 
 
-def test_shrinkage_is_that_of_scikit_learn_where_there_are_many_classes() -> None:
-    rows = np.random.default_rng(0).standard_normal((90, 60)) * np.arange(1, 61)
-    got = oas_shrinkage(np.cov(rows.T, bias=True), 90)
-    assert got == pytest.approx(OAS().fit(rows).shrinkage_, rel=0.05)  # which leaves out the 2 / C terms
+@given(
+    seed=st.integers(0, 10**6),
+    classes=st.integers(3, 7),
+    rows=st.integers(14, 60),
+    spread=st.floats(0.05, 20.0),
+)
+def test_under_even_priors_the_largest_score_wins(seed: int, classes: int, rows: int, spread: float) -> None:
+    """However few rows there are, and even where held-out scores run against their classes."""
+    scores, labels = cloud(seed, classes, rows, spread)
+    scores *= np.random.default_rng(seed).choice([-1.0, 1.0])
+    priors = np.full(classes, 1 / classes)
+    found = gaussians(moments_of(scores, labels, classes), priors, np.ones(classes))
+    posterior = fit_posterior(found, priors, rows)
+    fresh = 3.0 * np.random.default_rng(seed + 1).standard_normal((100, classes))
+    logits = fresh @ posterior.weight + posterior.bias
+    np.testing.assert_array_equal(logits.argmax(axis=1), fresh.argmax(axis=1))
 
 
-def test_shrinkage_brings_a_small_covariance_nearer_to_the_true_one() -> None:
-    true = np.diag([1.0, 2.0, 3.0, 6.0])
-    plain = shrunk = 0.0
-    for seed in range(50):
-        rows = np.random.default_rng(seed).standard_normal((8, 4)) @ np.sqrt(true)
-        found = rows.T @ rows / 8
-        share = oas_shrinkage(found, 8)
-        mixed = (1 - share) * found + share * np.trace(found) / 4 * np.eye(4)
-        plain += float(np.sum((found - true) ** 2))
-        shrunk += float(np.sum((mixed - true) ** 2))
-    assert shrunk < 0.7 * plain
+def test_two_classes_of_many_patients_equal_linear_discriminant_analysis() -> None:
+    scores, labels = cloud(2, 2, 3000)
+    scores = scores - (scores.sum(axis=1, keepdims=True) - 1.0) / 2.0 + np.array([0.4, -0.4])
+    priors = np.array([0.2, 0.8])
+    found = gaussians(moments_of(scores, labels, 2), priors, np.ones(2))
+    posterior = fit_posterior(found, priors, 10**9, temperature=1.0)
+    model = LinearDiscriminantAnalysis(solver="lsqr", priors=priors).fit(scores[:, :1], labels)
+    wanted = model.predict_proba(scores[:, :1])
+    np.testing.assert_allclose(posterior.probabilities(scores), wanted, atol=5e-3)
+    few = fit_posterior(found, priors, OFFSET_PATIENTS, temperature=1.0)
+    prior = np.log(priors) - np.log(priors).mean()
+    np.testing.assert_allclose(few.bias - prior, (posterior.bias - prior) / 2, rtol=1e-6)
 
 
-@given(scale=st.floats(1e-6, 1e6), samples=st.integers(1, 1000))
-def test_shrinkage_is_a_share_whatever_the_scale(scale: float, samples: int) -> None:
-    covariance = np.diag([1.0, 2.0, 5.0])
-    got = oas_shrinkage(scale * covariance, samples)
-    assert 0.0 < got <= 1.0
-    assert got == pytest.approx(oas_shrinkage(covariance, samples))
-
-
-def test_posterior_equals_linear_discriminant_analysis() -> None:
-    scores, labels = cloud(2, 3, 3000)
+def test_three_classes_equal_their_formula() -> None:
+    scores, labels = cloud(3, 3, 3000)  # means 3 e_k and variance 1
     priors = np.array([0.2, 0.3, 0.5])
     found = gaussians(moments_of(scores, labels, 3), priors, np.ones(3))
-    posterior = fit_posterior(found, priors, 10**9, temperature=1.0)
-    model = LinearDiscriminantAnalysis(solver="lsqr", priors=priors).fit(scores, labels)
-    np.testing.assert_allclose(
-        posterior.probabilities(scores), model.predict_proba(scores), atol=5e-3
-    )  # both covariances are those of the classes, each with its own shrinkage of 0.001 and 0
+    got = fit_posterior(found, priors, 3000, temperature=1.0).probabilities(scores)
+    np.testing.assert_allclose(got, softmax(3.0 * scores + np.log(priors)), atol=0.03)
+
+
+def test_classes_without_order_are_answered_unsurely() -> None:
+    rng = np.random.default_rng(0)
+    scores, labels = 0.3 * rng.standard_normal((60, 3)), np.arange(60) % 3
+    priors = np.full(3, 1 / 3)
+    found = gaussians(moments_of(scores, labels, 3), priors, np.ones(3))
+    assert fit_posterior(found, priors, 60).probabilities(scores).max() < 0.6
 
 
 def test_scores_that_add_up_to_one_do_not_break_it() -> None:
@@ -124,12 +133,12 @@ def test_a_single_class_is_certain() -> None:
 
 
 def test_temperature_rises_where_one_class_is_wider_than_the_shared_covariance() -> None:
-    mean = np.array([[0.0, 0.0], [4.0, 0.0]])
-    alike = ScoreGaussians(mean, np.stack([np.eye(2)] * 2), np.ones(2, bool))
-    unlike = ScoreGaussians(mean, np.stack([np.diag([0.02, 1.0]), np.diag([1.98, 1.0])]), np.ones(2, bool))
+    mean = np.array([[0.0, 0.0], [-4.0, 4.0]])
+    alike = ScoreGaussians(mean, np.stack([np.eye(2)] * 2), np.ones(2))
+    unlike = ScoreGaussians(mean, np.stack([np.diag([0.02, 1.0]), np.diag([1.98, 1.0])]), np.ones(2))
     priors = np.full(2, 0.5)
     even = fit_posterior(alike, priors, 10**9).temperature
-    assert even == pytest.approx(1.0, rel=0.2)
+    assert 1.0 <= even <= 1.5  # the largest that loses little
     assert fit_posterior(unlike, priors, 10**9).temperature > even
 
 

@@ -34,7 +34,7 @@ def test_an_odd_site_gets_a_model_of_its_own(made: SimpleNamespace) -> None:
     assert (model.refined_for, model.kept) == ("z", "refined")
     assert model.site_weights["z"] > 1 > model.site_weights["a"]
     assert "over 5 folds of the site" in model.reason
-    assert model.ridge == plain.ridge and model.figures["ridge_by"] == "sites"
+    assert model.ridge == plain.ridge and model.figures["ridge_by"] == "folds"
     fresh = made.random(10, rows=300)
     fresh.rows[:, :-1] = 2.0 * fresh.rows[:, -2::-1]
     right = [(m.probabilities(fresh.rows).argmax(axis=1) == fresh.labels).mean() for m in (model, plain)]
@@ -57,7 +57,7 @@ def test_trials_equal_heads_fitted_on_rows(made: SimpleNamespace) -> None:
         np.concatenate([np.full(len(site.labels), weights[name]) for name, site in kept.items()]),
     )
     held = sites["z"].rows[fold == 4] @ head - np.eye(3)[sites["z"].labels[fold == 4]]
-    assert errors[4, 2, 3] == pytest.approx(np.sum(held**2) / 120, rel=1e-9)
+    assert errors[4, 2, 3] == pytest.approx(np.sum(held**2), rel=1e-9)  # a patient a row
 
 
 def test_sites_that_are_alike_keep_the_global_model(made: SimpleNamespace) -> None:
@@ -117,7 +117,16 @@ def test_gain_needs_more_than_one_unit() -> None:
     errors[0, 1, 1] = 0.5
     trials = Trials(errors, "fold")
     assert trials.best() == (1, 1) and trials.gain() == (0.0, 0.0)
-    assert Trials(np.ones((3, 2, 2)), "fold").best() == (0, 0)
+
+
+def test_where_errors_cannot_tell_the_usual_emphasis_is_taken() -> None:
+    errors = np.ones((3, len(REACHES), len(EMPHASES)))
+    assert Trials(errors, "fold").best() == (0, EMPHASES.index(4.0))
+    errors[:, 1, 4] = 0.9, 1.05, 0.9  # better, by less than its spread
+    assert Trials(errors, "fold").best() == (0, 2)
+    errors[:, 1, 4] = 0.9, 0.91, 0.9
+    assert Trials(errors, "fold").best() == (1, 4)
+    assert Trials(np.ones((3, len(REACHES), 1)), "site").best() == (0, 0)
 
 
 def test_an_unknown_site_is_refused(made: SimpleNamespace) -> None:

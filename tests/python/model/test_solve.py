@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedmed_edge.errors import InputError
-from fedmed_edge.model.solve import one_thread, quadratic, root_psd, solve_ridge, upper_triangle
+from fedmed_edge.model.solve import quadratic, root_psd, solve_ridge, upper_triangle
 from fedmed_edge.statistics.feature_statistics import pack
 
 
@@ -54,10 +54,3 @@ def test_root_equals_scipy_and_clips() -> None:
         root_psd(rows.T @ rows), scipy.linalg.sqrtm(rows.T @ rows), rtol=1e-9, atol=1e-9
     )
     np.testing.assert_allclose(root_psd(np.diag([4.0, -1.0])), np.diag([2.0, 0.0]), atol=1e-15)
-
-
-def test_one_thread_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "threadpoolctl", None)
-    with pytest.raises(InputError, match="threadpoolctl is not installed") as failure, one_thread():
-        pass
-    assert failure.value.hint == 'pip install "fedmed-edge[server]"'

@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
 
 class RidgeType(click.ParamType[Any]):
-    """`auto`, or a number of at least 0."""
+    """`auto`, `folds`, `sites`, or a number of at least 0."""
 
-    name = "auto|NUMBER"
+    name = "auto|folds|sites|NUMBER"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """`auto` as it is, else a float."""
-        if value == "auto":
+        """A rule's name as it is, else a float."""
+        if value in ("auto", "folds", "sites"):
             return value
         return click.FLOAT.convert(value, param, ctx)
 
 
 ridge_option = click.option(
-    "--ridge", type=RidgeType(), default="auto", show_default=True, help="λ; `auto` chooses it from the sums."
+    "--ridge", type=RidgeType(), default="auto", show_default=True, help="λ, or the rule that chooses it from the sums."
 )
 task_option = click.option("--task", help="Task (the recipe's name); needed where the store holds several.")
 
