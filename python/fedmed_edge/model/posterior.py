@@ -18,6 +18,9 @@ from fedmed_edge.recipe import Recipe
 from fedmed_edge.statistics.calibration import TEMPERATURES
 from fedmed_edge.statistics.feature_statistics import Array64
 
+LEAST_VARIANCE = 1e-6
+"""Least variance of the scores: those of an interpolating head have none on its own rows."""
+
 LEAST_SLOPE = 0.1
 """Least a. Held-out scores of few images can run against their classes; that makes the answer unsure."""
 
@@ -200,7 +203,7 @@ def fit_posterior(
     if size > 1:
         centre = np.eye(size) - 1.0 / size  # a common term cancels in the softmax
         slope = max(float(np.sum(centre * mean)) / (size - 1), LEAST_SLOPE)
-        variance = max(float(np.sum(centre * covariance)) / (size - 1), np.finfo(np.float64).tiny)
+        variance = max(float(np.sum(centre * covariance)) / (size - 1), LEAST_VARIANCE)
         weight[inside] = slope / variance * centre
     logits = np.log(priors[present])
     if size == 2:

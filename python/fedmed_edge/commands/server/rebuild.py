@@ -27,7 +27,11 @@ class RidgeType(click.ParamType[Any]):
 
 
 ridge_option = click.option(
-    "--ridge", type=RidgeType(), default="auto", show_default=True, help="λ, or the rule that chooses it from the sums."
+    "--ridge",
+    type=RidgeType(),
+    default="auto",
+    show_default=True,
+    help="λ, or the rule that chooses it from the sums.",
 )
 task_option = click.option("--task", help="Task (the recipe's name); needed where the store holds several.")
 
