@@ -105,10 +105,8 @@ class Recipe(Frozen):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all that is not default, in hexadecimal; layout and comments do not count."""
-        canonical = json.dumps(
-            self.model_dump(mode="json", exclude_defaults=True), sort_keys=True, separators=(",", ":")
-        )
+        """SHA-256 of the recipe's content, in hexadecimal; layout and comments of its file do not count."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 

@@ -17,7 +17,7 @@ from fedmed_edge.images.dataset import Dataset, Item
 from fedmed_edge.images.preprocess import IGNORE, Prepared, prepare, prepare_mask
 from fedmed_edge.images.windows import window_starts
 from fedmed_edge.statistics.accumulate import Accumulator, FoldPlan, plan_folds
-from fedmed_edge.statistics.feature_statistics import FeatureStatistics
+from fedmed_edge.statistics.feature_statistics import REST, FeatureStatistics
 from fedmed_edge.statistics.style import log_amplitude
 
 __all__ = ["LinearHead", "Prediction", "RowSample", "evaluate_heads", "extract", "extract_with_sample"]
@@ -95,7 +95,16 @@ def extract_with_sample(
     sampler = _Sampler(max(1, limit // max(1, len(dataset))), np.random.Generator(np.random.PCG64(seed)))
     extraction = _Extraction(generation, dataset, min_cohort, device, sampler)
     statistics = extraction.run(progress)
-    return statistics, sampler.result(generation.row_dim)
+    return statistics, _as_counted(sampler.result(generation.row_dim), statistics)
+
+
+def _as_counted(sample: RowSample, statistics: FeatureStatistics) -> RowSample:
+    """The sample with the folds that came of the plan: small ones were merged, small classes left out."""
+    kept = ~np.isin(sample.classes, [statistics.classes.index(name) for name in statistics.absent])
+    rows, classes, folds = sample.rows[kept], sample.classes[kept], sample.folds[kept]
+    pairs = zip(folds.tolist(), classes.tolist(), strict=True)
+    held = np.array([pair in statistics.blocks for pair in pairs], bool)
+    return RowSample(rows, classes, np.where(held, folds, REST).astype(np.int32))
 
 
 class _Extraction:

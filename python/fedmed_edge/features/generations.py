@@ -75,6 +75,12 @@ def from_contributions(
         moved = average_weights([weights for weights, _ in weighted], [count for _, count in weighted])
         names = (*start.header.trained_by, *(one.header.site for one in ordered))
         return draft_generation(recipe, _added(start.weights, moved), trained_by=names, seed=seed)
+    if weighted:
+        lacking = next(one.header.site for one in ordered if one.weights is None)
+        raise InputError(
+            f"generation: the contribution of `{lacking}` has no weights, as others have",
+            hint="give contributions of weights, or of sums under a draft, not both",
+        )
     if not start.draft:
         raise InputError(
             "generation: contributions without weights, under a generation that is no draft",

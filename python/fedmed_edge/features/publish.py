@@ -9,20 +9,17 @@ import numpy.typing as npt
 
 from fedmed_edge.errors import InputError
 from fedmed_edge.features.weights import Weights
-from fedmed_edge.generation import Generation, GenerationHeader
+from fedmed_edge.generation import Generation, GenerationHeader, shrink
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.statistics.feature_statistics import FeatureStatistics, packed_length, unpack
 
-__all__ = ["CONTRIBUTION_CAP", "SHRINKAGE", "complete_generation", "draft_generation"]
+__all__ = ["CONTRIBUTION_CAP", "complete_generation", "draft_generation"]
 
 log = logging.getLogger(__name__)
 
 ROW_DIM_CAP = 1024
 CONTRIBUTION_CAP = 1 << 30
 FOLDS = 5
-
-SHRINKAGE = 0.1
-"""Share of the reference covariance that is replaced by its mean diagonal: any site can then invert it."""
 
 # a channel that hardly moves is centred, not blown up
 _FLAT = 1e-6
@@ -167,13 +164,11 @@ def _reference(
     covariance = raw_covariance / np.outer(deviation, deviation)
     if projection is not None:
         centre, covariance = centre @ projection, projection.T @ covariance @ projection
-    level = max(float(np.diag(covariance).mean()), 1e-12)
-    shrunk = (1 - SHRINKAGE) * covariance + SHRINKAGE * level * np.eye(len(covariance))
-    return centre, (shrunk + shrunk.T) / 2
+    return centre, shrink((covariance + covariance.T) / 2)
 
 
 def _refuse_large(recipe: Recipe, row_dim: int) -> None:
-    size = 8 * packed_length(row_dim) * (FOLDS * len(recipe.classes) + 1)
+    size = 8 * packed_length(row_dim) * ((FOLDS + 1) * len(recipe.classes) + 1)
     if size > CONTRIBUTION_CAP:
         raise InputError(
             f"generation: a contribution of {len(recipe.classes)} classes could have {size / 2**30:.1f} GiB, "

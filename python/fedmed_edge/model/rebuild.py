@@ -179,7 +179,9 @@ def choose_ridge(
             break
     else:
         return RidgeChoice(DEFAULT_RIDGE, "default", {})
-    total = np.sum(list(errors.values()), axis=0) / all_weights(sites).astype(bool).sum()
+    balanced = all_weights(sites)
+    scale = fold_constant(sites, balanced) if used == "folds" else float(np.count_nonzero(balanced))
+    total = np.sum(list(errors.values()), axis=0) / scale
     best = max(ridge for ridge, error in zip(RIDGES, total, strict=True) if error == total.min())
     return RidgeChoice(best, used, dict(zip(RIDGES, total.tolist(), strict=True)))
 

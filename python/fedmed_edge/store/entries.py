@@ -1,6 +1,10 @@
 """What a store tells of what it holds."""
 
 from dataclasses import dataclass
+from typing import Literal
+
+Holds = Literal["sums", "weights"]
+"""What a contribution is for: the closed form, or the next backbone."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,8 @@ class ContributionEntry:
     """A contribution in the store.
 
     Attributes:
-        current: True for the newest of its site, recipe and generation.
+        holds: `sums` (perhaps with weights beside them) or `weights` alone.
+        current: True for the newest of its site, recipe, generation and `holds`.
         bytes: Size of its file.
         received: When, UTC, as ISO 8601.
     """
@@ -36,6 +41,7 @@ class ContributionEntry:
     task: str
     recipe: str
     generation: str
+    holds: Holds
     current: bool
     bytes: int
     received: str

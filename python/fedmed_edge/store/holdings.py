@@ -7,7 +7,7 @@ from sqlalchemy import Connection, Table, insert, select, update
 from fedmed_edge.errors import StoreError
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.statistics.contribution import Contribution
-from fedmed_edge.store.entries import ContributionEntry
+from fedmed_edge.store.entries import ContributionEntry, Holds
 from fedmed_edge.store.index import contributions, generations, models, now, recipes
 
 
@@ -38,6 +38,7 @@ def record(
         "task": header.task,
         "recipe": header.recipe,
         "generation": header.generation,
+        "holds": "sums" if contribution.statistics is not None else "weights",
         "bytes": size,
         "received": now(),
     }
@@ -52,7 +53,7 @@ def entries(connection: Connection, task: str | None) -> list[ContributionEntry]
     if task is not None:
         query = query.where(contributions.c.task == task)
     rows = connection.execute(query).all()
-    newest = {(row.site, row.recipe, row.generation): row.id for row in rows}
+    newest = {(row.site, row.recipe, row.generation, row.holds): row.id for row in rows}
     return [
         ContributionEntry(
             id=row.id,
@@ -61,7 +62,8 @@ def entries(connection: Connection, task: str | None) -> list[ContributionEntry]
             task=row.task,
             recipe=row.recipe,
             generation=row.generation,
-            current=newest[row.site, row.recipe, row.generation] == row.id,
+            holds=row.holds,
+            current=newest[row.site, row.recipe, row.generation, row.holds] == row.id,
             bytes=row.bytes,
             received=row.received,
         )
@@ -70,7 +72,7 @@ def entries(connection: Connection, task: str | None) -> list[ContributionEntry]
 
 
 def current(
-    connection: Connection, task: str, generation: str | None
+    connection: Connection, task: str, generation: str | None, holds: Holds
 ) -> tuple[list[ContributionEntry], dict[str, str]]:
     """Entries that a rebuild of the task takes, by site name; and contribution id → digest of its file.
 
@@ -78,10 +80,17 @@ def current(
         StoreError: No such task.
     """
     recipe = newest_recipe(connection, task).digest
-    found = [entry for entry in entries(connection, task) if entry.current and entry.recipe == recipe]
-    published = published_generations(connection)
+    found = [
+        entry
+        for entry in entries(connection, task)
+        if entry.current and entry.recipe == recipe and entry.holds == holds
+    ]
     if generation is None:
-        generation = min((entry.generation for entry in found), key=published.index, default=None)
+        # A draft only measures features: while sites do so, the generation in use stays the one before.
+        complete = select(generations.c.digest).where(~generations.c.draft)
+        newest = list(connection.scalars(complete.order_by(generations.c.number.desc())))
+        held = {entry.generation for entry in found}
+        generation = next((digest for digest in newest if digest in held), None)
     chosen = [entry for entry in found if entry.generation == generation]
     files = select(contributions.c.id, contributions.c.object)
     return chosen, {row.id: row.object for row in connection.execute(files)}

@@ -65,6 +65,7 @@ generations = Table(
     Column("row_dim", Integer, nullable=False),
     Column("feature_dim", Integer, nullable=False),
     Column("channels", Integer, nullable=False),
+    Column("draft", Boolean, nullable=False),
 )
 
 contributions = Table(
@@ -79,6 +80,7 @@ contributions = Table(
     Column("task", String, nullable=False),
     Column("recipe", ForeignKey("recipes.digest"), nullable=False),
     Column("generation", ForeignKey("generations.digest"), nullable=False),
+    Column("holds", String, nullable=False),
     Column("bytes", Integer, nullable=False),
     Column("received", String, nullable=False),
     UniqueConstraint("site", "sequence"),

@@ -24,7 +24,14 @@ from fedmed_edge.statistics.contribution import Contribution, parse_contribution
 from fedmed_edge.statistics.reading import parse_envelope, read_content
 from fedmed_edge.store import admission, enrolment, holdings, models
 from fedmed_edge.store import index as tables
-from fedmed_edge.store.entries import ContributionEntry, Import, ModelEntry, SiteEntry, Withdrawal
+from fedmed_edge.store.entries import (
+    ContributionEntry,
+    Holds,
+    Import,
+    ModelEntry,
+    SiteEntry,
+    Withdrawal,
+)
 from fedmed_edge.store.index import Index
 from fedmed_edge.store.objects import Objects
 from fedmed_edge.store.verification import faults
@@ -153,6 +160,7 @@ class Store:
                     "row_dim": generation.row_dim,
                     "feature_dim": generation.feature_dim,
                     "channels": sum(generation.header.widths),
+                    "draft": generation.draft,
                 }
                 connection.execute(insert(table).values(**values))
         return digest
@@ -214,19 +222,25 @@ class Store:
             return holdings.entries(connection, task)
 
     def contributions(
-        self, task: str, *, without: Collection[str] = (), generation: str | None = None
+        self,
+        task: str,
+        *,
+        without: Collection[str] = (),
+        generation: str | None = None,
+        holds: Holds = "sums",
     ) -> list[Contribution]:
         """What a rebuild takes: each site's newest contribution for the task's newest recipe, by site name.
 
         Args:
             without: Sites to leave out.
-            generation: Digest; default the newest that holds a contribution for the recipe.
+            generation: Digest; default the newest complete one that holds a contribution for the recipe.
+            holds: `sums` for a rebuild; `weights` for the next backbone.
 
         Raises:
             StoreError: No such task, or a file is damaged or went away while it was read.
         """
         with self._index.read() as connection:
-            entries, stored = holdings.current(connection, task, generation)
+            entries, stored = holdings.current(connection, task, generation, holds)
         # the numbers were checked at import, and a file's content is what its digest says
         return [
             parse_contribution(self._read(stored[entry.id]), f"contribution {entry.id[:12]}", thorough=False)

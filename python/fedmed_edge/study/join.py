@@ -4,6 +4,7 @@ Every column of the table is a way for a hospital to get a model; the controls s
 choose nothing.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fedmed_edge import __version__
 from fedmed_edge.errors import InputError
 from fedmed_edge.features.extract import extract_with_sample
 from fedmed_edge.features.training import Network, build_network
@@ -129,7 +131,14 @@ def run_join(
             f"`{joining}` among them"
         )
     data = {name: read_dataset(folder, task.recipe) for name, folder in sorted(task.sites.items())}
-    key = {"task": task.recipe.digest, "joining": joining, "seed": seed, "budget": vars(budget)}
+    key = {
+        "version": __version__,
+        "task": task.recipe.digest,
+        "data": _data_digest(data),
+        "joining": joining,
+        "seed": seed,
+        "budget": vars(budget),
+    }
     bench = _Bench(
         task.recipe,
         joining,
@@ -182,6 +191,17 @@ def run_join(
             for column, sites in answers.items()
         },
     )
+
+
+def _data_digest(data: Mapping[str, Dataset]) -> str:
+    """SHA-256 over what the data sets list and the sizes of their files."""
+    digest = hashlib.sha256()
+    for site, dataset in data.items():
+        for item in dataset:
+            size = item.image.stat().st_size
+            place = item.image.relative_to(dataset.folder).as_posix()
+            digest.update(repr((site, place, item.label, item.patient, item.split, size)).encode())
+    return digest.hexdigest()
 
 
 def _networks(bench: _Bench) -> tuple[Network, dict[str, dict[str, Answers]], dict[str, Cost]]:

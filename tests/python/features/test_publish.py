@@ -13,8 +13,8 @@ from fedmed_edge.features.backbones import build_backbone, state_of
 from fedmed_edge.features.encoder import Encoder, moments_of, pooled_of
 from fedmed_edge.features.extract import extract
 from fedmed_edge.features.lift import Lift
-from fedmed_edge.features.publish import SHRINKAGE, complete_generation, draft_generation
-from fedmed_edge.generation import Generation, parse_generation
+from fedmed_edge.features.publish import complete_generation, draft_generation
+from fedmed_edge.generation import SHRINKAGE, Generation, parse_generation
 from fedmed_edge.images.dataset import Dataset
 from fedmed_edge.images.preprocess import prepare
 from fedmed_edge.recipe import Lift as LiftSettings

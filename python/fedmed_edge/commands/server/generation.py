@@ -1,6 +1,7 @@
 """`fedmed-server generation`: the backbone and lift that all sites share."""
 
 from pathlib import Path
+from typing import get_args
 
 import click
 
@@ -54,6 +55,7 @@ def publish(
     from fedmed_edge.atomic import write_atomic
     from fedmed_edge.features.generations import from_backbone, from_contributions
     from fedmed_edge.recipe import read_recipe
+    from fedmed_edge.store.entries import Holds
 
     _, store = read_server(folder)
     if recipe_file:
@@ -67,7 +69,8 @@ def publish(
         stored = [
             one
             for digest in store.generations()
-            for one in store.contributions(recipe.name, generation=digest)
+            for holds in get_args(Holds)
+            for one in store.contributions(recipe.name, generation=digest, holds=holds)
         ]
         contributions = [one for one in stored if one.id in held]
         for path, one in zip(sources, taken, strict=True):
