@@ -14,7 +14,7 @@ from fedmed_edge.errors import InputError, StoreError, TrustError
 from fedmed_edge.generation import Generation
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.signing import PrivateKey, fingerprint, generate_key
-from fedmed_edge.statistics.contribution import Contribution, write_contribution
+from fedmed_edge.statistics.contribution import Contribution, new_contribution, write_contribution
 from fedmed_edge.store.store import Store
 
 Send = Callable[..., Path]
@@ -507,3 +507,51 @@ def test_rows_that_disagree_with_their_files_are_found(store: Store, send_all: N
     assert "recipe" in found
     assert "is there although it was withdrawn" in found
     assert "holds withdrawn site `beta` and is not marked" in found
+
+
+def test_weights_of_a_site_do_not_hide_its_sums(
+    store: Store,
+    generation: Generation,
+    recipe: Recipe,
+    keys: dict[str, PrivateKey],
+    make_contribution: Callable[..., Contribution],
+    tmp_path: Path,
+) -> None:
+    sums = make_contribution("alpha", sequence=1)
+    weights = new_contribution(
+        None,
+        generation=generation.digest,
+        recipe=recipe,
+        site="alpha",
+        sequence=2,
+        weights={"stem": np.ones((1, 1), np.float32)},
+    )
+    for name, one in (("sums", sums), ("weights", weights)):
+        path = tmp_path / f"{name}.contribution"
+        write_contribution(path, one.sign(keys["alpha"]))
+        store.import_contribution(path)
+    assert [one.id for one in store.contributions("lesion")] == [sums.id]
+    assert [one.id for one in store.contributions("lesion", holds="weights")] == [weights.id]
+    assert all(entry.current for entry in store.contribution_entries())
+
+
+def test_sums_under_a_draft_do_not_hide_the_generation_in_use(
+    store: Store,
+    generation: Generation,
+    recipe: Recipe,
+    keys: dict[str, PrivateKey],
+    make_contribution: Callable[..., Contribution],
+    tmp_path: Path,
+) -> None:
+    draft = replace(generation, reference_mean=None, reference_covariance=None)
+    store.publish_generation(draft.content)
+    sums = make_contribution("alpha", sequence=1)
+    measured = new_contribution(
+        sums.statistics, generation=draft.digest, recipe=recipe, site="alpha", sequence=2, min_cohort=2
+    )
+    for name, one in (("sums", sums), ("draft", measured)):
+        path = tmp_path / f"{name}.contribution"
+        write_contribution(path, one.sign(keys["alpha"]))
+        store.import_contribution(path)
+    assert [one.id for one in store.contributions("lesion")] == [sums.id]
+    assert [one.id for one in store.contributions("lesion", generation=draft.digest)] == [measured.id]
