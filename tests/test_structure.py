@@ -53,7 +53,7 @@ ROOT_MODULES: dict[str, tuple[set[str], set[str]]] = {
     "__init__": (EVERY_ROOM | ROOT, set()),
     "errors": (set(), set()),
     "atomic": ({"errors"}, set()),
-    "recipe": ({"errors"}, set()),
+    "recipe": ({"errors", "atomic"}, set()),
     "config": ({"errors", "atomic", "recipe"}, set()),
     "signing": ({"errors", "atomic"}, {"cryptography"}),
     "generation": ({"errors", "atomic", "recipe"}, {"safetensors"}),

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import secrets
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def write_atomic(path: Path, content: bytes | Iterable[bytes | memoryview], *, m
         mode: Permissions of the file.
 
     Raises:
-        InputError: The folder is missing or not writable, or the disk is full.
+        InputError: The folder is missing or not writable, the disk is full, or `path` is a private key.
 
     Example:
         >>> import tempfile
@@ -32,6 +33,7 @@ def write_atomic(path: Path, content: bytes | Iterable[bytes | memoryview], *, m
         >>> (folder / "note").read_bytes()
         b'whole'
     """
+    _spare_private_key(path)
     temporary = path.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
     try:
         try:
@@ -47,6 +49,37 @@ def write_atomic(path: Path, content: bytes | Iterable[bytes | memoryview], *, m
             f"{path}: cannot be written: {error.strerror}",
             hint="check that the folder exists, is writable and has room, then run it again",
         ) from None
+
+
+def _spare_private_key(path: Path) -> None:
+    """A mistyped `--out` must not cost a site its identity."""
+    with contextlib.suppress(OSError):
+        if not path.is_file():
+            return
+        with path.open("rb") as file:
+            start = file.read(64)
+        if b"PRIVATE KEY" in start:
+            raise InputError(f"{path}: is a private key and is not written over", hint="choose another file")
+
+
+def read_regular(path: Path, cap: int) -> bytes:
+    """Bytes of a regular file of at most `cap` bytes; a pipe or a device is refused without waiting for it.
+
+    Raises:
+        InputError: The file is missing, no regular file, too large or unreadable.
+    """
+    try:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise InputError(f"{path}: not a file")
+            if status.st_size > cap:
+                raise InputError(f"{path}: has {status.st_size} bytes, expected at most {cap}")
+            return file.read(cap)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def _write(path: Path, pieces: Iterable[bytes | memoryview], mode: int) -> None:

@@ -19,11 +19,12 @@ from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from fedmed_edge.atomic import read_regular
 from fedmed_edge.errors import InputError
 from fedmed_edge.recipe import Backbone, Frozen, Kind, parse_settings
 
-FORMAT_VERSION = 1
 HEADER_CAP = 1 << 20
+FILE_CAP = 1 << 32
 
 Array = npt.NDArray[np.float32]
 Array64 = npt.NDArray[np.float64]
@@ -196,11 +197,7 @@ def read_generation(path: Path) -> Generation:
     Raises:
         InputError: The file is missing, cut off, or no generation.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    return parse_generation(content, str(path))
+    return parse_generation(read_regular(path, FILE_CAP), str(path))
 
 
 def parse_generation(content: bytes, where: str) -> Generation:
@@ -216,7 +213,7 @@ def parse_generation(content: bytes, where: str) -> Generation:
         metadata = json.loads(content[8 : 8 + header_bytes]).get("__metadata__", {})
         header = json.loads(metadata["fedmed_generation"])
         tensors = load(content)
-    except (ValueError, KeyError, AttributeError, TypeError, SafetensorError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError, SafetensorError) as error:
         raise InputError(f"{where}: not a generation file, or cut off: {error}") from None
     parsed = parse_settings(GenerationHeader, header, where)
     generation = Generation(

@@ -7,15 +7,19 @@ digest. The same recipe prepares images for training, for extraction and at the 
 import difflib
 import hashlib
 import json
+import math
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from fedmed_edge.atomic import read_regular
 from fedmed_edge.errors import InputError
 
 Kind = Literal["classification", "segmentation"]
+
+TOML_CAP = 1 << 16
 
 
 class Frozen(BaseModel):
@@ -35,8 +39,16 @@ class Intensity(Frozen):
     """
 
     rule: Literal["range", "percentile", "zscore"] = "percentile"
-    low: float = 0.5
-    high: float = 99.5
+    low: Annotated[float, Field(allow_inf_nan=False)] = 0.5
+    high: Annotated[float, Field(allow_inf_nan=False)] = 99.5
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.rule != "zscore" and self.low >= self.high:
+            raise ValueError(f"low: has {self.low}, expected less than high, {self.high}")
+        if self.rule == "percentile" and not (self.low >= 0 and self.high <= 100):
+            raise ValueError(f"low, high: have {self.low} and {self.high}, expected 0 to 100")
+        return self
 
 
 class Backbone(Frozen):
@@ -90,8 +102,12 @@ class Recipe(Frozen):
             raise ValueError("classes: has a name twice")
         if any(not name or len(name) > 64 for name in self.classes):
             raise ValueError("classes: a name is empty or longer than 64 characters")
+        if not all(name.isprintable() for name in self.classes):
+            raise ValueError("classes: a name has a control character")
         if any(not 8 <= side <= 1024 for side in self.size):
             raise ValueError(f"size: has {self.size}, expected sides of 8 to 1024")
+        if math.prod(self.size) > 1 << 24:
+            raise ValueError(f"size: has {math.prod(self.size)} elements, expected at most {1 << 24}")
         if (self.dimensions == 3) != (self.spacing_mm is not None):
             raise ValueError("spacing_mm: expected for a size of three numbers, and only there")
         if self.spacing_mm is not None and any(not 0.05 <= mm <= 50 for mm in self.spacing_mm):
@@ -128,18 +144,17 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file of at most 1 MiB.
+    """Read a TOML file of at most 64 KiB.
 
     Raises:
         InputError: The file is missing, unreadable, too large or no TOML.
     """
+    content = read_regular(path, TOML_CAP)
+    if any(line.count(b".") + line.count(b"[") + line.count(b"{") > 200 for line in content.splitlines()):
+        raise InputError(f"{path}: not a readable TOML file: a line is nested too deeply")
     try:
-        if path.stat().st_size > 1 << 20:
-            raise InputError(f"{path}: has {path.stat().st_size} bytes, expected at most 1 MiB")
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        return tomllib.loads(content.decode())
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a readable TOML file: {error}") from None
 
 

@@ -17,7 +17,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from fedmed_edge.atomic import write_atomic
+from fedmed_edge.atomic import read_regular, write_atomic
 from fedmed_edge.errors import InputError, TrustError
 
 __all__ = [
@@ -38,6 +38,9 @@ __all__ = [
     "write_key",
     "write_public_key",
 ]
+
+FILE_CAP = 1 << 32
+"""Largest file that is signed or verified, in bytes."""
 
 log = logging.getLogger(__name__)
 
@@ -222,11 +225,4 @@ def _read_signature(path: Path) -> tuple[str, bytes]:
 
 
 def _read(path: Path, cap: int | None = None) -> bytes:
-    try:
-        if cap is not None and path.stat().st_size > cap:
-            raise InputError(f"{path}: has {path.stat().st_size} bytes, expected at most {cap}")
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    return read_regular(path, cap or FILE_CAP)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fedmed_edge.atomic import write_atomic
+from fedmed_edge.atomic import read_regular, write_atomic
 from fedmed_edge.errors import InputError
 
 
@@ -41,3 +41,23 @@ def test_a_disk_that_fills_up_on_flushing_is_named(tmp_path: Path, monkeypatch: 
         write_atomic(tmp_path / "file", b"x")
     assert "has room" in str(refusal.value.hint)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_private_key_is_not_written_over(tmp_path: Path) -> None:
+    key = tmp_path / "site.key"
+    key.write_bytes(b"-----BEGIN PRIVATE KEY-----\nabc")
+    with pytest.raises(InputError, match=r"site\.key: is a private key and is not written over"):
+        write_atomic(key, b"a model")
+    assert key.read_bytes().endswith(b"abc")
+
+
+def test_pipes_and_devices_are_no_files(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(InputError, match="not a file"):
+            read_regular(path, 1 << 20)
+    with pytest.raises(InputError, match="no such file"):
+        read_regular(tmp_path / "none", 1)
+    write_atomic(tmp_path / "two", b"ab")
+    with pytest.raises(InputError, match="has 2 bytes, expected at most 1"):
+        read_regular(tmp_path / "two", 1)

@@ -19,6 +19,8 @@ import click
 from fedmed_edge import __version__
 from fedmed_edge.errors import FedmedError
 
+log = logging.getLogger(__name__)
+
 Advance = Callable[[str], None]
 
 
@@ -142,6 +144,10 @@ def run(group: click.Group, program: str) -> None:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         complain(f"{where}{(error.strerror or str(error)).lower()}", _SYSTEM_HINTS.get(error.errno or 0))
+        code = 1
+    except Exception as error:
+        log.debug("%s", program, exc_info=True)
+        complain(f"unexpected {type(error).__name__}: {error}", "run it again with -v for where it happened")
         code = 1
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -96,7 +96,7 @@ def read_backbone(path: Path) -> BackboneFile:
             raise ValueError(f"header of {header_bytes} bytes")
         said = json.loads(content[8 : 8 + header_bytes])["__metadata__"]["fedmed_backbone"]
         values, weights = json.loads(said), load(content)
-    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise InputError(f"{path}: not a backbone file, or cut off: {error}") from None
     header = parse_settings(BackboneHeader, values, str(path))
     for name, value in weights.items():

@@ -185,6 +185,8 @@ def sniff(path: Path) -> Format:
         InputError: There is no such file, it cannot be read or is none of the formats.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path}: not a file")
         with path.open("rb") as file:
             start = file.read(352)
     except FileNotFoundError:

@@ -145,8 +145,6 @@ def scale_intensity(pixels: Float32, intensity: Intensity) -> Float32:
         low, high = (float(value) for value in np.percentile(pixels, [low, high]))
         if low == high:
             return np.zeros_like(pixels)
-    elif not low < high:
-        raise InputError(f"intensity: `low` has {low}, expected less than `high`, {high}")
     scaled = pixels - np.float32(low)
     scaled /= np.float32(high - low)
     np.clip(scaled, 0, 1, out=scaled)

@@ -184,7 +184,7 @@ class ResultsFolder:
             writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows.values())
-            write_atomic(self.out / TABLE, text.getvalue().encode())
+            write_atomic(self.out / TABLE, text.getvalue().encode("utf-8", "backslashreplace"))
         self._rows.clear()
 
     def _keep(self, path: Path, folder: Path | None, result: Result) -> Result:

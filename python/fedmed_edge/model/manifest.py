@@ -74,7 +74,7 @@ def parse_manifest(text: str, where: str) -> Manifest:
     """
     try:
         values = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: manifest: not JSON: {error}") from None
     if not isinstance(values, dict):
         raise InputError(f"{where}: manifest: has {type(values).__name__}, expected a JSON object")

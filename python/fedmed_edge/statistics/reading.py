@@ -4,6 +4,7 @@ import base64
 import binascii
 import json
 import math
+import os
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any, Final, NamedTuple
@@ -53,8 +54,8 @@ def read_content(path: Path, *, header_only: bool = False) -> bytes:
         InputError: The file is missing, no file, too large or cut off.
     """
     try:
-        with path.open("rb") as file:
-            status = path.stat()
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            status = os.fstat(file.fileno())
             if not S_ISREG(status.st_mode):
                 raise InputError(f"{path}: not a file")
             if status.st_size > FILE_CAP:

@@ -150,7 +150,7 @@ def test_1_no_such_file_or_folder(copied: Any, kit: ModuleType, tmp_path: Path) 
     refused(
         kit.run(EDGE, "contribute", "-C", f.root / "a", "--dry-run"),
         1,
-        "generation.safetensors: cannot be read: No such file",
+        "generation.safetensors: no such file",
     )
     refused(kit.run(EDGE, "init", none, "--site", "x", "--recipe", tmp_path / "r"), 1, "r: no such file")
     assert not none.exists()

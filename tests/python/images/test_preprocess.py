@@ -275,11 +275,6 @@ def test_a_grid_too_large_is_refused() -> None:
         prepare(volume(noise(1, 30, 30, 30), affine), tiny)
 
 
-def test_a_range_that_is_none_is_refused() -> None:
-    with pytest.raises(InputError, match=r"intensity: `low` has 5.0, expected less than `high`, 5.0"):
-        scale_intensity(noise(1, 4, 4), Intensity(rule="range", low=5, high=5))
-
-
 def test_a_mask_of_another_size_is_refused() -> None:
     prepared = prepare(flat(noise(1, 16, 20)), recipe(size=(8, 8)))
     with pytest.raises(InputError, match="mask has size 20x16, expected 16x20"):

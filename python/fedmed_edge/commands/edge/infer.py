@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fedmed_edge.commands.folders import ANY_PATH, FILE, FOLDER, read_site
-from fedmed_edge.commands.verbs import Output, Verb
+from fedmed_edge.commands.verbs import Output, Verb, complain
 from fedmed_edge.errors import InputError
 
 if TYPE_CHECKING:
@@ -68,7 +68,13 @@ def command(
             out.answer(result.document(), result.line())
             results.append(result)
             advance(Path(result.input).name)
-    ctx.exit(exit_code(results))
+    code = exit_code(results)
+    if code:
+        failed = sum(result.error is not None for result in results)
+        complain(
+            f"{failed} of {len(results)} inputs could not be answered", f"{target / 'results.csv'} says why"
+        )
+    ctx.exit(code)
 
 
 def _site() -> "SiteConfig | None":

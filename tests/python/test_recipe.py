@@ -1,0 +1,55 @@
+"""Recipes that nobody could use are refused when they are read."""
+
+from pathlib import Path
+
+import pytest
+
+from fedmed_edge.errors import InputError
+from fedmed_edge.recipe import read_recipe, read_toml
+
+PLAIN = 'name = "r"\nkind = "classification"\nclasses = ["a", "b"]\n'
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ('[intensity]\nrule = "range"\nlow = 5\nhigh = 5', "low: has 5.0, expected less than high, 5.0"),
+        ('[intensity]\nrule = "range"\nlow = nan\nhigh = 5', "`intensity.low`"),
+        ('[intensity]\nrule = "percentile"\nlow = -1\nhigh = 99', "expected 0 to 100"),
+        ("size = [1024, 1024, 1024]\nspacing_mm = [1, 1, 1]", "size: has 1073741824 elements"),
+        ("pixel_strde = 2", "unknown key `pixel_strde`"),
+    ],
+)
+def test_a_recipe_that_nobody_could_use_is_refused(tmp_path: Path, table: str, message: str) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text(PLAIN + table)
+    with pytest.raises(InputError) as failure:
+        read_recipe(path)
+    assert message in str(failure.value)
+    assert str(path) in str(failure.value)
+
+
+def test_a_control_character_in_a_class_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text(PLAIN.replace('"b"', '"b\\u001b[2J"'))
+    with pytest.raises(InputError, match="classes: a name has a control character"):
+        read_recipe(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["a=" + "[" * 9000, ".".join(["a"] * 9000) + "=1", "a = " + "9" * 9000, "a = 1\na = 2", "\x00"],
+    ids=["nested", "dotted", "long number", "twice", "no text"],
+)
+def test_hostile_toml_is_one_error(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text(content)
+    with pytest.raises(InputError, match=r"r\.toml: not a readable TOML file"):
+        read_toml(path)
+
+
+def test_a_large_file_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_bytes(b"#" * (1 << 17))
+    with pytest.raises(InputError, match="has 131072 bytes, expected at most 65536"):
+        read_toml(path)
