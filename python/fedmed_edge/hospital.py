@@ -112,13 +112,17 @@ def make_contribution(
         weights_file: Backbone file trained from this generation, whose difference goes instead of sums.
 
     Raises:
-        InputError: An image cannot be used, no class reaches `min_cohort`, the rows are too wide for the
-            site's images where the policy refuses that, or nothing is left to hand over.
+        InputError: An image cannot be used, no class (for weights: not the site) reaches `min_cohort`, the
+            rows are too wide for the site's images where the policy refuses that, or nothing is left to hand
+            over.
         TrustError: The weights are not of this generation's backbone.
         DeviceError: The asked device did not come up.
     """
     policy = config.policy
-    weights = None if weights_file is None else _difference(weights_file, generation)
+    weights = None
+    if weights_file is not None:
+        _check_cohort(dataset.train, policy)
+        weights = _difference(weights_file, generation)
     sums = None if weights else _sums(dataset, generation, config, progress)
     return new_contribution(
         sums,
@@ -203,6 +207,18 @@ def next_sequence(folder: Path) -> int:
 def record_sequence(folder: Path, sequence: int) -> None:
     """Keep the sequence of a contribution that was made."""
     write_atomic(folder / SEQUENCE_FILE, f"{sequence}\n".encode())
+
+
+def _check_cohort(dataset: Dataset, policy: Policy) -> None:
+    """Weights learn from every image at once, so the guard counts all patients that they learned from."""
+    labelled = (item for item in dataset if item.label is not None or item.mask is not None)
+    patients = len({item.patient for item in labelled})
+    if patients < policy.min_cohort:
+        raise InputError(
+            f"contribution: weights of {patients} labelled training patients, "
+            f"expected at least min_cohort {policy.min_cohort}",
+            hint="more patients are needed to contribute; `min_cohort` stands in the policy of fedmed.toml",
+        )
 
 
 def _check_width(sums: FeatureStatistics, policy: Policy) -> None:

@@ -162,6 +162,14 @@ def test_the_width_rule(dataset: Dataset, generation: Generation, caplog: pytest
     assert message in caplog.text
 
 
+def test_weights_of_too_few_patients_stay(dataset: Dataset, generation: Generation, tmp_path: Path) -> None:
+    path = tmp_path / "own.backbone"
+    write_backbone(path, generation.weights, RECIPE)
+    message = f"weights of {PATIENTS} labelled training patients, expected at least min_cohort {PATIENTS + 1}"
+    with pytest.raises(InputError, match=message):
+        make_contribution(dataset, generation, config(min_cohort=PATIENTS + 1), sequence=1, weights_file=path)
+
+
 def test_weights_go_alone_as_their_difference_to_the_generation(
     dataset: Dataset, generation: Generation, tmp_path: Path
 ) -> None:

@@ -509,6 +509,13 @@ def test_rows_that_disagree_with_their_files_are_found(store: Store, send_all: N
     assert "holds withdrawn site `beta` and is not marked" in found
 
 
+def _take(store: Store, folder: Path, key: PrivateKey, *contributions: Contribution) -> None:
+    for number, one in enumerate(contributions):
+        path = folder / f"{number}.contribution"
+        write_contribution(path, one.sign(key))
+        store.import_contribution(path)
+
+
 def test_weights_of_a_site_do_not_hide_its_sums(
     store: Store,
     generation: Generation,
@@ -526,10 +533,7 @@ def test_weights_of_a_site_do_not_hide_its_sums(
         sequence=2,
         weights={"stem": np.ones((1, 1), np.float32)},
     )
-    for name, one in (("sums", sums), ("weights", weights)):
-        path = tmp_path / f"{name}.contribution"
-        write_contribution(path, one.sign(keys["alpha"]))
-        store.import_contribution(path)
+    _take(store, tmp_path, keys["alpha"], sums, weights)
     assert [one.id for one in store.contributions("lesion")] == [sums.id]
     assert [one.id for one in store.contributions("lesion", holds="weights")] == [weights.id]
     assert all(entry.current for entry in store.contribution_entries())
@@ -549,9 +553,6 @@ def test_sums_under_a_draft_do_not_hide_the_generation_in_use(
     measured = new_contribution(
         sums.statistics, generation=draft.digest, recipe=recipe, site="alpha", sequence=2, min_cohort=2
     )
-    for name, one in (("sums", sums), ("draft", measured)):
-        path = tmp_path / f"{name}.contribution"
-        write_contribution(path, one.sign(keys["alpha"]))
-        store.import_contribution(path)
+    _take(store, tmp_path, keys["alpha"], sums, measured)
     assert [one.id for one in store.contributions("lesion")] == [sums.id]
     assert [one.id for one in store.contributions("lesion", generation=draft.digest)] == [measured.id]
