@@ -81,11 +81,10 @@ def run_demo(
     began = time.perf_counter()
     for task in tasks:
         for seed in range(seeds):
-            folder = out / task.name / f"seed-{seed}"
             join = run_join(
                 task,
                 joining=joining,
-                out=folder,
+                out=out / task.name,
                 setting=setting,
                 budget=budgets[task.recipe.kind],
                 seed=seed,
@@ -95,7 +94,7 @@ def run_demo(
             documents.append(document(join, str(report)))
             lines += [*table(join), ""]
             if seed == 0:
-                pages.append(_page(task, join, folder, watch))
+                pages.append(_page(task, join, out / task.name / f"seed-{seed}", watch))
     facts = {
         "version": __version__,
         "seeds": str(seeds),

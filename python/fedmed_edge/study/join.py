@@ -25,11 +25,12 @@ from fedmed_edge.recipe import Recipe
 from fedmed_edge.statistics.contribution import Contribution, new_contribution
 from fedmed_edge.study.closed_form import Head, contribute, labelled, publish, score_heads
 from fedmed_edge.study.networks import (
+    Column,
     Cost,
-    fedavg_network,
+    joint_network,
     local_network,
-    pooled_network,
     reference_network,
+    useful_cycles,
 )
 from fedmed_edge.study.notebook import Notebook
 from fedmed_edge.study.plan import Budget, Setting
@@ -49,6 +50,7 @@ COLUMNS = (
     "untrained",
     "threshold",
 )
+COLUMNS_OF_ALL: tuple[Column, ...] = ("fedavg", "pooled")
 LABEL_COUNTS = (5, 10, 20, 40, 80)
 _ONE_PLACE_IMAGES = {"classification": 2000, "segmentation": 10}
 
@@ -93,6 +95,7 @@ class _Bench:
     seed: int
     device: str
     watch: Watch
+    shared: Notebook
     notebook: Notebook
 
     @property
@@ -119,38 +122,12 @@ def run_join(
 
     Args:
         joining: Site that joins; the last by name where None.
-        out: Folder of this run.
+        out: Folder of the task: each seed gets a folder in it, and what all seeds share stands beside them.
 
     Raises:
         InputError: Fewer than three sites, no such site, or data that cannot be used.
     """
-    joining = joining or sorted(task.sites)[-1]
-    if len(task.sites) < 3 or joining not in task.sites:
-        raise InputError(
-            f"{task.folder}: `sites` has {', '.join(sorted(task.sites)) or 'none'}, expected at least three, "
-            f"`{joining}` among them"
-        )
-    data = {name: read_dataset(folder, task.recipe) for name, folder in sorted(task.sites.items())}
-    key = {
-        "version": __version__,
-        "task": task.recipe.digest,
-        "data": _data_digest(data),
-        "joining": joining,
-        "seed": seed,
-        "budget": vars(budget),
-    }
-    bench = _Bench(
-        task.recipe,
-        joining,
-        {name: one.train for name, one in data.items()},
-        {name: one.test for name, one in data.items()},
-        setting,
-        budget,
-        seed,
-        device,
-        watch,
-        Notebook(out, key),
-    )
+    bench = _bench(task, joining, out, setting, budget, seed, device, watch)
     reference, answers, costs = _networks(bench)
     generation = bench.notebook.generation(
         "reference", lambda: publish(reference, bench.founders, **bench.options)
@@ -161,7 +138,7 @@ def run_join(
         generation,
         bench.recipe,
         contributions,
-        joining=joining,
+        joining=bench.joining,
         watch=watch,
     )
     answers |= _closed_form(bench, generation, contributions, story)
@@ -174,7 +151,7 @@ def run_join(
     return Join(
         task=task.name,
         recipe=task.recipe,
-        joining=joining,
+        joining=bench.joining,
         seed=seed,
         setting=setting,
         budget=budget,
@@ -185,11 +162,50 @@ def run_join(
         generation=generation,
         tests=bench.tests,
         one_place=_one_place(bench, generation),
-        joining_labels=len(_labelled_items(bench.train[joining])),
+        joining_labels=len(_labelled_items(bench.train[bench.joining])),
         scores={
             column: {site: score(task.recipe, one) for site, one in sites.items()}
             for column, sites in answers.items()
         },
+    )
+
+
+def _bench(
+    task: Task,
+    joining: str | None,
+    out: Path,
+    setting: Setting,
+    budget: Budget,
+    seed: int,
+    device: str,
+    watch: Watch,
+) -> _Bench:
+    joining = joining or sorted(task.sites)[-1]
+    if len(task.sites) < 3 or joining not in task.sites:
+        raise InputError(
+            f"{task.folder}: `sites` has {', '.join(sorted(task.sites)) or 'none'}, expected at least three, "
+            f"`{joining}` among them"
+        )
+    data = {name: read_dataset(folder, task.recipe) for name, folder in sorted(task.sites.items())}
+    key = {
+        "version": __version__,
+        "task": task.recipe.digest,
+        "data": _data_digest(data),
+        "joining": joining,
+        "budget": vars(budget),
+    }
+    return _Bench(
+        task.recipe,
+        joining,
+        {name: one.train for name, one in data.items()},
+        {name: one.test for name, one in data.items()},
+        setting,
+        budget,
+        seed,
+        device,
+        watch,
+        Notebook(out, key),
+        Notebook(out / f"seed-{seed}", {**key, "seed": seed}),
     )
 
 
@@ -226,8 +242,6 @@ def _networks(bench: _Bench) -> tuple[Network, dict[str, dict[str, Answers]], di
         lambda: reference_network(recipe, bench.founders, budget, **bench.options),
         bench.tests,
     )
-    network("fedavg", lambda: fedavg_network(recipe, bench.train, budget, **bench.options), bench.tests)
-    network("pooled", lambda: pooled_network(recipe, bench.train, budget, **bench.options), bench.tests)
     for site, data in bench.train.items():
         network(
             f"local-{site}",
@@ -237,7 +251,21 @@ def _networks(bench: _Bench) -> tuple[Network, dict[str, dict[str, Answers]], di
     answers["local"] = {site: answers.pop(f"local-{site}")[site] for site in bench.train}
     local = [costs.pop(f"local-{site}") for site in bench.train]
     costs["local"] = Cost(steps=sum(c.steps for c in local), seconds=sum(c.seconds for c in local))
+    for column in COLUMNS_OF_ALL:
+        network(column, lambda column=column: _joint(bench, column), bench.tests)  # type: ignore[misc]
     return reference, answers, costs
+
+
+def _joint(bench: _Bench, column: Column) -> tuple[Network, Cost]:
+    """Trained for the cycles that pay; how many is found once, with seed 0, and holds for every seed."""
+    cycles = 1
+    if bench.budget.until_plateau:
+        options = {**bench.options, "seed": 0}
+        cycles = bench.shared.document(
+            f"{column}-cycles",
+            lambda: {"cycles": useful_cycles(column, bench.recipe, bench.train, bench.budget, **options)},
+        )["cycles"]
+    return joint_network(column, bench.recipe, bench.train, bench.budget, cycles=cycles, **bench.options)
 
 
 def _contributions(

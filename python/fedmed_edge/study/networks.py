@@ -2,13 +2,12 @@
 
 import copy
 import logging
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from typing import Literal
 
 import numpy as np
 
-from fedmed_edge.features.backbones import set_state, state_of
 from fedmed_edge.features.training import Network, build_network, federated_rounds, train
 from fedmed_edge.images.dataset import Dataset
 from fedmed_edge.recipe import Recipe
@@ -18,6 +17,7 @@ from fedmed_edge.study.scores import answers_of_network, score
 log = logging.getLogger(__name__)
 
 Watch = Callable[[str], None]
+Column = Literal["fedavg", "pooled"]
 
 VALIDATION_SHARE = 0.2
 GAIN = 0.005
@@ -47,37 +47,70 @@ def reference_network(
     return network, _rounds(network, sites, budget.rounds, budget, seed=seed, device=device, watch=watch)
 
 
-def fedavg_network(
-    recipe: Recipe, sites: Mapping[str, Dataset], budget: Budget, *, seed: int, device: str, watch: Watch
+def joint_network(
+    column: Column,
+    recipe: Recipe,
+    sites: Mapping[str, Dataset],
+    budget: Budget,
+    *,
+    cycles: int = 1,
+    seed: int,
+    device: str,
+    watch: Watch,
 ) -> tuple[Network, Cost]:
-    """FedAvg re-trained by everyone, the joining site included."""
+    """One network for all sites, trained for a number of cycles.
 
-    def cycle(network: Network, data: Mapping[str, Dataset], number: int) -> Cost:
-        return _rounds(
-            network, data, budget.peer_rounds, budget, seed=seed + 77 * number, device=device, watch=watch
-        )
+    Args:
+        column: `fedavg`, re-trained by everyone, the joining site included; or `pooled`, trained end to end
+            on all images in one place, which privacy forbids.
+        cycles: Of `budget`; `useful_cycles` finds how many pay.
+    """
+    network = build_network(recipe, seed=seed)
+    costs = [
+        _CYCLES[column](network, sites, budget, seed=seed + 77 * number, device=device, watch=watch)
+        for number in range(cycles)
+    ]
+    return network, Cost(
+        rounds=sum(cost.rounds for cost in costs),
+        steps=sum(cost.steps for cost in costs),
+        transferred_bytes=sum(cost.transferred_bytes for cost in costs),
+        seconds=sum(cost.seconds for cost in costs),
+        plateau=budget.until_plateau,
+    )
 
-    return _to_plateau(recipe, sites, budget, cycle, seed=seed, device=device, watch=watch)
 
+def useful_cycles(
+    column: Column,
+    recipe: Recipe,
+    sites: Mapping[str, Dataset],
+    budget: Budget,
+    *,
+    seed: int,
+    device: str,
+    watch: Watch,
+) -> int:
+    """Cycles after which training patients that were kept out no longer score better.
 
-def pooled_network(
-    recipe: Recipe, sites: Mapping[str, Dataset], budget: Budget, *, seed: int, device: str, watch: Watch
-) -> tuple[Network, Cost]:
-    """One network trained end to end on all images in one place: what privacy forbids."""
-
-    def cycle(network: Network, data: Mapping[str, Dataset], number: int) -> Cost:
-        result = train(
-            network,
-            _merged(data),
-            steps=budget.pooled_steps,
-            batch=budget.batch,
-            seed=seed + 77 * number,
-            device=device,
-            progress=watch,
-        )
-        return Cost(steps=budget.pooled_steps, seconds=result.seconds)
-
-    return _to_plateau(recipe, sites, budget, cycle, seed=seed, device=device, watch=watch)
+    It trains on four fifths of every site's training patients and looks at the rest; test images take no
+    part.
+    """
+    split = {name: _split(dataset, seed) for name, dataset in sites.items()}
+    fitted = {name: fit for name, (fit, _) in split.items()}
+    network = build_network(recipe, seed=seed)
+    best, best_cycle = -np.inf, 1
+    for number in range(budget.most_cycles):
+        _CYCLES[column](network, fitted, budget, seed=seed + 77 * number, device=device, watch=watch)
+        held = [
+            score(recipe, answers_of_network(network, check, device=device)).value
+            for _, check in split.values()
+        ]
+        value = float(np.nanmean(held))
+        log.info("%s: cycle %d, validation score %.3f", column, number + 1, value)
+        if value > best + GAIN:
+            best, best_cycle = value, number + 1
+        elif number + 1 - best_cycle >= budget.patience:
+            break
+    return best_cycle
 
 
 def local_network(
@@ -128,59 +161,28 @@ def _rounds(
     )
 
 
-Cycle = Callable[[Network, Mapping[str, Dataset], int], Cost]
+def _fedavg_cycle(
+    network: Network, sites: Mapping[str, Dataset], budget: Budget, *, seed: int, device: str, watch: Watch
+) -> Cost:
+    return _rounds(network, sites, budget.peer_rounds, budget, seed=seed, device=device, watch=watch)
 
 
-def _to_plateau(
-    recipe: Recipe,
-    sites: Mapping[str, Dataset],
-    budget: Budget,
-    cycle: Cycle,
-    *,
-    seed: int,
-    device: str,
-    watch: Watch,
-) -> tuple[Network, Cost]:
-    """Train for the number of cycles after which held-out training patients no longer score better.
-
-    The number is found on four fifths of every site's training patients; then a network is trained on all of
-    them for as many cycles. Test images take no part.
-    """
-    cycles = 1
-    if budget.until_plateau:
-        cycles = _useful_cycles(recipe, sites, budget, cycle, seed=seed, device=device)
-    network = build_network(recipe, seed=seed)
-    began = time.perf_counter()
-    costs = [cycle(network, sites, number) for number in range(cycles)]
-    return network, Cost(
-        rounds=sum(cost.rounds for cost in costs),
-        steps=sum(cost.steps for cost in costs),
-        transferred_bytes=sum(cost.transferred_bytes for cost in costs),
-        seconds=time.perf_counter() - began,
-        plateau=budget.until_plateau,
+def _pooled_cycle(
+    network: Network, sites: Mapping[str, Dataset], budget: Budget, *, seed: int, device: str, watch: Watch
+) -> Cost:
+    result = train(
+        network,
+        _merged(sites),
+        steps=budget.pooled_steps,
+        batch=budget.batch,
+        seed=seed,
+        device=device,
+        progress=watch,
     )
+    return Cost(steps=budget.pooled_steps, seconds=result.seconds)
 
 
-def _useful_cycles(
-    recipe: Recipe, sites: Mapping[str, Dataset], budget: Budget, cycle: Cycle, *, seed: int, device: str
-) -> int:
-    split = {name: _split(dataset, seed) for name, dataset in sites.items()}
-    network = build_network(recipe, seed=seed)
-    best, best_cycle, kept = -np.inf, 1, state_of(network)
-    for number in range(budget.most_cycles):
-        cycle(network, {name: fit for name, (fit, _) in split.items()}, number)
-        held = [
-            score(recipe, answers_of_network(network, check, device=device)).value
-            for _, check in split.values()
-        ]
-        value = float(np.nanmean(held))
-        log.info("cycle %d: validation score %.3f", number + 1, value)
-        if value > best + GAIN:
-            best, best_cycle, kept = value, number + 1, state_of(network)
-        elif number + 1 - best_cycle >= budget.patience:
-            break
-    set_state(network, kept)
-    return best_cycle
+_CYCLES = {"fedavg": _fedavg_cycle, "pooled": _pooled_cycle}
 
 
 def _merged(sites: Mapping[str, Dataset]) -> Dataset:

@@ -31,8 +31,8 @@ class Budget:
         local_steps: Fine-tuning steps of each site's own network.
         peer_rounds: Rounds of one cycle of `fedavg`, re-trained by everyone.
         pooled_steps: Steps of one cycle of `pooled`, one network on all images.
-        until_plateau: Repeat the cycle until the score of held-out training patients no longer rises;
-            otherwise one cycle is made and the columns are marked so.
+        until_plateau: Repeat the cycle as often as the score of held-out training patients rises, which is
+            looked for once and holds for all seeds; otherwise one cycle is made, and the columns say so.
         patience: Cycles without a rise that end the search; `most_cycles` ends it in any case.
     """
 

@@ -101,11 +101,31 @@ def test_second_run_trains_nothing(join: tuple[Task, Path, Join], monkeypatch: p
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("trained again")
 
-    for name in ("reference_network", "fedavg_network", "pooled_network", "local_network"):
+    for name in ("reference_network", "joint_network", "local_network"):
         monkeypatch.setattr(f"fedmed_edge.study.join.{name}", refuse)
     again = run_join(task, out=out, setting=SETTINGS["open"], budget=BUDGET, device="cpu")
     assert means(again) == means(first)
     assert again.story.after.digest == first.story.after.digest
+
+
+def test_plateau_is_looked_for_once_for_all_seeds(
+    join: tuple[Task, Path, Join], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, asked = join[0], []
+
+    def two(column: str, *args: object, **options: object) -> int:
+        asked.append((column, options["seed"]))
+        return 2
+
+    monkeypatch.setattr("fedmed_edge.study.join.useful_cycles", two)
+    budget = replace(BUDGET, until_plateau=True)
+    settings = {"out": tmp_path, "setting": SETTINGS["open"], "budget": budget, "device": "cpu"}
+    runs = [run_join(task, seed=seed, **settings) for seed in (1, 2)]
+    assert asked == [("fedavg", 0), ("pooled", 0)]
+    for run in runs:
+        assert run.costs["pooled"].steps == 2 * BUDGET.pooled_steps
+        assert run.costs["fedavg"].rounds == 2 * BUDGET.peer_rounds
+        assert run.costs["fedavg"].plateau
 
 
 def test_folder_of_another_experiment_is_refused(join: tuple[Task, Path, Join]) -> None:
