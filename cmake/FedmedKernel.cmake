@@ -6,8 +6,7 @@
 #   cpp/bindings/bind_NAME.cpp    its Python face
 #   tests/cpp/test_NAME.cpp       its test
 #
-# A missing part stops configure. python/fedmed_edge/kernels.py, _kernels.pyi and tests/python/test_kernels.py
-# name it too.
+# A missing part stops configure. python/fedmed_edge/kernels, _kernels.pyi and tests/python/kernels name it too.
 function(fedmed_add_kernel name)
   cmake_parse_arguments(PARSE_ARGV 1 KERNEL "TILED" "" "")
   set(header cpp/include/fedmed/${name}.hpp)

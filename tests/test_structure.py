@@ -119,7 +119,9 @@ def test_a_package_has_its_sole_importers(package: str) -> None:
 
 
 def test_only_kernels_imports_the_compiled_module() -> None:
-    assert {name_of(module) for module in MODULES if "_kernels" in sides_of(module)[0]} == {"kernels.py"}
+    importers = {name_of(module) for module in MODULES if "_kernels" in sides_of(module)[0]}
+    assert importers
+    assert all(name.startswith("kernels/") for name in importers)
 
 
 def test_inference_reads_only_the_manifest_of_a_model() -> None:
@@ -247,6 +249,10 @@ def test_a_tile_includes_no_library_code() -> None:
         assert set(included_by(source)) <= {"stddef.h", "stdint.h", f"{source.stem}.hpp"}, source.name
 
 
+def _text_of(folder: Path, pattern: str) -> str:
+    return "\n".join(path.read_text(encoding="utf-8") for path in sorted(folder.glob(pattern)))
+
+
 def test_every_kernel_has_its_parts() -> None:
     listed = re.findall(
         r"^fedmed_add_kernel\((\w+)",
@@ -255,8 +261,8 @@ def test_every_kernel_has_its_parts() -> None:
     )
     bound = {path.stem.removeprefix("bind_") for path in (REPOSITORY / "cpp" / "bindings").glob("bind_*.cpp")}
     assert bound == set(listed)
-    tests = (REPOSITORY / "tests" / "python" / "test_kernels.py").read_text(encoding="utf-8")
-    for text in ((PACKAGE / "kernels.py").read_text(), (PACKAGE / "_kernels.pyi").read_text()):
+    tests = _text_of(REPOSITORY / "tests" / "python" / "kernels", "test_*.py")
+    for text in (_text_of(PACKAGE / "kernels", "*.py"), (PACKAGE / "_kernels.pyi").read_text()):
         assert all(f"def {name}(" in text for name in listed)
     assert all(f"def {name}_definition(" in tests for name in listed)
 

@@ -1,11 +1,5 @@
-"""The compiled kernels, one typed function each; the only importer of `_kernels`.
+"""Images and volumes: sampling on another grid, windows blended into an answer."""
 
-Arrays go in as they are: a wrong dtype, shape or memory order is refused (`ValueError`), never converted.
-Results do not depend on the number of threads, which is the environment variable `FEDMED_THREADS` or else
-the number of processors. A plain NumPy definition of each kernel stands in its test.
-"""
-
-import os
 from collections.abc import Sequence
 from typing import Literal
 
@@ -13,75 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fedmed_edge import _kernels
-from fedmed_edge.errors import InputError
-
-MAX_THREADS = 256
+from fedmed_edge.kernels.threads import thread_count
 
 Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Int32 = npt.NDArray[np.int32]
-
-
-def thread_count() -> int:
-    """Threads that a kernel may use: `FEDMED_THREADS`, else the number of processors.
-
-    Raises:
-        InputError: `FEDMED_THREADS` is no whole number from 1 to 256.
-    """
-    setting = os.environ.get("FEDMED_THREADS", "").strip()
-    if not setting:
-        return min(os.cpu_count() or 1, MAX_THREADS)
-    if not setting.isdecimal() or not 1 <= int(setting) <= MAX_THREADS:
-        raise InputError(f"FEDMED_THREADS: has `{setting}`, expected a whole number from 1 to {MAX_THREADS}")
-    return int(setting)
-
-
-def class_gram(rows: Float32, classes: Int32, grams: Float64) -> None:
-    """Add every row's outer product with itself to the Gram of its class.
-
-    ``grams[classes[n]] += packed upper triangle of rows[n]ᵀ rows[n]``; rows of class -1 are left out.
-    Products are exact in float64 and summed in float64 in a fixed order.
-
-    Args:
-        rows: (N, D) float32.
-        classes: (N,) int32 from -1 to K - 1.
-        grams: (K, D (D + 1) / 2) float64 packed upper triangles in the order of `numpy.triu_indices`; added
-            to.
-
-    Raises:
-        ValueError: An array has another dtype, shape or memory order, or a class is out of range; then
-            `grams` is as it was.
-
-    Example:
-        >>> grams = np.zeros((2, 3))
-        >>> class_gram(np.array([[1, 2], [3, 4]], np.float32), np.array([1, -1], np.int32), grams)
-        >>> grams.tolist()
-        [[0.0, 0.0, 0.0], [1.0, 2.0, 4.0]]
-    """
-    _kernels.class_gram(rows, classes, grams, thread_count())
-
-
-def channel_moments(maps: Float32) -> tuple[int, Float64, Float64]:
-    """Count, sum and sum of squares of every channel.
-
-    Args:
-        maps: (C, …) float32 with one or more axes after the channel.
-
-    Returns:
-        Values a channel; sums (C,) float64; sums of squares (C,) float64.
-
-    Raises:
-        ValueError: `maps` has another dtype, memory order or fewer than two axes.
-
-    Example:
-        >>> count, sums, squares = channel_moments(np.array([[1, 2, 3]], np.float32))
-        >>> count, sums.tolist(), squares.tolist()
-        (3, [6.0], [14.0])
-    """
-    channels = maps.shape[0] if maps.ndim else 0
-    sums, squares = np.empty(channels), np.empty(channels)
-    _kernels.channel_moments(maps, sums, squares, thread_count())
-    return maps.size // max(channels, 1), sums, squares
 
 
 def resample(

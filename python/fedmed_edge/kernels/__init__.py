@@ -1,0 +1,13 @@
+"""The compiled kernels, one typed function each; the only importer of `_kernels`.
+
+Arrays go in as they are: a wrong dtype, shape or memory order is refused (`ValueError`), never converted.
+Results do not depend on the number of threads, which is the environment variable `FEDMED_THREADS` or else
+the number of processors. A plain NumPy definition of each kernel stands in its test.
+"""
+
+from fedmed_edge.kernels.gram import class_gram
+from fedmed_edge.kernels.grids import blend_windows, resample
+from fedmed_edge.kernels.moments import channel_moments
+from fedmed_edge.kernels.threads import thread_count
+
+__all__ = ["blend_windows", "channel_moments", "class_gram", "resample", "thread_count"]

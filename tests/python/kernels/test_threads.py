@@ -1,0 +1,99 @@
+"""What holds for every kernel: threads, instruction sets and forks change no bit."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from fedmed_edge.errors import InputError
+from fedmed_edge.kernels import blend_windows, channel_moments, class_gram, resample, thread_count
+
+
+def everything() -> list[bytes]:
+    """Bits of every kernel on work that is large enough for several threads."""
+    rng = np.random.default_rng(7)
+    rows, classes = (
+        rng.normal(size=(1500, 200)).astype(np.float32),
+        rng.integers(-1, 4, 1500).astype(np.int32),
+    )
+    grams = np.zeros((4, 200 * 201 // 2))
+    class_gram(rows, classes, grams)
+    maps = rng.normal(size=(3, 40, 80, 90)).astype(np.float32)
+    _, sums, squares = channel_moments(maps)
+    turn = np.array([[0.9, -0.3, 0.1], [0.3, 0.9, 0.05], [-0.1, 0.0, 0.8]])
+    total, weight = np.zeros((3, 50, 90, 95), np.float32), np.zeros((50, 90, 95), np.float32)
+    for start in ((0, 0, 0), (10, 10, 5), (30, 20, 20)):
+        blend_windows(total, weight, maps, maps[0], start)
+    results = [
+        grams,
+        sums,
+        squares,
+        resample(maps, turn, [1, 2, 3], (40, 41, 42), mode="linear"),
+        resample(maps, np.diag([0.7, 0.8, 0.9]), [1, 2, 3], (40, 41, 42), mode="nearest"),
+        total,
+        weight,
+    ]
+    return [result.tobytes() for result in results]
+
+
+def test_thread_count_does_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDMED_THREADS", "1")
+    alone = everything()
+    for threads in ("2", "3", "7"):
+        monkeypatch.setenv("FEDMED_THREADS", threads)
+        assert everything() == alone
+
+
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_instruction_set_does_not_change_a_bit() -> None:
+    code = (
+        "import numpy as np; from fedmed_edge import _kernels; from fedmed_edge.kernels import class_gram\n"
+        "rng = np.random.default_rng(7); rows = rng.normal(size=(1500, 131)).astype(np.float32)\n"
+        "classes = rng.integers(-1, 2, 1500).astype(np.int32)\n"
+        "grams = np.zeros((2, 131 * 66)); class_gram(rows, classes, grams)\n"
+        "import hashlib; print(_kernels.instruction_set(), hashlib.sha256(grams).hexdigest())"
+    )
+    unknown = run_python(code, FEDMED_ISA="mmx")
+    assert "FEDMED_ISA: has `mmx`, expected one of" in unknown.stderr
+    digests = set()
+    for name in ("baseline", "avx2", "avx512"):
+        if f"`{name}`" in unknown.stderr:
+            used, digest = run_python(code, FEDMED_ISA=name).stdout.split()
+            assert used == name
+            digests.add(digest)
+    assert len(digests) == 1
+
+
+def test_a_forked_process_goes_on_calling_kernels() -> None:
+    code = (
+        "import os, numpy as np; from fedmed_edge.kernels import channel_moments\n"
+        "maps = np.ones((8, 1 << 17), np.float32); expected = channel_moments(maps)[1].tolist()\n"
+        "child = os.fork()\n"
+        "if child == 0: os._exit(0 if channel_moments(maps)[1].tolist() == expected else 1)\n"
+        "assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0"
+    )
+    done = run_python(code, FEDMED_THREADS="4")
+    assert done.returncode == 0, done.stderr
+
+
+def test_thread_count_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDMED_THREADS", "3")
+    assert thread_count() == 3
+    monkeypatch.setenv("FEDMED_THREADS", "")
+    assert thread_count() == min(os.cpu_count() or 1, 256)
+    for wrong in ("0", "-1", "two", "257", "1.5"):
+        monkeypatch.setenv("FEDMED_THREADS", wrong)
+        with pytest.raises(InputError, match=f"^FEDMED_THREADS: has `{wrong}`, expected a whole number"):
+            thread_count()
