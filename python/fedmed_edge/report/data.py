@@ -59,10 +59,15 @@ class Event:
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """Scores at the joining site when it has `labels` labelled images."""
+    """Scores at the joining site when it has `labels` labelled images.
+
+    Attributes:
+        gain: Rebuilt minus own_sums, paired.
+    """
 
     labels: int
     values: Mapping[str, Value]
+    gain: Value | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,6 +157,7 @@ class TaskFigures:
         columns: Order of the table's columns.
         scores: Site → column → figure.
         mean: Column → figure over all sites.
+        gains: Site, or "" for the mean over all → control → rebuilt minus that control, paired.
         images: Site → (training, test) images.
         withdrawn: Site that left, if any.
     """
@@ -164,6 +170,7 @@ class TaskFigures:
     columns: tuple[str, ...]
     scores: Mapping[str, Mapping[str, Value]]
     mean: Mapping[str, Value]
+    gains: Mapping[str, Mapping[str, Value]] = field(default_factory=dict)
     images: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     costs: Mapping[str, Cost] = field(default_factory=dict)
     events: tuple[Event, ...] = ()
@@ -195,48 +202,45 @@ class ReportData:
 def plain_statements(task: TaskFigures) -> list[str]:
     """What the table says of `rebuilt` against the controls, ties and losses included.
 
-    Two figures tie where one lies inside the other's interval.
+    Two figures tie where the interval of their paired difference holds 0.
 
     Example:
-        >>> scores = {"rebuilt": Value(0.8, 0.7, 0.9), "own_sums": Value(0.75), "threshold": Value(0.95)}
-        >>> task = TaskFigures("t", "segmentation", "Dice", "open", "b", tuple(scores), {"b": scores}, scores)
-        >>> plain_statements(task)[0]
-        'On average, rebuilt (0.80) ties with own_sums (0.75), is below threshold (0.95).'
+        >>> scores = {"rebuilt": Value(0.8), "own_sums": Value(0.75), "threshold": Value(0.95)}
+        >>> gains = {"": {"own_sums": Value(0.05, -0.01, 0.11), "threshold": Value(-0.15, -0.2, -0.1)}}
+        >>> task = TaskFigures("t", "segmentation", "Dice", "open", "b", tuple(scores), {}, scores, gains)
+        >>> plain_statements(task)
+        ['On average, rebuilt (0.80) ties with own_sums (0.75), is below threshold (0.95).']
     """
-    rows = [("On average", task.mean)]
-    if task.joined in task.scores:
-        rows.append((f"At {task.joined}, which joined", task.scores[task.joined]))
+    rows = [("On average", "", task.mean), (f"At {task.joined}, which joined", task.joined, {})]
     said = []
-    for where, row in rows:
-        ours = row.get("rebuilt")
-        if ours is None:
-            continue
+    for where, site, row in rows:
+        row = task.scores.get(site, row)
         by_verdict: dict[str, list[str]] = {}
-        for column in CONTROLS:
-            if column in row:
-                by_verdict.setdefault(_verdict(ours, row[column]), []).append(
-                    f"{column} ({row[column].value:.2f})"
-                )
+        for column, gain in task.gains.get(site, {}).items():
+            by_verdict.setdefault(_verdict(gain), []).append(f"{column} ({row[column].value:.2f})")
         parts = [f"{verdict} {_listed(names)}" for verdict, names in by_verdict.items()]
         if parts:
-            said.append(f"{where}, rebuilt ({ours.value:.2f}) {', '.join(parts)}.")
-    return said
+            said.append(f"{where}, rebuilt ({row['rebuilt'].value:.2f}) {', '.join(parts)}.")
+    return said + _curve_statement(task)
+
+
+def _curve_statement(task: TaskFigures) -> list[str]:
+    by_verdict: dict[str, list[str]] = {}
+    for point in task.curve:
+        if point.gain is not None:
+            by_verdict.setdefault(_verdict(point.gain), []).append(str(point.labels))
+    parts = [f"with {_listed(counts)} {verdict}" for verdict, counts in by_verdict.items()]
+    return [f"By labelled images at {task.joined}: rebuilt {', '.join(parts)} own_sums."] if parts else []
 
 
 def _listed(names: list[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
-def _verdict(ours: Value, other: Value) -> str:
-    if _holds(ours, other.value) or _holds(other, ours.value):
+def _verdict(gain: Value) -> str:
+    if gain.low is None or gain.high is None or gain.low <= 0 <= gain.high:
         return "ties with"
-    return "is above" if ours.value > other.value else "is below"
-
-
-def _holds(interval: Value, value: float) -> bool:
-    low = interval.value if interval.low is None else interval.low
-    high = interval.value if interval.high is None else interval.high
-    return low <= value <= high
+    return "is above" if gain.low > 0 else "is below"
 
 
 def save_data(path: Path, data: ReportData) -> None:

@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -242,7 +242,6 @@ def with_own_ids(svg: str, prefix: str) -> str:
     return re.sub(r'(href="#|url\(#)', rf"\1{prefix}-", svg)
 
 
-def curve_rows(points: Sequence[CurvePoint]) -> tuple[list[str], list[tuple[int, Mapping[str, Value]]]]:
-    """Columns and rows of the label curve as a table."""
-    columns = [name for name in CURVES if any(name in point.values for point in points)]
-    return columns, [(point.labels, point.values) for point in points]
+def curve_columns(points: Sequence[CurvePoint]) -> list[str]:
+    """Columns of the label curve as a table."""
+    return [name for name in CURVES if any(name in point.values for point in points)]

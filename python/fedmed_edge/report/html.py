@@ -45,7 +45,6 @@ def render(data: ReportData) -> str:
 def _task(task: TaskFigures, number: int) -> dict[str, Any]:
     """What the page needs beside the figures themselves."""
     anchor = f"task-{number + 1}"
-    columns, rows = figures.curve_rows(task.curve)
     return {
         "anchor": anchor,
         "figures": task,
@@ -55,8 +54,7 @@ def _task(task: TaskFigures, number: int) -> dict[str, Any]:
         "ours": OURS,
         "controls": CONTROLS,
         "budgeted": [name for name, cost in task.costs.items() if cost.plateau is False],
-        "curve_columns": columns,
-        "curve_rows": rows,
+        "curve_columns": figures.curve_columns(task.curve),
         "lanes": _lanes(task),
         "outlined": any(one.truth is not None for one in task.examples),
         "examples": [(one, example_picture(one), _described(one)) for one in task.examples],

@@ -19,8 +19,9 @@ from fedmed_edge.signing import generate_key, sign_file, write_public_key
 from fedmed_edge.store.store import Store
 from fedmed_edge.study.cohort import write_cohort
 from fedmed_edge.study.figures import document, examples, table, task_figures
-from fedmed_edge.study.join import Join, run_join
+from fedmed_edge.study.join import run_join
 from fedmed_edge.study.plan import Budget, Setting
+from fedmed_edge.study.runs import Runs
 
 Watch = Callable[[str], None]
 
@@ -44,7 +45,7 @@ FULL_BUDGET = {
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo answers: one document a run, its table as lines, and where the report is."""
+    """What the demo answers: one document a task, its table as lines, and where the report is."""
 
     documents: list[dict[str, Any]]
     lines: list[str]
@@ -80,8 +81,8 @@ def run_demo(
     report = out / "report.html"
     began = time.perf_counter()
     for task in tasks:
-        for seed in range(seeds):
-            join = run_join(
+        joins = [
+            run_join(
                 task,
                 joining=joining,
                 out=out / task.name,
@@ -91,10 +92,12 @@ def run_demo(
                 device=device,
                 watch=watch,
             )
-            documents.append(document(join, str(report)))
-            lines += [*table(join), ""]
-            if seed == 0:
-                pages.append(_page(task, join, out / task.name / f"seed-{seed}", watch))
+            for seed in range(seeds)
+        ]
+        runs = Runs(tuple(joins))
+        documents.append(document(runs, str(report)))
+        lines += [*table(runs), ""]
+        pages.append(_page(task, runs, out / task.name / f"seed-{runs.first.seed}", watch))
     facts = {
         "version": __version__,
         "seeds": str(seeds),
@@ -114,8 +117,9 @@ def run_demo(
     return DemoResult(documents, [*lines, f"report: {report}"], report)
 
 
-def _page(task: Task, join: Join, folder: Path, watch: Watch) -> Any:
+def _page(task: Task, runs: Runs, folder: Path, watch: Watch) -> Any:
     """Export the rebuilt model, ask it as a scanner would, and put the task's page together."""
+    join = runs.first
     watch("export")
     path = folder / "model.onnx"
     write_atomic(path, export_onnx(join.story.after, join.generation))
@@ -131,7 +135,7 @@ def _page(task: Task, join: Join, folder: Path, watch: Watch) -> Any:
     store = Store.open(folder / join.setting.name / "never")
     evaluation = evaluate(store.contributions(join.recipe.name), join.recipe)
     counts = {site: len(read_dataset(place, task.recipe).train) for site, place in task.sites.items()}
-    return task_figures(join, evaluation, examples(model, join.tests), counts)
+    return task_figures(runs, evaluation, examples(model, join.tests), counts)
 
 
 def _json(documents: list[dict[str, Any]]) -> bytes:

@@ -1,8 +1,7 @@
-"""From a finished join experiment to what is shown: the JSON document, the report's page, the table."""
+"""From finished join experiments to what is shown: the JSON document, the report's page, the table."""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,67 +11,63 @@ from fedmed_edge.inference.predict import Model, predict
 from fedmed_edge.inference.preview import display_plane
 from fedmed_edge.model.evaluate import Evaluation
 from fedmed_edge.report import data as page
-from fedmed_edge.study.join import COLUMNS, Join
+from fedmed_edge.study.join import COLUMNS
 from fedmed_edge.study.metrics import calibration_bins, dice
-from fedmed_edge.study.scores import Answers, calibration_error, score
+from fedmed_edge.study.runs import CURVE_COLUMNS, Figure, Runs, mean_of, together
 
 METRIC = {"classification": "balanced accuracy", "segmentation": "Dice"}
 EXACT = 1e-9
 CALIBRATED = 0.10
 
 
-def document(join: Join, report: str) -> dict[str, Any]:
-    """The result of one task as JSON values, as `fedmed-edge demo --json` prints it."""
-    joins = next(event for event in join.story.events if event.what == "joins")
-    rows = {
-        site: {column: join.scores.get(column, {}).get(site) for column in COLUMNS} for site in join.tests
-    }
+def document(runs: Runs, report: str) -> dict[str, Any]:
+    """The result of one task as JSON values, as `fedmed-edge demo --json` prints it; means over the runs."""
+    join, means = runs.first, runs.means
+    rows = {site: runs.row(site) for site in runs.sites}
+    arrivals = [event for one in runs.joins for event in one.story.events if event.what == "joins"]
     return {
         "task": join.task,
         "kind": join.recipe.kind,
         "metric": METRIC[join.recipe.kind],
         "joined": join.joining,
-        "seed": join.seed,
+        "seeds": [one.seed for one in runs.joins],
         "sites": {
-            site: {column: _number(one.value if one else None) for column, one in row.items()}
+            site: {column: _rounded(_number(row.get(column))) for column in COLUMNS}
             for site, row in rows.items()
         },
         "intervals": {
-            site: {column: one and [_number(one.low), _number(one.high)] for column, one in row.items()}
-            for site, row in rows.items()
+            site: {column: _interval(one) for column, one in row.items()} for site, row in rows.items()
         },
-        "mean": {column: _number(means(join).get(column)) for column in COLUMNS},
+        "mean": {column: _rounded(_number(means.get(column))) for column in COLUMNS},
+        "mean_intervals": {column: _interval(one) for column, one in means.items()},
+        "seed_deviation": {column: _rounded(runs.spread(column)) for column in means},
         "label_curve": [
             {
                 "labels": count,
-                **{
-                    name: _number(score(join.recipe, columns[name]).value) if name in columns else None
-                    for name in ("own_sums", "rebuilt", "refined")
-                },
+                **{name: _rounded(_number(found.get(name))) for name in CURVE_COLUMNS},
+                "gain": _gain(found),
             }
-            for count, columns in join.curve.items()
+            for count, found in runs.curve.items()
         ],
         "setting": join.setting.name,
         "budget": vars(join.budget),
         "costs": {column: cost.document() for column, cost in join.costs.items()},
         "calibration_error": {
-            column: _number(calibration_error(together(join.answers[column])))
-            for column in ("rebuilt", "refined")
-            if join.recipe.kind == "classification"
+            column: _rounded(runs.calibration_error(column)) for column in ("rebuilt", "refined")
         },
         "refined": {
             site: {"kept": model.kept, "reason": model.reason} for site, model in join.story.refined.items()
         },
-        "ridge": join.story.after.ridge,
+        "ridge": [one.story.after.ridge for one in runs.joins],
         "exactness": {
-            "rebuilt_vs_pooled": join.one_place,
-            "rebuild_identical": join.story.rebuild_identical,
-            "withdraw_identical": join.story.withdraw_identical,
+            "rebuilt_vs_pooled": max(one.one_place for one in runs.joins),
+            "rebuild_identical": all(one.story.rebuild_identical for one in runs.joins),
+            "withdraw_identical": all(one.story.withdraw_identical for one in runs.joins),
         },
         "join": {
-            "seconds": joins.seconds,
-            "bytes": joins.sent_bytes,
-            "server_seconds": joins.server_seconds,
+            "seconds": float(np.mean([event.seconds for event in arrivals])),
+            "bytes": max(event.sent_bytes for event in arrivals),
+            "server_seconds": float(np.mean([event.server_seconds for event in arrivals])),
             "others_seconds": 0.0,
             "others_bytes": 0,
         },
@@ -80,84 +75,69 @@ def document(join: Join, report: str) -> dict[str, Any]:
     }
 
 
-def columns_of(join: Join) -> list[str]:
-    """The columns that this run has, in order."""
-    return [column for column in COLUMNS if column in join.scores]
+def _gain(found: Mapping[str, Figure]) -> dict[str, Any] | None:
+    """Rebuilt minus own_sums on the same patients and runs, where both are there."""
+    if "own_sums" not in found:
+        return None
+    difference = found["rebuilt"] - found["own_sums"]
+    return {"value": _rounded(difference.value), "interval": _interval(difference)}
 
 
-def means(join: Join) -> dict[str, float]:
-    """Column → mean over the sites that have it."""
-    return {
-        column: float(np.nanmean([one.value for one in join.scores[column].values()]))
-        for column in columns_of(join)
-    }
-
-
-def together(answers: Mapping[str, Answers]) -> Answers:
-    """The answers of all sites as one; patients of different sites stay different."""
-    total = Answers()
-    for site, one in answers.items():
-        total = total + replace(one, patients=[f"{site}/{patient}" for patient in one.patients])
-    return total
-
-
-def table(join: Join) -> list[str]:
+def table(runs: Runs) -> list[str]:
     """The table of scores as lines of text."""
-    columns = columns_of(join)
+    join, columns = runs.first, runs.columns
     marked = {
         column for column, cost in join.costs.items() if not cost.plateau and column in ("fedavg", "pooled")
     }
     heads = [column + ("*" if column in marked else "") for column in columns]
-    width = max(len(site) for site in [*join.tests, "mean"]) + 1
+    width = max(len(site) for site in [*runs.sites, f"labels at {join.joining}"]) + 2
     lines = [
-        f"{join.task}: {METRIC[join.recipe.kind]}, {join.joining} joined, setting {join.setting.name}",
+        f"{join.task}: {METRIC[join.recipe.kind]}, {join.joining} joined, setting {join.setting.name}, "
+        + (f"mean of {len(runs.joins)} seeds" if len(runs.joins) > 1 else f"seed {join.seed}"),
         " " * width + "".join(f"{head:>11}" for head in heads),
     ]
-    for site in join.tests:
-        row = [join.scores[column].get(site) for column in columns]
-        cells = "".join(f"{one.value:>11.3f}" if one else f"{'–':>11}" for one in row)
-        lines.append(f"{site + ('+' if site == join.joining else ''):<{width}}{cells}")
-    lines.append(f"{'mean':<{width}}" + "".join(f"{value:>11.3f}" for value in means(join).values()))
+    for site in runs.sites:
+        name = site + ("+" if site == join.joining else "")
+        lines.append(_line(name, width, [_number(runs.row(site).get(column)) for column in columns]))
+    lines.append(_line("mean", width, [_number(runs.means.get(column)) for column in columns]))
+    if len(runs.joins) > 1:
+        lines.append(_line("deviation", width, [runs.spread(column) for column in columns]))
     if marked:
         lines.append("* stopped by the stated budget of steps, not at its plateau (see --full)")
-    lines.append(
-        "labels at the joining site: "
-        + "  ".join(
-            f"{count}: "
-            + "/".join(
-                f"{score(join.recipe, columns_[name]).value:.2f}" if name in columns_ else "–"
-                for name in ("own_sums", "rebuilt", "refined")
-            )
-            for count, columns_ in join.curve.items()
-        )
-        + "  (own_sums/rebuilt/refined)"
-    )
-    return lines + page.plain_statements(task_figures(join))
+    curve_heads = "".join(f"{name:>11}" for name in CURVE_COLUMNS)
+    lines += ["", f"{f'labels at {join.joining}':<{width}}{curve_heads}   rebuilt - own_sums"]
+    for count, found in runs.curve.items():
+        line = _line(str(count), width, [_number(found.get(name)) for name in CURVE_COLUMNS])
+        if "own_sums" in found:
+            gain = found["rebuilt"] - found["own_sums"]
+            line += "   {:+.3f} ({:+.3f} to {:+.3f})".format(gain.value, *gain.interval)
+        lines.append(line)
+    return [*lines, "", *page.plain_statements(task_figures(runs))]
+
+
+def _line(name: str, width: int, values: Sequence[float | None]) -> str:
+    return f"{name:<{width}}" + "".join(f"{'–':>11}" if one is None else f"{one:>11.3f}" for one in values)
 
 
 def task_figures(
-    join: Join,
+    runs: Runs,
     evaluation: Evaluation | None = None,
     examples: Sequence[page.Example] = (),
     train_images: Mapping[str, int] | None = None,
 ) -> page.TaskFigures:
-    """The task's page of the report."""
-    story, columns = join.story, columns_of(join)
-    between = evaluation.site_map if evaluation else None
+    """The task's page of the report; story and pictures are those of the first run."""
+    join = runs.first
+    story, between = join.story, evaluation.site_map if evaluation else None
     return page.TaskFigures(
         task=join.task,
         kind=join.recipe.kind,
         metric=METRIC[join.recipe.kind],
         setting=f"{join.setting.name} (min_cohort {join.setting.min_cohort})",
         joined=join.joining,
-        columns=tuple(columns),
-        scores={
-            site: {
-                column: _value(join.scores[column][site]) for column in columns if site in join.scores[column]
-            }
-            for site in join.tests
-        },
-        mean={column: page.Value(value) for column, value in means(join).items()},
+        columns=tuple(runs.columns),
+        scores={site: {column: _value(one) for column, one in runs.row(site).items()} for site in runs.sites},
+        mean={column: _value(one) for column, one in runs.means.items()},
+        gains=_gains(runs),
         images={site: ((train_images or {}).get(site, 0), len(data)) for site, data in join.tests.items()},
         costs={
             column: page.Cost(c.rounds, c.steps, c.seconds, c.transferred_bytes, c.plateau)
@@ -167,57 +147,87 @@ def task_figures(
         withdrawn=story.leaving,
         curve=tuple(
             page.CurvePoint(
-                count, {name: _value(score(join.recipe, one)) for name, one in sorted(answers.items())}
+                count,
+                {name: _value(one) for name, one in sorted(found.items())},
+                _value(found["rebuilt"] - found["own_sums"]) if "own_sums" in found else None,
             )
-            for count, answers in join.curve.items()
+            for count, found in runs.curve.items()
         ),
         places=None if between is None else page.SitePlaces(between.sites, between.places, between.distances),
-        calibration=_calibration(join),
+        calibration=_calibration(runs),
         examples=tuple(examples),
-        checks=_checks(join),
+        checks=_checks(runs),
     )
 
 
-def _value(one: Any) -> page.Value:
-    return page.Value(one.value, one.low, one.high)
+def _gains(runs: Runs) -> dict[str, dict[str, page.Value]]:
+    """Where → control → rebuilt minus that control on the same patients and runs."""
+    controls = [column for column in page.CONTROLS if column in runs.columns]
+    joined = runs.first.joining
+    found: dict[str, dict[str, page.Value]] = {"": {}, joined: {}}
+    for column in controls:
+        pairs = {
+            site: runs.scores["rebuilt"][site] - one
+            for site, one in runs.scores[column].items()
+            if site in runs.scores["rebuilt"]
+        }
+        if pairs:
+            found[""][column] = _value(mean_of(list(pairs.values())))
+        if joined in pairs:
+            found[joined][column] = _value(pairs[joined])
+    return found
 
 
-def _number(value: float | None) -> float | None:
+def _value(one: Figure) -> page.Value:
+    return page.Value(one.value, *one.interval)
+
+
+def _interval(one: Figure) -> list[float | None]:
+    return [_rounded(end) for end in one.interval]
+
+
+def _number(figure: Figure | None) -> float | None:
+    return None if figure is None else figure.value
+
+
+def _rounded(value: float | None) -> float | None:
     return None if value is None or math.isnan(value) else round(value, 6)
 
 
-def _calibration(join: Join) -> page.Calibration | None:
-    answers = together(join.answers["rebuilt"])
-    error = calibration_error(answers)
+def _calibration(runs: Runs) -> page.Calibration | None:
+    error = runs.calibration_error("rebuilt")
     if error is None:
         return None
-    confidence, accuracy, count = calibration_bins(np.array(answers.probabilities), np.array(answers.truth))
+    answers = [together(join.answers["rebuilt"]) for join in runs.joins]
+    confidence, accuracy, count = calibration_bins(
+        np.array([row for one in answers for row in one.probabilities]),
+        np.array([label for one in answers for label in one.truth]),
+    )
     return page.Calibration(confidence, accuracy, count, error)
 
 
-def _checks(join: Join) -> tuple[page.Check, ...]:
-    story = join.story
+def _checks(runs: Runs) -> tuple[page.Check, ...]:
+    apart = max(join.one_place for join in runs.joins)
+    rebuilt = all(join.story.rebuild_identical for join in runs.joins)
+    withdrawn = all(join.story.withdraw_identical for join in runs.joins)
     found = [
         page.Check(
             "head rebuilt from sums against the head fitted on all rows in one place",
-            f"{join.one_place:.1e}",
+            f"{apart:.1e}",
             f"at most {EXACT:.0e}",
-            join.one_place <= EXACT,
+            apart <= EXACT,
         ),
         page.Check(
-            "two rebuilds of one store",
-            "same bytes" if story.rebuild_identical else "other bytes",
-            "same bytes",
-            story.rebuild_identical,
+            "two rebuilds of one store", "same bytes" if rebuilt else "other bytes", "same bytes", rebuilt
         ),
         page.Check(
-            f"after {story.leaving} withdrew, against a store that never had it",
-            "same bytes" if story.withdraw_identical else "other bytes",
+            f"after {runs.first.story.leaving} withdrew, against a store that never had it",
+            "same bytes" if withdrawn else "other bytes",
             "same bytes",
-            story.withdraw_identical,
+            withdrawn,
         ),
     ]
-    error = calibration_error(together(join.answers["rebuilt"]))
+    error = runs.calibration_error("rebuilt")
     if error is not None:
         found.append(
             page.Check(

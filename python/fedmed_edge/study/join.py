@@ -6,7 +6,7 @@ choose nothing.
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from fedmed_edge.study.networks import (
 )
 from fedmed_edge.study.notebook import Notebook
 from fedmed_edge.study.plan import Budget, Setting
-from fedmed_edge.study.scores import Answers, Score, answers_of_network, answers_of_threshold, score
+from fedmed_edge.study.scores import Answers, answers_of_network, answers_of_threshold
 from fedmed_edge.study.story import Story, tell
 
 Watch = Callable[[str], None]
@@ -79,7 +79,6 @@ class Join:
     tests: dict[str, Dataset]
     one_place: float
     joining_labels: int = 0
-    scores: dict[str, dict[str, Score]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -162,11 +161,7 @@ def run_join(
         generation=generation,
         tests=bench.tests,
         one_place=_one_place(bench, generation),
-        joining_labels=len(_labelled_items(bench.train[bench.joining])),
-        scores={
-            column: {site: score(task.recipe, one) for site, one in sites.items()}
-            for column, sites in answers.items()
-        },
+        joining_labels=len(bench.train[bench.joining].labelled),
     )
 
 
@@ -316,14 +311,13 @@ def _label_curve(
     bench: _Bench, generation: Generation, contributions: Mapping[str, tuple[Contribution, float]]
 ) -> dict[int, dict[str, Answers]]:
     """The joining site with few labelled images, drawn at random and nested; the others as they are."""
-    site, data = bench.joining, bench.train[bench.joining]
-    labels = _labelled_items(data)
-    order = np.random.default_rng(bench.seed).permutation(labels)
+    site, labels = bench.joining, bench.train[bench.joining].labelled
+    order = np.random.default_rng(bench.seed).permutation(len(labels))
     others = [one for name, (one, _) in contributions.items() if name != site]
     heads: dict[str, Head] = {}
     counts = [*(count for count in LABEL_COUNTS if count < len(labels)), len(labels)]
     for count in counts:
-        few = data.subset(sorted(order[:count].tolist()))
+        few = labels.subset(sorted(order[:count].tolist()))
         own, _ = contribute(generation, few, site, bench.setting, device=bench.device, watch=bench.watch)
         both = [*others, own]
         heads[f"rebuilt-{count}"] = Head(rebuild(both, bench.recipe), (site,))
@@ -339,14 +333,6 @@ def _label_curve(
     return curve
 
 
-def _labelled_items(data: Dataset) -> list[int]:
-    return [
-        index
-        for index, item in enumerate(data.items)
-        if (item.label is not None if data.recipe.kind == "classification" else item.mask is not None)
-    ]
-
-
 def _one_place(bench: _Bench, generation: Generation) -> float:
     """Largest relative Frobenius difference between heads rebuilt from sums and NumPy's on the rows.
 
@@ -357,7 +343,7 @@ def _one_place(bench: _Bench, generation: Generation) -> float:
     def make() -> dict[str, float]:
         contributions, rows, classes = [], [], []
         for site, data in bench.train.items():
-            some = data.subset(_labelled_items(data)[: _ONE_PLACE_IMAGES[data.recipe.kind]])
+            some = replace(data, items=data.labelled.items[: _ONE_PLACE_IMAGES[data.recipe.kind]])
             sums, sample = extract_with_sample(
                 generation, some, min_cohort=1, limit=1 << 40, device=bench.device, progress=bench.watch
             )

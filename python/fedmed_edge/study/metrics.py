@@ -5,7 +5,7 @@ own size (both empty = 1), balanced accuracy the mean recall over the classes pr
 bootstrap interval.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,6 @@ import numpy.typing as npt
 Float64 = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.integer]
 Mask = npt.NDArray[np.bool_]
-Statistic = Callable[[npt.NDArray[np.int64]], float]
 
 DRAWS = 2000
 LEVEL = 0.95
@@ -46,26 +45,6 @@ def dice(prediction: Integers, truth: Integers, classes: int) -> float:
         total = np.count_nonzero(ours) + np.count_nonzero(theirs)
         scores.append(2 * np.count_nonzero(ours & theirs) / total if total else 1.0)
     return float(np.mean(scores))
-
-
-def balanced_accuracy(prediction: Integers, truth: Integers) -> float:
-    """Mean recall over the classes that occur in `truth`.
-
-    Args:
-        prediction, truth: (N,) class numbers.
-
-    Raises:
-        ValueError: The lengths differ, or there is no item.
-
-    Example:
-        >>> balanced_accuracy(np.array([0, 0, 1]), np.array([0, 0, 2]))
-        0.5
-    """
-    if prediction.shape != truth.shape or not truth.size:
-        raise ValueError(
-            f"balanced_accuracy: `prediction` has {prediction.size} items, expected {truth.size}, not 0"
-        )
-    return float(np.mean([np.mean(prediction[truth == number] == number) for number in np.unique(truth)]))
 
 
 def expected_calibration_error(probabilities: npt.ArrayLike, labels: Integers, bins: int = 15) -> float:
@@ -118,108 +97,60 @@ def calibration_bins(
     return np.bincount(place, top, bins) / filled, np.bincount(place, correct, bins) / filled, count
 
 
-def bootstrap_interval(
-    values: npt.ArrayLike | Statistic,
-    *,
-    count: int | None = None,
-    patients: Sequence[str] | None = None,
-    seed: int = 0,
-    draws: int = DRAWS,
-    level: float = LEVEL,
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of a mean, or of any statistic of the items drawn.
+def resampling_weights(
+    groups: Sequence[str], *, seed: int = 0, draws: int = DRAWS
+) -> npt.NDArray[np.float64]:
+    """How often each item is drawn in each bootstrap draw.
 
     Args:
-        values: (N,) numbers, whose mean is meant; or a function from item numbers (with repeats) to the
-            statistic, which then needs `count`.
-        count: N, where `values` is a function.
-        patients: Patient of each item; whole patients are drawn then, as their images are not independent.
-        level: Share of draws inside the interval.
+        groups: (N,) patient of each item; whole patients are drawn, as their images are not independent.
 
     Returns:
-        Lower and upper end.
-
-    Raises:
-        ValueError: There is no item, or `patients` has another length.
+        (draws, N) float64 counts.
 
     Source: Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
 
     Example:
-        >>> low, high = bootstrap_interval([0.0, 1.0] * 50)
-        >>> low < 0.5 < high
-        True
+        >>> weights = resampling_weights(["ann", "ann", "bob"], draws=5)
+        >>> weights.shape, bool((weights[:, 0] == weights[:, 1]).all())
+        ((5, 3), True)
     """
-    statistic, items = _statistic(values, count)
-    drawn = _draw(statistic, items, patients, seed, draws)
-    return _percentiles(drawn, level)
+    names, owner = np.unique(np.asarray(groups), return_inverse=True)
+    count = len(names)
+    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
+    return np.asarray(drawn[:, owner], np.float64)
 
 
-def paired_bootstrap(
-    first: npt.ArrayLike | Statistic,
-    second: npt.ArrayLike | Statistic,
-    *,
-    count: int | None = None,
-    patients: Sequence[str] | None = None,
-    seed: int = 0,
-    draws: int = DRAWS,
-    level: float = LEVEL,
-) -> tuple[float, float, float]:
-    """Difference `first - second` on the same items, with its percentile interval.
+def balanced_accuracy(prediction: Integers, truth: Integers, weights: Float64) -> Float64:
+    """Mean recall over the classes that occur, of N items under many weightings.
 
     Args:
-        first, second: As in `bootstrap_interval`; both see the same drawn items.
-        count, patients, seed, draws, level: As in `bootstrap_interval`.
+        prediction, truth: (N,) class numbers.
+        weights: (draws, N), a class of weight 0 is left out of its draw.
 
     Returns:
-        The difference on all items, and the lower and upper end of its interval.
+        (draws,) float64.
 
     Raises:
-        ValueError: The two have another number of items.
+        ValueError: The lengths differ, or there is no item.
 
     Example:
-        >>> [round(end, 6) for end in paired_bootstrap([0.75, 0.5, 0.75], [0.5, 0.25, 0.5])]
-        [0.25, 0.25, 0.25]
+        >>> truth, prediction = np.array([0, 0, 2]), np.array([0, 0, 1])
+        >>> balanced_accuracy(prediction, truth, np.array([[1.0, 1.0, 1.0], [1.0, 0.0, 0.0]])).tolist()
+        [0.5, 1.0]
     """
-    ours, items = _statistic(first, count)
-    theirs, others = _statistic(second, count)
-    if items != others:
-        raise ValueError(f"paired_bootstrap: `second` has {others} items, expected {items}")
-    difference: Statistic = lambda chosen: ours(chosen) - theirs(chosen)  # noqa: E731
-    drawn = _draw(difference, items, patients, seed, draws)
-    low, high = _percentiles(drawn, level)
-    return difference(np.arange(items)), low, high
-
-
-def _statistic(values: npt.ArrayLike | Statistic, count: int | None) -> tuple[Statistic, int]:
-    if callable(values):
-        if not count:
-            raise ValueError("bootstrap: `count` is missing, expected the number of items")
-        return values, count
-    array = np.asarray(values, np.float64)
-    if array.ndim != 1 or not array.size:
-        raise ValueError(f"bootstrap: `values` has shape {array.shape}, expected at least one number")
-    return lambda chosen: float(array[chosen].mean()), array.size
-
-
-def _draw(statistic: Statistic, items: int, patients: Sequence[str] | None, seed: int, draws: int) -> Float64:
-    if patients is not None and len(patients) != items:
-        raise ValueError(f"bootstrap: `patients` has {len(patients)} names, expected {items}")
-    rng = np.random.default_rng(seed)
-    if patients is None:
-        return np.array([statistic(rng.integers(items, size=items)) for _ in range(draws)])
-    names, owner = np.unique(np.asarray(patients), return_inverse=True)
-    groups = [np.flatnonzero(owner == number) for number in range(len(names))]
-    return np.array(
-        [
-            statistic(np.concatenate([groups[g] for g in rng.integers(len(groups), size=len(groups))]))
-            for _ in range(draws)
-        ]
-    )
-
-
-def _percentiles(drawn: Float64, level: float) -> tuple[float, float]:
-    low, high = np.percentile(drawn, [50 * (1 - level), 50 * (1 + level)])
-    return float(low), float(high)
+    if prediction.shape != truth.shape or not truth.size:
+        raise ValueError(
+            f"balanced_accuracy: `prediction` has {prediction.size} items, expected {truth.size}, not 0"
+        )
+    correct = (prediction == truth).astype(np.float64)
+    recalls = []
+    for number in np.unique(truth):
+        own = weights[:, truth == number]
+        total = own.sum(axis=1)
+        right = own @ correct[truth == number]
+        recalls.append(np.divide(right, total, out=np.full(len(total), np.nan), where=total > 0))
+    return np.asarray(np.nanmean(recalls, axis=0))
 
 
 def otsu_threshold(image: npt.NDArray[np.generic], bins: int = 256) -> Mask:

@@ -101,8 +101,7 @@ def useful_cycles(
     for number in range(budget.most_cycles):
         _CYCLES[column](network, fitted, budget, seed=seed + 77 * number, device=device, watch=watch)
         held = [
-            score(recipe, answers_of_network(network, check, device=device)).value
-            for _, check in split.values()
+            score(recipe, answers_of_network(network, check, device=device)) for _, check in split.values()
         ]
         value = float(np.nanmean(held))
         log.info("%s: cycle %d, validation score %.3f", column, number + 1, value)

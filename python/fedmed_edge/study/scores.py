@@ -1,4 +1,4 @@
-"""From answers to scores: Dice or balanced accuracy as the product defines them, with intervals."""
+"""From answers to scores: Dice or balanced accuracy as the product defines them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,9 +13,7 @@ from fedmed_edge.images.dataset import Dataset
 from fedmed_edge.images.preprocess import prepare, restore
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.study.metrics import (
-    Statistic,
     balanced_accuracy,
-    bootstrap_interval,
     dice,
     expected_calibration_error,
     otsu_threshold,
@@ -47,32 +45,25 @@ class Answers:
         return Answers(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
 
 
-@dataclass(frozen=True)
-class Score:
-    """A mean with its 95 % bootstrap interval over images."""
+def scores(recipe: Recipe, answers: Answers, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Mean Dice, or balanced accuracy over the classes that occur, under many weightings of the images.
 
-    value: float
-    low: float
-    high: float
+    Args:
+        answers: Of N images, at least one.
+        weights: (draws, N), for the bootstrap how often each image was drawn.
 
-
-def score(recipe: Recipe, answers: Answers) -> Score:
-    """Mean Dice, or balanced accuracy over the classes present; NaN where there is no image."""
-    if not answers.patients:
-        return Score(float("nan"), float("nan"), float("nan"))
-    statistic = statistic_of(recipe, answers)
-    count = len(answers.patients)
-    low, high = bootstrap_interval(statistic, count=count, patients=answers.patients, draws=1000)
-    return Score(statistic(np.arange(count)), low, high)
-
-
-def statistic_of(recipe: Recipe, answers: Answers) -> Statistic:
-    """The score as a function of the images drawn, for the bootstrap."""
+    Returns:
+        (draws,) float64.
+    """
     if recipe.kind == "segmentation":
-        values = np.array(answers.dice)
-        return lambda chosen: float(values[chosen].mean())
-    truth, label = np.array(answers.truth), np.array(answers.label)
-    return lambda chosen: balanced_accuracy(label[chosen], truth[chosen])
+        return np.asarray(weights @ np.array(answers.dice) / weights.sum(axis=1))
+    return balanced_accuracy(np.array(answers.label), np.array(answers.truth), weights)
+
+
+def score(recipe: Recipe, answers: Answers) -> float:
+    """Mean Dice, or balanced accuracy over the classes that occur; NaN where there is no image."""
+    count = len(answers.patients)
+    return float(scores(recipe, answers, np.ones((1, count)))[0]) if count else float("nan")
 
 
 def calibration_error(answers: Answers) -> float | None:

@@ -4,13 +4,21 @@ import numpy as np
 import pytest
 
 from fedmed_edge.errors import InputError
-from fedmed_edge.report.data import ReportData, TaskFigures, Value, plain_statements, read_data, save_data
+from fedmed_edge.report.data import (
+    CurvePoint,
+    ReportData,
+    TaskFigures,
+    Value,
+    plain_statements,
+    read_data,
+    save_data,
+)
 from fedmed_edge.report.html import render
 
 
-def task_of(row, joined="b"):
+def task_of(row, **more):
     return TaskFigures(
-        "t", "classification", "balanced accuracy", "open", joined, tuple(row), {"b": row}, row
+        "t", "segmentation", "Dice", "open", "b", tuple(row), {"a": row, "b": row}, row, **more
     )
 
 
@@ -48,21 +56,32 @@ def test_missing_file(tmp_path):
 
 def test_losses_and_ties_are_said():
     row = {
-        "rebuilt": Value(0.80, 0.75, 0.85),
-        "own_sums": Value(0.70, 0.60, 0.78),
-        "untrained": Value(0.78, 0.70, 0.84),
-        "threshold": Value(0.95, 0.93, 0.97),
+        "rebuilt": Value(0.80),
+        "own_sums": Value(0.70),
+        "untrained": Value(0.78),
+        "threshold": Value(0.95),
     }
-    said = plain_statements(task_of(row))
+    gains = {
+        "own_sums": Value(0.10, 0.02, 0.18),
+        "untrained": Value(0.02, -0.03, 0.06),
+        "threshold": Value(-0.15, -0.20, -0.10),
+    }
     verdict = (
         "rebuilt (0.80) is above own_sums (0.70), ties with untrained (0.78), is below threshold (0.95)."
     )
+    said = plain_statements(task_of(row, gains={"": gains, "b": gains}))
     assert said == [f"On average, {verdict}", f"At b, which joined, {verdict}"]
 
 
-def test_nothing_is_said_without_controls_or_rebuilt():
+def test_the_label_curve_is_said():
+    gains = {5: Value(0.1, 0.05, 0.2), 10: Value(0.1, 0.02, 0.2), 20: Value(0.03, -0.01, 0.1), 40: None}
+    points = tuple(CurvePoint(labels, {}, gain) for labels, gain in gains.items())
+    said = plain_statements(task_of({"rebuilt": Value(0.8)}, curve=points))
+    assert said == ["By labelled images at b: rebuilt with 5 and 10 is above, with 20 ties with own_sums."]
+
+
+def test_nothing_is_said_without_controls():
     assert plain_statements(task_of({"rebuilt": Value(0.8)})) == []
-    assert plain_statements(task_of({"own_sums": Value(0.8)}, joined="c")) == []
 
 
 def test_an_empty_report_is_a_page():

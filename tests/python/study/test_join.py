@@ -10,9 +10,10 @@ from PIL import Image as Picture
 from fedmed_edge.errors import InputError
 from fedmed_edge.images.dataset import Task
 from fedmed_edge.recipe import Backbone, Intensity, Lift, Recipe
-from fedmed_edge.study.figures import document, means, table, together
+from fedmed_edge.study.figures import document, table
 from fedmed_edge.study.join import COLUMNS, Join, one_place_head, run_join
 from fedmed_edge.study.plan import SETTINGS, Budget
+from fedmed_edge.study.runs import Runs, together
 from fedmed_edge.study.scores import Answers, score
 
 BUDGET = Budget(4, 1, 2, 2, 1, 2, until_plateau=False)
@@ -65,7 +66,7 @@ def join(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def test_document_has_every_column_at_every_site(join: tuple[Task, Path, Join]) -> None:
     task, _, result = join
-    found = document(result, "report.html")
+    found = document(Runs((result,)), "report.html")
     assert found["joined"] == "gamma"
     assert found["kind"] == task.recipe.kind
     assert set(found["sites"]) == set(SITES)
@@ -75,24 +76,24 @@ def test_document_has_every_column_at_every_site(join: tuple[Task, Path, Join]) 
         assert filled == set(COLUMNS) - ({"threshold"} if found["kind"] == "classification" else set())
         assert all(0 <= row[name] <= 1 for name in filled)
     assert [point["labels"] for point in found["label_curve"]] == [5, 10]
-    assert set(found["label_curve"][0]) == {"labels", "own_sums", "rebuilt", "refined"}
+    assert set(found["label_curve"][0]) == {"labels", "own_sums", "rebuilt", "refined", "gain"}
     assert found["join"]["bytes"] > 0
     assert found["join"]["others_bytes"] == 0
 
 
 def test_rebuild_is_exact(join: tuple[Task, Path, Join]) -> None:
-    exactness = document(join[2], "")["exactness"]
+    exactness = document(Runs((join[2],)), "")["exactness"]
     assert exactness["rebuilt_vs_pooled"] <= 1e-9
     assert exactness["rebuild_identical"]
     assert exactness["withdraw_identical"]
 
 
 def test_table_names_sites_columns_and_budget(join: tuple[Task, Path, Join]) -> None:
-    text = "\n".join(table(join[2]))
+    text = "\n".join(table(Runs((join[2],))))
     assert "gamma+" in text
     assert "fedavg*" in text
     assert "stopped by the stated budget" in text
-    assert f"{means(join[2])['rebuilt']:.3f}" in text
+    assert f"{Runs((join[2],)).means['rebuilt'].value:.3f}" in text
 
 
 def test_second_run_trains_nothing(join: tuple[Task, Path, Join], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +105,7 @@ def test_second_run_trains_nothing(join: tuple[Task, Path, Join], monkeypatch: p
     for name in ("reference_network", "joint_network", "local_network"):
         monkeypatch.setattr(f"fedmed_edge.study.join.{name}", refuse)
     again = run_join(task, out=out, setting=SETTINGS["open"], budget=BUDGET, device="cpu")
-    assert means(again) == means(first)
+    assert again.answers == first.answers
     assert again.story.after.digest == first.story.after.digest
 
 
@@ -126,6 +127,24 @@ def test_plateau_is_looked_for_once_for_all_seeds(
         assert run.costs["pooled"].steps == 2 * BUDGET.pooled_steps
         assert run.costs["fedavg"].rounds == 2 * BUDGET.peer_rounds
         assert run.costs["fedavg"].plateau
+
+
+def test_figures_of_several_seeds_are_means_with_paired_gains(join: tuple[Task, Path, Join]) -> None:
+    task, out, first = join
+    settings = {"out": out, "setting": SETTINGS["open"], "budget": BUDGET, "device": "cpu"}
+    runs = Runs((first, run_join(task, seed=1, **settings)))
+    found = document(runs, "")
+    assert found["seeds"] == [0, 1]
+    alone = [Runs((one,)).scores["rebuilt"]["gamma"].value for one in runs.joins]
+    assert found["sites"]["gamma"]["rebuilt"] == pytest.approx(np.mean(alone), abs=1e-6)
+    gain = runs.scores["rebuilt"]["gamma"] - runs.scores["own_sums"]["gamma"]
+    assert gain.interval[0] <= gain.value <= gain.interval[1]
+    # A figure against itself: drawn with the same patients and runs, so nothing is left.
+    nothing = runs.scores["rebuilt"]["gamma"] - runs.scores["rebuilt"]["gamma"]
+    assert nothing.interval == (0.0, 0.0)
+    means = [np.mean([Runs((one,)).means["pooled"].value]) for one in runs.joins]
+    assert runs.spread("pooled") == pytest.approx(np.std(means, ddof=1))
+    assert "mean of 2 seeds" in table(runs)[0]
 
 
 def test_folder_of_another_experiment_is_refused(join: tuple[Task, Path, Join]) -> None:
@@ -155,7 +174,7 @@ def test_one_place_head_is_the_weighted_least_squares_solution() -> None:
 
 def test_score_of_no_images_is_not_a_number() -> None:
     recipe = Recipe(name="r", kind="classification", classes=("a", "b"))
-    assert np.isnan(score(recipe, Answers()).value)
+    assert np.isnan(score(recipe, Answers()))
 
 
 def test_patients_of_two_sites_stay_two() -> None:

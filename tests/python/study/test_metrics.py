@@ -40,14 +40,22 @@ def test_dice_refuses_other_shapes_and_one_class():
 @given(arrays(np.int64, 12, elements=st.integers(0, 3)), arrays(np.int64, 12, elements=st.integers(0, 3)))
 @pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true", "ignore:A single label was found")
 def test_balanced_accuracy_against_sklearn(prediction, truth):
-    assert metrics.balanced_accuracy(prediction, truth) == pytest.approx(
-        balanced_accuracy_score(truth, prediction)
-    )
+    once = metrics.balanced_accuracy(prediction, truth, np.ones((1, len(truth))))
+    assert once[0] == pytest.approx(balanced_accuracy_score(truth, prediction))
+
+
+def test_weighted_balanced_accuracy_is_that_of_the_drawn_items():
+    rng = np.random.default_rng(0)
+    truth, prediction = rng.integers(0, 3, 40), rng.integers(0, 3, 40)
+    drawn = rng.integers(0, 40, (5, 40))
+    weights = np.stack([np.bincount(row, minlength=40) for row in drawn]).astype(float)
+    wanted = [balanced_accuracy_score(truth[row], prediction[row]) for row in drawn]
+    assert metrics.balanced_accuracy(prediction, truth, weights) == pytest.approx(wanted)
 
 
 def test_balanced_accuracy_refuses_nothing():
     with pytest.raises(ValueError, match="has 0 items, expected 0, not 0"):
-        metrics.balanced_accuracy(np.array([], int), np.array([], int))
+        metrics.balanced_accuracy(np.array([], int), np.array([], int), np.ones((1, 0)))
 
 
 def _calibration_by_hand(probabilities, labels, bins):
@@ -90,46 +98,19 @@ def test_calibration_refuses_other_lengths():
 
 def test_bootstrap_of_a_mean_agrees_with_its_standard_error():
     values = np.random.default_rng(0).normal(2.0, 1.0, 400)
-    low, high = metrics.bootstrap_interval(values, draws=4000)
-    half = 1.96 * values.std() / np.sqrt(len(values))
-    assert low == pytest.approx(values.mean() - half, abs=0.01)
-    assert high == pytest.approx(values.mean() + half, abs=0.01)
+    weights = metrics.resampling_weights([str(number) for number in range(400)], draws=4000)
+    assert (weights.sum(axis=1) == 400).all()
+    drawn = weights @ values / 400
+    assert drawn.mean() == pytest.approx(values.mean(), abs=0.01)
+    assert drawn.std() == pytest.approx(values.std() / np.sqrt(400), rel=0.05)
 
 
-def test_bootstrap_takes_any_statistic_and_repeats_by_seed():
-    values = np.random.default_rng(1).normal(size=60)
-    by_function = metrics.bootstrap_interval(lambda chosen: float(values[chosen].mean()), count=60, seed=5)
-    assert by_function == metrics.bootstrap_interval(values, seed=5)
-    assert by_function != metrics.bootstrap_interval(values, seed=6)
-
-
-def test_patients_are_drawn_whole():
-    values = np.repeat([0.0, 1.0], 50)
-    alone = metrics.bootstrap_interval(values)
-    whole = metrics.bootstrap_interval(values, patients=["a"] * 50 + ["b"] * 50)
-    assert alone[0] > 0.3 and whole == (0.0, 1.0)
-
-
-def test_paired_bootstrap_sees_a_small_steady_gain():
-    rng = np.random.default_rng(2)
-    difficulty = rng.normal(0, 1, 80)
-    better, worse = difficulty + 0.1 + rng.normal(0, 0.05, 80), difficulty
-    gain, low, high = metrics.paired_bootstrap(better, worse)
-    assert 0 < low < gain < high
-    assert gain == pytest.approx((better - worse).mean())
-    overlap = metrics.bootstrap_interval(better)[0] < metrics.bootstrap_interval(worse)[1]
-    assert overlap, "unpaired intervals do not show it"
-
-
-def test_bootstrap_refusals():
-    with pytest.raises(ValueError, match=r"`values` has shape \(0,\), expected at least one number"):
-        metrics.bootstrap_interval([])
-    with pytest.raises(ValueError, match="`count` is missing"):
-        metrics.bootstrap_interval(lambda chosen: 0.0)
-    with pytest.raises(ValueError, match="`patients` has 1 names, expected 2"):
-        metrics.bootstrap_interval([1.0, 2.0], patients=["a"])
-    with pytest.raises(ValueError, match="`second` has 1 items, expected 2"):
-        metrics.paired_bootstrap([1.0, 2.0], [1.0])
+def test_patients_are_drawn_whole_and_repeat_by_seed():
+    groups = ["a"] * 3 + ["b"] * 2
+    weights = metrics.resampling_weights(groups, seed=5)
+    assert {tuple(row) for row in weights} == {(1, 1, 1, 1, 1), (2, 2, 2, 0, 0), (0, 0, 0, 2, 2)}
+    assert (weights == metrics.resampling_weights(groups, seed=5)).all()
+    assert (weights != metrics.resampling_weights(groups, seed=6)).any()
 
 
 def _otsu_by_hand(image):
