@@ -90,6 +90,6 @@ def score_heads(
     return answers
 
 
-def labelled(contribution: Contribution) -> bool:
-    """Whether any class came through the site's `min_cohort`."""
-    return contribution.statistics is not None and bool(contribution.statistics.blocks)
+def reaches_cohort(dataset: Dataset, setting: Setting) -> bool:
+    """Whether any class has the patients that the setting asks for."""
+    return max(dataset.counts().values()) >= setting.min_cohort

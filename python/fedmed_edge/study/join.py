@@ -23,7 +23,7 @@ from fedmed_edge.model.rebuild import rebuild
 from fedmed_edge.model.refine import refine
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.statistics.contribution import Contribution, new_contribution
-from fedmed_edge.study.closed_form import Head, contribute, labelled, publish, score_heads
+from fedmed_edge.study.closed_form import Head, contribute, publish, reaches_cohort, score_heads
 from fedmed_edge.study.networks import (
     Column,
     Cost,
@@ -132,6 +132,12 @@ def run_join(
         "reference", lambda: publish(reference, bench.founders, **bench.options)
     )
     contributions = _contributions(bench, generation, bench.train)
+    if bench.joining not in contributions or len(contributions) < 3:
+        raise InputError(
+            f"{task.folder}: too few patients of a class at some sites for min_cohort {setting.min_cohort}; "
+            f"three sites are needed, `{bench.joining}` among them",
+            hint="use --setting open for public data",
+        )
     story = tell(
         bench.notebook.folder / setting.name,
         generation,
@@ -266,9 +272,11 @@ def _joint(bench: _Bench, column: Column) -> tuple[Network, Cost]:
 def _contributions(
     bench: _Bench, generation: Generation, sites: Mapping[str, Dataset]
 ) -> dict[str, tuple[Contribution, float]]:
+    """Site → contribution and seconds; a site of which no class reaches `min_cohort` has none."""
     return {
         site: contribute(generation, data, site, bench.setting, device=bench.device, watch=bench.watch)
         for site, data in sites.items()
+        if reaches_cohort(data, bench.setting)
     }
 
 
@@ -282,8 +290,7 @@ def _closed_form(
     heads = {"rebuilt": Head(story.after, every)}
     for site, (contribution, _) in contributions.items():
         heads[f"refined-{site}"] = Head(story.refined[site], (site,))
-        if labelled(contribution):
-            heads[f"own_sums-{site}"] = Head(rebuild([contribution], bench.recipe), (site,))
+        heads[f"own_sums-{site}"] = Head(rebuild([contribution], bench.recipe), (site,))
     found = score_heads(generation, bench.tests, heads, device=bench.device, watch=bench.watch)
     answers: dict[str, dict[str, Answers]] = {"rebuilt": found.pop("rebuilt"), "refined": {}, "own_sums": {}}
     for name, sites in found.items():
@@ -318,12 +325,13 @@ def _label_curve(
     counts = [*(count for count in LABEL_COUNTS if count < len(labels)), len(labels)]
     for count in counts:
         few = labels.subset(sorted(order[:count].tolist()))
-        own, _ = contribute(generation, few, site, bench.setting, device=bench.device, watch=bench.watch)
-        both = [*others, own]
-        heads[f"rebuilt-{count}"] = Head(rebuild(both, bench.recipe), (site,))
-        heads[f"refined-{count}"] = Head(refine(both, site, bench.recipe), (site,))
-        if labelled(own):
+        both = others
+        if reaches_cohort(few, bench.setting):
+            own, _ = contribute(generation, few, site, bench.setting, device=bench.device, watch=bench.watch)
+            both = [*others, own]
+            heads[f"refined-{count}"] = Head(refine(both, site, bench.recipe), (site,))
             heads[f"own_sums-{count}"] = Head(rebuild([own], bench.recipe), (site,))
+        heads[f"rebuilt-{count}"] = Head(rebuild(both, bench.recipe), (site,))
     tests = {site: bench.tests[site]}
     found = score_heads(generation, tests, heads, device=bench.device, watch=bench.watch)
     curve: dict[int, dict[str, Answers]] = {count: {} for count in counts}

@@ -153,6 +153,20 @@ def test_folder_of_another_experiment_is_refused(join: tuple[Task, Path, Join]) 
         run_join(task, out=out, setting=SETTINGS["open"], budget=replace(BUDGET, rounds=2), device="cpu")
 
 
+def test_what_min_cohort_leaves_out_has_no_figure(join: tuple[Task, Path, Join]) -> None:
+    task, out, _ = join
+    # Ten training images; two classes share them, or every image shows both.
+    least = 5 if task.recipe.kind == "classification" else 6
+    setting = replace(SETTINGS["default"], min_cohort=least)
+    settings = {"out": out, "budget": BUDGET, "device": "cpu"}
+    few, every = document(Runs((run_join(task, setting=setting, **settings),)), "")["label_curve"]
+    assert few["own_sums"] is None
+    assert few["rebuilt"] is not None
+    assert every["own_sums"] is not None
+    with pytest.raises(InputError, match="too few patients of a class at some sites for min_cohort 11"):
+        run_join(task, setting=replace(setting, min_cohort=11), **settings)
+
+
 def test_two_sites_are_too_few(join: tuple[Task, Path, Join], tmp_path: Path) -> None:
     task = join[0]
     few = replace(task, sites={site: task.sites[site] for site in SITES[:2]})
