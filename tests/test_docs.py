@@ -388,6 +388,7 @@ def test_the_story_of_the_readme_runs_as_it_stands(tmp_path: Path, monkeypatch: 
         write_hospital(tmp_path / f"lesions-{name}", seed)
     (tmp_path / "study").mkdir()
     (tmp_path / "study" / "one.png").write_bytes((tmp_path / "lesions-a" / "25.png").read_bytes())
+    (tmp_path / "study" / "notes.txt").write_text("no image")
     done = set()
     for words in story():
         verb, rest = resolve(words)
@@ -408,3 +409,4 @@ def test_the_story_of_the_readme_runs_as_it_stands(tmp_path: Path, monkeypatch: 
     digest, *_ = said.getvalue().split()
     assert re.fullmatch("[0-9a-f]{64}", digest)
     assert "one.png malignant" in said.getvalue() or "one.png benign" in said.getvalue()
+    assert "failed: study/notes.txt: not a PNG, JPEG, NIfTI or DICOM file" in said.getvalue()

@@ -4,7 +4,7 @@ import contextlib
 import os
 import secrets
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from fedmed_edge.errors import InputError
@@ -33,16 +33,30 @@ def write_atomic(path: Path, content: bytes | Iterable[bytes | memoryview], *, m
         >>> (folder / "note").read_bytes()
         b'whole'
     """
-    _spare_private_key(path)
-    temporary = path.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
+    write_together({path: content}, mode=mode)
+
+
+def write_together(files: Mapping[Path, bytes | Iterable[bytes | memoryview]], *, mode: int = 0o644) -> None:
+    """As `write_atomic`, for files that belong together: none is renamed before all are on the disk.
+
+    Raises:
+        InputError: As `write_atomic`; then all older files stay as they were.
+    """
+    temporaries = {path: path.parent / f"{TEMPORARY}{secrets.token_hex(8)}" for path in files}
+    path = None
     try:
         try:
-            _write(temporary, [content] if isinstance(content, bytes) else content, mode)
-            temporary.replace(path)
-            sync_folder(path.parent)
-        except BaseException:  # Ctrl-C too must not leave the temporary file
-            with contextlib.suppress(OSError):
-                temporary.unlink()
+            for path, content in files.items():
+                _spare_private_key(path)
+                _write(temporaries[path], [content] if isinstance(content, bytes) else content, mode)
+            for path, temporary in temporaries.items():
+                temporary.replace(path)
+            for folder in {path.parent for path in files}:
+                sync_folder(folder)
+        except BaseException:  # Ctrl-C too must not leave the temporary files
+            for temporary in temporaries.values():
+                with contextlib.suppress(OSError):
+                    temporary.unlink()
             raise
     except OSError as error:
         raise InputError(
@@ -75,7 +89,7 @@ def read_regular(path: Path, cap: int) -> bytes:
                 raise InputError(f"{path}: not a file")
             if status.st_size > cap:
                 raise InputError(f"{path}: has {status.st_size} bytes, expected at most {cap}")
-            return file.read(cap)
+            return file.read(status.st_size)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except OSError as error:

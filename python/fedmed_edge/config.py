@@ -14,13 +14,16 @@ from pydantic import BaseModel, Field
 
 from fedmed_edge.atomic import write_atomic
 from fedmed_edge.errors import InputError
-from fedmed_edge.recipe import Frozen, parse_settings, read_toml
+from fedmed_edge.recipe import Frozen, Name, parse_settings, read_toml
 
 FILE_NAME: Final = "fedmed.toml"
 PREFIX: Final = "FEDMED_"
 
 Device = Literal["auto", "cpu", "cuda", "tensorrt"]
-PartName = Literal["classes", "unlabelled", "images", "channels", "style", "calibration", "weights"]
+Part = Literal["classes", "unlabelled", "images", "channels", "style", "calibration", "weights"]
+"""Parts of a contribution, which a site's policy may allow to leave one by one."""
+
+PARTS: Final[tuple[Part, ...]] = get_args(Part)
 Config = TypeVar("Config", "SiteConfig", "ServerConfig")
 
 
@@ -35,15 +38,7 @@ class Policy(Frozen):
 
     min_cohort: Annotated[int, Field(ge=1, le=1 << 20)] = 10
     width_rule: Literal["warn", "refuse", "off"] = "warn"
-    parts: tuple[PartName, ...] = (
-        "classes",
-        "unlabelled",
-        "images",
-        "channels",
-        "style",
-        "calibration",
-        "weights",
-    )
+    parts: tuple[Part, ...] = PARTS
 
 
 class SiteConfig(Frozen):
@@ -64,7 +59,7 @@ class SiteConfig(Frozen):
         10
     """
 
-    site: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+    site: Name
     data: Path = Path("data")
     recipe: Path = Path("recipe.toml")
     generation: Path = Path("generation.safetensors")

@@ -1,30 +1,58 @@
 """A generation: the one feature map that every site of a federation shares.
 
 One safetensors file holds the backbone's weights, its ONNX encoder, the standardisation, the optional
-projection, the fixed lift and the reference Gaussian of image features. It is immutable and named by the
-SHA-256 of the file. A generation whose `lift_dim` is 0 and which has no standardisation yet is a *draft*:
-sites measure their features under it, and from those sums the server completes it.
+projection, the fixed lift and the reference Gaussian of image features. It is immutable, named by the SHA-256
+of the file and signed by the server that published it. A generation whose `lift_dim` is 0 and which has no
+standardisation yet is a *draft*: sites measure their features under it, and from those sums the server
+completes it.
 """
 
 import hashlib
 import json
+import math
+import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Final, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from pydantic import Field, model_validator
 
 from fedmed_edge.atomic import read_regular
+from fedmed_edge.encoder_graph import check_encoder
 from fedmed_edge.errors import InputError
-from fedmed_edge.recipe import Backbone, Frozen, Kind, parse_settings
+from fedmed_edge.recipe import Backbone, Frozen, Kind, Name, parse_settings
+from fedmed_edge.tensorfile import (
+    LARGEST,
+    Tensor,
+    load_tensors,
+    parse_layout,
+    refuse_unusable,
+    strict_json,
+    tensor_file,
+)
 
-HEADER_CAP = 1 << 20
-FILE_CAP = 1 << 32
+FILE_CAP: Final = 1 << 32
+METADATA_KEY: Final = "fedmed_generation"
+
+ROW_DIM_CAP: Final = 1024
+"""Widest lifted row D of a completed generation."""
+
+RAW_CAP: Final = 8191
+"""Most channels of all scales together: a row of a draft is one wider, and a contribution's at most 8,192."""
+
+NETWORKS: Final = re.compile(
+    r"residual_encoder|unet|UNet|SegResNet|ViT|ResNet|resnet(10|18|34|50|101|152|200)"
+    r"|DenseNet(121|169|201|264)?"
+)
+"""Names of the networks that a backbone can be: ours, and MONAI's."""
+
+_SIZE_CAP = 1 << 24
+
+Sides = Annotated[tuple[Annotated[int, Field(ge=1, le=1024)], ...], Field(min_length=2, max_length=3)]
+Widths = Annotated[tuple[Annotated[int, Field(ge=1, le=RAW_CAP)], ...], Field(min_length=1, max_length=64)]
 
 Array = npt.NDArray[np.float32]
 Array64 = npt.NDArray[np.float64]
@@ -44,13 +72,25 @@ class GenerationHeader(Frozen):
 
     format_version: Literal[1] = 1
     kind: Kind
-    channels: int
-    size: tuple[int, ...]
+    channels: Literal[1, 3]
+    size: Sides
     backbone: Backbone
-    widths: tuple[int, ...]
-    lift_dim: int = Field(ge=0, le=1024)
-    seed: int = 0
-    trained_by: tuple[str, ...] = ()
+    widths: Widths
+    lift_dim: Annotated[int, Field(ge=0, lt=ROW_DIM_CAP)]
+    seed: Annotated[int, Field(ge=0, le=1 << 53)] = 0
+    trained_by: Annotated[tuple[Name, ...], Field(max_length=1000)] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if math.prod(self.size) > _SIZE_CAP:
+            raise ValueError(f"size: has {math.prod(self.size)} elements, expected at most {_SIZE_CAP}")
+        if sum(self.widths) > RAW_CAP:
+            raise ValueError(f"widths: have {sum(self.widths)} channels, expected at most {RAW_CAP}")
+        if not NETWORKS.fullmatch(self.backbone.network):
+            raise ValueError(f"backbone: has an unknown network {ascii(self.backbone.network)[:40]}")
+        if len(set(self.trained_by)) != len(self.trained_by):
+            raise ValueError("trained_by: has a name twice")
+        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,14 +181,14 @@ class Generation:
     @cached_property
     def content(self) -> bytes:
         """The file's bytes."""
-        tensors: dict[str, npt.NDArray[np.generic]] = {f"weights/{k}": v for k, v in self.weights.items()}
+        tensors: dict[str, Tensor] = {f"weights/{name}": value for name, value in self.weights.items()}
         tensors["encoder"] = np.frombuffer(self.encoder, np.uint8)
         for name in _ARRAYS:
             value = getattr(self, name)
             if value is not None:
-                tensors[name] = np.ascontiguousarray(value)
+                tensors[name] = value
         header = json.dumps(self.header.model_dump(mode="json"), sort_keys=True)
-        return save(tensors, metadata={"fedmed_generation": header})
+        return tensor_file(tensors, METADATA_KEY, header)
 
     @cached_property
     def digest(self) -> str:
@@ -189,13 +229,18 @@ _ARRAYS = {
     "reference_mean": np.float64,
     "reference_covariance": np.float64,
 }
+_OPTIONAL = {"projection", "reference_mean", "reference_covariance"}
+_SYMMETRIC = 1e-9
 
 
 def read_generation(path: Path) -> Generation:
-    """Read a generation file and check that its tensors fit together.
+    """Read a generation file and check that its header, encoder and tensors fit together.
+
+    Its signature is not checked here: a hospital gives `parse_generation` the bytes that `verify_file`
+    checked.
 
     Raises:
-        InputError: The file is missing, cut off, or no generation.
+        InputError: The file is missing, cut off, or no generation that can be used.
     """
     return parse_generation(read_regular(path, FILE_CAP), str(path))
 
@@ -204,44 +249,53 @@ def parse_generation(content: bytes, where: str) -> Generation:
     """Parse the bytes of a generation file; `where` names them in messages.
 
     Raises:
-        InputError: The content is cut off, or no generation.
+        InputError: The content is cut off, or no generation that can be used.
     """
-    header_bytes = int.from_bytes(content[:8], "little")
-    if not 2 <= header_bytes <= HEADER_CAP or header_bytes + 8 > len(content):
-        raise InputError(f"{where}: not a generation file, or cut off")
-    try:
-        metadata = json.loads(content[8 : 8 + header_bytes]).get("__metadata__", {})
-        header = json.loads(metadata["fedmed_generation"])
-        tensors = load(content)
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError, SafetensorError) as error:
-        raise InputError(f"{where}: not a generation file, or cut off: {error}") from None
-    parsed = parse_settings(GenerationHeader, header, where)
+    layout = parse_layout(content, METADATA_KEY, where)
+    header = parse_settings(GenerationHeader, strict_json(layout.said, where), where)
+    tensors = load_tensors(content, layout, where)
+    for name, value in tensors.items():
+        if name not in {"encoder", *_ARRAYS} and not name.startswith("weights/"):
+            raise InputError(f"{where}: unknown tensor `{name}`")
+        refuse_unusable(name, value, where, largest=LARGEST**2 if name == "reference_covariance" else LARGEST)
     generation = Generation(
-        header=parsed,
+        header=header,
         weights={k.removeprefix("weights/"): v for k, v in tensors.items() if k.startswith("weights/")},
-        encoder=_required(tensors, "encoder", where).tobytes(),
+        encoder=_encoder(tensors, where),
         **{name: tensors.get(name) for name in _ARRAYS},  # type: ignore[arg-type]
     )
-    _check(generation, where)
+    _check_shapes(generation, where)
+    _check_values(generation, where)
+    check_encoder(
+        generation.encoder,
+        channels=header.channels,
+        size=header.size,
+        widths=header.widths,
+        where=where,
+    )
     generation.__dict__["content"] = content
     return generation
 
 
-def _required(tensors: dict[str, npt.NDArray[np.generic]], name: str, where: str) -> npt.NDArray[np.generic]:
-    if name not in tensors:
-        raise InputError(f"{where}: has no tensor `{name}`")
-    return tensors[name]
+def _encoder(tensors: dict[str, Tensor], where: str) -> bytes:
+    value = tensors.get("encoder")
+    if value is None:
+        raise InputError(f"{where}: has no tensor `encoder`")
+    if value.dtype != np.uint8 or value.ndim != 1:
+        raise InputError(f"{where}: `encoder` has {value.dtype} values, expected the bytes of an ONNX model")
+    return value.tobytes()
 
 
-def _check(generation: Generation, where: str) -> None:
+def _check_shapes(generation: Generation, where: str) -> None:
     raw, lifted = sum(generation.header.widths), generation.header.lift_dim
     for name, dtype in _ARRAYS.items():
         value = getattr(generation, name)
-        optional = name in ("projection", "reference_mean", "reference_covariance")
-        if value is None and not optional:
+        if value is None and name not in _OPTIONAL:
             raise InputError(f"{where}: has no tensor `{name}`")
-        if value is not None and (value.dtype != dtype or not np.isfinite(value).all()):
-            raise InputError(f"{where}: `{name}` has {value.dtype} values, expected finite {np.dtype(dtype)}")
+        if value is not None and value.dtype != dtype:
+            raise InputError(f"{where}: `{name}` has {value.dtype} values, expected {np.dtype(dtype)}")
+    if generation.mean.ndim != 1:
+        raise InputError(f"{where}: `mean` has {generation.mean.ndim} axes, expected 1")
     if generation.projection is not None and generation.projection.ndim != 2:
         raise InputError(f"{where}: `projection` has {generation.projection.ndim} axes, expected 2")
     features = generation.feature_dim
@@ -260,3 +314,20 @@ def _check(generation: Generation, where: str) -> None:
             raise InputError(f"{where}: `{name}` has shape {value.shape}, expected {shape}")
     if (generation.reference_mean is None) != (generation.reference_covariance is None):
         raise InputError(f"{where}: has half a reference Gaussian")
+    if not generation.draft and generation.row_dim > ROW_DIM_CAP:
+        raise InputError(f"{where}: rows have width {generation.row_dim}, expected at most {ROW_DIM_CAP}")
+
+
+def _check_values(generation: Generation, where: str) -> None:
+    least = float(generation.deviation.min())
+    if least < 1 / LARGEST:
+        raise InputError(f"{where}: `deviation` has {least:.3g}, expected at least {1 / LARGEST:g}")
+    covariance = generation.reference_covariance
+    if covariance is None:
+        return
+    if np.abs(covariance - covariance.T).max() > _SYMMETRIC * np.abs(covariance).max():
+        raise InputError(f"{where}: `reference_covariance` is not symmetric")
+    try:
+        np.linalg.cholesky(covariance)
+    except np.linalg.LinAlgError:
+        raise InputError(f"{where}: `reference_covariance` is not positive definite") from None

@@ -20,7 +20,9 @@ from fedmed_edge.features.extract import RowSample, extract_with_sample
 from fedmed_edge.features.weights import Weights, read_backbone, write_backbone
 from fedmed_edge.generation import Generation
 from fedmed_edge.images.dataset import Dataset
-from fedmed_edge.model.rebuild import rebuild
+from fedmed_edge.model.global_model import GlobalModel
+from fedmed_edge.model.rebuild import fit
+from fedmed_edge.model.sums import site_sums
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.statistics.calibration import bin_counts
 from fedmed_edge.statistics.contribution import Contribution, Evidence, new_contribution
@@ -81,12 +83,11 @@ def train_backbone(
     if start is not None:
         set_state(network.backbone, start.weights, f"generation {start.digest[:12]}")
     result = train(network, dataset, epochs=epochs, seed=seed, device=device, progress=progress)
-    labelled = sum(item.label is not None or item.mask is not None for item in dataset)
     return TrainedBackbone(
         dataset.recipe,
         site,
         state_of(network.backbone),
-        labelled,
+        len(dataset.labelled),
         result.seconds,
         float(result.losses[-1]),
     )
@@ -171,17 +172,8 @@ def calibration_counts(
         rest = sums.without_fold(fold)
         if not held.any() or len({index for _, index in rest.blocks}) < 2:
             continue
-        own = new_contribution(
-            rest,
-            generation="0" * 64,
-            recipe=recipe,
-            site="own",
-            sequence=1,
-            min_cohort=1,
-            parts=("classes",),
-        )
-        model = rebuild([own], recipe)
-        model = replace(model, posterior=replace(model.posterior, temperature=1.0))
+        made = fit([site_sums("own", rest, recipe)], {"own": 1.0}, recipe, temperature=1.0)
+        model = GlobalModel(recipe, "", made.head, made.choice.ridge, made.posterior)
         counts = bin_counts(model.probabilities(sample.rows[held]), sample.classes[held])
         total = counts if total is None else total + counts
     return total
@@ -211,8 +203,7 @@ def record_sequence(folder: Path, sequence: int) -> None:
 
 def _check_cohort(dataset: Dataset, policy: Policy) -> None:
     """Weights learn from every image at once, so the guard counts all patients that they learned from."""
-    labelled = (item for item in dataset if item.label is not None or item.mask is not None)
-    patients = len({item.patient for item in labelled})
+    patients = len({item.patient for item in dataset.labelled})
     if patients < policy.min_cohort:
         raise InputError(
             f"contribution: weights of {patients} labelled training patients, "

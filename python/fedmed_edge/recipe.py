@@ -18,6 +18,8 @@ from fedmed_edge.atomic import read_regular
 from fedmed_edge.errors import InputError
 
 Kind = Literal["classification", "segmentation"]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+"""Name of a site or a task: it may stand in a file's name."""
 
 TOML_CAP = 1 << 16
 
@@ -83,7 +85,7 @@ class Recipe(Frozen):
         (2, 64)
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+    name: Name
     kind: Kind
     classes: Annotated[tuple[str, ...], Field(min_length=2, max_length=1000)]
     modality: tuple[str, ...] = ()
@@ -126,7 +128,7 @@ class Recipe(Frozen):
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def read_recipe(path: Path) -> Recipe:
+def read_recipe(path: Path | str) -> Recipe:
     r"""Read a recipe file.
 
     Raises:
@@ -140,7 +142,7 @@ def read_recipe(path: Path) -> Recipe:
         >>> read_recipe(path).classes
         ('benign', 'malignant')
     """
-    return parse_settings(Recipe, read_toml(path), str(path))
+    return parse_settings(Recipe, read_toml(Path(path)), str(path))
 
 
 def read_toml(path: Path) -> dict[str, Any]:

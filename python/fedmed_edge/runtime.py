@@ -12,19 +12,18 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from fedmed_edge.config import Device
 from fedmed_edge.errors import DeviceError, InputError
 from fedmed_edge.kernels import thread_count
 
-__all__ = ["Device", "Session", "installed_flavours", "open_session"]
+__all__ = ["Device", "Session", "as_batch", "installed_flavours", "open_session"]
 
 log = logging.getLogger(__name__)
-
-Device = Literal["auto", "cpu", "cuda", "tensorrt"]
 
 FLAVOURS = ("onnxruntime", "onnxruntime-gpu")
 
@@ -79,15 +78,12 @@ class Session:
             raise InputError(f"runtime: the model could not be run: {_first_line(error)}") from None
 
 
-def open_session(
-    model: bytes | Path, *, device: Device | str = "auto", threads: int | None = None
-) -> Session:
-    """Load an ONNX model on the asked device.
+def open_session(model: bytes | Path, *, device: Device | str = "auto") -> Session:
+    """Load an ONNX model on the asked device; `FEDMED_THREADS` bounds the threads of a run.
 
     Args:
         model: The model's bytes, or its file.
         device: `auto` takes a GPU where one comes up and else the processor; any other falls back to nothing.
-        threads: Threads of one run; default `FEDMED_THREADS`, else ONNX Runtime's own choice.
 
     Raises:
         DeviceError: The asked device did not come up.
@@ -101,7 +97,7 @@ def open_session(
         raise _missing(device)
     chain = _CHAINS["cuda" if device == "auto" else device]
     providers = [_PROVIDERS[name] for name in chain if _PROVIDERS[name] in available]
-    session = _load(runtime, model, providers, _options(runtime, threads))
+    session = _load(runtime, model, providers, _options(runtime))
     got = session.get_providers()
     came_up = next(name for name in ("tensorrt", "cuda", "cpu") if _PROVIDERS[name] in got)
     if device not in ("auto", came_up):
@@ -140,10 +136,10 @@ def _runtime() -> ModuleType:
     return cast(ModuleType, onnxruntime)
 
 
-def _options(runtime: ModuleType, threads: int | None) -> Any:
+def _options(runtime: ModuleType) -> Any:
     options = runtime.SessionOptions()
     # 0 is ONNX Runtime's own choice
-    options.intra_op_num_threads = threads or (thread_count() if os.environ.get("FEDMED_THREADS") else 0)
+    options.intra_op_num_threads = thread_count() if os.environ.get("FEDMED_THREADS") else 0
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
     # idle threads that spin would take the processor from the listener and from numpy

@@ -17,7 +17,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from fedmed_edge.atomic import read_regular, write_atomic
+from fedmed_edge.atomic import read_regular, write_atomic, write_together
 from fedmed_edge.errors import InputError, TrustError
 
 __all__ = [
@@ -35,8 +35,10 @@ __all__ = [
     "signature_path",
     "verify_digest",
     "verify_file",
+    "verify_trusted",
     "write_key",
     "write_public_key",
+    "write_signed",
 ]
 
 FILE_CAP = 1 << 32
@@ -179,15 +181,37 @@ def sign_file(path: Path, key: PrivateKey) -> Path:
     Raises:
         InputError: The file cannot be read, or the signature cannot be written.
     """
-    digest = hashlib.sha256(_read(path)).digest()
-    content = {
+    beside = signature_path(path)
+    write_atomic(beside, _signature_of(_read(path), key))
+    return beside
+
+
+def write_signed(path: Path, content: bytes, key: PrivateKey) -> Path:
+    """Write a file and its detached signature in one step.
+
+    Both are on the disk before either is renamed. A process that is killed between the two renames leaves
+    the older file under the newer signature, which nobody trusts: write it again.
+
+    Returns:
+        Path of the signature.
+
+    Raises:
+        InputError: One of them cannot be written; an older pair then stays as it was.
+    """
+    beside = signature_path(path)
+    write_together({beside: _signature_of(content, key), path: content})
+    return beside
+
+
+def _signature_of(content: bytes, key: PrivateKey) -> bytes:
+    fields = {
         "format_version": 1,
         "signer": fingerprint(key.public_key()),
-        "signature": base64.b64encode(sign_digest(FILE_DOMAIN, digest, key)).decode(),
+        "signature": base64.b64encode(
+            sign_digest(FILE_DOMAIN, hashlib.sha256(content).digest(), key)
+        ).decode(),
     }
-    beside = signature_path(path)
-    write_atomic(beside, (json.dumps(content) + "\n").encode())
-    return beside
+    return (json.dumps(fields) + "\n").encode()
 
 
 def verify_file(path: Path, key: PublicKey) -> bytes:
@@ -206,6 +230,27 @@ def verify_file(path: Path, key: PublicKey) -> bytes:
         raise TrustError(f"{path}: signed by {signer}, expected {fingerprint(key)}")
     verify_digest(FILE_DOMAIN, hashlib.sha256(content).digest(), signature, key, str(path))
     return content
+
+
+def verify_trusted(path: Path, trust: Path | None) -> bytes:
+    """As `verify_file`, by the key file that a site trusts; None, no such file named, trusts nothing.
+
+    Raises:
+        InputError: The file or the key cannot be read.
+        TrustError: No key is named, or as `verify_file`.
+
+    Example:
+        >>> verify_trusted(Path("lesion.generation"), None)
+        Traceback (most recent call last):
+        ...
+        fedmed_edge.errors.TrustError: lesion.generation: no key to check its signature against
+    """
+    if trust is None:
+        raise TrustError(
+            f"{path}: no key to check its signature against",
+            hint="name the server's public key as `server_key` in fedmed.toml",
+        )
+    return verify_file(path, read_public_key(trust))
 
 
 def _read_signature(path: Path) -> tuple[str, bytes]:

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from fedmed_edge.errors import FedmedError, InputError, TrustError
 from fedmed_edge.signing import generate_key, read_public_key
-from fedmed_edge.statistics.contribution import parse_contribution, read_contribution, read_header
-from fedmed_edge.statistics.reading import FILE_CAP, HEADER_CAP, METADATA_KEY
+from fedmed_edge.statistics.contribution import parse_contribution, read_contribution
+from fedmed_edge.statistics.reading import FILE_CAP, METADATA_KEY
+from fedmed_edge.tensorfile import HEADER_CAP
 
 GOLDEN = Path(__file__).parents[1] / "formats" / "contribution_1.safetensors"
 CONTENT = GOLDEN.read_bytes()
@@ -105,7 +106,7 @@ LAYOUT = {
         "header has a key that is longer than 256 or not printable",
     ),
     "a key of 300 letters": (file_of({"a" * 300: 1}), "header has a key that is longer than 256"),
-    "no metadata": (file_of({}), f"not a contribution: `__metadata__` has no `{METADATA_KEY}` alone"),
+    "no metadata": (file_of({}), f"not a contribution file: `__metadata__` has no `{METADATA_KEY}` alone"),
     "other metadata": (
         file_of({"__metadata__": {METADATA_KEY: "{}", "note": "free text"}}),
         "not a contribution",
@@ -436,6 +437,89 @@ NUMBERS: dict[str, tuple[str, Callable[[np.ndarray], None], str]] = {
         "`calibration` has counts that are negative or differ",
     ),
     "half a count": ("calibration", put((slice(None), 1), 1.5), "count of `calibration` has 1.5"),
+    "more validation rows than rows": (
+        "calibration",
+        put((slice(None), 1), 35),
+        "`calibration` counts 35 rows, expected at most the 34 of `class_counts`",
+    ),
+    "half a right answer": (
+        "calibration",
+        put((3, 31), 3.5),
+        "`calibration` has right answers that are no whole number",
+    ),
+    "more right answers than rows": (
+        "calibration",
+        put((3, 20), 1),
+        "`calibration` has sums too large for the rows it counts",
+    ),
+    "more than certain": (
+        "calibration",
+        put((3, 16), 4.5),
+        "`calibration` has sums too large for the rows it counts",
+    ),
+    "a loss that would overflow": (
+        "calibration",
+        put((3, 0), 1.7e308),
+        "`calibration` has sums too large for the rows it counts",
+    ),
+    "an off-diagonal that would overflow": (
+        "image_gram",
+        put(1, -1.7e308),
+        "`image_gram` has values too large for sums of float32 rows",
+    ),
+    "a trace of nothing": ("image_gram", put(3, -1e6), "`image_gram` is indefinite"),
+    "no image": ("image_gram", put(slice(None), 0), "`image_gram` has no image, expected at least 1"),
+    "fewer images than patients": (
+        "image_gram",
+        put(5, 16),
+        "`image_gram` has 16 images of at least 17 patients",
+    ),
+    "more images than it has": (
+        "image_gram",
+        put(5, 18),
+        "`image_gram` has 18 images, `evidence.images` only 17",
+    ),
+    "distances of other images": (
+        "distance_moments",
+        put(0, 18),
+        "`distance_moments` has 18 images, expected 17 as `image_gram`",
+    ),
+    "negative distances": (
+        "distance_moments",
+        put(1, -1),
+        "`distance_moments` has sums that no squared distances have",
+    ),
+    "squares beyond the distances": (
+        "distance_moments",
+        put(2, 1e30),
+        "`distance_moments` has sums that no squared distances have",
+    ),
+    "distances that would overflow": (
+        "distance_moments",
+        put(2, 1.7e308),
+        "`distance_moments` has sums too large for what they count",
+    ),
+    "channels that would overflow": (
+        "channel_moments",
+        put((1, 0), -1.7e308),
+        "`channel_moments` has sums too large for what they count",
+    ),
+    "channels of fewer values than images": (
+        "channel_moments",
+        put((0, 1), 16),
+        "`channel_moments` counts 16 values, expected at least 17, one an image",
+    ),
+    "style of other images": ("style_count", put(0, 18), "`style_count` has 18 images, expected 17"),
+    "style that would overflow": (
+        "style_square",
+        put((0, 0, 0), 1.7e308),
+        "`style_square` has sums too large for what they count",
+    ),
+    "weights that would overflow": (
+        "weights/stem.weight",
+        put((0, 0), 3e38),
+        r"`weights/stem.weight` has a value of 3e\+38, expected at most 1e\+15",
+    ),
 }
 
 
@@ -512,11 +596,3 @@ def test_any_damage_is_read_or_refused_and_never_crashes(place: int, patch: byte
 def test_any_header_is_refused_and_never_crashes(text: bytes) -> None:
     with pytest.raises(InputError, match=r"^x: "):
         parse_contribution(file_of(text), "x")
-
-
-def test_the_header_alone_is_read_without_the_tensors(tmp_path: Path) -> None:
-    file = tmp_path / "head"
-    file.write_bytes(CONTENT[:DATA_START])
-    header, signer = read_header(file)
-    assert header.site == "alpha"
-    assert signer is not None

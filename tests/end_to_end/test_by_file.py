@@ -125,7 +125,7 @@ def test_a_withdrawal_leaves_the_bytes_of_a_federation_that_never_had_the_site(
     shutil.copyfile(other / "server.key", never / "server.key")
     for name in "ab":
         folder = f.root / f"new-{name}"
-        given = ("--recipe", f.recipe, "--server-key", other / "server.pub")
+        given = ("--recipe", f.recipe, "--server-key", f.trust)
         f.ask(kit.EDGE, "init", folder, "--site", name, "--data", f.root / f"{name}-data", *given)
         shutil.copyfile(f.root / name / "fedmed.toml", folder / "fedmed.toml")
         (folder / "sequence").write_text("50\n")

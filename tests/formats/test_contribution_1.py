@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.signing import read_public_key, write_public_key
 from fedmed_edge.statistics.accumulate import Accumulator, plan_folds
-from fedmed_edge.statistics.calibration import COLUMNS, TEMPERATURES
+from fedmed_edge.statistics.calibration import BINS, COLUMNS, TEMPERATURES
 from fedmed_edge.statistics.contribution import (
     Contribution,
     Evidence,
@@ -42,7 +42,10 @@ def make_contribution() -> Contribution:
             sums.add_channels([(16, np.array([1.0, number]), np.array([2.0, 4.0 * number**2]))])
             sums.add_style(np.full((1, 3, 3), float(number - index)))
     sums.add_unlabelled(np.array([[5, 6, 7, 1]], np.float32))
-    sums.add_calibration(np.full((len(TEMPERATURES), COLUMNS), 4.0))
+    calibration = np.zeros((len(TEMPERATURES), COLUMNS))
+    # four rows, answered rightly with certainty
+    calibration[:, [1, 2 + BINS - 1, 2 + 2 * BINS - 1]] = 4.0
+    sums.add_calibration(calibration)
     recipe = Recipe(name="golden", kind="classification", classes=CLASSES, size=(32, 32))
     contribution = new_contribution(
         sums.result(),
@@ -67,7 +70,7 @@ def make_contribution() -> Contribution:
 
 def test_the_golden_file_still_opens_and_its_signature_holds() -> None:
     golden = read_contribution(GOLDEN, verify_key=read_public_key(GOLDEN.with_suffix(".pub")))
-    assert golden.id == "441529c69d217b12c730cd3fb34010bd91645f73149376c61de5235027e82b66"
+    assert golden.id == "1121a525424db85ebfed11cf700a60ea47be49a852474cd5fe5bd80b8492cecc"
     assert golden.signer == "SHA256:Vkdap1RjR0wChd9dvyvKtz2mUTWIOem3dIGy6rEHcIw"
     assert golden.header.absent == ("unseen",)
     assert golden.header.sequence == 7

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fedmed_edge.atomic import read_regular, write_atomic
+from fedmed_edge.atomic import read_regular, write_atomic, write_together
 from fedmed_edge.errors import InputError
 
 
@@ -61,3 +61,20 @@ def test_pipes_and_devices_are_no_files(tmp_path: Path) -> None:
     write_atomic(tmp_path / "two", b"ab")
     with pytest.raises(InputError, match="has 2 bytes, expected at most 1"):
         read_regular(tmp_path / "two", 1)
+
+
+@pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_files_that_belong_together_change_together(tmp_path: Path, failure: BaseException) -> None:
+    def pieces() -> Iterator[bytes]:
+        yield b"half"
+        raise failure
+
+    one, other = tmp_path / "one", tmp_path / "other"
+    write_together({one: b"1", other: b"2"})
+    assert (one.read_bytes(), other.read_bytes()) == (b"1", b"2")
+    with pytest.raises((InputError, KeyboardInterrupt)) as refusal:
+        write_together({one: b"new", other: pieces()})
+    if isinstance(failure, OSError):
+        assert str(refusal.value) == f"{other}: cannot be written: No space left on device"
+    assert (one.read_bytes(), other.read_bytes()) == (b"1", b"2")
+    assert sorted(tmp_path.iterdir()) == [one, other]

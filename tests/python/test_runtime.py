@@ -33,7 +33,7 @@ def test_runs_bytes_and_files(model: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(model)
     for source in (model, path):
-        session = open_session(source, threads=1)
+        session = open_session(source)
         assert session.device in ("cpu", "cuda")
         assert (session.inputs, session.outputs) == ({"image": (1, -1)}, ["twice"])
         assert session.metadata == {"fedmed": "{}"}
@@ -124,10 +124,11 @@ def test_telemetry_is_off_and_the_import_late(tmp_path: Path, setting: str | Non
     assert not list(tmp_path.iterdir())
 
 
-def test_threads_come_from_the_environment(model: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEDMED_THREADS", "3")
-    assert runtime._options(runtime._runtime(), None).intra_op_num_threads == 3
-    assert runtime._options(runtime._runtime(), 2).intra_op_num_threads == 2
+    assert runtime._options(runtime._runtime()).intra_op_num_threads == 3
+    monkeypatch.delenv("FEDMED_THREADS")
+    assert runtime._options(runtime._runtime()).intra_op_num_threads == 0
 
 
 def test_as_batch() -> None:

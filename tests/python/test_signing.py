@@ -25,8 +25,10 @@ from fedmed_edge.signing import (
     signature_path,
     verify_digest,
     verify_file,
+    verify_trusted,
     write_key,
     write_public_key,
+    write_signed,
 )
 
 # RFC 8032, 7.1, test 1
@@ -185,3 +187,54 @@ def test_openssl_reads_our_keys(tmp_path: Path) -> None:
     except FileNotFoundError:
         pytest.skip("openssl is not installed")
     assert done.stdout == public_pem(read_private_key(tmp_path / "site.key").public_key())
+
+
+def test_a_file_is_written_with_its_signature(tmp_path: Path) -> None:
+    key, file = generate_key(), tmp_path / "model.onnx"
+    assert write_signed(file, b"model", key) == signature_path(file)
+    assert verify_file(file, key.public_key()) == b"model"
+    written = signature_path(file).read_bytes()
+    assert sign_file(file, key).read_bytes() == written
+
+
+def test_no_new_file_ever_stands_under_an_old_signature(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped at any rename: the old pair, or the old file under a signature that does not hold."""
+    key, file = generate_key(), tmp_path / "model.onnx"
+    write_signed(file, b"old", key)
+    rename = Path.replace
+    for last in (0, 1):
+        left = last
+
+        def stopping(path: Path, target: Path) -> Path:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise KeyboardInterrupt
+            return rename(path, target)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "replace", stopping)
+            with pytest.raises(KeyboardInterrupt):
+                write_signed(file, b"new", key)
+        assert file.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 2
+        if last == 0:
+            assert verify_file(file, key.public_key()) == b"old"
+        else:
+            with pytest.raises(TrustError, match="wrong signature"):
+                verify_file(file, key.public_key())
+    write_signed(file, b"new", key)
+    assert verify_file(file, key.public_key()) == b"new"
+
+
+def test_a_site_trusts_the_key_that_it_names(tmp_path: Path) -> None:
+    key, file, public = generate_key(), tmp_path / "g.generation", tmp_path / "server.pub"
+    write_signed(file, b"generation", key)
+    write_public_key(public, key.public_key())
+    assert verify_trusted(file, public) == b"generation"
+    with pytest.raises(TrustError, match=r"g\.generation: no key to check its signature against") as refusal:
+        verify_trusted(file, None)
+    assert refusal.value.hint == "name the server's public key as `server_key` in fedmed.toml"
+    with pytest.raises(InputError, match=r"none: no such file"):
+        verify_trusted(file, tmp_path / "none")

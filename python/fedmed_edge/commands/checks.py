@@ -80,7 +80,8 @@ def _data(config: SiteConfig) -> Answer:
         f"{name} {count}" for name, count in counts.items()
     )
     small = [name for name, count in counts.items() if count < least]
-    unlabelled = {item.patient for item in train if item.label is None and item.mask is None}
+    labelled = set(train.labelled)
+    unlabelled = {item.patient for item in train if item not in labelled}
     if len(small) == len(counts) and len(unlabelled) < least:
         return "fault", found, f"nothing reaches `min_cohort` {least}: more patients are needed to contribute"
     hint = f"below `min_cohort` {least} and left out: {', '.join(small)}"
@@ -108,7 +109,7 @@ def _key(config: SiteConfig) -> Answer:
 
 def _server_key(config: SiteConfig) -> Answer:
     if config.server_key is None:
-        return "warning", "none named", "set `server_key` in fedmed.toml, else `infer` needs --trust"
+        return "warning", "none named", "set `server_key` in fedmed.toml, else no generation is trusted"
     return "ok", f"{fingerprint(read_public_key(config.server_key))}; the server's admin must see the same"
 
 

@@ -1,12 +1,14 @@
 """Where verbs find a site's or server's settings: `-C DIR`, else the folder they run in."""
 
 import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from fedmed_edge.atomic import TEMPORARY
 from fedmed_edge.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,6 +35,38 @@ def folder_option(what: str) -> Callable[[Decorated], Decorated]:
         envvar="FEDMED_FOLDER",
         help=f"{what} folder, as `init` made it (default: this folder).",
     )
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a file that could not be written later, before minutes of work go into it.
+
+    Raises:
+        InputError: Its folder is missing or not writable, or it is a private key.
+    """
+    from fedmed_edge.kinds import file_kind
+
+    if file_kind(path) == "private key":
+        raise InputError(f"{path}: is a private key and is not written over", hint="choose another file")
+    check_writable_folder(path.parent, path)
+
+
+def check_writable_folder(folder: Path, wanted: Path | None = None) -> None:
+    """Refuse a folder that files cannot be made in; `wanted` names what was to be written.
+
+    Raises:
+        InputError: As `check_writable`.
+    """
+    probe = folder / f"{TEMPORARY}{secrets.token_hex(8)}"
+    try:
+        try:
+            probe.touch(exist_ok=False)
+        finally:
+            probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{wanted or folder}: cannot be written: {error.strerror}",
+            hint=f"check that the folder {folder.absolute()} exists and is writable, or name another",
+        ) from None
 
 
 def make_key(path: Path) -> "PrivateKey":
@@ -77,14 +111,28 @@ def read_site_data(config: "SiteConfig") -> "Dataset":
 
 
 def read_site_generation(config: "SiteConfig") -> "Generation":
-    """The generation of the site's settings."""
-    from fedmed_edge.generation import read_generation
+    """The generation of the site's settings, signed by the server that the site trusts."""
+    from fedmed_edge.generation import parse_generation
+    from fedmed_edge.signing import verify_trusted
 
-    return read_generation(config.generation)
+    return parse_generation(verify_trusted(config.generation, config.server_key), str(config.generation))
 
 
 def _require_settings(folder: Path, command: str) -> None:
     if not (folder / "fedmed.toml").is_file():
         raise InputError(
             f"{folder}: has no fedmed.toml", hint=f"make the folder with `{command} DIR`, or name it with -C"
+        )
+    from fedmed_edge.recipe import read_toml
+
+    keys, program = set(read_toml(folder / "fedmed.toml")), command.split()[0]
+    if "site" in keys and program == "fedmed-server":
+        raise InputError(
+            f"{folder}: is the folder of a hospital, expected a server's",
+            hint="name the server's folder with -C; `fedmed-edge doctor` tells about a hospital's",
+        )
+    if "store" in keys and "site" not in keys and program == "fedmed-edge":
+        raise InputError(
+            f"{folder}: is the folder of a server, expected a hospital's",
+            hint="name the hospital's folder with -C; `fedmed-server status` tells about a server's",
         )

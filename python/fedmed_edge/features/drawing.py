@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,8 +9,9 @@ import numpy.typing as npt
 from fedmed_edge.errors import InputError
 from fedmed_edge.images.dataset import Dataset, Item
 from fedmed_edge.images.preprocess import IGNORE, prepare, prepare_mask
+from fedmed_edge.images.windows import window_of
 
-__all__ = ["CACHE_BYTES", "Case", "Drawing", "window_of"]
+__all__ = ["CACHE_BYTES", "Case", "Drawing"]
 
 CACHE_BYTES = 1 << 29
 """Prepared images are kept in memory up to here; later ones are prepared again each time."""
@@ -43,7 +43,7 @@ class Drawing:
     def __init__(self, dataset: Dataset, seed: int) -> None:
         self.dataset = dataset
         self.recipe = dataset.recipe
-        self.items: list[Item] = [item for item in dataset if self._labelled(item)]
+        self.items: tuple[Item, ...] = dataset.labelled.items
         if not self.items:
             raise InputError(f"{dataset.folder}: has no labelled training image, expected at least one")
         self._random = np.random.Generator(np.random.PCG64(seed))
@@ -61,9 +61,6 @@ class Drawing:
             pixels = window_of(pixels, start, self.recipe.size)
             mask = None if mask is None else window_of(mask, start, self.recipe.size)
         return np.ascontiguousarray(pixels), -1 if label is None else label, mask
-
-    def _labelled(self, item: Item) -> bool:
-        return (item.label if self.recipe.kind == "classification" else item.mask) is not None
 
     def _case(self, index: int) -> Case:
         if index in self._kept:
@@ -105,16 +102,3 @@ class Drawing:
                     for at, window, end in zip(middle, size, last, strict=True)
                 )
         return tuple(int(self._random.integers(0, end + 1)) for end in last)
-
-
-def window_of(array: npt.NDArray[Any], start: tuple[int, ...], size: tuple[int, ...]) -> npt.NDArray[Any]:
-    """View of the window of `size` that begins at `start`, in the last axes of an array.
-
-    Example:
-        >>> window_of(np.arange(16).reshape(1, 4, 4), (1, 2), (2, 2))
-        array([[[ 6,  7],
-                [10, 11]]])
-    """
-    ranges: Any = (..., *(slice(low, low + side) for low, side in zip(start, size, strict=True)))
-    window: npt.NDArray[Any] = array[ranges]
-    return window

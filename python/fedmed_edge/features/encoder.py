@@ -7,7 +7,7 @@ from fedmed_edge.errors import InputError
 from fedmed_edge.generation import Generation
 from fedmed_edge.kernels import channel_moments
 from fedmed_edge.recipe import Recipe
-from fedmed_edge.runtime import Device, open_session
+from fedmed_edge.runtime import Device, as_batch, open_session
 
 __all__ = ["Encoder", "Moments", "moments_of", "pooled_of", "require_fit"]
 
@@ -22,7 +22,6 @@ class Encoder:
     Args:
         generation: Whose encoder it is.
         device: `auto`, `cpu`, `cuda` or `tensorrt`.
-        threads: Threads of one run; default `FEDMED_THREADS`.
 
     Attributes:
         device: The device that came up.
@@ -32,11 +31,9 @@ class Encoder:
         InputError: The encoder does not fit the generation's header, or no runtime is installed.
     """
 
-    def __init__(
-        self, generation: Generation, device: Device | str = "auto", threads: int | None = None
-    ) -> None:
+    def __init__(self, generation: Generation, device: Device | str = "auto") -> None:
         header = generation.header
-        self._session = open_session(generation.encoder, device=device, threads=threads)
+        self._session = open_session(generation.encoder, device=device)
         self.device = self._session.device
         self.shape = (header.channels, *header.size)
         wanted = {"image": (1, *self.shape)}
@@ -54,8 +51,7 @@ class Encoder:
         """
         if window.shape != self.shape:
             raise InputError(f"encoder: `window` has shape {window.shape}, expected {self.shape}")
-        image = np.ascontiguousarray(window, np.float32)[None]
-        return [scale[0] for scale in self._session.run({"image": image})]
+        return [scale[0] for scale in self._session.run({"image": as_batch(window)})]
 
 
 def moments_of(maps: list[Float32]) -> Moments:

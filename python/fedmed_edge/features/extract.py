@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from fedmed_edge.features.drawing import window_of
 from fedmed_edge.features.encoder import Encoder, Moments, moments_of, pooled_of, require_fit
 from fedmed_edge.features.heads import LinearHead, Prediction, evaluate_heads
 from fedmed_edge.features.lift import Axes, Lift
 from fedmed_edge.generation import Generation
 from fedmed_edge.images.dataset import Dataset, Item
 from fedmed_edge.images.preprocess import IGNORE, Prepared, prepare, prepare_mask
-from fedmed_edge.images.windows import window_starts
+from fedmed_edge.images.windows import window_of, window_starts
 from fedmed_edge.statistics.accumulate import Accumulator, FoldPlan, plan_folds
 from fedmed_edge.statistics.feature_statistics import REST, FeatureStatistics
 from fedmed_edge.statistics.style import log_amplitude
@@ -51,7 +50,6 @@ def extract(
     *,
     min_cohort: int = 10,
     device: str = "auto",
-    seed: int = 0,
     progress: Progress | None = None,
 ) -> FeatureStatistics:
     """Sums of a data set under a generation, one image at a time.
@@ -64,7 +62,6 @@ def extract(
         dataset: Only what is handed over is read: give `dataset.train`.
         min_cohort: Patients that a class needs.
         device: `auto`, `cpu`, `cuda` or `tensorrt`.
-        seed: Of the row sample in `extract_with_sample`; the sums do not depend on it.
         progress: Called after every image with what to show.
 
     Raises:
@@ -87,6 +84,9 @@ def extract_with_sample(
     progress: Progress | None = None,
 ) -> tuple[FeatureStatistics, RowSample]:
     """As `extract`, and about `limit` labelled rows, drawn evenly from the images.
+
+    Args:
+        seed: Of the drawn rows; the sums do not depend on it.
 
     Raises:
         InputError: As `extract`.

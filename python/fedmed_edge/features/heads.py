@@ -8,14 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fedmed_edge.errors import InputError
-from fedmed_edge.features.drawing import window_of
 from fedmed_edge.features.encoder import Encoder, moments_of, pooled_of, require_fit
 from fedmed_edge.features.lift import Lift
 from fedmed_edge.generation import Generation
 from fedmed_edge.images.dataset import Dataset, Item
 from fedmed_edge.images.preprocess import Prepared, prepare, restore
-from fedmed_edge.images.windows import importance, window_starts
-from fedmed_edge.kernels import blend_windows
+from fedmed_edge.images.windows import blended, cover
 from fedmed_edge.recipe import Recipe
 
 __all__ = ["LinearHead", "Prediction", "evaluate_heads"]
@@ -23,9 +21,6 @@ __all__ = ["LinearHead", "Prediction", "evaluate_heads"]
 Progress = Callable[[str], None]
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
-
-OVERLAP = 0.25
-"""Share of a window that its neighbour covers too, when a volume is segmented."""
 
 # rows of one slab stay in the processor's cache or near it
 _SLAB_VALUES = 1 << 19
@@ -123,9 +118,8 @@ class _Scorer:
     def classify(self, prepared: Prepared) -> tuple[Float32, float | None]:
         """Probabilities (H, C) of one image, and its distance."""
         rows, distances = [], []
-        for start in window_starts(prepared.grid, self.recipe.size, 0.0):
-            maps = self.encoder.maps(window_of(prepared.pixels, start, self.recipe.size))
-            pooled = pooled_of(moments_of(maps))
+        for window in cover(prepared.pixels, self.recipe.size):
+            pooled = pooled_of(moments_of(self.encoder.maps(window)))
             rows.append(self.lift.image_row(pooled)[0])
             distances.append(self._distance(pooled))
         row = np.mean(rows, axis=0, dtype=np.float32)
@@ -134,20 +128,13 @@ class _Scorer:
 
     def segment(self, prepared: Prepared) -> tuple[Float32, float | None]:
         """Probabilities (H, C, *grid) of one image, and its distance."""
-        size, grid = self.recipe.size, prepared.grid
-        starts = window_starts(grid, size, OVERLAP)
         distances: list[float | None] = []
-        if len(starts) == 1 and grid == size:
-            window = self._window(prepared.pixels, distances)
-            return window.reshape(self.heads, self.classes, *grid), _mean(distances)
-        total = np.zeros((self.heads * self.classes, *grid), np.float32)
-        weight, gauss = np.zeros(grid, np.float32), importance(size)
-        for start in starts:
-            blend_windows(
-                total, weight, self._window(window_of(prepared.pixels, start, size), distances), gauss, start
-            )
-        total /= weight
-        return total.reshape(self.heads, self.classes, *grid), _mean(distances)
+
+        def answer(window: Float32) -> Float32:
+            return self._window(window, distances)
+
+        whole = blended(prepared.pixels, self.recipe.size, answer, channels=self.heads * self.classes)
+        return whole.reshape(self.heads, self.classes, *prepared.grid), _mean(distances)
 
     def _window(self, pixels: Float32, distances: list[float | None]) -> Float32:
         """Probabilities (H·C, *size) of one window; its distance is appended."""

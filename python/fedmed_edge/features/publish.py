@@ -9,20 +9,22 @@ import numpy.typing as npt
 
 from fedmed_edge.errors import InputError
 from fedmed_edge.features.weights import Weights
-from fedmed_edge.generation import Generation, GenerationHeader, shrink
-from fedmed_edge.recipe import Recipe
+from fedmed_edge.generation import ROW_DIM_CAP, Generation, GenerationHeader, shrink
+from fedmed_edge.recipe import Recipe, parse_settings
 from fedmed_edge.statistics.feature_statistics import FeatureStatistics, packed_length, unpack
 
 __all__ = ["CONTRIBUTION_CAP", "complete_generation", "draft_generation"]
 
 log = logging.getLogger(__name__)
 
-ROW_DIM_CAP = 1024
 CONTRIBUTION_CAP = 1 << 30
 FOLDS = 5
 
 # a channel that hardly moves is centred, not blown up
 _FLAT = 1e-6
+
+# what is left of a variance of 0 where it is a difference of squares
+_ROUNDING = 1e-14
 
 Float64 = npt.NDArray[np.float64]
 
@@ -49,16 +51,17 @@ def draft_generation(
     backbone = build_backbone(recipe.backbone, kind=recipe.kind, channels=recipe.channels, size=recipe.size)
     set_state(backbone, backbone_weights, "backbone")
     raw = sum(backbone.widths)
-    header = GenerationHeader(
-        kind=recipe.kind,
-        channels=recipe.channels,
-        size=recipe.size,
-        backbone=recipe.backbone,
-        widths=backbone.widths,
-        lift_dim=0,
-        seed=seed,
-        trained_by=tuple(sorted(set(trained_by))),
-    )
+    values = {
+        "kind": recipe.kind,
+        "channels": recipe.channels,
+        "size": recipe.size,
+        "backbone": recipe.backbone,
+        "widths": backbone.widths,
+        "lift_dim": 0,
+        "seed": seed,
+        "trained_by": tuple(sorted(set(trained_by))),
+    }
+    header = parse_settings(GenerationHeader, values, "generation")
     return Generation(
         header=header,
         weights=dict(sorted(state_of(backbone).items())),
@@ -99,13 +102,15 @@ def complete_generation(
     lift_dim = min(recipe.lift.lift_dim, ROW_DIM_CAP - 1 - features)
     _refuse_large(recipe, lift_dim + features + 1)
     seed = draft.header.seed if seed is None else seed
+    told = draft.header.model_dump() | {"lift_dim": lift_dim, "seed": seed}
+    header = parse_settings(GenerationHeader, told, "generation")
     random = np.random.Generator(np.random.PCG64(seed))
     lift_weight = random.standard_normal((features, lift_dim)) / np.sqrt(features)
     lift_bias = random.standard_normal(lift_dim)
     reference_mean, reference_covariance = _reference(total, mean, deviation, projection)
     generation = replace(
         draft,
-        header=draft.header.model_copy(update={"lift_dim": lift_dim, "seed": seed}),
+        header=header,
         mean=mean.astype(np.float32),
         deviation=deviation.astype(np.float32),
         projection=None if projection is None else projection.astype(np.float32),
@@ -161,6 +166,8 @@ def _reference(
     """Gaussian of the images' pooled features, brought from raw to standardised and projected ones."""
     raw_mean, raw_covariance = _moments(unpack(total.image_gram), "images")
     centre = (raw_mean - mean) / deviation
+    still = np.diag(raw_covariance) <= _ROUNDING * raw_mean**2
+    raw_covariance[still] = raw_covariance[:, still] = 0.0
     covariance = raw_covariance / np.outer(deviation, deviation)
     if projection is not None:
         centre, covariance = centre @ projection, projection.T @ covariance @ projection

@@ -31,12 +31,12 @@ from torch.nn import functional
 
 from fedmed_edge.errors import DeviceError, InputError
 from fedmed_edge.features.backbones import MultiScale, build_backbone, seeded, set_state, state_of
-from fedmed_edge.features.drawing import Drawing, window_of
+from fedmed_edge.features.drawing import Drawing
 from fedmed_edge.features.weights import average_weights, read_backbone, write_backbone
 from fedmed_edge.images.dataset import Dataset
 from fedmed_edge.images.preprocess import IGNORE, Prepared, prepare
-from fedmed_edge.images.windows import importance, window_starts
-from fedmed_edge.kernels import blend_windows, thread_count
+from fedmed_edge.images.windows import blended, cover
+from fedmed_edge.kernels import thread_count
 from fedmed_edge.recipe import Recipe
 
 __all__ = [
@@ -60,7 +60,6 @@ BATCH = {2: 16, 3: 4}
 LEARNING_RATE = {"classification": 1e-3, "segmentation": 2e-3}
 WEIGHT_DECAY = 0.02
 WARM_UP = 0.1
-OVERLAP = 0.25
 
 
 class Network(nn.Module):
@@ -261,22 +260,16 @@ def predict(
 
 
 def _predict_one(network: Network, prepared: Prepared, place: torch.device) -> npt.NDArray[np.float32]:
-    recipe, pixels = network.recipe, prepared.pixels
-    grid = pixels.shape[1:]
-    overlap = OVERLAP if recipe.kind == "segmentation" else 0.0
-    starts = window_starts(grid, recipe.size, overlap)
+    recipe = network.recipe
     if recipe.kind == "classification":
-        scores = [_scores(network, window_of(pixels, start, recipe.size), place) for start in starts]
+        scores = [_scores(network, window, place) for window in cover(prepared.pixels, recipe.size)]
         return _softmax(np.mean(scores, axis=0, dtype=np.float32))
-    if len(starts) == 1 and grid == recipe.size:
-        return _softmax(_scores(network, pixels, place))
-    total = np.zeros((len(recipe.classes), *grid), np.float32)
-    weight, gauss = np.zeros(grid, np.float32), importance(recipe.size)
-    for start in starts:
-        window = _softmax(_scores(network, window_of(pixels, start, recipe.size), place))
-        blend_windows(total, weight, window, gauss, start)
-    total /= weight
-    return total
+    return blended(
+        prepared.pixels,
+        recipe.size,
+        lambda window: _softmax(_scores(network, window, place)),
+        channels=len(recipe.classes),
+    )
 
 
 def _scores(

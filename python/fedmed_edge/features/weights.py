@@ -9,17 +9,15 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
-from fedmed_edge.atomic import write_atomic
-from fedmed_edge.errors import InputError
+from fedmed_edge.atomic import read_regular, write_atomic
 from fedmed_edge.recipe import Backbone, Frozen, Kind, Recipe, parse_settings
+from fedmed_edge.tensorfile import load_tensors, parse_layout, refuse_unusable, strict_json, tensor_file
 
 __all__ = ["BackboneFile", "BackboneHeader", "Weights", "average_weights", "read_backbone", "write_backbone"]
 
-HEADER_CAP = 1 << 20
 FILE_CAP = 1 << 30
+METADATA_KEY = "fedmed_backbone"
 
 Weights = Mapping[str, npt.NDArray[np.generic]]
 
@@ -73,35 +71,22 @@ def write_backbone(
         images=images,
     )
     said = json.dumps(header.model_dump(mode="json"), sort_keys=True)
-    tensors = {name: np.ascontiguousarray(value) for name, value in sorted(weights.items())}
-    write_atomic(path, save(tensors, metadata={"fedmed_backbone": said}))
+    write_atomic(path, tensor_file(dict(sorted(weights.items())), METADATA_KEY, said))
 
 
 def read_backbone(path: Path) -> BackboneFile:
     """Read a backbone file.
 
     Raises:
-        InputError: The file is missing, cut off, too large, no backbone file, or has NaN or Inf.
+        InputError: The file is missing, cut off, too large, no backbone file, or has NaN, Inf or
+            giant values.
     """
-    try:
-        size = path.stat().st_size
-        if size > FILE_CAP:
-            raise InputError(f"{path}: has {size} bytes, expected at most {FILE_CAP}")
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    header_bytes = int.from_bytes(content[:8], "little")
-    try:
-        if not 2 <= header_bytes <= HEADER_CAP or header_bytes + 8 > len(content):
-            raise ValueError(f"header of {header_bytes} bytes")
-        said = json.loads(content[8 : 8 + header_bytes])["__metadata__"]["fedmed_backbone"]
-        values, weights = json.loads(said), load(content)
-    except (ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
-        raise InputError(f"{path}: not a backbone file, or cut off: {error}") from None
-    header = parse_settings(BackboneHeader, values, str(path))
+    content, where = read_regular(path, FILE_CAP), str(path)
+    layout = parse_layout(content, METADATA_KEY, where)
+    header = parse_settings(BackboneHeader, strict_json(layout.said, where), where)
+    weights = load_tensors(content, layout, where)
     for name, value in weights.items():
-        if value.dtype.kind == "f" and not np.isfinite(value).all():
-            raise InputError(f"{path}: `{name}` has NaN or Inf, expected finite values")
+        refuse_unusable(name, value, where)
     return BackboneFile(header, weights)
 
 

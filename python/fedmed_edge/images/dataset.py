@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -80,6 +80,12 @@ class Dataset:
         """The items that are held out."""
         return replace(self, items=tuple(item for item in self.items if item.split == "test"))
 
+    @property
+    def labelled(self) -> "Dataset":
+        """The items with what their kind of task learns from: a label, or for a segmentation a mask."""
+        wanted = "label" if self.recipe.kind == "classification" else "mask"
+        return replace(self, items=tuple(item for item in self.items if getattr(item, wanted) is not None))
+
     def subset(self, indices: Sequence[int]) -> "Dataset":
         """The items at `indices`, in that order."""
         return replace(self, items=tuple(self.items[index] for index in indices))
@@ -147,28 +153,11 @@ def read_dataset(folder: Path, recipe: Recipe) -> Dataset:
         return Dataset(folder, recipe, _table_items(table, recipe))
     classes = class_folders(folder)
     if not classes:
-        raise InputError(f"{folder}: folder is empty, expected labels.csv or one folder of images a class")
+        found = "has neither labels.csv nor a folder of images" if any(folder.iterdir()) else "is empty"
+        raise InputError(f"{folder}: folder {found}, expected labels.csv or one folder of images a class")
     if recipe.kind == "segmentation":
         raise InputError(f"{folder}: folder has no labels.csv, which names the masks of a segmentation")
     return Dataset(folder, recipe, _folder_items(folder, classes, recipe))
-
-
-def require_patients(datasets: Iterable[Dataset]) -> None:
-    """Refuse classes that nobody has: no model can learn them.
-
-    Args:
-        datasets: Of one recipe, for example all sites of a federation.
-
-    Raises:
-        InputError: A class has no patient in any of them.
-    """
-    total: dict[tuple[str, str], int] = {}
-    for dataset in datasets:
-        for name, count in dataset.counts().items():
-            total[dataset.recipe.name, name] = total.get((dataset.recipe.name, name), 0) + count
-    for (recipe, name), count in total.items():
-        if count == 0:
-            raise InputError(f"{recipe}: class `{name}` has no patient, expected at least one")
 
 
 def _table_items(table: Path, recipe: Recipe) -> tuple[Item, ...]:

@@ -66,7 +66,7 @@ class Image:
         return tuple(self.pixels.shape[1:])
 
 
-def read_image(path: Path) -> Image:
+def read_image(path: Path | str) -> Image:
     """Read an image file, or a folder that holds one DICOM series; the content decides, not the name.
 
     Raises:
@@ -83,6 +83,7 @@ def read_image(path: Path) -> Image:
         >>> image.shape, image.pixels.max()
         ((4, 6), np.float32(7.0))
     """
+    path = Path(path)
     if path.is_dir():
         from fedmed_edge.images.dicom import read_series
 

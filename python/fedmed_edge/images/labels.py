@@ -17,6 +17,13 @@ COLUMNS = ("image", "label", "mask", "patient", "split")
 # Files that lie beside images in a class folder and are none.
 _BYSTANDERS = {".txt", ".csv", ".json", ".xml", ".md", ".ini", ".db", ".log", ".toml"}
 
+_OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs"}
+_AS_UTF_8 = "save it as CSV in UTF-8; in Excel: Save as, `CSV UTF-8 (Comma delimited)`"
+_WITH_COMMAS = (
+    "Excel writes the list separator of the system's region: set that to a comma and save again, or "
+    "save it from LibreOffice with the comma as field separator"
+)
+
 Split = Literal["train", "test"]
 _SPLITS: dict[str, Split] = {"train": "train", "test": "test"}
 
@@ -37,10 +44,11 @@ def read_table(table: Path) -> list[Row]:
     """Read a table of images.
 
     Raises:
-        InputError: The file is no UTF-8 CSV, has no column `image`, a column that looks misspelt, a row of
-            another length, no row at all or more than a million.
+        InputError: The file is no CSV in UTF-8 with commas, has no column `image`, a column that looks
+            misspelt, a row of another length, no row at all or more than a million.
     """
     try:
+        _check_encoding(table)
         with table.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             columns = [name.strip() for name in next(reader, [])]
@@ -57,21 +65,37 @@ def read_table(table: Path) -> list[Row]:
                     raise InputError(f"{table}: table has more than {ROWS_CAP} rows")
                 named = dict(zip(columns, cells, strict=True))
                 rows.append(Row(reader.line_num, *(named.get(column, "").strip() for column in COLUMNS)))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{table}: not a readable CSV file in UTF-8: {error}") from None
+    except OSError as error:
+        raise InputError(f"{table}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{table}: is not in UTF-8", hint=_AS_UTF_8) from None
+    except csv.Error as error:
+        raise InputError(f"{table}: not a readable CSV file: {error}") from None
     if not rows:
         raise InputError(f"{table}: table has no rows")
     return rows
 
 
+def _check_encoding(table: Path) -> None:
+    """What spreadsheets save when they are not asked for CSV in UTF-8."""
+    with table.open("rb") as file:
+        start = file.read(4)
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise InputError(f"{table}: is in UTF-16, expected UTF-8", hint=_AS_UTF_8)
+    if start.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
+        raise InputError(f"{table}: is a spreadsheet, expected a CSV file in UTF-8", hint=_AS_UTF_8)
+
+
 def _check_columns(table: Path, columns: list[str]) -> None:
+    for mark, said in _OTHER_SEPARATORS.items():
+        if len(columns) == 1 and mark in columns[0]:
+            raise InputError(f"{table}: columns are separated by {said}, expected commas", hint=_WITH_COMMAS)
     for name in columns:
         nearest = difflib.get_close_matches(name.lower(), COLUMNS, n=1, cutoff=0.75)
         if nearest and name not in COLUMNS:
             raise InputError(f"{table}: unknown column `{name}`", hint=f"did you mean `{nearest[0]}`?")
     if "image" not in columns:
-        hint = "separate the columns by commas" if len(columns) == 1 else None
-        raise InputError(f"{table}: columns are {', '.join(columns)}, expected one named `image`", hint=hint)
+        raise InputError(f"{table}: columns are {', '.join(columns) or 'none'}, expected one named `image`")
     if len(set(columns)) != len(columns):
         raise InputError(f"{table}: a column occurs twice among {', '.join(columns)}")
 

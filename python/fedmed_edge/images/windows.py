@@ -1,11 +1,79 @@
 """Sliding windows over a grid that is larger than the network's input."""
 
 import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from fedmed_edge.errors import InputError
 from fedmed_edge.images.image import Float32
+from fedmed_edge.kernels import blend_windows
+
+OVERLAP = 0.25
+"""Share of a window that its neighbour covers too, when a volume is segmented."""
+
+
+def cover(pixels: Float32, size: tuple[int, ...]) -> Iterator[Float32]:
+    """Windows side by side, as a volume is classified: views of `pixels`, the last moved back to its end.
+
+    Args:
+        pixels: (C, *grid).
+        size: Sides of the window.
+
+    Example:
+        >>> row = np.arange(10, dtype=np.float32).reshape(1, 1, 10)
+        >>> [window.ravel().tolist()[0] for window in cover(row, (1, 4))]
+        [0.0, 4.0, 6.0]
+    """
+    for start in window_starts(pixels.shape[1:], size, 0.0):
+        yield window_of(pixels, start, size)
+
+
+def blended(
+    pixels: Float32, size: tuple[int, ...], answer: Callable[[Float32], Float32], *, channels: int
+) -> Float32:
+    """A network's answers on windows that overlap by `OVERLAP`, blended with Gaussian weights.
+
+    A grid of the window's own size is answered as it is.
+
+    Args:
+        pixels: (C, *grid) float32.
+        size: Sides of the window.
+        answer: Window (C, *size) → (channels, *size) float32.
+
+    Returns:
+        (channels, *grid) float32.
+
+    Source: MONAI's sliding_window_inference(mode="gaussian"), which it equals.
+
+    Example:
+        >>> blended(np.ones((1, 6, 5), np.float32), (4, 4), lambda window: window / 2, channels=1).max()
+        np.float32(0.5)
+    """
+    grid = pixels.shape[1:]
+    if grid == size:
+        return answer(pixels)
+    total = np.zeros((channels, *grid), np.float32)
+    weight, weights = np.zeros(grid, np.float32), importance(size)
+    for start in window_starts(grid, size, OVERLAP):
+        blend_windows(total, weight, answer(window_of(pixels, start, size)), weights, start)
+    total /= weight
+    return total
+
+
+def window_of(array: npt.NDArray[Any], start: tuple[int, ...], size: tuple[int, ...]) -> npt.NDArray[Any]:
+    """View of the window of `size` that begins at `start`, in the last axes of an array.
+
+    Example:
+        >>> window_of(np.arange(16).reshape(1, 4, 4), (1, 2), (2, 2))
+        array([[[ 6,  7],
+                [10, 11]]])
+    """
+    ranges: Any = (..., *(slice(low, low + side) for low, side in zip(start, size, strict=True)))
+    window: npt.NDArray[Any] = array[ranges]
+    return window
 
 
 def window_starts(grid: tuple[int, ...], size: tuple[int, ...], overlap: float) -> list[tuple[int, ...]]:

@@ -11,16 +11,15 @@ import numpy as np
 from fedmed_edge.errors import InputError, TrustError
 from fedmed_edge.images.image import Float32, Image, UInt8, read_image
 from fedmed_edge.images.preprocess import Prepared, prepare, restore
-from fedmed_edge.images.windows import importance, window_starts
-from fedmed_edge.kernels import blend_windows
+from fedmed_edge.images.windows import blended, cover
+from fedmed_edge.kinds import file_kind
 from fedmed_edge.model.manifest import METADATA_KEY, Manifest, parse_manifest
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.runtime import Session, as_batch, open_session
 
 log = logging.getLogger(__name__)
 
-# Share of a window that its neighbour sees too, along every axis of a volume.
-OVERLAP = 0.25
+UNLIKE = "unlike: the image is unlike those that the model was made from, so its answer may be wrong"
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,14 +28,19 @@ class Model:
 
     Attributes:
         path: File it came from.
-        digest: SHA-256 of the file, in hexadecimal.
+        file_sha256: SHA-256 of the file, in hexadecimal.
         manifest: What it says of itself.
     """
 
     path: Path
-    digest: str
+    file_sha256: str
     manifest: Manifest
     session: Session = field(repr=False)
+
+    @property
+    def digest(self) -> str:
+        """Digest of the model in it, as `fedmed-server rebuild` prints it."""
+        return self.manifest.model
 
     @property
     def recipe(self) -> Recipe:
@@ -81,36 +85,41 @@ class Prediction:
         return None if self.threshold is None else self.distance <= self.threshold
 
 
-def load_model(path: Path, *, trust: Path | None, device: str = "auto", threads: int | None = None) -> Model:
+def load_model(path: Path | str, *, trust: Path | str | None, device: str = "auto") -> Model:
     """Load a model file after checking its signature.
 
     Args:
         path: ONNX file, its signature `path.sig` beside it.
         trust: PEM file of the server's public key.
         device: `auto`, `cpu`, `cuda` or `tensorrt`.
-        threads: Processor threads of one run.
 
     Raises:
         TrustError: No key to trust, no signature, one by another key, or a file changed since.
-        InputError: A file is missing, or the content is no exported model.
+        InputError: A file is missing, or the content is no exported model; names what else it is.
         DeviceError: The asked device did not come up.
 
     Example:
-        >>> load_model(Path("lesion.onnx"), trust=None)
+        >>> load_model("lesion.onnx", trust=None)
         Traceback (most recent call last):
         ...
         fedmed_edge.errors.TrustError: lesion.onnx: no key to check its signature against
     """
+    path = Path(path)
     if trust is None:
         raise TrustError(
             f"{path}: no key to check its signature against",
             hint="name the server's public key with --trust, or as `server_key` in fedmed.toml",
         )
+    kind = file_kind(path)
+    if kind not in ("exported model", None):
+        raise InputError(
+            f"{path}: is a {kind}, expected an exported model", hint="`fedmed-server export` writes one"
+        )
     # Loads a cryptography library: only where a signature is checked.
     from fedmed_edge.signing import read_public_key, verify_file
 
-    content = verify_file(path, read_public_key(trust))
-    session = open_session(content, device=device, threads=threads)
+    content = verify_file(path, read_public_key(Path(trust)))
+    session = open_session(content, device=device)
     text = session.metadata.get(METADATA_KEY)
     if text is None:
         raise InputError(f"{path}: has no manifest, expected a model made by `fedmed-server export`")
@@ -131,7 +140,7 @@ def _check_graph(model: Model) -> None:
         )
 
 
-def predict(model: Model, image: Image | Path) -> Prediction:
+def predict(model: Model, image: Image | Path | str) -> Prediction:
     """Answer one image.
 
     Args:
@@ -152,7 +161,7 @@ def predict(model: Model, image: Image | Path) -> Prediction:
         ('malignant', 0.75, True)
     """
     started = time.perf_counter()
-    if isinstance(image, Path):
+    if not isinstance(image, Image):
         image = read_image(image)
     prepared = prepare(image, model.recipe)
     try:
@@ -167,15 +176,19 @@ def predict(model: Model, image: Image | Path) -> Prediction:
     else:
         shares = whole.astype(np.float64)
         label = model.recipe.classes[int(shares.argmax())]
+    threshold = model.manifest.known_threshold
+    warnings = _warnings(model.recipe, image, prepared)
+    if threshold is not None and distance > threshold:
+        warnings.insert(0, UNLIKE)
     return Prediction(
         image=image,
         probabilities=dict(zip(model.recipe.classes, shares.tolist(), strict=True)),
         label=label,
         mask=mask,
         distance=distance,
-        threshold=model.manifest.known_threshold,
+        threshold=threshold,
         seconds=time.perf_counter() - started,
-        warnings=tuple(_warnings(model.recipe, image, prepared)),
+        warnings=tuple(warnings),
     )
 
 
@@ -188,8 +201,7 @@ def _answer(model: Model, prepared: Prepared) -> tuple[Float32, float]:
 
 def _classify(model: Model, prepared: Prepared) -> tuple[Float32, float]:
     """Normalised geometric mean over windows side by side: the softmax of the mean of their rows."""
-    starts = window_starts(prepared.grid, model.recipe.size, 0.0)
-    answers = [_run(model, _cut(prepared.pixels, start, model.recipe.size)) for start in starts]
+    answers = [_run(model, window) for window in cover(prepared.pixels, model.recipe.size)]
     with np.errstate(divide="ignore"):
         logarithms = np.log([one.astype(np.float64) for one, _ in answers]).mean(axis=0)
     powers = np.exp(logarithms - logarithms.max())
@@ -198,20 +210,16 @@ def _classify(model: Model, prepared: Prepared) -> tuple[Float32, float]:
 
 
 def _segment(model: Model, prepared: Prepared) -> tuple[Float32, float]:
-    """Windows that overlap, blended by importance."""
-    size, distances = model.recipe.size, []
-    total = np.zeros((len(model.recipe.classes), *prepared.grid), np.float32)
-    weight, weights = np.zeros(prepared.grid, np.float32), importance(size)
-    for start in window_starts(prepared.grid, size, OVERLAP):
-        window, distance = _run(model, _cut(prepared.pixels, start, size))
-        blend_windows(total, weight, window, weights, start)
+    """Windows that overlap, blended."""
+    distances = []
+
+    def answer(window: Float32) -> Float32:
+        probabilities, distance = _run(model, window)
         distances.append(distance)
-    total /= weight
-    return total, float(np.mean(distances))
+        return probabilities
 
-
-def _cut(pixels: Float32, start: tuple[int, ...], size: tuple[int, ...]) -> Float32:
-    return pixels[(slice(None), *(slice(s, s + side) for s, side in zip(start, size, strict=True)))]
+    whole = blended(prepared.pixels, model.recipe.size, answer, channels=len(model.recipe.classes))
+    return whole, float(np.mean(distances))
 
 
 def _run(model: Model, window: Float32) -> tuple[Float32, float]:

@@ -39,7 +39,8 @@ class Result:
         probabilities: Class name → probability (segmentation: mean over the image).
         known: Whether the image is like those that the model was made from; None: the model cannot tell.
         distance, threshold: Squared Mahalanobis distance of the image, and the largest that counts as known.
-        model: SHA-256 of the model file.
+        model: Digest of the model, as `fedmed-server rebuild` prints it.
+        model_file_sha256: Of the file that it was in.
         error: What went wrong, and then nothing else is known.
         hint: What to do about it; not part of `document`.
     """
@@ -49,6 +50,7 @@ class Result:
     task: str
     kind: Kind
     model: str
+    model_file_sha256: str
     device: str
     seconds: float
     label: str | None = None
@@ -75,6 +77,7 @@ class Result:
             "distance": None if self.distance is None else round(self.distance, 4),
             "threshold": None if self.threshold is None else round(self.threshold, 4),
             "model": self.model,
+            "model_file_sha256": self.model_file_sha256,
             "device": self.device,
             "seconds": round(self.seconds, 4),
             "warnings": list(self.warnings),
@@ -87,8 +90,8 @@ class Result:
             return f"failed  {self.error}" + (f" ({self.hint})" if self.hint else "")
         shares = self.probabilities or {}
         answer = f"{self.label} {shares.get(self.label or '', 0):.2f}" if self.label else f"mask {self.mask}"
-        known = {True: "", False: "  unlike the model's images", None: ""}[self.known]
-        return f"{self.input}  {answer}{known}  ({self.seconds:.2f} s)"
+        warnings = "".join(f"  warning: {text}" for text in self.warnings)
+        return f"{self.input}  {answer}  ({self.seconds:.2f} s){warnings}"
 
 
 class ResultsFolder:
@@ -104,7 +107,7 @@ class ResultsFolder:
         preview: Write preview pictures, too.
 
     Raises:
-        InputError: The folder cannot be made, or holds a table of other columns.
+        InputError: The folder cannot be made or written to, or holds a table of other columns.
     """
 
     def __init__(self, out: Path, model: Model, *, preview: bool = False) -> None:
@@ -115,7 +118,8 @@ class ResultsFolder:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"{out}: cannot be made: {error.strerror}") from None
-        _read_table(out / TABLE)
+        with _locked(out / _LOCK):  # says at once where nothing could be written at the end
+            _read_table(out / TABLE)
 
     def __enter__(self) -> "ResultsFolder":
         return self
@@ -143,6 +147,7 @@ class ResultsFolder:
             task=self.model.manifest.task,
             kind=self.model.recipe.kind,
             model=self.model.digest,
+            model_file_sha256=self.model.file_sha256,
             device=self.model.device,
             seconds=prediction.seconds,
             label=prediction.label,
@@ -167,6 +172,7 @@ class ResultsFolder:
             task=self.model.manifest.task,
             kind=self.model.recipe.kind,
             model=self.model.digest,
+            model_file_sha256=self.model.file_sha256,
             device=self.model.device,
             seconds=seconds,
             error=str(error),
@@ -223,6 +229,7 @@ _COLUMNS = (
     "distance",
     "threshold",
     "model",
+    "model_file_sha256",
     "device",
     "seconds",
     "warnings",
@@ -257,7 +264,13 @@ def _read_table(path: Path) -> list[dict[str, str]]:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Two runs into one folder take turns at the table."""
-    with path.open("w") as file:
+    try:
+        file = path.open("w")
+    except OSError as error:
+        raise InputError(
+            f"{path.parent}: cannot be written: {error.strerror}", hint="choose another output folder"
+        ) from None
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

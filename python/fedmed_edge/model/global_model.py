@@ -10,16 +10,17 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
-from fedmed_edge.atomic import write_atomic
+from fedmed_edge.atomic import read_regular, write_atomic
 from fedmed_edge.errors import InputError
 from fedmed_edge.model.posterior import Posterior, softmax
 from fedmed_edge.recipe import Frozen, Recipe, parse_settings
 from fedmed_edge.statistics.feature_statistics import Array64
+from fedmed_edge.tensorfile import load_tensors, parse_layout, strict_json, tensor_file
 
+FILE_CAP = 1 << 30
 HEADER_CAP = 1 << 22
+METADATA_KEY = "fedmed_model"
 
 _TENSORS = ("head", "posterior_weight", "posterior_bias", "priors")
 
@@ -114,10 +115,7 @@ class GlobalModel:
                 strict=True,
             )
         )
-        return save(
-            {name: np.ascontiguousarray(value) for name, value in tensors.items()},
-            metadata={"fedmed_model": text},
-        )
+        return tensor_file(tensors, METADATA_KEY, text)
 
     @cached_property
     def digest(self) -> str:
@@ -140,11 +138,7 @@ def read_model(path: Path) -> GlobalModel:
     Raises:
         InputError: The file is missing, cut off, or no model.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    return parse_model(content, str(path))
+    return parse_model(read_regular(path, FILE_CAP), str(path))
 
 
 def parse_model(content: bytes, where: str) -> GlobalModel:
@@ -153,14 +147,8 @@ def parse_model(content: bytes, where: str) -> GlobalModel:
     Raises:
         InputError: The content is cut off, or no model.
     """
-    header_bytes = int.from_bytes(content[:8], "little")
-    if not 2 <= header_bytes <= HEADER_CAP or header_bytes + 8 > len(content):
-        raise InputError(f"{where}: not a model file, or cut off")
-    try:
-        values = json.loads(json.loads(content[8 : 8 + header_bytes])["__metadata__"]["fedmed_model"])
-        tensors = load(content)
-    except (ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise InputError(f"{where}: not a model file, or cut off: {error}") from None
+    layout = parse_layout(content, METADATA_KEY, where, header_cap=HEADER_CAP)
+    values, tensors = strict_json(layout.said, where), load_tensors(content, layout, where)
     header = parse_settings(ModelHeader, values, where)
     _check(tensors, len(header.recipe.classes), where)
     posterior = Posterior(

@@ -6,7 +6,7 @@ sites and the order. Source: method §3; AFL (arXiv 2405.16240), Fed3R (ICML 202
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -29,6 +29,7 @@ from fedmed_edge.model.heldout import (
 )
 from fedmed_edge.model.posterior import (
     Moments,
+    Posterior,
     ScoreGaussians,
     class_priors,
     fit_posterior,
@@ -98,26 +99,17 @@ def rebuild(
     ordered = in_order(contributions, recipe)
     sites = read_sums(ordered, recipe)
     weights = _site_weights(sites, site_weights or {})
-    choice = _ridge(sites, weights, ridge)
-    normal = normal_without(sites, weights)
-    if not normal.counts.any():
-        raise InputError(
-            "rebuild: no contribution has a labelled image", hint="ask a site with labels to contribute"
-        )
-    head = normal.head(choice.ridge)
-    priors = class_priors(recipe, normal.counts)
-    scores, measured = score_gaussians(sites, weights, normal, choice.ridge, priors)
     evidence = _validation_counts(ordered)
     temperature = best_temperature(np.sum(evidence, axis=0)) if evidence else None
-    patients = int(sum(int(site.patients.sum()) for site in sites))
-    posterior = fit_posterior(scores, priors, patients, temperature)
+    made = fit(sites, weights, recipe, ridge=ridge, temperature=temperature)
+    choice = made.choice
     log.debug("rebuilt from %d sites, ridge %g by %s", len(sites), choice.ridge, choice.by)
     return GlobalModel(
         recipe=recipe,
         generation=ordered[0].header.generation,
-        head=head,
+        head=made.head,
         ridge=choice.ridge,
-        posterior=posterior,
+        posterior=made.posterior,
         known_threshold=known_threshold(ordered),
         sites=tuple(site.site for site in sites),
         contributions=tuple(one.id for one in ordered),
@@ -125,9 +117,9 @@ def rebuild(
         figures={
             "ridge_by": choice.by,
             "ridge_errors": {f"{value:g}": error for value, error in choice.errors.items()},
-            "scores_from": dict(zip(recipe.classes, measured, strict=True)),
+            "scores_from": dict(zip(recipe.classes, made.measured, strict=True)),
             "temperature_from": "validation counts" if evidence else "gaussians",
-            "absent": [name for name, n in zip(recipe.classes, normal.counts, strict=True) if n == 0],
+            "absent": [name for name, n in zip(recipe.classes, made.counts, strict=True) if n == 0],
             "rows": {
                 name: float(n)
                 for name, n in zip(recipe.classes, np.sum([s.counts for s in sites], axis=0), strict=True)
@@ -148,6 +140,54 @@ class RidgeChoice:
     ridge: float
     by: Literal["sites", "folds", "default", "given"]
     errors: dict[float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A head and its posterior, solved from sums.
+
+    Attributes:
+        head: (D, C).
+        counts: (C,) rows of every class in the fit, by the weights of their sites.
+        measured: What the scores of every class were measured on (`score_gaussians`).
+    """
+
+    head: Array64 = field(repr=False)
+    choice: RidgeChoice
+    posterior: Posterior = field(repr=False)
+    counts: Array64
+    measured: list[str]
+
+
+@on_one_thread
+def fit(
+    sites: Sequence[SiteSums],
+    weights: Mapping[str, float],
+    recipe: Recipe,
+    *,
+    ridge: Ridge = "auto",
+    temperature: float | None = None,
+) -> Fit:
+    """Choose λ, solve the head, fit its posterior.
+
+    Args:
+        weights: a_s of every site.
+        temperature: None: as `fit_posterior`.
+
+    Raises:
+        InputError: No site has a labelled image, or the ridge is negative.
+    """
+    choice = _ridge(sites, weights, ridge)
+    normal = normal_without(sites, weights)
+    if not normal.counts.any():
+        raise InputError(
+            "rebuild: no contribution has a labelled image", hint="ask a site with labels to contribute"
+        )
+    priors = class_priors(recipe, normal.counts)
+    scores, measured = score_gaussians(sites, weights, normal, choice.ridge, priors)
+    patients = int(sum(int(site.patients.sum()) for site in sites))
+    posterior = fit_posterior(scores, priors, patients, temperature)
+    return Fit(normal.head(choice.ridge), choice, posterior, normal.counts, measured)
 
 
 def choose_ridge(

@@ -12,9 +12,25 @@ from fedmed_edge.errors import InputError
 from fedmed_edge.model.solve import solve_ridge
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.statistics.contribution import Contribution
-from fedmed_edge.statistics.feature_statistics import REST, Array64, Counts, last_column, width_of
+from fedmed_edge.statistics.feature_statistics import (
+    REST,
+    Array64,
+    Counts,
+    FeatureStatistics,
+    last_column,
+    width_of,
+)
 
-__all__ = ["Normal", "Part", "SiteSums", "Weighted", "class_weights", "normal_equations", "read_sums"]
+__all__ = [
+    "Normal",
+    "Part",
+    "SiteSums",
+    "Weighted",
+    "class_weights",
+    "normal_equations",
+    "read_sums",
+    "site_sums",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,9 +209,17 @@ def _width(contribution: Contribution) -> int:
 
 
 def _aligned(contribution: Contribution, recipe: Recipe) -> SiteSums:
-    statistics = contribution.statistics
-    assert statistics is not None  # `in_order` left the others out
-    site = contribution.header.site
+    assert contribution.statistics is not None  # `in_order` left the others out
+    labelled = "classes" in contribution.header.parts
+    return site_sums(contribution.header.site, contribution.statistics, recipe, labelled=labelled)
+
+
+def site_sums(site: str, statistics: FeatureStatistics, recipe: Recipe, *, labelled: bool = True) -> SiteSums:
+    """One site's class statistics in the recipe's order of classes; `labelled=False` leaves out its blocks.
+
+    Raises:
+        InputError: A class that the recipe does not have.
+    """
     unknown = [name for name in statistics.classes if name not in recipe.classes]
     if unknown:
         raise InputError(
@@ -207,6 +231,6 @@ def _aligned(contribution: Contribution, recipe: Recipe) -> SiteSums:
     blocks = {
         (fold, place[index]): block
         for (fold, index), block in statistics.blocks.items()
-        if "classes" in contribution.header.parts and block[-1] > 0  # a block of no rows is no class
+        if labelled and block[-1] > 0  # a block of no rows is no class
     }
     return SiteSums(site, len(recipe.classes), statistics.row_dim, blocks, patients)

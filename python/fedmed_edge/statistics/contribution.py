@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from safetensors.numpy import save
 
 from fedmed_edge.atomic import write_atomic
 from fedmed_edge.errors import InputError, TrustError
@@ -33,9 +32,9 @@ from fedmed_edge.statistics.header import (
 from fedmed_edge.statistics.reading import (
     FILE_CAP,
     METADATA_KEY,
-    load_tensors,
     parse_envelope,
     read_content,
+    read_tensors,
 )
 from fedmed_edge.statistics.tensors import (
     Tensor,
@@ -45,6 +44,7 @@ from fedmed_edge.statistics.tensors import (
     to_statistics,
     to_tensors,
 )
+from fedmed_edge.tensorfile import tensor_file
 
 __all__ = [
     "PARTS",
@@ -56,7 +56,6 @@ __all__ = [
     "new_contribution",
     "parse_contribution",
     "read_contribution",
-    "read_header",
     "write_contribution",
 ]
 
@@ -235,11 +234,10 @@ def write_contribution(path: Path, contribution: Contribution) -> None:
     if contribution.signature is not None and contribution.signer is not None:
         envelope["signature"] = base64.b64encode(contribution.signature).decode()
         envelope["signer"] = contribution.signer
-    contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    write_atomic(path, save(contiguous, metadata={METADATA_KEY: canonical_json(envelope)}))
+    write_atomic(path, tensor_file(tensors, METADATA_KEY, canonical_json(envelope)))
 
 
-def read_contribution(path: Path, *, verify_key: PublicKey | None = None) -> Contribution:
+def read_contribution(path: Path | str, *, verify_key: PublicKey | None = None) -> Contribution:
     """Read a contribution from anybody; nothing in it is believed before it is checked.
 
     Args:
@@ -260,7 +258,7 @@ def read_contribution(path: Path, *, verify_key: PublicKey | None = None) -> Con
         >>> read_contribution(path).id == made.id
         True
     """
-    return _open(read_content(path), str(path), verify_key, thorough=True)
+    return _open(read_content(Path(path)), str(path), verify_key, thorough=True)
 
 
 def parse_contribution(
@@ -279,19 +277,9 @@ def parse_contribution(
     return _open(content, where, verify_key, thorough=thorough)
 
 
-def read_header(path: Path) -> tuple[ContributionHeader, str | None]:
-    """Header and claimed signer of a contribution file, without its tensors; neither is verified.
-
-    Raises:
-        InputError: The file is missing, cut off, too large, or the header is not as it must be.
-    """
-    envelope = parse_envelope(read_content(path, header_only=True), str(path))
-    return envelope.header, envelope.signer
-
-
 def _open(content: bytes, where: str, key: PublicKey | None, *, thorough: bool) -> Contribution:
     envelope = parse_envelope(content, where)
-    tensors = load_tensors(content, envelope, where)
+    tensors = read_tensors(content, envelope, where)
     contribution = Contribution(envelope.header, None, signature=envelope.signature, signer=envelope.signer)
     digest = tensors_digest(tensors)
     contribution.__dict__["_tensors_digest"] = digest

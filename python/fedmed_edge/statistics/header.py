@@ -1,19 +1,16 @@
 """What a contribution says of itself: names, digests and numbers from short lists, no free text."""
 
 import json
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from fedmed_edge.recipe import Frozen, Kind
+from fedmed_edge.config import PARTS, Part
+from fedmed_edge.recipe import Frozen, Kind, Name
 
-Part = Literal["classes", "unlabelled", "images", "channels", "style", "calibration", "weights"]
-"""What a site's policy may allow to leave, one by one."""
-
-PARTS: tuple[Part, ...] = get_args(Part)
+__all__ = ["PARTS", "ContributionHeader", "Evidence", "Part", "Privacy", "canonical_json"]
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Count = Annotated[int, Field(ge=0, le=1 << 53)]
 MetricName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 Version = Annotated[str, Field(pattern=r"^[0-9A-Za-z.+_-]{1,40}$")]

@@ -8,7 +8,8 @@ from fedmed_edge.errors import InputError
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.statistics.contribution import Contribution, ContributionHeader
 from fedmed_edge.statistics.style import block_shape
-from fedmed_edge.store.index import contributions, generations, recipes, tombstones
+from fedmed_edge.store.enrolment import signing_key
+from fedmed_edge.store.tables import contributions, generations, recipes, tombstones
 
 Verdict = Literal["new", "same", "renewed"]
 
@@ -55,12 +56,20 @@ def _check_header(header: ContributionHeader, recipe: Recipe, generation: Any, w
         raise InputError(f"{where}: class `{unknown[0]}` is not in the recipe `{recipe.name}`")
 
 
-def check_shapes(connection: Connection, contribution: Contribution, recipe: Recipe, where: str) -> None:
-    """Check those axes that neither the header nor the file format decides.
+def admit(connection: Connection, contribution: Contribution, recipe: Recipe, where: str) -> Verdict:
+    """Whether a contribution is new, there already, or there and signed anew with a higher sequence.
 
     Raises:
-        InputError: Style of another size, or channels of another backbone.
+        InputError: Its tensors do not fit, it was withdrawn, or is not newer than what its site handed over.
+        TrustError: Its signer is unknown, revoked or another site.
     """
+    _check_shapes(connection, contribution, recipe, where)
+    signing_key(connection, contribution.signer, contribution.header.site, where)
+    return _judge(connection, contribution.header, contribution.id, where)
+
+
+def _check_shapes(connection: Connection, contribution: Contribution, recipe: Recipe, where: str) -> None:
+    """Check those axes that neither the header nor the file format decides."""
     if contribution.statistics is None:
         return
     query = select(generations.c.channels).where(generations.c.digest == contribution.header.generation)
@@ -74,12 +83,7 @@ def check_shapes(connection: Connection, contribution: Contribution, recipe: Rec
             raise InputError(f"{where}: `{name}` has shape {tensor.shape}, expected {shape}")
 
 
-def judge(connection: Connection, header: ContributionHeader, contribution_id: str, where: str) -> Verdict:
-    """Whether a contribution is new, there already, or there and signed anew with a higher sequence.
-
-    Raises:
-        InputError: It was withdrawn, or is not newer than what its site handed over before.
-    """
+def _judge(connection: Connection, header: ContributionHeader, contribution_id: str, where: str) -> Verdict:
     if connection.scalar(select(tombstones.c.id).where(tombstones.c.id == contribution_id)):
         raise InputError(
             f"{where}: contribution {contribution_id[:12]} of site `{header.site}` was withdrawn",

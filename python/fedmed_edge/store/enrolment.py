@@ -8,7 +8,7 @@ from sqlalchemy import Connection, func, insert, select, update
 from fedmed_edge.errors import StoreError, TrustError
 from fedmed_edge.signing import PublicKey, fingerprint, parse_public_key, public_pem
 from fedmed_edge.store.entries import SiteEntry
-from fedmed_edge.store.index import contributions, now, sites
+from fedmed_edge.store.tables import contributions, now, sites
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
 

@@ -25,6 +25,21 @@ class SiteEntry:
 
 
 @dataclass(frozen=True)
+class GenerationEntry:
+    """A published generation.
+
+    Attributes:
+        row_dim: D, width of a lifted row.
+        draft: True while it only measures features and has no lift yet.
+    """
+
+    digest: str
+    kind: str
+    row_dim: int
+    draft: bool
+
+
+@dataclass(frozen=True)
 class ContributionEntry:
     """A contribution in the store.
 

@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, Table, insert, select, update
+from sqlalchemy import Connection, Table, delete, insert, select, update
 
 from fedmed_edge.errors import StoreError
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.statistics.contribution import Contribution
-from fedmed_edge.store.entries import ContributionEntry, Holds
-from fedmed_edge.store.index import contributions, generations, models, now, recipes
+from fedmed_edge.store import journal
+from fedmed_edge.store.entries import ContributionEntry, GenerationEntry, Holds
+from fedmed_edge.store.tables import contributions, generations, models, now, recipes, tombstones
 
 
 def newest_recipe(connection: Connection, task: str) -> Recipe:
@@ -28,7 +29,7 @@ def newest_recipe(connection: Connection, task: str) -> Recipe:
 def record(
     connection: Connection, contribution: Contribution, stored: str, size: int, public_key: bytes
 ) -> None:
-    """Write the row of a contribution whose file is kept under the digest `stored`."""
+    """Write the row of a contribution whose file is kept under the digest `stored`, new or renewed."""
     header = contribution.header
     values: dict[str, Any] = {
         "object": stored,
@@ -42,6 +43,8 @@ def record(
         "bytes": size,
         "received": now(),
     }
+    replaced = connection.scalars(select(contributions.c.object).where(contributions.c.id == contribution.id))
+    journal.loosen(connection, set(replaced) - {stored})
     renewed = update(contributions).where(contributions.c.id == contribution.id).values(**values)
     if connection.execute(renewed).rowcount == 0:
         connection.execute(insert(contributions).values(id=contribution.id, **values))
@@ -96,9 +99,22 @@ def current(
     return chosen, {row.id: row.object for row in connection.execute(files)}
 
 
-def published_generations(connection: Connection) -> list[str]:
-    """Digests of the generations, newest first."""
-    return list(connection.scalars(select(generations.c.digest).order_by(generations.c.number.desc())))
+def bury(connection: Connection, site: str) -> list[Any]:
+    """Replace a site's contributions by tombstones, so that they never come back; the rows that went."""
+    rows = list(connection.execute(select(contributions).where(contributions.c.site == site)))
+    if rows:
+        moment = now()
+        buried = [{"id": row.id, "site": site, "sequence": row.sequence, "withdrawn": moment} for row in rows]
+        connection.execute(insert(tombstones), buried)
+        connection.execute(delete(contributions).where(contributions.c.site == site))
+        journal.loosen(connection, {row.object for row in rows})
+    return rows
+
+
+def generation_entries(connection: Connection) -> list[GenerationEntry]:
+    """Every generation, newest first."""
+    rows = connection.execute(select(generations).order_by(generations.c.number.desc()))
+    return [GenerationEntry(row.digest, row.kind, row.row_dim, row.draft) for row in rows]
 
 
 def known_objects(connection: Connection) -> set[str]:

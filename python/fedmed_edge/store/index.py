@@ -1,129 +1,26 @@
-"""The index of a store: one SQLite file, its tables and its transactions."""
+"""The index of a store: one SQLite file, its version and its transactions."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import (
-    Boolean,
-    Column,
-    Connection,
-    ForeignKey,
-    Integer,
-    LargeBinary,
-    MetaData,
-    String,
-    Table,
-    UniqueConstraint,
-    create_engine,
-    event,
-    inspect,
-    select,
-)
+from sqlalchemy import Connection, create_engine, event, inspect, select, update
 from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from fedmed_edge.errors import StoreError
+from fedmed_edge.store.tables import SCHEMA_VERSION, loose, metadata, settings
 
-SCHEMA_VERSION: Final = 1
 WAIT_S: Final = 60.0
 """How long a process waits for another that is writing."""
 
 _WRITE: Final = "fedmed_write"
-
-_metadata = MetaData()
-
-settings = Table("settings", _metadata, Column("key", String, primary_key=True), Column("value", String))
-
-sites = Table(
-    "sites",
-    _metadata,
-    Column("name", String, primary_key=True),
-    Column("public_key", LargeBinary, nullable=False),
-    Column("fingerprint", String, nullable=False, unique=True),
-    Column("enrolled", String, nullable=False),
-    Column("revoked", Boolean, nullable=False, default=False),
-)
-
-recipes = Table(
-    "recipes",
-    _metadata,
-    Column("number", Integer, primary_key=True),
-    Column("digest", String, nullable=False, unique=True),
-    Column("task", String, nullable=False, index=True),
-    Column("content", String, nullable=False),
-)
-
-generations = Table(
-    "generations",
-    _metadata,
-    Column("number", Integer, primary_key=True),
-    Column("digest", String, nullable=False, unique=True),
-    Column("kind", String, nullable=False),
-    Column("row_dim", Integer, nullable=False),
-    Column("feature_dim", Integer, nullable=False),
-    Column("channels", Integer, nullable=False),
-    Column("draft", Boolean, nullable=False),
-)
-
-contributions = Table(
-    "contributions",
-    _metadata,
-    Column("number", Integer, primary_key=True),
-    Column("id", String, nullable=False, unique=True),
-    Column("object", String, nullable=False),
-    Column("site", ForeignKey("sites.name"), nullable=False, index=True),
-    Column("public_key", LargeBinary, nullable=False),
-    Column("sequence", Integer, nullable=False),
-    Column("task", String, nullable=False),
-    Column("recipe", ForeignKey("recipes.digest"), nullable=False),
-    Column("generation", ForeignKey("generations.digest"), nullable=False),
-    Column("holds", String, nullable=False),
-    Column("bytes", Integer, nullable=False),
-    Column("received", String, nullable=False),
-    UniqueConstraint("site", "sequence"),
-)
-
-tombstones = Table(
-    "tombstones",
-    _metadata,
-    Column("id", String, primary_key=True),
-    Column("site", String, nullable=False, index=True),
-    Column("sequence", Integer, nullable=False),
-    Column("withdrawn", String, nullable=False),
-)
-
-models = Table(
-    "models",
-    _metadata,
-    Column("number", Integer, primary_key=True),
-    Column("digest", String, nullable=False, unique=True),
-    Column("object", String, nullable=False),
-    Column("task", String, nullable=False, index=True),
-    Column("generation", ForeignKey("generations.digest"), nullable=False),
-    Column("refined_for", String),
-    Column("withdrawn", Boolean, nullable=False, default=False),
-    Column("made", String, nullable=False),
-)
-
-model_parts = Table(
-    "model_parts",
-    _metadata,
-    Column("model", ForeignKey("models.digest", ondelete="CASCADE"), primary_key=True),
-    Column("site", String, primary_key=True),
-    Column("contribution", String, nullable=False),
-)
+_VERSION_ROW: Final = settings.c.key == "schema_version"
 
 
 class StoreBusy(StoreError):
     """Another process is writing to the store, and did so for longer than we wait."""
-
-
-def now() -> str:
-    """This moment, UTC, as ISO 8601 to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 class Index:
@@ -150,30 +47,51 @@ class Index:
         with self.write() as connection:
             if inspect(connection).has_table("settings"):
                 raise StoreError(f"{self.path.parent}: is a store already")
-            _metadata.create_all(connection)
+            metadata.create_all(connection)
             connection.execute(settings.insert().values(key="schema_version", value=str(SCHEMA_VERSION)))
 
-    def check_version(self) -> None:
-        """Refuse an index of another version.
+    def finished(self) -> bool:
+        """Whether there is an index that was made to the end."""
+        if not self.path.is_file():
+            return False
+        with self.read() as connection:
+            return inspect(connection).has_table("settings")
+
+    def open(self) -> None:
+        """Check the version of the index, and bring an older one up to date.
 
         Raises:
-            StoreError: There is none, it was not finished, or it is of another version.
+            StoreError: There is none, it was not finished, or it is of a newer version.
         """
-        if not self.path.is_file():
-            raise StoreError(f"{self.path.parent}: no store here", hint="`fedmed-server init` makes one")
+        self._require_file()
         with self.read() as connection:
-            made = inspect(connection).has_table("settings")
-            query = select(settings.c.value).where(settings.c.key == "schema_version")
-            version = connection.scalar(query) if made else None
+            version = self._version(connection)
+        if version < SCHEMA_VERSION:
+            with self.write() as connection:
+                _migrate(connection, self._version(connection))
+
+    def _require_file(self) -> None:
+        try:
+            self.path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            raise StoreError(
+                f"{self.path.parent}: no store here", hint="`fedmed-server init` makes one"
+            ) from None
+        except OSError as error:
+            raise StoreError(f"{self.path}: cannot be read: {error.strerror}", hint=_PERMISSIONS) from None
+
+    def _version(self, connection: Connection) -> int:
+        folder = self.path.parent
+        made = inspect(connection).has_table("settings")
+        version = connection.scalar(select(settings.c.value).where(_VERSION_ROW)) if made else None
         if version is None:
+            raise StoreError(f"{folder}: store was not finished", hint="run `fedmed-server init` again")
+        if not version.isdecimal() or int(version) > SCHEMA_VERSION:
             raise StoreError(
-                f"{self.path.parent}: store was not finished", hint="run `fedmed-server init` again"
+                f"{folder}: store has schema version {version[:20]}, expected at most {SCHEMA_VERSION}",
+                hint="a newer fedmed-server made it: upgrade this one; nothing was changed",
             )
-        if version != str(SCHEMA_VERSION):
-            raise StoreError(
-                f"{self.path.parent}: store has schema version {version}, expected {SCHEMA_VERSION}",
-                hint="use the fedmed-server that made it, or a newer one",
-            )
+        return int(version)
 
     def integrity(self, connection: Connection) -> list[str]:
         """What SQLite finds wrong with the file and its references; empty if sound."""
@@ -197,7 +115,8 @@ class Index:
         """A change that is made whole or not at all; waits for other writers.
 
         Raises:
-            StoreError: Another process held the lock for longer than `wait_s`, or the disk is full.
+            StoreError: Another process held the lock for longer than `wait_s`, the disk is full, or the store
+                is read-only.
         """
         with self._connection(write=True, wait_s=wait_s) as connection:
             yield connection
@@ -226,7 +145,24 @@ class Index:
                 f"{self.path}: cannot be written: {cause}",
                 hint="make room on the store's disk and run it again; nothing was changed",
             )
+        if "readonly" in cause:
+            return StoreError(f"{self.path}: cannot be written: store is read-only", hint=_PERMISSIONS)
+        if "unable to open" in cause:
+            return StoreError(f"{self.path}: cannot be opened", hint=_PERMISSIONS)
         return StoreError(f"{self.path}: cannot be used: {cause}", hint="restore it from a backup")
+
+
+_PERMISSIONS = (
+    "check owner, permissions and mount of the store's folder: the user who runs fedmed-server reads and "
+    "writes there; nothing was changed"
+)
+
+
+def _migrate(connection: Connection, version: int) -> None:
+    """Bring the tables from an older version to the newest; another process may have done so meanwhile."""
+    if version < 2:
+        loose.create(connection, checkfirst=True)
+    connection.execute(update(settings).where(_VERSION_ROW).values(value=str(SCHEMA_VERSION)))
 
 
 def _configure(dbapi_connection: Any, _record: object) -> None:

@@ -7,8 +7,9 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from fedmed_edge.errors import StoreError
 from fedmed_edge.recipe import Recipe
+from fedmed_edge.store import journal
 from fedmed_edge.store.entries import ModelEntry
-from fedmed_edge.store.index import contributions, model_parts, models, now
+from fedmed_edge.store.tables import contributions, model_parts, models, now
 
 
 class StoredModel(Protocol):
@@ -52,6 +53,8 @@ def record(connection: Connection, model: StoredModel, stored: str) -> None:
                 "which is not in the store",
                 hint="the site withdrew meanwhile: rebuild again",
             )
+    replaced = connection.scalars(select(models.c.object).where(models.c.digest == model.digest))
+    journal.loosen(connection, set(replaced) - {stored})
     connection.execute(delete(models).where(models.c.digest == model.digest))
     connection.execute(
         insert(models).values(

@@ -1,20 +1,21 @@
 """A server's store: who may contribute, what they contributed, and the models made of it.
 
-    STORE/index.sqlite          sites, recipes, generations, contributions, tombstones, models
+    STORE/index.sqlite          sites, recipes, generations, contributions, tombstones, models, journal
     STORE/objects/ab/abcdef…    their files, named by SHA-256
 
-A file is written before the row that names it and deleted after it, so a process may be killed at any point:
-what no row names is swept when the store is opened next. Every change is one transaction under SQLite's write
-lock, files included, so two writers take turns.
+A file is written before the row that names it and deleted after it, and the journal names it meanwhile, so a
+process may be killed at any point: what the journal names and no row does is swept when the store is opened
+next. Nothing else is ever deleted. Every change is one transaction under SQLite's write lock, files included,
+so two writers take turns.
 """
 
-import contextlib
 import json
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
 from fedmed_edge.errors import StoreError
 from fedmed_edge.generation import Generation, parse_generation
@@ -22,23 +23,23 @@ from fedmed_edge.recipe import Recipe
 from fedmed_edge.signing import PublicKey, public_pem
 from fedmed_edge.statistics.contribution import Contribution, parse_contribution
 from fedmed_edge.statistics.reading import parse_envelope, read_content
-from fedmed_edge.store import admission, enrolment, holdings, models
-from fedmed_edge.store import index as tables
+from fedmed_edge.store import admission, enrolment, holdings, journal, models, tables
 from fedmed_edge.store.entries import (
     ContributionEntry,
+    GenerationEntry,
     Holds,
     Import,
     ModelEntry,
     SiteEntry,
     Withdrawal,
 )
-from fedmed_edge.store.index import Index
-from fedmed_edge.store.objects import Objects
+from fedmed_edge.store.index import WAIT_S, Index
+from fedmed_edge.store.objects import Objects, digest_of
 from fedmed_edge.store.verification import faults
 
 log = logging.getLogger(__name__)
 
-__all__ = ["ContributionEntry", "Import", "ModelEntry", "SiteEntry", "Store", "Withdrawal"]
+__all__ = ["ContributionEntry", "GenerationEntry", "Import", "ModelEntry", "SiteEntry", "Store", "Withdrawal"]
 
 INDEX_NAME = "index.sqlite"
 
@@ -55,37 +56,57 @@ class Store:
         (['alpha'], [])
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._index = Index(folder / INDEX_NAME)
-        self._objects = Objects(folder / "objects")
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self._index = Index(self.folder / INDEX_NAME)
+        self._objects = Objects(self.folder / "objects")
 
     @classmethod
-    def create(cls, folder: Path) -> "Store":
+    def create(cls, folder: str | Path) -> "Store":
         """Make an empty store.
 
         Raises:
-            StoreError: There is one already, or the folder cannot be made.
+            StoreError: There is one already, the folder holds something else, or it cannot be made.
         """
+        store = cls(folder)
         try:
-            (folder / "objects").mkdir(parents=True, exist_ok=True)
+            store.folder.mkdir(parents=True, exist_ok=True)
+            strange = sorted({path.name for path in store.folder.iterdir()} - _OWN_NAMES)
+            if strange:
+                raise StoreError(
+                    f"{folder}: holds `{strange[0]}`, expected an empty folder", hint="choose another folder"
+                )
+            (store.folder / "objects").mkdir(exist_ok=True)
         except OSError as error:
             raise StoreError(f"{folder}: cannot be made: {error.strerror}") from None
-        store = cls(folder)
         store._index.create()
         return store
 
     @classmethod
-    def open(cls, folder: Path) -> "Store":
-        """Open a store, and sweep what killed processes left unless another process is writing.
+    def open_or_create(cls, folder: str | Path) -> tuple["Store", bool]:
+        """The store in a folder, made where there is none yet; and whether it was made now.
 
         Raises:
-            StoreError: There is none, or it is of another version or damaged.
+            StoreError: As `create` and `open` do.
         """
         store = cls(folder)
-        store._index.check_version()
-        with contextlib.suppress(tables.StoreBusy):
-            store._sweep(wait_s=0)
+        if store._index.finished():
+            return cls.open(folder), False
+        return cls.create(folder), True
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "Store":
+        """Open a store, and sweep what killed processes left where no other process is writing.
+
+        Raises:
+            StoreError: There is none, it is of a newer version, or its index is damaged or cannot be read.
+        """
+        store = cls(folder)
+        store._index.open()
+        try:
+            store._sweep_leftovers(wait_s=0)
+        except StoreError as error:  # it is read-only, or another process is writing; `verify` tells
+            log.debug("not swept: %s", error)
         return store
 
     # --- sites -------------------------------------------------------------------------------------
@@ -107,6 +128,16 @@ class Store:
         """
         with self._index.write() as connection:
             enrolment.revoke(connection, name)
+
+    def site(self, name: str) -> SiteEntry:
+        """An enrolled site.
+
+        Raises:
+            StoreError: No such site; names those that are.
+        """
+        with self._index.read() as connection:
+            enrolment.require_site(connection, name)
+            return next(entry for entry in enrolment.entries(connection) if entry.name == name)
 
     def sites(self) -> list[SiteEntry]:
         """Every enrolled site, in order of name."""
@@ -151,7 +182,7 @@ class Store:
         """
         generation = parse_generation(content, "generation")
         table = tables.generations
-        with self._index.write() as connection:
+        with self._adding(content) as connection:
             digest = self._objects.write(content)
             if connection.scalar(select(table.c.digest).where(table.c.digest == digest)) is None:
                 values = {
@@ -167,8 +198,12 @@ class Store:
 
     def generations(self) -> list[str]:
         """Digests of the published generations, newest first."""
+        return [entry.digest for entry in self.generation_entries()]
+
+    def generation_entries(self) -> list[GenerationEntry]:
+        """What the published generations are, newest first."""
         with self._index.read() as connection:
-            return holdings.published_generations(connection)
+            return holdings.generation_entries(connection)
 
     def generation(self, digest: str | None = None) -> Generation:
         """A generation by its digest, or the newest.
@@ -184,11 +219,11 @@ class Store:
 
     # --- contributions -----------------------------------------------------------------------------
 
-    def import_contribution(self, path: Path) -> Import:
+    def import_contribution(self, path: str | Path) -> Import:
         """Take a contribution from its file.
 
-        The very same contribution again changes nothing. One that the site signed anew with a higher
-        sequence becomes its newest.
+        The very same contribution again changes nothing, but mends its file where that is damaged or missing.
+        One that the site signed anew with a higher sequence becomes its newest.
 
         Raises:
             InputError: The file is not as it must be, or is of another generation or recipe, or older than
@@ -196,25 +231,34 @@ class Store:
             TrustError: Unknown or revoked signer, wrong signature, or the key of another site.
             StoreError: Another process kept the lock, or the disk is full.
         """
-        content, where = read_content(path), str(path)
+        content, where = read_content(Path(path)), str(path)
         envelope = parse_envelope(content, where)
         with self._index.read() as connection:
             key = enrolment.signing_key(connection, envelope.signer, envelope.header.site, where)
             recipe = admission.check_known(connection, envelope.header, where)
         # outside a transaction: it takes a while, and a reader would hold up every writer's commit
         contribution = parse_contribution(content, where, verify_key=key)
-        with self._index.write() as connection:
-            admission.check_shapes(connection, contribution, recipe, where)
-            enrolment.signing_key(connection, contribution.signer, contribution.header.site, where)
-            verdict = admission.judge(connection, contribution.header, contribution.id, where)
-            if verdict != "same":
-                stored = self._objects.write(content)
-                holdings.record(connection, contribution, stored, len(content), public_pem(key))
+        with self._index.read() as connection:
+            verdict = admission.admit(connection, contribution, recipe, where)
+        if verdict == "same":
+            self._mend(content)
+        else:
+            with self._adding(content) as connection:
+                verdict = admission.admit(connection, contribution, recipe, where)
+                if verdict != "same":  # another process may have taken it meanwhile
+                    stored = self._objects.write(content)
+                    holdings.record(connection, contribution, stored, len(content), public_pem(key))
         if verdict == "renewed":
             self._sweep()
         header = contribution.header
         log.info("contribution %s of %s: %s", contribution.id[:12], header.site, verdict)
         return Import(contribution.id, header.site, header.task, header.sequence, verdict != "same")
+
+    def _mend(self, content: bytes) -> None:
+        """Write an object that is held again, where its file is damaged or missing."""
+        with self._index.write() as connection:
+            if digest_of(content) in holdings.known_objects(connection):
+                self._objects.write(content)
 
     def contribution_entries(self, task: str | None = None) -> list[ContributionEntry]:
         """Contributions that the store holds, of one task or all, by site and sequence."""
@@ -269,21 +313,13 @@ class Store:
         sequence, so that it cannot come back. Running it again changes nothing.
 
         Raises:
-            StoreError: No such site, or another process kept the lock.
+            StoreError: No such site, another process kept the lock, or a file cannot be deleted: the rows are
+                gone then, and running it again goes on with the files.
         """
-        table = tables.contributions
         with self._index.write() as connection:
             enrolment.require_site(connection, site)
-            rows = connection.execute(select(table).where(table.c.site == site)).all()
+            rows = holdings.bury(connection, site)
             ids = [row.id for row in rows]
-            if rows:
-                moment = tables.now()
-                buried = [
-                    {"id": row.id, "site": site, "sequence": row.sequence, "withdrawn": moment}
-                    for row in rows
-                ]
-                connection.execute(insert(tables.tombstones), buried)
-                connection.execute(delete(table).where(table.c.site == site))
             marked = models.mark_withdrawn(connection, ids)
         self._sweep()
         log.info("withdrew %s: %d contributions, %d models marked", site, len(ids), len(marked))
@@ -297,7 +333,7 @@ class Store:
         Raises:
             StoreError: A site in it withdrew meanwhile, or the disk is full.
         """
-        with self._index.write() as connection:
+        with self._adding(model.content) as connection:
             models.record(connection, model, self._objects.write(model.content))
         return model.digest
 
@@ -327,11 +363,45 @@ class Store:
     # --- upkeep ------------------------------------------------------------------------------------
 
     def verify(self) -> list[str]:
-        """Check every file and row against each other and every signature again; faults, none if sound."""
-        self._sweep()
-        return faults(self._index, self._objects)
+        """Check every file and row against each other and every signature again; faults, none if sound.
 
-    def _sweep(self, *, wait_s: float = tables.WAIT_S) -> None:
+        A file that the index does not name, and that no process of the store left, is a fault.
+        """
+        found = []
+        try:
+            self._sweep_leftovers()
+        except StoreError as error:
+            found.append(f"what a killed process or a withdrawal left is not swept: {error}")
+        return found + faults(self._index, self._objects)
+
+    @contextmanager
+    def _adding(self, content: bytes) -> Iterator[Connection]:
+        """A change that may write the object `content`; its digest is journalled before it begins."""
+        digest = digest_of(content)
+        while True:
+            with self._index.write() as connection:
+                if digest in journal.loosened(connection):
+                    yield connection
+                    if digest in holdings.known_objects(connection):
+                        journal.settle(connection, digest)
+                    return
+                # committed by itself; where another process sweeps before we are back, it is done again
+                journal.loosen(connection, [digest])
+
+    def _sweep_leftovers(self, *, wait_s: float = WAIT_S) -> None:
+        """Sweep where a killed process left something; a store that is only read is not written to."""
+        with self._index.read() as connection:
+            left = journal.loosened(connection) - holdings.known_objects(connection)
+        if self._objects.temporaries() or any(self._objects.path(digest).exists() for digest in left):
+            self._sweep(wait_s=wait_s)
+
+    def _sweep(self, *, wait_s: float = WAIT_S) -> None:
+        """Delete the files that the journal names and no row does."""
         with self._index.write(wait_s=wait_s) as connection:
-            for path in self._objects.sweep(holdings.known_objects(connection)):
+            left = journal.loosened(connection) - holdings.known_objects(connection)
+            for path in self._objects.delete(left):
                 log.info("swept %s", path.name)
+            journal.clear(connection)
+
+
+_OWN_NAMES = {INDEX_NAME, f"{INDEX_NAME}-journal", "objects", "lost+found"}

@@ -1,53 +1,105 @@
 """A store checked from the ground: every row, file, digest and signature against each other."""
 
+import contextlib
+from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
+from fedmed_edge.atomic import TEMPORARY
 from fedmed_edge.errors import FedmedError, StoreError
+from fedmed_edge.kinds import file_kind
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.signing import parse_public_key
 from fedmed_edge.statistics.contribution import parse_contribution
-from fedmed_edge.store.index import (
-    Index,
-    contributions,
-    generations,
-    model_parts,
-    models,
-    recipes,
-    tombstones,
-)
+from fedmed_edge.statistics.reading import parse_envelope, read_content
+from fedmed_edge.store import holdings, journal
+from fedmed_edge.store.index import Index
 from fedmed_edge.store.objects import Objects
+from fedmed_edge.store.tables import contributions, generations, model_parts, models, recipes, tombstones
 
 
 def faults(index: Index, objects: Objects) -> list[str]:
     """Everything that is wrong, in words; empty for a sound store. Nothing is changed."""
+    found = _strangers(index, objects)
     with index.read() as connection:
-        found = [f"index: {line}" for line in index.integrity(connection)]
+        found += [f"index: {line}" for line in index.integrity(connection)]
+        found += _disagreements(connection)
         held = connection.execute(select(contributions).order_by(contributions.c.site)).all()
-        buried = set(connection.scalars(select(tombstones.c.id)))
-        made = connection.execute(select(models)).all()
-        parts = connection.execute(select(model_parts)).all()
-        published = list(connection.scalars(select(generations.c.digest)))
-        known = connection.execute(select(recipes)).all()
-    for digest in [*published, *(row.object for row in made)]:
+        others = [
+            digest
+            for column in (generations.c.digest, models.c.object)
+            for digest in connection.scalars(select(column))
+        ]
+    # outside a transaction: it takes a while, and a reader would hold up every writer's commit
+    broken: dict[str, str] = {}
+    for digest in others:
         try:
             objects.read(digest)
         except FedmedError as error:
-            found.append(str(error))
+            broken[digest] = _told(error)
     for row in held:
         try:
             _check_contribution(row, objects)
         except FedmedError as error:
-            found.append(str(error))
-        if row.id in buried:
-            found.append(f"contribution {row.id[:12]}: is there although it was withdrawn")
-    for row in known:
+            broken[row.object] = _told(error)
+    with index.read() as connection:
+        still_named = holdings.known_objects(connection)
+    return found + [why for digest, why in broken.items() if digest in still_named]
+
+
+def _told(error: FedmedError) -> str:
+    return f"{error}; {error.hint}" if error.hint else str(error)
+
+
+def _strangers(index: Index, objects: Objects) -> list[str]:
+    """Files that neither a row nor the journal names."""
+    try:
+        listed = list(objects.files())  # before the index: what is written later was journalled before
+    except StoreError as error:
+        return [_told(error)]
+    with index.read() as connection:
+        named = holdings.known_objects(connection) | journal.loosened(connection)
+    found = []
+    for path in listed:
+        if not objects.is_object(path):
+            if not path.name.startswith(TEMPORARY):
+                found.append(f"{path}: is no file of the store; move it elsewhere")
+        elif path.name not in named and path.exists():
+            what, todo = _unnamed(path)
+            found.append(
+                f"{path}: {what} that the index does not name, as after an older index was restored; "
+                f"{todo}, or delete it"
+            )
+    return found
+
+
+def _unnamed(path: Path) -> tuple[str, str]:
+    """What an object without a row is, and how it comes back."""
+    kind = file_kind(path)
+    if kind == "contribution":
+        with contextlib.suppress(FedmedError):
+            header = parse_envelope(read_content(path), str(path)).header
+            what = f"contribution of site `{header.site}`, sequence {header.sequence},"
+            return what, "`fedmed-server import` takes this very file"
+    todo = {"model": "`fedmed-server rebuild` makes it anew", "generation": "publish it as it was made then"}
+    return kind or "file of no known kind", todo.get(kind or "", "move it elsewhere")
+
+
+def _disagreements(connection: Connection) -> list[str]:
+    """Rows that contradict each other."""
+    held = set(connection.scalars(select(contributions.c.id)))
+    buried = set(connection.scalars(select(tombstones.c.id)))
+    marked = set(connection.scalars(select(models.c.digest).where(models.c.withdrawn)))
+    found = [
+        f"contribution {one[:12]}: is there although it was withdrawn; withdraw its site again"
+        for one in sorted(held & buried)
+    ]
+    for row in connection.execute(select(recipes)).all():
         if Recipe.model_validate_json(row.content).digest != row.digest:
             found.append(f"recipe {row.digest[:12]}: its content is not what its digest says")
-    withdrawn = {row.digest for row in made if row.withdrawn}
-    for part in parts:
-        if part.contribution in buried and part.model not in withdrawn:
+    for part in connection.execute(select(model_parts)).all():
+        if part.contribution in buried and part.model not in marked:
             found.append(f"model {part.model[:12]}: holds withdrawn site `{part.site}` and is not marked")
     return found
 

@@ -15,7 +15,7 @@ from fedmed_edge.inference.predict import load_model
 from fedmed_edge.model.evaluate import evaluate
 from fedmed_edge.report.data import ReportData, save_data
 from fedmed_edge.report.html import write_report
-from fedmed_edge.signing import generate_key, sign_file, write_public_key
+from fedmed_edge.signing import generate_key, write_public_key, write_signed
 from fedmed_edge.store.store import Store
 from fedmed_edge.study.cohort import write_cohort
 from fedmed_edge.study.figures import document, examples, table, task_figures
@@ -122,9 +122,8 @@ def _page(task: Task, runs: Runs, folder: Path, watch: Watch) -> Any:
     join = runs.first
     watch("export")
     path = folder / "model.onnx"
-    write_atomic(path, export_onnx(join.story.after, join.generation))
     key = generate_key()
-    sign_file(path, key)
+    write_signed(path, export_onnx(join.story.after, join.generation), key)
     public = folder / "server.pub"
     write_public_key(public, key.public_key())
     watch("infer")

@@ -20,7 +20,10 @@ MACHINE = ["runtime", "device", "torch", "disk", "clock", "processor"]
 def site(copied: Any) -> Path:
     """The folder of a site to which nothing is wanting."""
     folder: Path = copied.root / "a"
-    copied.generation.rename(folder / "generation.safetensors")
+    for end in ("", ".sig"):
+        copied.generation.with_name(copied.generation.name + end).rename(
+            folder / f"generation.safetensors{end}"
+        )
     return folder
 
 
@@ -86,8 +89,22 @@ def test_a_folder_without_settings_still_has_its_machine_checked(tmp_path: Path,
             "generation",
             lambda s: (s / "generation.safetensors").write_bytes(b"x"),
             "fault",
-            "not a generation file, or cut off",
+            "generation.safetensors: wrong signature: changed after it was signed",
             None,
+        ),
+        (
+            "generation",
+            lambda s: (s / "generation.safetensors.sig").unlink(),
+            "fault",
+            "generation.safetensors.sig: no such file",
+            "a file without its signature is not trusted",
+        ),
+        (
+            "generation",
+            lambda s: edit(s / "fedmed.toml", "server_key", "# server_key"),
+            "fault",
+            "generation.safetensors: no key to check its signature against",
+            "`server_key` in fedmed.toml",
         ),
         (
             "generation",

@@ -124,17 +124,6 @@ def test_6_the_device_is_not_usable(copied: Any, kit: ModuleType) -> None:
     )
 
 
-def test_130_not_answered(copied: Any, kit: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    import io
-
-    monkeypatch.setattr("sys.stdin", io.StringIO(""))
-    refused(kit.run(SERVER, "withdraw", "-C", copied.server, "a"), 130, "interrupted")
-    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
-    said = kit.run(SERVER, "withdraw", "-C", copied.server, "a")
-    assert said.code == 1 and "error: withdraw: not confirmed, nothing was deleted\nhint: " in said.err
-    assert {one["site"] for one in copied.admin("status")["contributions"]} == {"a", "b"}
-
-
 # --- files that are not as they must be ------------------------------------------------------------------
 
 
@@ -142,7 +131,7 @@ def test_1_no_such_file_or_folder(copied: Any, kit: ModuleType, tmp_path: Path) 
     f, none = copied, tmp_path / "none"
     refused(kit.run(EDGE, "infer", *infer_with(f, none)), 1, "none: no such file or folder")
     refused(kit.run(EDGE, "infer", *infer_with(f, f.root / "a-data", model="none")), 1, "none: no such file")
-    refused(kit.run(EDGE, "inspect", none), 1, "none: cannot be read: no such file or directory")
+    refused(kit.run(EDGE, "inspect", none), 1, "none: no such file")
     refused(kit.run(EDGE, "report", tmp_path), 1, "report.json: no such file")
     said = kit.run(EDGE, "train", "-C", none, "--out", none)
     refused(said, 1, "none: has no fedmed.toml", "fedmed-edge init DIR")
@@ -225,6 +214,23 @@ def write_dicom(path: Path, modality: str) -> None:
     ds.save_as(path, enforce_file_format=True)
 
 
+@pytest.mark.parametrize(
+    ("file", "kind"),
+    [
+        ("tiny.generation", "generation"),
+        ("a.contribution", "contribution"),
+        ("a.backbone", "backbone"),
+        ("tiny.onnx.sig", "signature"),
+        ("tiny.toml", "recipe"),
+        ("server/server.pub", "public key"),
+    ],
+)
+def test_1_another_file_in_the_place_of_a_model(file: str, kind: str, world: Any, kit: ModuleType) -> None:
+    said = kit.run(EDGE, "infer", *infer_with(world, world.root / "a-data" / "1.png", model=file))
+    refused(said, 1, f"{file}: is a {kind}, expected an exported model", "`fedmed-server export` writes one")
+    assert not (world.root / "out").exists()
+
+
 # --- contributions that the server does not take ---------------------------------------------------------
 
 
@@ -241,6 +247,7 @@ def test_1_a_contribution_of_another_generation(copied: Any, kit: ModuleType) ->
     given = ("-C", f.root / "other", "--recipe", f.recipe, "--seed", 1, "--out", f.root / "other.generation")
     f.ask(SERVER, "generation", "publish", *given)
     f.generation = f.root / "other.generation"
+    shutil.copyfile(f.root / "other" / "server.pub", f.root / "c" / "server.pub")
     path = f.contribute("c", file="x")
     take(f, kit, path, 1, "x: `generation` has ", "pull the newest generation")
 
@@ -262,10 +269,27 @@ def test_1_a_file_that_is_cut_off(kept: int, copied: Any, kit: ModuleType) -> No
     take(f, kit, path, 1, "c.contribution: cut off: ")
     f.generation.write_bytes(f.generation.read_bytes()[:kept])
     said = kit.run(EDGE, "contribute", "-C", f.root / "a", "--generation", f.generation, "--dry-run")
-    refused(said, 1, "tiny.generation: not a generation file, or cut off")
+    refused(said, 5, "tiny.generation: wrong signature: changed after it was signed")
     model = f.root / "tiny.onnx"
     model.write_bytes(model.read_bytes()[:kept])
     refused(kit.run(EDGE, "infer", *infer_with(f, f.root / "a-data")), 5, "tiny.onnx: wrong signature")
+
+
+@pytest.mark.parametrize("verb", ["contribute", "extract", "train"])
+def test_5_a_generation_that_the_server_did_not_sign(verb: str, copied: Any, kit: ModuleType) -> None:
+    f = copied
+    words = (verb, "-C", f.root / "a", "--generation", f.generation, "--out", f.root / "x")
+    signature = f.generation.with_name(f.generation.name + ".sig")
+    kept = signature.read_bytes()
+    signature.unlink()
+    refused(kit.run(EDGE, *words), 5, "tiny.generation.sig: no such file", "without its signature")
+    signature.write_bytes(kept)
+    shutil.copyfile(f.root / "b" / "b.pub", f.root / "a" / "server.pub")
+    refused(kit.run(EDGE, *words), 5, "tiny.generation: signed by SHA256:")
+    settings = f.root / "a" / "fedmed.toml"
+    settings.write_text(settings.read_text().replace("server_key", "# server_key"))
+    refused(kit.run(EDGE, *words), 5, "no key to check its signature against", "`server_key` in fedmed.toml")
+    assert not (f.root / "x").exists()
 
 
 def test_1_an_older_sequence(copied: Any, kit: ModuleType) -> None:
@@ -280,7 +304,8 @@ def test_1_an_older_sequence(copied: Any, kit: ModuleType) -> None:
 
 def test_5_an_unknown_signer_or_another_site(copied: Any, kit: ModuleType) -> None:
     f = copied
-    f.ask(EDGE, "init", f.root / "stranger", "--site", "stranger", "--data", f.root / "c-data")
+    given = ("--site", "stranger", "--data", f.root / "c-data", "--server-key", f.trust)
+    f.ask(EDGE, "init", f.root / "stranger", *given)
     shutil.copyfile(f.recipe, f.root / "stranger" / "recipe.toml")
     text = (f.root / "c" / "fedmed.toml").read_text()
     (f.root / "stranger" / "fedmed.toml").write_text(text.replace('site = "c"', 'site = "stranger"'))

@@ -208,7 +208,7 @@ def test_infer_prints_one_line_an_input(copied: Any, kit: ModuleType) -> None:
 @pytest.mark.parametrize("file", ["a.contribution", "tiny.generation", "a.backbone", "tiny.onnx"])
 def test_inspect_tells_what_each_kind_of_file_holds(file: str, world: Any, kit: ModuleType) -> None:
     said = kit.run("fedmed-edge", "inspect", world.root / file, "--json")
-    assert said.json["kind"] == {"tiny.generation": "generation", "tiny.onnx": "model"}.get(
+    assert said.json["kind"] == {"tiny.generation": "generation", "tiny.onnx": "exported model"}.get(
         file, file.split(".")[1]
     )
     assert str(world.root) in kit.run("fedmed-edge", "inspect", world.root / file).out

@@ -8,6 +8,7 @@ import onnx
 import pytest
 import torch
 
+from fedmed_edge.encoder_graph import check_encoder
 from fedmed_edge.errors import InputError
 from fedmed_edge.features import encoder_export
 from fedmed_edge.features.backbones import build_backbone
@@ -56,6 +57,7 @@ def described(make: SimpleNamespace, backbone: Backbone, size: tuple[int, ...]) 
 def test_runs_as_torch_does(make: SimpleNamespace, backbone: Backbone, size: tuple[int, ...]) -> None:
     recipe, network = described(make, backbone, size)
     content = export_encoder(network, recipe)
+    check_encoder(content, channels=1, size=size, widths=network.widths, where="g")
     session = open_session(content, device="cpu")
     assert session.inputs == {"image": (1, 1, *size)}
     assert session.outputs == output_names(len(network.widths))

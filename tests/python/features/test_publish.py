@@ -116,6 +116,20 @@ def test_reference_is_the_gaussian_of_the_images(pixels_task: Task) -> None:
     np.linalg.cholesky(generation.reference_covariance)
 
 
+@pytest.mark.parametrize("kind", ["classification", "segmentation"])
+def test_images_that_are_all_the_same_still_make_a_generation(
+    kind: str, tmp_path: Path, make: SimpleNamespace
+) -> None:
+    recipe = make.recipe(kind)
+    dataset = getattr(make, kind)(tmp_path, recipe, images=4)
+    for path in tmp_path.glob("[1-9].png"):
+        path.write_bytes((tmp_path / "0.png").read_bytes())
+    draft = make.draft(recipe)
+    generation = complete_generation(draft, recipe, [extract(draft, dataset, min_cohort=1)])
+    assert parse_generation(generation.content, "g").digest == generation.digest
+    assert np.isfinite(generation.whitening).all()
+
+
 def test_lift_is_drawn_from_the_seed_and_narrowed(images_task: Task, make: SimpleNamespace) -> None:
     recipe, dataset, whole = images_task
     random = np.random.Generator(np.random.PCG64(0))

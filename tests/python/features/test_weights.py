@@ -48,13 +48,13 @@ def test_backbone_file_round_trip(tmp_path: Path, make: SimpleNamespace) -> None
 
 def test_backbone_file_refusals(tmp_path: Path, make: SimpleNamespace) -> None:
     path = tmp_path / "a.backbone"
-    with pytest.raises(InputError, match="cannot be read: No such file"):
+    with pytest.raises(InputError, match=r"a\.backbone: no such file"):
         read_backbone(path)
     write_backbone(path, {"w": np.ones(500, np.float32)}, make.recipe())
     whole = path.read_bytes()
     for content in (whole[:-100], whole[:40], b"", save({"w": np.ones(2)})):
         path.write_bytes(content)
-        with pytest.raises(InputError, match="not a backbone file, or cut off"):
+        with pytest.raises(InputError, match=r"a\.backbone: (cut off: |not a backbone file: )"):
             read_backbone(path)
     write_backbone(path, {"w": np.array([1, np.nan], np.float32)}, make.recipe())
     with pytest.raises(InputError, match="`w` has NaN or Inf, expected finite values"):

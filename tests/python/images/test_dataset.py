@@ -7,13 +7,7 @@ import pytest
 from PIL import Image as Pillow
 
 from fedmed_edge.errors import InputError
-from fedmed_edge.images.dataset import (
-    Item,
-    default_recipe,
-    read_dataset,
-    read_task,
-    require_patients,
-)
+from fedmed_edge.images.dataset import Item, default_recipe, read_dataset, read_task
 from fedmed_edge.recipe import Recipe
 
 LABELS = default_recipe("lesion", "classification", ["benign", "malignant"])
@@ -42,6 +36,7 @@ def test_a_table_gives_items(tmp_path: Path) -> None:
     )
     assert [len(part) for part in (found, found.train, found.test)] == [2, 1, 1]
     assert list(found.subset([1, 0])) == [found.items[1], found.items[0]]
+    assert list(found.labelled) == [found.items[0]] and found.labelled.recipe is found.recipe
     assert [found.classes_of(item) for item in found] == [(1,), ()]
     assert found.counts() == {"benign": 0, "malignant": 1}
     assert found.load(found.items[0]).shape == (4, 6)
@@ -52,6 +47,7 @@ def test_a_segmentation_takes_masks(tmp_path: Path) -> None:
     folder = site(tmp_path, "image,label,mask\na.png,benign,m.png\nb.png,malignant,\n")
     found = read_dataset(folder, MASKS)
     labelled, unlabelled = found
+    assert list(found.labelled) == [labelled]
     assert (labelled.label, labelled.mask, unlabelled.mask) == (None, folder / "m.png", None)
     assert found.classes_of(labelled) == (0, 1)
     assert found.counts() == {"background": 1, "lesion": 1}
@@ -111,6 +107,10 @@ def test_folders_that_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"empty: folder is empty, expected labels.csv or one folder of"):
         read_dataset(tmp_path / "empty", LABELS)
+    picture(tmp_path / "flat" / "a.png")
+    message = r"flat: folder has neither labels.csv nor a folder of images, expected labels.csv or one folder"
+    with pytest.raises(InputError, match=message):
+        read_dataset(tmp_path / "flat", LABELS)
     picture(tmp_path / "classes" / "cyst" / "a.png")
     with pytest.raises(InputError, match=r"cyst: label `cyst` is not in the recipe"):
         read_dataset(tmp_path / "classes", LABELS)
@@ -119,13 +119,11 @@ def test_folders_that_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_class_without_a_patient_is_refused(tmp_path: Path) -> None:
-    one = read_dataset(site(tmp_path / "one", "image,label\na.png,benign\n"), LABELS)
-    two = read_dataset(site(tmp_path / "two", "image,label\na.png,malignant\n"), LABELS)
-    require_patients([one, two])
-    with pytest.raises(InputError, match=r"lesion: class `malignant` has no patient, expected at least one"):
-        require_patients([one, one])
-    with pytest.raises(InputError, match=r"class `malignant` has no patient at any site"):
-        (tmp_path / "two" / "labels.csv").write_text("image,label\na.png,benign\n")
+    for name, label in (("one", "benign"), ("two", "malignant")):
+        site(tmp_path / name, f"image,label\na.png,{label}\n")
+    assert set(read_task(tmp_path, LABELS).sites) == {"one", "two"}
+    (tmp_path / "two" / "labels.csv").write_text("image,label\na.png,benign\n")
+    with pytest.raises(InputError, match=r"class `malignant` has no patient at any site, expected at least"):
         read_task(tmp_path, LABELS)
 
 

@@ -27,16 +27,22 @@ def test_rows_are_read_with_their_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message", "hint"),
     [
-        ("", "labels.csv: columns are , expected one named `image`", None),
+        ("", "labels.csv: columns are none, expected one named `image`", None),
         ("image,label\n", "labels.csv: table has no rows", None),
         ("file,label\na,b\n", "columns are file, label, expected one named `image`", None),
-        ("image;label\na;b\n", "columns are image;label, expected one named `image`", "commas"),
+        (
+            "image;label\na;b\n",
+            "labels.csv: columns are separated by semicolons, expected commas",
+            "set that to a comma",
+        ),
+        ("image\tlabel\na\tb\n", "columns are separated by tabs, expected commas", "LibreOffice"),
+        ("bild;befund\na;b\n", "columns are separated by semicolons, expected commas", None),
         ("image,lable\na,b\n", "labels.csv: unknown column `lable`", "did you mean `label`"),
         ("Image,label\na,b\n", "labels.csv: unknown column `Image`", "did you mean `image`"),
         ("image,label,label\na,b,c\n", "a column occurs twice among image, label, label", None),
         ("image,label\na,b\nc\n", "labels.csv: row 3 has 1 columns, expected 2", None),
         ("image,label\na,b,c\n", "labels.csv: row 2 has 3 columns, expected 2", None),
-        ('image,label\n"a,b\n', "labels.csv: not a readable CSV file in UTF-8: unexpected end of data", None),
+        ('image,label\n"a,b\n', "labels.csv: not a readable CSV file: unexpected end of data", None),
     ],
 )
 def test_tables_that_are_refused(tmp_path: Path, text: str, message: str, hint: str | None) -> None:
@@ -45,10 +51,30 @@ def test_tables_that_are_refused(tmp_path: Path, text: str, message: str, hint: 
     assert hint is None or hint in str(refusal.value.hint)
 
 
-def test_another_encoding_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"labels.csv: not a readable CSV file in UTF-8: "):
-        read_table(table(tmp_path, "image\nbefund_\u00fc.png\n", "latin-1"))
-    with pytest.raises(InputError, match=r"not a readable CSV file in UTF-8: .*No such file"):
+@pytest.mark.parametrize(
+    ("encoding", "message"),
+    [
+        ("latin-1", "labels.csv: is not in UTF-8$"),
+        ("utf-16", "labels.csv: is in UTF-16, expected UTF-8$"),
+        ("utf-16-be", "labels.csv: is in UTF-16, expected UTF-8$"),
+    ],
+)
+def test_another_encoding_is_refused(tmp_path: Path, encoding: str, message: str) -> None:
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    with pytest.raises(InputError, match=message) as refusal:
+        read_table(table(tmp_path, f"{mark}image\nbefund_\u00fc.png\n", encoding))
+    assert "`CSV UTF-8 (Comma delimited)`" in str(refusal.value.hint)
+
+
+@pytest.mark.parametrize("start", [b"PK\x03\x04", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"])
+def test_a_spreadsheet_is_refused(tmp_path: Path, start: bytes) -> None:
+    (tmp_path / "labels.csv").write_bytes(start + bytes(100))
+    with pytest.raises(InputError, match=r"labels.csv: is a spreadsheet, expected a CSV file in UTF-8"):
+        read_table(tmp_path / "labels.csv")
+
+
+def test_a_table_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"gone.csv: cannot be read: No such file"):
         read_table(tmp_path / "gone.csv")
 
 

@@ -122,7 +122,7 @@ def model_of(write_model, server):
     from fedmed_edge.inference.predict import load_model
 
     return lambda recipe, **how: load_model(
-        write_model(recipe, **how), trust=server / "server.pub", device="cpu", threads=1
+        write_model(recipe, **how), trust=server / "server.pub", device="cpu"
     )
 
 

@@ -13,8 +13,8 @@ from fedmed_edge import signing
 from fedmed_edge.errors import DeviceError, InputError, TrustError
 from fedmed_edge.images.image import Image, read_image
 from fedmed_edge.images.preprocess import prepare
-from fedmed_edge.images.windows import importance, window_starts
-from fedmed_edge.inference.predict import OVERLAP, load_model, predict
+from fedmed_edge.images.windows import OVERLAP, importance, window_starts
+from fedmed_edge.inference.predict import UNLIKE, load_model, predict
 
 
 def picture(path, values):
@@ -43,8 +43,10 @@ def test_classification_of_a_png(model_of, recipe_of, tmp_path):
 
 def test_unknown_image_is_told_and_no_threshold_tells_nothing(model_of, recipe_of, tmp_path):
     path = picture(tmp_path / "a.png", np.full((16, 16), 255))
-    assert predict(model_of(recipe_of(), threshold=9.0), path).known is False
-    assert predict(model_of(recipe_of(), threshold=None), path).known is None
+    told = predict(model_of(recipe_of(), threshold=9.0), path)
+    assert told.known is False and told.warnings == (UNLIKE,) and UNLIKE.startswith("unlike: ")
+    silent = predict(model_of(recipe_of(), threshold=None), path)
+    assert silent.known is None and silent.warnings == ()
 
 
 def test_segmentation_of_a_png_at_its_own_size(model_of, recipe_of, tmp_path):
@@ -174,6 +176,32 @@ def test_signed_files_that_are_no_models(write_model, recipe_of, server, tmp_pat
         InputError, match=r"`outputs` has \['probabilities'\], expected probabilities and distance"
     ):
         load_model(write_model(recipe_of(), outputs=("probabilities",)), trust=trust)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind"),
+    [
+        ("a.contribution", None, "contribution"),
+        ("server.pub", b"-----BEGIN PUBLIC KEY-----\n", "public key"),
+        ("lesion.toml", b'name = "a"\nkind = "classification"\nclasses = ["a", "b"]\n', "recipe"),
+    ],
+)
+def test_another_file_of_ours_is_named(server, tmp_path, name, content, kind):
+    path = tmp_path / name
+    if content is None:
+        from safetensors.numpy import save
+
+        content = save({"w": np.zeros(2)}, metadata={"fedmed_contribution": "{}"})
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=f"{name}: is a {kind}, expected an exported model") as refused:
+        load_model(path, trust=server / "server.pub")
+    assert "fedmed-server export" in str(refused.value.hint)
+
+
+def test_paths_may_be_texts(write_model, recipe_of, server, tmp_path):
+    model = load_model(str(write_model(recipe_of())), trust=str(server / "server.pub"), device="cpu")
+    path = picture(tmp_path / "a.png", np.full((16, 16), 153))
+    assert predict(model, str(path)).probabilities == predict(model, path).probabilities
 
 
 def test_graph_of_another_size_than_its_manifest(write_model, recipe_of, manifest, server):

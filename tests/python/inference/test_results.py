@@ -1,4 +1,5 @@
 import csv
+import hashlib
 import json
 import math
 import threading
@@ -12,7 +13,7 @@ from PIL import Image as Picture
 from fedmed_edge.errors import InputError
 from fedmed_edge.images.image import read_image, read_mask
 from fedmed_edge.inference.batch import exit_code, infer
-from fedmed_edge.inference.predict import predict
+from fedmed_edge.inference.predict import UNLIKE, predict
 from fedmed_edge.inference.results import Result, ResultsFolder, _stem
 from fedmed_edge.study.cohort import ABDOMEN, write_cohort
 
@@ -44,12 +45,15 @@ def test_document_has_the_fields_of_the_contract(model_of, recipe_of, tmp_path):
     (result,) = infer(model, [path], tmp_path / "out")
     document = result.document()
     names = (
-        "input output task label probabilities known distance threshold model device seconds warnings error"
+        "input output task label probabilities known distance threshold model model_file_sha256 device "
+        "seconds warnings error"
     )
     assert list(document) == names.split()
     assert document["input"] == str(path) and document["output"] == str(tmp_path / "out" / "a")
     assert (document["task"], document["label"], document["known"]) == ("toy", "bright", True)
-    assert document["model"] == model.digest and document["device"] == "cpu" and document["error"] is None
+    assert document["model"] == model.manifest.model == "1" * 64
+    assert document["model_file_sha256"] == hashlib.sha256(model.path.read_bytes()).hexdigest()
+    assert document["device"] == "cpu" and document["error"] is None
     json.dumps(document, allow_nan=False)
     stored = json.loads((tmp_path / "out" / "a" / "result.json").read_text())
     assert {**document, "source": str(path)} == stored
@@ -114,7 +118,8 @@ def test_table_keeps_the_rows_of_earlier_runs(model_of, recipe_of, tmp_path):
     list(infer(model, [first], out))
     rows = table(out)
     assert [(row["input"], row["label"]) for row in rows] == [(str(first), "dark"), (str(second), "dark")]
-    assert json.loads(rows[0]["probabilities"])["dark"] > 0.9 and rows[0]["model"] == model.digest
+    assert json.loads(rows[0]["probabilities"])["dark"] > 0.9
+    assert (rows[0]["model"], rows[0]["model_file_sha256"]) == ("1" * 64, model.file_sha256)
     assert not [p for p in out.iterdir() if p.name.startswith(".part-")]
 
 
@@ -123,6 +128,25 @@ def test_another_task_gets_its_own_folder(model_of, recipe_of, tmp_path):
     (one,) = infer(model_of(recipe_of()), [path], out)
     (other,) = infer(model_of(recipe_of(name="second"), name="second.onnx"), [path], out)
     assert one.output != other.output and len(table(out)) == 2
+
+
+def test_an_unlike_image_is_told_everywhere(model_of, recipe_of, tmp_path):
+    out, path = tmp_path / "out", picture(tmp_path / "a.png", 255)
+    (result,) = infer(model_of(recipe_of(), threshold=9.0), [path], out)
+    document, stored = result.document(), json.loads((out / "a" / "result.json").read_text())
+    assert document["known"] is stored["known"] is False
+    assert document["warnings"] == stored["warnings"] == [UNLIKE]
+    assert result.line().endswith(f"  warning: {UNLIKE}") and "\n" not in result.line()
+    assert (table(out)[0]["known"], table(out)[0]["warnings"]) == ("no", UNLIKE)
+
+
+def test_a_folder_that_nothing_can_be_written_to_is_told_before_any_answer(model_of, recipe_of, tmp_path):
+    out = tmp_path / "out"
+    (out / ".results.lock").mkdir(parents=True)
+    run = infer(model_of(recipe_of()), [picture(tmp_path / "a.png")], out)
+    with pytest.raises(InputError, match="out: cannot be written: Is a directory"):
+        next(run)
+    assert [path.name for path in out.iterdir()] == [".results.lock"]
 
 
 def test_a_bad_file_does_not_stop_the_others(model_of, recipe_of, tmp_path):
@@ -223,7 +247,9 @@ def test_preview_of_each_kind(model_of, recipe_of, series, tmp_path):
 
 
 def test_result_of_a_failure_has_no_numbers():
-    result = Result("a", None, "t", "segmentation", "0" * 64, "cpu", 0.1, error="a: broken", hint="look")
+    result = Result(
+        "a", None, "t", "segmentation", "0" * 64, "1" * 64, "cpu", 0.1, error="a: broken", hint="look"
+    )
     document = result.document()
     assert document["mask"] is None and "label" not in document and "hint" not in document
     assert result.line() == "failed  a: broken (look)"

@@ -57,10 +57,10 @@ def test_rows_of_another_width_are_refused(model: GlobalModel) -> None:
 
 
 def test_bad_files_are_refused(model: GlobalModel, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be read: No such file"):
+    with pytest.raises(InputError, match="none: no such file"):
         read_model(tmp_path / "none")
     for content in (b"", model.content[:5], model.content[:100], model.content[:-1]):
-        with pytest.raises(InputError, match="m: not a model file, or cut off"):
+        with pytest.raises(InputError, match="m: cut off: "):
             parse_model(content, "m")
     with pytest.raises(InputError, match="m: not a model file"):
         parse_model(save({"head": np.ones(3)}), "m")

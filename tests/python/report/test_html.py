@@ -16,12 +16,16 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.elements, self.text = [], [], []
+        self.open, self.elements, self.text, self.rows = [], [], [], []
         self.feed(text)
         assert self.open == []
 
     def handle_starttag(self, tag, attributes):
         self.elements.append((tag, dict(attributes)))
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
         if tag not in VOID:
             self.open.append(tag)
 
@@ -34,6 +38,8 @@ class Page(HTMLParser):
 
     def handle_data(self, content):
         self.text.append(content)
+        if {"td", "th"} & set(self.open) and content.strip():
+            self.rows[-1][-1] += f" {content.strip()}" if self.rows[-1][-1] else content.strip()
 
     def of(self, tag):
         return [attributes for name, attributes in self.elements if name == tag]
@@ -112,13 +118,32 @@ def test_missing_values_and_parts_leave_gaps(figures):
         "t", "segmentation", "Dice", "open", "b", ("reference", "rebuilt", "refined"), scores, {}
     )
     text = render(ReportData("t", "s", (task,)))
-    Page(text)
-    assert "–" in text and "nan" not in re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL).lower()
+    page = Page(text)
+    assert page.rows == [
+        ["site", "reference", "rebuilt", "refined"],
+        ["a", "–", "0.50", "–"],
+        ["b joined", "0.25", "–", "–"],
+    ]
+    numbers = [a.get(name) or "" for _, a in page.elements for name in ("d", "x", "y", "points", "transform")]
+    assert not [number for number in numbers if re.search(r"\b(nan|inf)\b", number, re.IGNORECASE)]
+    assert not re.search(r"\bnan\b", " ".join(page.text), re.IGNORECASE)
+    # of figures, pictures and sections without numbers nothing is left, the bars apart
+    assert [a["aria-label"].split(" ")[0] for a in page.of("figure") if "role" in a] == ["Bars"]
+    assert not page.of("img") and "Who computed" not in text and "mean" not in [row[0] for row in page.rows]
 
 
-def test_one_site_alone_can_be_drawn(figures):
-    task = figures("segmentation", sites=("a", "b"))
-    Page(render(ReportData("t", "s", (task,))))
+@pytest.mark.parametrize("kind", ["classification", "segmentation"])
+def test_two_sites_are_enough_for_every_figure(figures, kind):
+    task = figures(kind, sites=("alpha", "beta"))
+    page = Page(render(ReportData("t", "s", (task,))))
+    drawn = [a["aria-label"].split(" ")[0] for a in page.of("figure") if a.get("role") == "img"]
+    assert drawn == ["Bars", "Accuracy", task.metric.split(" ")[0], "Map"]
+    assert len(page.of("svg")) == 4 and len(page.of("img")) == 2
+    scored = [row for row in page.rows if len(row) == 2 + len(task.columns)][1:3]
+    for site, name, row in zip(("alpha", "beta"), ("alpha", "beta joined"), scored, strict=True):
+        values = [task.scores[site][column] for column in task.columns]
+        wanted = [f"{one.value:.2f} {one.low:.2f}–{one.high:.2f}" for one in values]
+        assert row == [name, "40 / 20", *wanted]
 
 
 def test_report_cannot_be_written(data, tmp_path):

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx.helper
 import pytest
 
 from fedmed_edge.generation import Generation, GenerationHeader
@@ -18,12 +19,29 @@ WIDTHS = (1, 2)
 
 
 @pytest.fixture(scope="session")
+def encoder() -> bytes:
+    """A graph with the inputs and outputs of an encoder: the image, and the image twice."""
+    value, kind = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
+    graph = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("Identity", ["image"], ["scale0"]),
+            onnx.helper.make_node("Concat", ["image", "image"], ["scale1"], axis=1),
+        ],
+        "encoder",
+        [value("image", kind, (1, 1, 32, 32))],
+        [value(f"scale{index}", kind, (1, width, 32, 32)) for index, width in enumerate(WIDTHS)],
+    )
+    content: bytes = onnx.helper.make_model(graph).SerializeToString()
+    return content
+
+
+@pytest.fixture(scope="session")
 def recipe() -> Recipe:
     return Recipe(name="lesion", kind="classification", classes=CLASSES, size=(32, 32))
 
 
 @pytest.fixture(scope="session")
-def make_generation() -> Callable[..., Generation]:
+def make_generation(encoder: bytes) -> Callable[..., Generation]:
     """F = 3, L = 2, D = 6."""
 
     def make(seed: int = 0) -> Generation:
@@ -40,7 +58,7 @@ def make_generation() -> Callable[..., Generation]:
         return Generation(
             header=header,
             weights={"stem": np.ones((1, 1), np.float32)},
-            encoder=b"no encoder",
+            encoder=encoder,
             mean=np.zeros(3, np.float32),
             deviation=np.ones(3, np.float32),
             projection=None,

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fedmed_edge.errors import StoreError
@@ -17,6 +18,9 @@ from fedmed_edge.store.store import Store
 
 Send = Callable[..., Path]
 Run = Callable[..., subprocess.CompletedProcess[str]]
+
+# Lines between two points where the child is stopped; smaller ones are run by hand.
+STEP = int(os.environ.get("FEDMED_TEST_STEP", "31"))
 
 # A child of fork runs one operation and dies at its n-th line of ours, for every n-th of all of them; with
 # `clock` it is killed from outside after a random time, so that SQLite's own commit is hit too.
@@ -27,7 +31,7 @@ from pathlib import Path
 from fedmed_edge.store.store import Store
 
 how, operation, template, work = sys.argv[1], sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4])
-files = [Path(name) for name in sys.argv[5:]]
+files = [Path(name) for name in sys.argv[6:]]
 
 @dataclass
 class StandIn:
@@ -110,7 +114,7 @@ while True:
     assert store.verify() == [], (limit, store.verify())
     run(store)
     assert state(store) == wanted, (limit, state(store), wanted)
-    limit += 8 if how != "clock" else 1
+    limit += int(sys.argv[5]) if how != "clock" else 1
     if how == "clock" and limit > 12:
         break
 print(stopped)
@@ -144,49 +148,58 @@ def test_stopped_at_any_point_the_store_is_whole_and_goes_on(
     for site in ("alpha", "beta"):
         store.import_contribution(sent(site))
     files = [sent("gamma"), sent("alpha", 2, seed=3)] if operation == "import" else []
-    done = python(SCRIPT, how, operation, store.folder, tmp_path / "work", *files)
+    done = python(SCRIPT, how, operation, store.folder, tmp_path / "work", STEP, *files)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) >= (1 if how == "clock" else 3)
 
 
-WRITER = """
+# Two of these import, and a third checks the store all the while: what it sweeps or reports must be right.
+PROCESS = """
 import sys, time
 from pathlib import Path
 from fedmed_edge.store.store import Store
 
-store = Store.open(Path(sys.argv[1]))
-start = Path(sys.argv[2])
+folder, start, ended, *files = map(Path, sys.argv[1:])
+store = Store.open(folder)
 print("ready", flush=True)
 while not start.exists():
     time.sleep(0.001)
-for file in sys.argv[3:]:
-    store.import_contribution(Path(file))
+for file in files:
+    store.import_contribution(file)
+while not files and not ended.exists():
+    print(*Store.open(folder).verify(), sep="\\n", end="")
 """
 
 
-def test_two_writers_take_turns_and_nothing_is_lost(store: Store, sent: Send, tmp_path: Path) -> None:
-    start = tmp_path / "start"
-    writers = []
-    for site in ("alpha", "beta"):
-        files = [sent(site, sequence, seed=sequence) for sequence in range(1, 6)]
-        arguments = [sys.executable, "-c", WRITER, str(store.folder), str(start), *map(str, files)]
+def test_two_writers_take_turns_and_nothing_is_lost_while_a_third_checks(
+    store: Store, sent: Send, tmp_path: Path
+) -> None:
+    start, ended = tmp_path / "start", tmp_path / "ended"
+    processes = []
+    for site in ("alpha", "beta", None):
+        # the last one goes back to the first, signed anew: its older file is swept
+        seeds = [1, 2, 3, 4, 1]
+        files = [sent(site, 1 + turn, seed=seed) for turn, seed in enumerate(seeds)] if site else []
+        arguments = [sys.executable, "-c", PROCESS, *map(str, (store.folder, start, ended, *files))]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        writers.append(subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=environment))
-    with writers[0] as one, writers[1] as other:
-        try:
-            for writer in (one, other):
-                assert writer.stdout is not None
-                assert writer.stdout.readline() == "ready\n"
-            start.touch()
-            assert (one.wait(60), other.wait(60)) == (0, 0)
-        finally:
-            one.kill()
-            other.kill()
-    entries = store.contribution_entries()
-    assert [(entry.site, entry.sequence) for entry in entries] == [
-        (site, sequence) for site in ("alpha", "beta") for sequence in range(1, 6)
+        processes.append(subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=environment))
+    try:
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        start.touch()
+        assert [process.wait(60) for process in processes[:2]] == [0, 0]
+        ended.touch()
+        assert processes[2].communicate(timeout=60) == ("", None)
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    assert [(entry.site, entry.sequence) for entry in store.contribution_entries()] == [
+        (site, sequence) for site in ("alpha", "beta") for sequence in range(2, 6)
     ]
     assert store.verify() == []
+    assert len(list((store.folder / "objects").rglob("*/*"))) == 9
 
 
 @pytest.fixture
@@ -254,16 +267,22 @@ except FedmedError as error:
 
 
 @pytest.mark.parametrize(
-    ("room", "message"),
+    ("room", "message", "hint"),
     [
-        (1024, "store: object not kept: {objects}"),
-        (30_000, "{index}: cannot be written: "),
+        (1024, "{index}: cannot be written: ", "make room on the store's disk and run it again"),
+        (30_000, "{index}: cannot be written: ", "make room on the store's disk and run it again"),
+        (
+            200_000,
+            "store: object not kept: {objects}",
+            "is writable and its disk has room, then run it again",
+        ),
     ],
 )
-def test_a_full_disk_changes_nothing(store: Store, sent: Send, python: Run, room: int, message: str) -> None:
-    file = sent("alpha")
-    assert 1024 < file.stat().st_size < 30_000
-    assert (store.folder / "index.sqlite").stat().st_size > 60_000
+def test_a_full_disk_changes_nothing(
+    store: Store, sent: Send, python: Run, room: int, message: str, hint: str
+) -> None:
+    file = sent("alpha", weights={"stem": np.ones((1, 100_000), np.float32)})
+    assert 60_000 < (store.folder / "index.sqlite").stat().st_size < 200_000 < file.stat().st_size
     before = sorted(path for path in store.folder.rglob("*") if path.is_file())
     done = python(
         FULL_DISK,
@@ -271,12 +290,12 @@ def test_a_full_disk_changes_nothing(store: Store, sent: Send, python: Run, room
         file,
         limit=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
     )
-    kind, said, hint = done.stdout.splitlines()
+    kind, said, told = done.stdout.splitlines()
     assert kind == "StoreError"
     assert said.startswith(
         message.format(objects=store.folder / "objects", index=store.folder / "index.sqlite")
     )
-    assert hint == "make room on the store's disk and run it again; nothing was changed"
+    assert hint in told and told.endswith("run it again; nothing was changed")
     opened = Store.open(store.folder)
     assert sorted(path for path in store.folder.rglob("*") if path.is_file()) == before
     assert opened.verify() == []

@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import create_engine, text
-from sqlalchemy.pool import NullPool
 
 from fedmed_edge.errors import InputError, StoreError, TrustError
 from fedmed_edge.generation import Generation
@@ -215,7 +213,10 @@ def test_a_header_that_does_not_fit_its_recipe_or_generation_is_refused(
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"channel_moments": np.ones((3, 4))}, r"`channel_moments` has shape \(3, 4\), expected \(3, 3\)"),
+        (
+            {"channel_moments": np.full((3, 4), 8.0)},
+            r"`channel_moments` has shape \(3, 4\), expected \(3, 3\)",
+        ),
         (
             {"style_sum": np.zeros((1, 5, 5)), "style_square": np.zeros((1, 5, 5))},
             r"`style_sum` has shape \(1, 5, 5\), expected \(1, 3, 3\)",
@@ -399,7 +400,7 @@ def test_generations_come_back_by_digest(
     assert store.generation(generation.digest).content == generation.content
     with pytest.raises(StoreError, match="no generation abababababab"):
         store.generation("ab" * 32)
-    with pytest.raises(InputError, match="generation: not a generation file"):
+    with pytest.raises(InputError, match="generation: cut off: "):
         store.publish_generation(b"text")
     empty = Store.create(store.folder.parent / "empty")
     with pytest.raises(StoreError, match="no generation is published"):
@@ -433,80 +434,6 @@ def test_a_revoked_site_comes_back_with_a_new_key_and_old_signatures_still_verif
         store.import_contribution(sent("alpha", 2, seed=2))
     assert store.import_contribution(sent("alpha", 2, seed=2, key=key)).new
     assert store.verify() == []
-
-
-# --- the folder --------------------------------------------------------------------------------------------
-
-
-def test_a_store_is_made_once(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="store: is a store already"):
-        Store.create(store.folder)
-    with pytest.raises(StoreError, match="nothing: no store here") as refusal:
-        Store.open(tmp_path / "nothing")
-    assert refusal.value.hint == "`fedmed-server init` makes one"
-    (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(StoreError, match="file: cannot be made: Not a directory"):
-        Store.create(tmp_path / "file")
-    assert Store.open(store.folder).tasks() == ["lesion"]
-
-
-def test_a_store_of_another_version_or_a_damaged_one_is_refused(store: Store) -> None:
-    engine = create_engine(f"sqlite:///{store.folder / 'index.sqlite'}", poolclass=NullPool)
-    with engine.begin() as connection:
-        connection.execute(text("UPDATE settings SET value = '2'"))
-    with pytest.raises(StoreError, match="store has schema version 2, expected 1"):
-        Store.open(store.folder)
-    (store.folder / "index.sqlite").write_bytes(b"no database" * 1000)
-    with pytest.raises(StoreError, match=r"index\.sqlite: cannot be used: file is not a database"):
-        Store.open(store.folder)
-    (store.folder / "index.sqlite").write_bytes(b"")
-    with pytest.raises(StoreError, match="store was not finished") as refusal:
-        Store.open(store.folder)
-    assert refusal.value.hint == "run `fedmed-server init` again"
-    Store.create(store.folder)
-    assert Store.open(store.folder).tasks() == []
-
-
-def test_what_no_row_names_is_swept(store: Store, send_all: None) -> None:
-    folder = next(path for path in (store.folder / "objects").iterdir())
-    (folder / ("ee" * 32)).write_bytes(b"of a killed process")
-    (folder / ".part-1234").write_bytes(b"half")
-    Store.open(store.folder)
-    assert len(list((store.folder / "objects").rglob("*/*"))) == 4
-    assert store.verify() == []
-
-
-def test_damage_is_found_and_named(store: Store, send_all: None) -> None:
-    objects = sorted((store.folder / "objects").rglob("*/*"))
-    objects[0].write_bytes(b"other")
-    objects[1].unlink()
-    found = store.verify()
-    assert len(found) == 2
-    assert any(fault.endswith("damaged, its content is not what its name says") for fault in found)
-    assert any(fault.endswith("cannot be read: No such file or directory") for fault in found)
-    for path in objects:
-        path.unlink(missing_ok=True)
-    with pytest.raises(StoreError, match="cannot be read: No such file") as refusal:
-        store.contributions("lesion")
-    assert "backup" in str(refusal.value.hint)
-
-
-def test_rows_that_disagree_with_their_files_are_found(store: Store, send_all: None, recipe: Recipe) -> None:
-    store.save_model(rebuilt(store, recipe))
-    engine = create_engine(f"sqlite:///{store.folder / 'index.sqlite'}", poolclass=NullPool)
-    with engine.begin() as connection:
-        connection.execute(text("UPDATE contributions SET sequence = 7 WHERE site = 'alpha'"))
-        connection.execute(text("UPDATE recipes SET content = replace(content, '\"lesion\"', '\"other\"')"))
-        connection.execute(
-            text(
-                "INSERT INTO tombstones SELECT id, site, sequence, 'now' FROM contributions WHERE site='beta'"
-            )
-        )
-    found = "\n".join(store.verify())
-    assert "`sequence` has 1, its row 7" in found
-    assert "recipe" in found
-    assert "is there although it was withdrawn" in found
-    assert "holds withdrawn site `beta` and is not marked" in found
 
 
 def _take(store: Store, folder: Path, key: PrivateKey, *contributions: Contribution) -> None:

@@ -5,7 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fedmed_edge.commands.folders import FILE, folder_option, read_site, read_site_data, read_site_generation
+from fedmed_edge.commands.folders import (
+    FILE,
+    check_writable,
+    folder_option,
+    read_site,
+    read_site_data,
+    read_site_generation,
+)
 from fedmed_edge.commands.verbs import Output, Verb
 from fedmed_edge.signing import read_private_key
 
@@ -40,10 +47,12 @@ def command(
     """
     if (target is None) == (not dry_run):
         raise click.UsageError("give either --out FILE or --dry-run")
-    from fedmed_edge.hospital import make_contribution, next_sequence, record_sequence
+    from fedmed_edge.hospital import SEQUENCE_FILE, make_contribution, next_sequence, record_sequence
     from fedmed_edge.statistics.contribution import write_contribution
 
     config = read_site(folder, generation=generation, device=device)
+    for path in (target, folder / SEQUENCE_FILE) if target else ():
+        check_writable(path)
     key = read_private_key(config.key)
     dataset = read_site_data(config)
     sequence = next_sequence(folder)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from fedmed_edge.commands.folders import FOLDER
+from fedmed_edge.commands.folders import FOLDER, check_writable_folder
 from fedmed_edge.commands.verbs import Output, Verb
 from fedmed_edge.errors import InputError
 
@@ -49,6 +49,8 @@ def command(
             raise InputError(
                 f"demo: {name} is not installed", hint='pip install "fedmed-edge[cpu,train,server]"'
             )
+    target.mkdir(parents=True, exist_ok=True)
+    check_writable_folder(target)
     from fedmed_edge.study.demo import run_demo
     from fedmed_edge.study.plan import SETTINGS
 

@@ -5,7 +5,14 @@ from pathlib import Path
 import click
 
 from fedmed_edge.commands.edge.contribute import summary
-from fedmed_edge.commands.folders import FILE, folder_option, read_site, read_site_data, read_site_generation
+from fedmed_edge.commands.folders import (
+    FILE,
+    check_writable,
+    folder_option,
+    read_site,
+    read_site_data,
+    read_site_generation,
+)
 from fedmed_edge.commands.verbs import Output, Verb
 
 
@@ -24,6 +31,7 @@ def command(out: Output, folder: Path, generation: Path | None, device: str | No
     from fedmed_edge.statistics.contribution import write_contribution
 
     config = read_site(folder, generation=generation, device=device)
+    check_writable(target)
     dataset = read_site_data(config)
     with out.progress("extracting", len(dataset.train)) as advance:
         made = make_contribution(dataset, read_site_generation(config), config, sequence=1, progress=advance)

@@ -1,22 +1,24 @@
 """`fedmed-edge init`: a site folder with its settings and keys."""
 
-import shutil
 from pathlib import Path
 
 import click
 
+from fedmed_edge.atomic import write_atomic
 from fedmed_edge.commands.folders import FILE, FOLDER, make_key
 from fedmed_edge.commands.verbs import Output, Verb
-from fedmed_edge.config import SiteConfig, write_config
+from fedmed_edge.config import FILE_NAME, SiteConfig, write_config
 from fedmed_edge.errors import InputError
 from fedmed_edge.recipe import parse_settings, read_recipe
 from fedmed_edge.signing import fingerprint, read_public_key, write_public_key
+
+RECIPE, SERVER_KEY = "recipe.toml", "server.pub"
 
 
 @click.command(cls=Verb)
 @click.argument("folder", type=FOLDER)
 @click.option("--site", required=True, help="Name that the server's admin enrols this hospital under.")
-@click.option("--data", type=FOLDER, help="Dataset folder (labels.csv and images).")
+@click.option("--data", type=FOLDER, help="Dataset folder (labels.csv and images); it may come later.")
 @click.option("--recipe", type=FILE, help="Recipe file of the task; copied into the folder.")
 @click.option("--server-key", type=FILE, help="The server's public key; copied into the folder.")
 @click.pass_obj
@@ -25,33 +27,57 @@ def command(
 ) -> None:
     """Make FOLDER with fedmed.toml and a key pair; the private key never leaves it.
 
+    A key, recipe or server key that lies there already is taken up, and nothing is written over.
+
     Example: fedmed-edge init hospital-a --site hospital-a --data /data/lesions --recipe lesion.toml
     """
-    if (folder / "fedmed.toml").exists():
-        raise InputError(f"{folder / 'fedmed.toml'}: is there already", hint="choose another folder")
-    if recipe:
-        read_recipe(recipe)
-    if server_key:
-        read_public_key(server_key)
+    if (folder / FILE_NAME).exists():
+        raise InputError(f"{folder / FILE_NAME}: is there already", hint="choose another folder")
+    copies = {RECIPE: recipe, SERVER_KEY: server_key}
+    contents = {name: source.read_bytes() for name, source in _checked(folder, copies).items()}
     values = {"site": site, "data": data.resolve() if data else Path("data")}
-    config = parse_settings(SiteConfig, values | ({"server_key": "server.pub"} if server_key else {}), "init")
+    values |= {"server_key": Path(SERVER_KEY)} if SERVER_KEY in contents else {}
+    config = parse_settings(SiteConfig, values, "init")
+    private, public = folder / config.key, folder / f"{site}.pub"
+    kept = private.exists()
+    if public.exists() and not kept:
+        raise InputError(f"{public}: is there already without its private key", hint="choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    key = make_key(folder / config.key)
-    write_public_key(folder / f"{site}.pub", key.public_key())
-    for source, name in ((recipe, "recipe.toml"), (server_key, "server.pub")):
-        if source:
-            shutil.copyfile(source, folder / name)
-    write_config(folder / "fedmed.toml", config)
-    public = folder / f"{site}.pub"
+    key = make_key(private)
+    write_public_key(public, key.public_key())
+    for name, content in contents.items():
+        write_atomic(folder / name, content)
+    # last: where an init is cut off, this file is missing and the same command goes on
+    write_config(folder / FILE_NAME, config)
+    mark = fingerprint(key.public_key())
+    missing = [str(path) for path in (folder / config.data, folder / config.recipe) if not path.exists()]
     out.answer(
-        {
-            "folder": str(folder),
-            "site": site,
-            "public_key": str(public),
-            "fingerprint": fingerprint(key.public_key()),
-        },
+        {"folder": str(folder), "site": site, "public_key": str(public), "fingerprint": mark}
+        | {"missing": missing},
         [
-            f"{folder}: ready for site {site}",
-            f"send {public} to the server's admin; its fingerprint is {fingerprint(key.public_key())}",
+            f"{folder}: ready for site {site}"
+            + (f", with the {private.name} that was there" if kept else ""),
+            f"send {public} to the server's admin; its fingerprint is {mark}",
+            *(
+                f"{path}: not there yet; `fedmed-edge doctor -C {folder}` tells when all is"
+                for path in missing
+            ),
         ],
     )
+
+
+def _checked(folder: Path, copies: dict[str, Path | None]) -> dict[str, Path]:
+    """Files to copy by their new name: those that were given, else those that are in the folder already."""
+    found = {}
+    for name, given in copies.items():
+        there = folder / name
+        source = given or (there if there.exists() else None)
+        if source is None:
+            continue
+        _ = read_recipe(source) if name == RECIPE else read_public_key(source)
+        if there.exists() and there.read_bytes() != source.read_bytes():
+            raise InputError(
+                f"{there}: is there already and differs from {source}", hint="choose another folder"
+            )
+        found[name] = source
+    return found

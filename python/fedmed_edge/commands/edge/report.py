@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from fedmed_edge.commands.folders import FILE, FOLDER
+from fedmed_edge.commands.folders import FILE, FOLDER, check_writable
 from fedmed_edge.commands.verbs import Output, Verb
 
 
@@ -21,5 +21,7 @@ def command(out: Output, folder: Path, target: Path | None) -> None:
     from fedmed_edge.report.html import write_report
 
     path = target or folder / "report.html"
-    write_report(path, read_data(folder / "report.json"))
+    figures = read_data(folder / "report.json")
+    check_writable(path)
+    write_report(path, figures)
     out.answer({"report": str(path)}, f"report: {path}")

@@ -4,7 +4,14 @@ from pathlib import Path
 
 import click
 
-from fedmed_edge.commands.folders import FILE, folder_option, read_site, read_site_data, read_site_generation
+from fedmed_edge.commands.folders import (
+    FILE,
+    check_writable,
+    folder_option,
+    read_site,
+    read_site_data,
+    read_site_generation,
+)
 from fedmed_edge.commands.verbs import Output, Verb
 
 
@@ -32,6 +39,7 @@ def command(
     Example: fedmed-edge train -C hospital-a --generation start.generation --out a.backbone
     """
     config = read_site(folder, generation=generation, device=device)
+    check_writable(target)
     dataset = read_site_data(config).train
     start = None if from_scratch else read_site_generation(config)
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import click
 
-from fedmed_edge.commands.folders import FILE, folder_option, read_server
+from fedmed_edge.commands.folders import FILE, check_writable, folder_option, read_server
 from fedmed_edge.commands.server.rebuild import task_of, task_option
 from fedmed_edge.commands.verbs import Output, Verb
 from fedmed_edge.errors import InputError, StoreError
-from fedmed_edge.signing import read_private_key, sign_file
+from fedmed_edge.signing import read_private_key, write_signed
 
 
 @click.command(cls=Verb)
@@ -28,13 +28,13 @@ def command(
 
     Example: fedmed-server export -C server --out lesion.onnx
     """
-    from fedmed_edge.atomic import write_atomic
     from fedmed_edge.export.onnx_model import export_onnx
     from fedmed_edge.model.global_model import parse_model
 
     config, store = read_server(folder)
     task = task_of(store, task)
     key = read_private_key(config.key)
+    check_writable(target)
     entries = [entry for entry in store.models(task) if model is None or entry.digest.startswith(model)]
     if model is None:
         entries = [entry for entry in entries if entry.refined_for == site and not entry.withdrawn]
@@ -47,8 +47,7 @@ def command(
     if entry.withdrawn:
         raise StoreError(f"export: a site in model {entry.digest[:12]} has withdrawn", hint="rebuild first")
     chosen = parse_model(store.model_content(entry.digest), f"model {entry.digest[:12]}")
-    write_atomic(target, export_onnx(chosen, store.generation(chosen.generation)))
-    signature = sign_file(target, key)
+    signature = write_signed(target, export_onnx(chosen, store.generation(chosen.generation)), key)
     answer = {
         "out": str(target),
         "signature": str(signature),

@@ -1,14 +1,15 @@
-"""`fedmed-server generation`: the backbone and lift that all sites share."""
+"""`fedmed-server generation`: the backbone and lift that all sites share, signed."""
 
 from pathlib import Path
 from typing import get_args
 
 import click
 
-from fedmed_edge.commands.folders import FILE, folder_option, read_server
+from fedmed_edge.commands.folders import FILE, check_writable, folder_option, read_server
 from fedmed_edge.commands.server.rebuild import task_of, task_option
 from fedmed_edge.commands.verbs import Output, Verb
 from fedmed_edge.errors import InputError
+from fedmed_edge.signing import read_private_key, write_signed
 
 
 @click.group()
@@ -32,7 +33,13 @@ def command() -> None:
     help="Imported contribution: weights are averaged into a draft, sums under a draft complete it.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of weights and lift.")
-@click.option("--out", "target", type=FILE, required=True, help="Generation file for the hospitals.")
+@click.option(
+    "--out",
+    "target",
+    type=FILE,
+    required=True,
+    help="Generation file for the hospitals; its signature stands beside it.",
+)
 @click.pass_obj
 def publish(
     out: Output,
@@ -52,12 +59,13 @@ def publish(
     """
     if backbone and sources:
         raise click.UsageError("give either --backbone or --from")
-    from fedmed_edge.atomic import write_atomic
     from fedmed_edge.features.generations import from_backbone, from_contributions
     from fedmed_edge.recipe import read_recipe
     from fedmed_edge.store.entries import Holds
 
-    _, store = read_server(folder)
+    config, store = read_server(folder)
+    key = read_private_key(config.key)
+    check_writable(target)
     if recipe_file:
         recipe = read_recipe(recipe_file)
         store.add_recipe(recipe)
@@ -83,11 +91,12 @@ def publish(
     else:
         generation = from_backbone(backbone, recipe, seed=seed)
     store.publish_generation(generation.content)
-    write_atomic(target, generation.content)
+    signature = write_signed(target, generation.content, key)
     header = generation.header
     out.answer(
         {
             "out": str(target),
+            "signature": str(signature),
             "digest": generation.digest,
             "draft": generation.draft,
             "row_dim": generation.row_dim,
@@ -96,7 +105,8 @@ def publish(
         },
         [
             f"{target}: {'draft' if generation.draft else 'generation'} {generation.digest[:12]}, "
-            f"rows of {generation.row_dim}, trained by {', '.join(header.trained_by) or 'nobody yet'}",
+            f"rows of {generation.row_dim}, trained by {', '.join(header.trained_by) or 'nobody yet'}; "
+            f"hand it over with its signature {signature}",
             *(
                 ["next: hospitals contribute under this draft, then publish again with --from those files"]
                 if generation.draft

@@ -7,7 +7,8 @@ import click
 
 from fedmed_edge.commands.folders import ANY_PATH, folder_option, read_server
 from fedmed_edge.commands.verbs import Output, Verb, complain
-from fedmed_edge.errors import FedmedError
+from fedmed_edge.errors import FedmedError, InputError
+from fedmed_edge.kinds import FileKind, file_kind
 
 
 @click.command("import", cls=Verb)
@@ -27,14 +28,16 @@ def command(ctx: click.Context, folder: Path, files: tuple[Path, ...]) -> None:
             try:
                 taken[file] = store.import_contribution(file)
             except FedmedError as error:
-                refused[file] = error
+                refused[file] = _other_kind(file) or error
             advance(file.name)
     for why in refused.values():
         complain(str(why), why.hint)
     out.answer(
         {
             "imported": [{"file": str(file), **asdict(one)} for file, one in taken.items()],
-            "refused": [{"file": str(file), "error": str(why)} for file, why in refused.items()],
+            "refused": [
+                {"file": str(file), "error": str(why), "hint": why.hint} for file, why in refused.items()
+            ],
         },
         [
             f"{file}: {one.id[:12]} of {one.site} for {one.task}, "
@@ -44,3 +47,26 @@ def command(ctx: click.Context, folder: Path, files: tuple[Path, ...]) -> None:
     )
     codes = [why.exit_code for why in refused.values()]
     ctx.exit(0 if not codes else 3 if taken else codes[0])
+
+
+def _other_kind(file: Path) -> InputError | None:
+    """What to say of a file of ours that is no contribution."""
+    kind = file_kind(file)
+    if kind is None or kind == "contribution":
+        return None
+    article = "an" if kind.startswith("e") else "a"
+    return InputError(f"{file}: is {article} {kind}, expected a contribution", hint=_TAKEN_BY[kind])
+
+
+_TAKEN_BY: dict[FileKind, str] = {
+    "generation": "hospitals take it: `fedmed-edge contribute --generation FILE`",
+    "backbone": "`fedmed-edge contribute --weights FILE` makes a contribution of it, "
+    "`fedmed-server generation publish --backbone FILE` a draft",
+    "model": "`fedmed-server rebuild` makes models from contributions, none is imported",
+    "exported model": "`fedmed-edge infer --model FILE` takes it",
+    "recipe": "`fedmed-server generation publish --recipe FILE` takes it",
+    "settings file": "its folder is named with -C",
+    "public key": "`fedmed-server site add NAME --key FILE` takes it",
+    "private key": "private keys never travel: leave it where it was made",
+    "signature": "it belongs beside the file that it signs",
+}

@@ -7,9 +7,12 @@ import click
 from fedmed_edge.commands.folders import FOLDER, make_key
 from fedmed_edge.commands.verbs import Output, Verb
 from fedmed_edge.config import ServerConfig, write_config
-from fedmed_edge.errors import InputError, StoreError
+from fedmed_edge.errors import InputError
+from fedmed_edge.recipe import read_toml
 from fedmed_edge.signing import fingerprint, write_public_key
 from fedmed_edge.store.store import Store
+
+PUBLIC_KEY = "server.pub"
 
 
 @click.command(cls=Verb)
@@ -18,25 +21,46 @@ from fedmed_edge.store.store import Store
 def command(out: Output, folder: Path) -> None:
     """Make FOLDER with fedmed.toml, the key that models are signed with, and an empty store.
 
+    An `init` that was cut off is taken up where it stopped.
+
     Example: fedmed-server init server
     """
-    if (folder / "fedmed.toml").exists():
-        raise InputError(f"{folder / 'fedmed.toml'}: is there already", hint="choose another folder")
-    folder.mkdir(parents=True, exist_ok=True)
     config = ServerConfig()
+    _refuse_used(folder, config)
+    folder.mkdir(parents=True, exist_ok=True)
     key = make_key(folder / config.key)
-    public = folder / "server.pub"
+    public = folder / PUBLIC_KEY
     write_public_key(public, key.public_key())
-    store = folder / config.store
-    try:
-        Store.create(store)
-    except StoreError:  # made already by an `init` that was cut off
-        if not any(store.glob("*.sqlite")):
-            raise
-        Store.open(store)
+    store, made = Store.open_or_create(folder / config.store)
     write_config(folder / "fedmed.toml", config)
     mark = fingerprint(key.public_key())
+    held = len(store.contribution_entries())
     out.answer(
-        {"folder": str(folder), "public_key": str(public), "fingerprint": mark},
-        [f"{folder}: ready", f"give {public} to the hospitals; its fingerprint is {mark}"],
+        {"folder": str(folder), "public_key": str(public), "fingerprint": mark, "contributions": held},
+        [
+            f"{folder}: ready" + ("" if made else f", with the store that was there: {held} contributions"),
+            f"give {public} to the hospitals; its fingerprint is {mark}",
+        ],
     )
+
+
+def _refuse_used(folder: Path, config: ServerConfig) -> None:
+    """Refuse a folder that holds what no `init` of ours began."""
+    settings = folder / "fedmed.toml"
+    if settings.exists():
+        whose = "of a hospital" if "site" in read_toml(settings) else "of a server"
+        raise InputError(f"{settings}: is there already, {whose}", hint="choose another folder")
+    if not folder.is_dir():
+        return
+    own = {PUBLIC_KEY, str(config.key), str(config.store)}
+    found = sorted(path.name for path in folder.iterdir())
+    strange = [name for name in found if name not in own and name != "lost+found" and name[0] != "."]
+    if strange:
+        raise InputError(
+            f"{folder}: holds `{strange[0]}`, expected a new or empty folder", hint="choose another folder"
+        )
+    if str(config.store) in found and str(config.key) not in found:
+        raise InputError(
+            f"{folder}: has a store and no {config.key}, which its models are signed with",
+            hint=f"put the server's {config.key} back beside the store, or choose another folder",
+        )

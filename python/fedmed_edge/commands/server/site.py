@@ -51,7 +51,7 @@ def list_(out: Output, folder: Path) -> None:
             + ("  revoked" if entry.revoked else "")
             for entry in entries
         ]
-        or "no site is enrolled",
+        or "no site is enrolled yet; `fedmed-server site add NAME --key FILE` enrols one",
     )
 
 
@@ -66,4 +66,8 @@ def revoke(out: Output, folder: Path, name: str) -> None:
     """
     _, store = read_server(folder)
     store.revoke_site(name)
-    out.answer({"site": name, "revoked": True}, f"{name}: revoked")
+    held = store.site(name).contributions
+    out.answer(
+        {"site": name, "revoked": True, "contributions": held},
+        f"{name}: revoked" + (f"; its {held} contributions stay until `withdraw`" if held else ""),
+    )

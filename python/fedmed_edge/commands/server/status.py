@@ -1,12 +1,17 @@
 """`fedmed-server status`: who has contributed what, and which models exist."""
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from fedmed_edge.commands.folders import folder_option, read_server
 from fedmed_edge.commands.verbs import Output, Verb
+
+if TYPE_CHECKING:
+    from fedmed_edge.store.store import Store
 
 
 @click.command(cls=Verb)
@@ -18,31 +23,58 @@ def command(out: Output, folder: Path) -> None:
     Example: fedmed-server status -C server
     """
     _, store = read_server(folder)
-    sites, entries, models = store.sites(), store.contribution_entries(), store.models()
     faults = store.verify()
     document = {
-        "sites": [asdict(site) for site in sites],
+        "sites": [asdict(site) for site in store.sites()],
         "generations": store.generations(),
         "tasks": store.tasks(),
-        "contributions": [asdict(entry) for entry in entries],
-        "models": [asdict(model) for model in models],
+        "contributions": [asdict(entry) for entry in store.contribution_entries()],
+        "models": [asdict(model) for model in store.models()],
         "faults": faults,
     }
-    lines = [
-        f"sites: {', '.join(site.name for site in sites) or 'none'}",
-        f"generations: {', '.join(digest[:12] for digest in store.generations()) or 'none'}",
-        *(
-            f"contribution {entry.id[:12]}  {entry.site:<20} {entry.task:<20} "
-            f"generation {entry.generation[:12]}  {entry.bytes:>12,} bytes"
-            f"{'' if entry.current else '  superseded'}"
-            for entry in entries
-        ),
-        *(
-            f"model {model.digest[:12]}  {model.task:<20} "
-            f"{'refined for ' + model.refined_for if model.refined_for else 'global'}  "
-            f"of {', '.join(model.sites)}{'  WITHDRAWN' if model.withdrawn else ''}"
-            for model in models
-        ),
-        *(f"fault: {fault}" for fault in faults),
-    ]
-    out.answer(document, lines)
+    lines = [*_sites(store), *_generations(store), *_contributions(store), *_models(store)]
+    sound = "all sound: every row, file, digest and signature was checked"
+    out.answer(document, [*lines, *([f"fault: {fault}" for fault in faults] or [sound])])
+
+
+def _sites(store: "Store") -> Iterator[str]:
+    sites = store.sites()
+    if not sites:
+        yield "sites: none yet; `fedmed-server site add NAME --key FILE` enrols one"
+    for site in sites:
+        held = f"{site.contributions} contributions" if site.contributions else "nothing contributed"
+        yield f"site {site.name:<24} {held}{', revoked' if site.revoked else ''}"
+
+
+def _generations(store: "Store") -> Iterator[str]:
+    entries = store.generation_entries()
+    if not entries:
+        yield "generations: none yet; `fedmed-server generation publish --recipe FILE --out FILE` makes one"
+    for number, entry in enumerate(entries):
+        what = "draft" if entry.draft else f"rows of {entry.row_dim}"
+        yield f"generation {entry.digest[:12]}  {entry.kind}, {what}{'' if number else ', newest'}"
+
+
+def _contributions(store: "Store") -> Iterator[str]:
+    """By site and task; `superseded`: by a newer one of the same site, recipe and generation."""
+    entries = sorted(store.contribution_entries(), key=lambda one: (one.site, one.task, one.sequence))
+    if not entries:
+        yield "contributions: none yet; `fedmed-server import FILE` takes one"
+    for entry in entries:
+        yield (
+            f"contribution {entry.id[:12]}  {entry.site:<16} {entry.task:<16} {entry.holds:<7} "
+            f"sequence {entry.sequence:<4} generation {entry.generation[:12]}  {entry.bytes:>12,} bytes  "
+            f"{'current' if entry.current else 'superseded'}"
+        )
+
+
+def _models(store: "Store") -> Iterator[str]:
+    models = store.models()
+    if not models:
+        yield "models: none yet; `fedmed-server rebuild` makes one from the contributions"
+    for model in models:
+        made_for = f"refined for {model.refined_for}" if model.refined_for else "global"
+        yield (
+            f"model {model.digest[:12]}  {model.task:<16} {made_for}  of {', '.join(model.sites)}"
+            f"{'  WITHDRAWN' if model.withdrawn else ''}"
+        )

@@ -1,5 +1,6 @@
 """`fedmed-server withdraw`: delete a site's contributions, rebuild, and prove it."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,13 +12,13 @@ from fedmed_edge.commands.verbs import Output, Verb
 from fedmed_edge.errors import InputError
 
 if TYPE_CHECKING:
-    from fedmed_edge.store.store import Store
+    from fedmed_edge.store.withdrawal import Rebuilt, Withdrawn
 
 
 @click.command(cls=Verb)
 @folder_option("Server")
 @click.argument("site")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask; needed where there is no terminal.")
 @click.pass_obj
 def command(out: Output, folder: Path, site: str, yes: bool) -> None:
     """Delete everything that SITE contributed and rebuild every task it took part in.
@@ -27,42 +28,68 @@ def command(out: Output, folder: Path, site: str, yes: bool) -> None:
 
     Example: fedmed-server withdraw -C server hospital-b --yes
     """
-    from fedmed_edge.model.rebuild import rebuild
+    from fedmed_edge.store.withdrawal import withdraw_and_rebuild
 
     _, store = read_server(folder)
-    if not yes and not click.confirm(f"delete everything that {site} contributed?", err=True):
-        raise InputError("withdraw: not confirmed, nothing was deleted", hint="answer y, or give --yes")
-    done = store.withdraw(site)
-    models, not_rebuilt, lines = [], {}, [f"{site}: {len(done.contributions)} contributions deleted"]
-    lines.append(f"models marked as withdrawn: {', '.join(d[:12] for d in done.models) or 'none'}")
-    for task in sorted({*done.tasks, *_unfinished(store)}):
-        try:
-            model = rebuild(store.contributions(task), store.recipe(task))
-        except InputError as error:
-            not_rebuilt[task] = str(error)
-            lines.append(f"{task}: no model was rebuilt from those who are left: {error}")
-            continue
-        store.save_model(model)
-        document, told_lines = told(model)
-        models.append(document)
-        lines += told_lines
-    faults = store.verify()
-    out.answer(
-        {
-            "site": site,
-            "deleted": list(done.contributions),
-            "withdrawn_models": list(done.models),
-            "models": models,
-            "digest": models[0]["digest"] if models else None,
-            "sites": models[0]["sites"] if models else [],
-            "not_rebuilt": not_rebuilt,
-            "faults": faults,
+    held = store.site(site).contributions
+    if not yes:
+        _ask(f"delete everything that {site} contributed ({held} contributions) and rebuild?")
+    done = withdraw_and_rebuild(store, site)
+    models = [told(task.model)[0] for task in done.tasks.values() if task.model]
+    document = {
+        "site": site,
+        "deleted": list(done.deleted.contributions),
+        "withdrawn_models": list(done.deleted.models),
+        "tasks": {
+            name: {"before": task.before, "after": task.model.digest if task.model else None}
+            for name, task in done.tasks.items()
         },
-        lines + [f"fault: {fault}" for fault in faults],
-    )
+        "models": models,
+        "digest": models[0]["digest"] if models else None,
+        "sites": models[0]["sites"] if models else [],
+        "not_rebuilt": {name: task.why for name, task in done.tasks.items() if task.why},
+        "stays": {"backbones": list(done.backbones), "measurements": list(done.measurements)},
+        "faults": list(done.faults),
+    }
+    out.answer(document, _lines(site, done))
 
 
-def _unfinished(store: "Store") -> set[str]:
-    """Tasks whose newest global model is withdrawn: a withdrawal was interrupted before the rebuild."""
-    newest = {entry.task: entry.withdrawn for entry in reversed(store.models()) if entry.refined_for is None}
-    return {task for task, withdrawn in newest.items() if withdrawn}
+def _ask(question: str) -> None:
+    how = "give --yes to withdraw without being asked"
+    if not (sys.stdin and sys.stdin.isatty()):
+        raise click.UsageError(f"there is no terminal to confirm at: {how}")
+    try:
+        agreed = click.confirm(question, err=True)
+    except click.Abort as stop:
+        if isinstance(stop.__context__, EOFError):
+            click.echo(err=True)
+            raise click.UsageError(f"not answered, nothing was deleted: {how}") from None
+        raise
+    if not agreed:
+        raise InputError("withdraw: not confirmed, nothing was deleted", hint="answer y, or give --yes")
+
+
+def _lines(site: str, done: "Withdrawn") -> list[str]:
+    count, marked = len(done.deleted.contributions), [digest[:12] for digest in done.deleted.models]
+    stays = "stays until the next generation:"
+    lines = [
+        f"{site}: {count} contributions deleted" if count else f"{site}: held nothing, nothing was deleted",
+        f"models marked as withdrawn: {', '.join(marked) or 'none'}",
+        *(_line(name, task) for name, task in done.tasks.items()),
+        *(f"{stays} what the backbone of {one[:12]} learned from images of {site}" for one in done.backbones),
+        *(
+            f"{stays} standardisation and reference measured under draft {one[:12]}, with sums of {site}"
+            for one in done.measurements
+        ),
+    ]
+    if not (done.backbones or done.measurements):
+        lines.append(f"no published backbone learned from images of {site}")
+    return lines + [f"fault: {fault}" for fault in done.faults]
+
+
+def _line(name: str, task: "Rebuilt") -> str:
+    before = f"model {task.before[:12]}" if task.before else "no model"
+    if task.model is None:
+        return f"{name}: {before} before, no model was rebuilt from those who are left: {task.why}"
+    after = "unchanged" if task.before == task.model.digest else f"{task.model.digest[:12]} now"
+    return f"{name}: {before} before, {after}, of {', '.join(task.model.sites)}"

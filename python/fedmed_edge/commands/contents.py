@@ -1,0 +1,180 @@
+"""What is in a file of ours, as JSON values and as lines for people; one small function a kind."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fedmed_edge.errors import InputError
+from fedmed_edge.kinds import FileKind, file_kind
+
+Told = tuple[dict[str, Any], list[str]]
+
+NONE_OF_OURS = "is none of this product's files: a contribution, generation, backbone, model, recipe or key"
+
+
+def tell(file: Path) -> Told:
+    """What `file` holds.
+
+    Raises:
+        InputError: The file is missing, none of ours, or broken.
+    """
+    if not file.is_file():
+        raise InputError(f"{file}: not a file" if file.exists() else f"{file}: no such file")
+    kind = file_kind(file)
+    if kind is None:
+        with file.open("rb"):  # what may not be read is not called foreign
+            raise InputError(f"{file}: {NONE_OF_OURS}")
+    values, lines = _TELLERS[kind](file)
+    return {"kind": kind, **values}, lines
+
+
+def _contribution(file: Path) -> Told:
+    from fedmed_edge.commands.edge.contribute import summary
+    from fedmed_edge.statistics.contribution import read_contribution
+
+    read = read_contribution(file)
+    document, lines = summary(read, every=True)
+    signed = f"signed by {read.signer} (not checked here)" if read.signer else "not signed"
+    return {**document, "signer": read.signer}, [f"{file}: contribution, {signed}", *lines]
+
+
+def _generation(file: Path) -> Told:
+    from fedmed_edge.generation import read_generation
+
+    read = read_generation(file)
+    header = read.header
+    document = {
+        "digest": read.digest,
+        "draft": read.draft,
+        "header": header.model_dump(mode="json"),
+        "row_dim": read.row_dim,
+        "feature_dim": read.feature_dim,
+        "tensors": _shapes(read.weights),
+    }
+    return document, [
+        f"{file}: {'draft' if read.draft else 'generation'} {read.digest[:12]}, {header.kind}",
+        f"backbone {header.backbone.network}, {len(read.weights)} tensors, scales {header.widths}",
+        f"rows of {read.row_dim}: {header.lift_dim} lifted, {read.feature_dim} features, 1",
+        f"trained by: {', '.join(header.trained_by) or 'nobody'}",
+    ]
+
+
+def _backbone(file: Path) -> Told:
+    from fedmed_edge.features.weights import read_backbone
+
+    read = read_backbone(file)
+    shapes, header = _shapes(read.weights), read.header
+    return {"header": header.model_dump(mode="json"), "tensors": shapes}, [
+        f"{file}: backbone {header.backbone.network}, {header.kind}, of {header.images} images",
+        *(f"  {name:<48} {shape}" for name, shape in shapes.items()),
+    ]
+
+
+def _model(file: Path) -> Told:
+    from fedmed_edge.model.global_model import read_model
+
+    read = read_model(file)
+    values = {
+        "digest": read.digest,
+        "task": read.recipe.name,
+        "classes": read.recipe.classes,
+        "generation": read.generation,
+        "sites": read.sites,
+        "refined_for": read.refined_for,
+        "ridge": read.ridge,
+        "temperature": read.posterior.temperature,
+        "known_threshold": read.known_threshold,
+        "head": list(read.head.shape),
+    }
+    return values, [f"{file}: model of the store, not exported", *_listed(values)]
+
+
+def _exported_model(file: Path) -> Told:
+    from fedmed_edge.model.manifest import METADATA_KEY, parse_manifest
+    from fedmed_edge.runtime import open_session
+
+    session = open_session(file, device="cpu")
+    if METADATA_KEY not in session.metadata:
+        raise InputError(f"{file}: has no manifest, expected a model made by `fedmed-server export`")
+    manifest = parse_manifest(session.metadata[METADATA_KEY], str(file))
+    values = manifest.model_dump(mode="json")
+    lines = [f"{file}: exported model (signature not checked here)", *_listed(values)]
+    return values, lines
+
+
+def _recipe(file: Path) -> Told:
+    from fedmed_edge.recipe import read_recipe
+
+    read = read_recipe(file)
+    values = {"digest": read.digest, "recipe": read.model_dump(mode="json")}
+    return values, [f"{file}: recipe {read.name}", *_listed(values)]
+
+
+def _settings(file: Path) -> Told:
+    from fedmed_edge.config import ServerConfig, SiteConfig, read_config
+    from fedmed_edge.recipe import read_toml
+
+    if "site" in read_toml(file):
+        site = read_config(SiteConfig, file, environment={})
+        who, values = f"site {site.site}", site.model_dump(mode="json")
+    else:
+        who, values = "a server", read_config(ServerConfig, file, environment={}).model_dump(mode="json")
+    return {"settings": values}, [f"{file}: settings of {who}", *_listed(values)]
+
+
+def _public_key(file: Path) -> Told:
+    from fedmed_edge.signing import fingerprint, read_public_key
+
+    mark = fingerprint(read_public_key(file))
+    return {"fingerprint": mark}, [f"{file}: public key {mark}"]
+
+
+def _private_key(file: Path) -> Told:
+    from fedmed_edge.signing import fingerprint, read_private_key
+
+    mark = fingerprint(read_private_key(file).public_key())
+    return {"fingerprint": mark}, [f"{file}: private key of {mark}; it is not shown and must not be sent"]
+
+
+def _signature(file: Path) -> Told:
+    from fedmed_edge.atomic import read_regular
+
+    try:
+        signer = str(json.loads(read_regular(file, 1 << 12))["signer"])[:50]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise InputError(f"{file}: not a signature file, or cut off") from None
+    if not signer.isprintable():
+        raise InputError(f"{file}: not a signature file, or cut off")
+    signed = file.with_suffix("")
+    beside = "which is not beside it" if not signed.exists() else "not checked here"
+    return {"signer": signer, "of": str(signed)}, [f"{file}: signature by {signer} of {signed}, {beside}"]
+
+
+def _shapes(weights: Mapping[str, Any]) -> dict[str, list[int]]:
+    return {name: list(value.shape) for name, value in weights.items()}
+
+
+def _listed(values: Mapping[str, Any], within: str = "") -> list[str]:
+    """One line a value; those of a table by its name and theirs."""
+    lines = []
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            lines += _listed(value, f"{within}{name}.")
+        else:
+            lines.append(f"  {within}{name}: {value}")
+    return lines
+
+
+_TELLERS: dict[FileKind, Callable[[Path], Told]] = {
+    "contribution": _contribution,
+    "generation": _generation,
+    "backbone": _backbone,
+    "model": _model,
+    "exported model": _exported_model,
+    "recipe": _recipe,
+    "settings file": _settings,
+    "public key": _public_key,
+    "private key": _private_key,
+    "signature": _signature,
+}

@@ -1,0 +1,251 @@
+"""An encoder from anybody: its ONNX graph, checked before a runtime sees it.
+
+An encoder is a fixed-shape graph of plain operators: no branch or loop, no operator of a vendor's own, no
+weights in other files. The few fields that say so are read here from the protobuf bytes themselves, since a
+hospital has no ONNX package.
+Source: onnx.proto3 of ONNX 1.17; Protocol Buffers encoding.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from fedmed_edge.errors import InputError
+
+__all__ = ["ELEMENT_CAP", "NODE_CAP", "check_encoder"]
+
+NODE_CAP: Final = 20_000
+"""Most operators; a DenseNet of 264 layers has some 4,000."""
+
+ELEMENT_CAP: Final = 1 << 28
+"""Most numbers in all constants of the graph: 1 GiB of float32."""
+
+CONTROL_FLOW: Final = {"If", "Loop", "Scan"}
+DOMAINS: Final = {b"", b"ai.onnx"}
+
+_SIDE_CAP = 4096
+_AXES_CAP = 16
+_FIELD_CAP = 1 << 17
+_FLOAT = 1
+
+# field numbers of onnx.proto3
+_MODEL_GRAPH, _MODEL_OPSET, _MODEL_TRAINING, _MODEL_FUNCTIONS = 7, 8, 20, 25
+_OPSET_DOMAIN = 1
+_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT, _GRAPH_SPARSE = 1, 5, 11, 12, 15
+_NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DOMAIN = 4, 5, 7
+_ATTRIBUTE_TENSOR, _ATTRIBUTE_TENSORS = 5, 10
+_ATTRIBUTE_GRAPHS, _ATTRIBUTE_SPARSE = (6, 11), (22, 23)
+_TENSOR_DIMS, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 1, 13, 14
+_VALUE_NAME, _VALUE_TYPE = 1, 2
+_TYPE_TENSOR, _TENSOR_TYPE_ELEMENT, _TENSOR_TYPE_SHAPE = 1, 1, 2
+_SHAPE_DIM, _DIM_VALUE = 1, 1
+
+Value = int | memoryview
+Fields = dict[int, list[Value]]
+
+
+class _Malformed(Exception):
+    """The bytes are no protobuf message."""
+
+
+def check_encoder(
+    content: bytes, *, channels: int, size: Sequence[int], widths: Sequence[int], where: str
+) -> None:
+    """Refuse an encoder that is anything but a plain graph from one image to the maps of every scale.
+
+    Args:
+        content: Serialised ONNX model.
+        channels, size: Of its one input, `image` (1, channels, *size) float32.
+        widths: Channels C_k of its outputs, `scale0` … (1, C_k, *s_k) float32.
+        where: Names the file in messages.
+
+    Raises:
+        InputError: It is no ONNX model, has control flow, functions, operators of another domain, external
+            or sparse data, too many operators or constants, or other inputs or outputs.
+    """
+    try:
+        model = _fields(memoryview(content))
+        graph = _message(model, _MODEL_GRAPH)
+        _check_model(model, where)
+        _check_graph(graph, where)
+        inputs = [_port(_bytes(one)) for one in graph.get(_GRAPH_INPUT, [])]
+        outputs = [_port(_bytes(one)) for one in graph.get(_GRAPH_OUTPUT, [])]
+    except _Malformed:
+        raise InputError(f"{where}: `encoder` is no ONNX model, or cut off") from None
+    if inputs != [("image", _FLOAT, (1, channels, *size))]:
+        raise InputError(
+            f"{where}: `encoder` takes {_told(inputs)}, "
+            f"expected image (1, {channels}, {_sides(size)}) float32"
+        )
+    names = [f"scale{index}" for index in range(len(widths))]
+    fits = [
+        name == wanted and kind == _FLOAT and shape[:2] == (1, width) and _fixed(shape, len(size))
+        for (name, kind, shape), wanted, width in zip(outputs, names, widths, strict=False)
+    ]
+    if len(outputs) != len(widths) or not all(fits):
+        raise InputError(
+            f"{where}: `encoder` gives {_told(outputs)}, expected {len(widths)} maps "
+            f"(1, C, …) float32 of {list(widths)} channels"
+        )
+
+
+def _check_model(model: Fields, where: str) -> None:
+    for number, what in ((_MODEL_TRAINING, "training steps"), (_MODEL_FUNCTIONS, "functions")):
+        if number in model:
+            raise InputError(f"{where}: `encoder` has {what}, expected plain operators")
+    for opset in model.get(_MODEL_OPSET, []):
+        _check_domain(_fields(_bytes(opset)).get(_OPSET_DOMAIN, []), where)
+
+
+def _check_graph(graph: Fields, where: str) -> None:
+    nodes = graph.get(_GRAPH_NODE, [])
+    if not 1 <= len(nodes) <= NODE_CAP:
+        raise InputError(f"{where}: `encoder` has {len(nodes)} operators, expected 1 to {NODE_CAP}")
+    if _GRAPH_SPARSE in graph:
+        raise InputError(f"{where}: `encoder` has sparse weights, expected dense ones")
+    elements = sum(_elements(_bytes(one), where) for one in graph.get(_GRAPH_INITIALIZER, []))
+    for node in nodes:
+        elements += _check_node(_fields(_bytes(node)), where)
+        if elements > ELEMENT_CAP:
+            raise InputError(
+                f"{where}: `encoder` has {elements} numbers in its constants, expected at most {ELEMENT_CAP}"
+            )
+
+
+def _check_node(node: Fields, where: str) -> int:
+    """Check one operator; the numbers in its constants."""
+    for name in node.get(_NODE_OPERATOR, []):
+        if (operator := _text(name)) in CONTROL_FLOW:
+            raise InputError(f"{where}: `encoder` has the operator {operator}, expected no control flow")
+    _check_domain(node.get(_NODE_DOMAIN, []), where)
+    elements = 0
+    for one in node.get(_NODE_ATTRIBUTE, []):
+        attribute = _fields(_bytes(one))
+        if any(number in attribute for number in _ATTRIBUTE_GRAPHS):
+            raise InputError(f"{where}: `encoder` has a graph within an operator, expected no control flow")
+        if any(number in attribute for number in _ATTRIBUTE_SPARSE):
+            raise InputError(f"{where}: `encoder` has sparse weights, expected dense ones")
+        tensors = [*attribute.get(_ATTRIBUTE_TENSOR, []), *attribute.get(_ATTRIBUTE_TENSORS, [])]
+        elements += sum(_elements(_bytes(tensor), where) for tensor in tensors)
+    return elements
+
+
+def _check_domain(domains: Sequence[Value], where: str) -> None:
+    for domain in domains:
+        if bytes(_bytes(domain)) not in DOMAINS:
+            raise InputError(
+                f"{where}: `encoder` has operators of the domain `{_text(domain)}`, expected those of ONNX"
+            )
+
+
+def _elements(content: memoryview, where: str) -> int:
+    """Numbers that a tensor says it has."""
+    tensor = _fields(content)
+    if _TENSOR_EXTERNAL in tensor or any(tensor.get(_TENSOR_LOCATION, [])):
+        raise InputError(f"{where}: `encoder` has weights in another file, expected them within")
+    sides: list[int] = []
+    for dims in tensor.get(_TENSOR_DIMS, []):
+        sides += [dims] if isinstance(dims, int) else _packed(dims[: 10 * _AXES_CAP])
+    if len(sides) > _AXES_CAP:
+        raise _Malformed
+    return math.prod(sides)  # a negative side is a giant one as it is written
+
+
+def _port(content: memoryview) -> tuple[str, int, tuple[int, ...]]:
+    """Name, element type and shape of an input or output; −1 where a side is not fixed."""
+    value = _fields(content)
+    kind = _message(_message(value, _VALUE_TYPE), _TYPE_TENSOR)
+    sides = []
+    for side in _message(kind, _TENSOR_TYPE_SHAPE).get(_SHAPE_DIM, []):
+        fixed = _fields(_bytes(side)).get(_DIM_VALUE, [])
+        sides.append(fixed[0] if len(fixed) == 1 and isinstance(fixed[0], int) else -1)
+    elements = kind.get(_TENSOR_TYPE_ELEMENT, [])
+    element = elements[0] if len(elements) == 1 and isinstance(elements[0], int) else 0
+    names = value.get(_VALUE_NAME, [])
+    return "".join(map(_text, names)), element, tuple(sides)
+
+
+def _fixed(shape: Sequence[int], dimensions: int) -> bool:
+    return len(shape) == dimensions + 2 and all(1 <= side <= _SIDE_CAP for side in shape)
+
+
+def _told(ports: Sequence[tuple[str, int, tuple[int, ...]]]) -> str:
+    told = [f"{name} {shape}{'' if kind == _FLOAT else ' not float32'}" for name, kind, shape in ports[:4]]
+    return ", ".join([*told, *(["…"] if len(ports) > 4 else [])]) or "nothing"
+
+
+def _sides(size: Sequence[int]) -> str:
+    return ", ".join(map(str, size))
+
+
+# --- protobuf ----------------------------------------------------------------------------------------------
+
+
+def _fields(content: memoryview) -> Fields:
+    """The fields of a message by number: varints as int, all else as the bytes that they are."""
+    fields: Fields = {}
+    for count, (number, value) in enumerate(_walk(content)):
+        if count >= _FIELD_CAP:
+            raise _Malformed
+        fields.setdefault(number, []).append(value)
+    return fields
+
+
+def _walk(content: memoryview) -> Iterator[tuple[int, Value]]:
+    place, end = 0, len(content)
+    while place < end:
+        tag, place = _varint(content, place)
+        number, wire = tag >> 3, tag & 7
+        value: Value
+        if wire == 0:
+            value, place = _varint(content, place)
+        else:
+            if wire == 2:
+                length, place = _varint(content, place)
+            else:
+                length = {1: 8, 5: 4}.get(wire, end + 1)  # groups are of another age
+            if length > end - place:
+                raise _Malformed
+            value, place = content[place : place + length], place + length
+        yield number, value
+
+
+def _varint(content: memoryview, place: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if place >= len(content):
+            raise _Malformed
+        byte = content[place]
+        place += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, place
+    raise _Malformed
+
+
+def _packed(content: memoryview) -> list[int]:
+    values, place = [], 0
+    while place < len(content):
+        value, place = _varint(content, place)
+        values.append(value)
+    return values
+
+
+def _message(fields: Fields, number: int) -> Fields:
+    """The one message in a field: a reader would merge two, and half of it would have been checked."""
+    values = fields.get(number, [])
+    if len(values) != 1:
+        raise _Malformed
+    return _fields(_bytes(values[0]))
+
+
+def _bytes(value: Value) -> memoryview:
+    if isinstance(value, int):
+        raise _Malformed
+    return value
+
+
+def _text(value: Value) -> str:
+    """A name as it may stand in a message."""
+    text = bytes(_bytes(value)[:64]).decode("utf-8", "replace")
+    return text if text.isprintable() else ascii(text)

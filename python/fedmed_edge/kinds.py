@@ -1,0 +1,73 @@
+"""What a file of ours is, told by its first bytes, for messages; nothing in it is believed."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Final, Literal
+
+FileKind = Literal[
+    "contribution",
+    "generation",
+    "backbone",
+    "model",
+    "exported model",
+    "recipe",
+    "settings file",
+    "public key",
+    "private key",
+    "signature",
+]
+
+HEADER_CAP: Final = 1 << 22
+TEXT_CAP: Final = 1 << 16
+
+_TENSOR_FILES: Final[dict[bytes, FileKind]] = {
+    b"fedmed_contribution": "contribution",
+    b"fedmed_generation": "generation",
+    b"fedmed_backbone": "backbone",
+    b"fedmed_model": "model",
+}
+# field 1 of an ONNX model, its format's version
+_ONNX_START: Final = b"\x08"
+
+
+def file_kind(path: Path) -> FileKind | None:
+    """What a file is; None where it is none of ours, or cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "site.pub"
+        >>> _ = path.write_text("-----BEGIN PUBLIC KEY-----")
+        >>> file_kind(path)
+        'public key'
+    """
+    try:
+        if not path.is_file():  # a pipe would be waited for
+            return None
+        with path.open("rb") as file:
+            start = file.read(TEXT_CAP)
+            length = int.from_bytes(start[:8], "little")
+            if TEXT_CAP < length <= HEADER_CAP:
+                start += file.read(length + 8 - len(start))
+    except OSError:
+        return None
+    if 2 <= length <= HEADER_CAP:
+        said = re.search(rb'"__metadata__"\s*:\s*\{\s*"(\w+)"', start[8 : 8 + length])
+        return _TENSOR_FILES.get(said[1]) if said else None
+    return "exported model" if start.startswith(_ONNX_START) else _text_kind(start)
+
+
+def _text_kind(start: bytes) -> FileKind | None:
+    if b"PRIVATE KEY-----" in start:
+        return "private key"
+    if b"-----BEGIN PUBLIC KEY-----" in start:
+        return "public key"
+    if start.startswith(b"{") and b'"signer"' in start and b'"signature"' in start:
+        return "signature"
+    try:
+        keys = tomllib.loads(start.decode()).keys()
+    except (ValueError, RecursionError):
+        return None
+    if {"name", "kind", "classes"} <= keys:
+        return "recipe"
+    return "settings file" if {"site", "store"} & keys else None

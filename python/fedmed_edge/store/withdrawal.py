@@ -1,0 +1,92 @@
+"""A site's withdrawal from end to end: its contributions deleted, its tasks rebuilt, the store checked."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from fedmed_edge.errors import FedmedError, InputError
+from fedmed_edge.model.global_model import GlobalModel
+from fedmed_edge.model.rebuild import rebuild
+from fedmed_edge.store.entries import Withdrawal
+from fedmed_edge.store.store import Store
+
+__all__ = ["Rebuilt", "Withdrawn", "withdraw_and_rebuild"]
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """A task before and after a withdrawal.
+
+    Attributes:
+        before: Digest of the newest global model until then; None where there was none.
+        model: The global model of those who are left; None where there is none.
+        why: Why there is none.
+    """
+
+    before: str | None
+    model: GlobalModel | None = field(default=None, repr=False)
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Withdrawn:
+    """What a withdrawal changed, and what it cannot change.
+
+    Attributes:
+        tasks: By name, in order.
+        backbones: Digests of generations whose backbone learned from the site's images.
+        measurements: Digests of drafts that the site gave sums to; the generations that these were completed
+            to keep the standardisation and the reference.
+        faults: Of the store, checked from the ground afterwards.
+    """
+
+    deleted: Withdrawal
+    tasks: Mapping[str, Rebuilt]
+    backbones: tuple[str, ...]
+    measurements: tuple[str, ...]
+    faults: tuple[str, ...]
+
+
+def withdraw_and_rebuild(store: Store, site: str) -> Withdrawn:
+    """Delete everything that a site contributed and rebuild every task it took part in.
+
+    Running it again finishes a withdrawal that was cut off.
+
+    Raises:
+        StoreError: No such site, another process kept the lock, or a file cannot be deleted or read.
+    """
+    measurements = _measured(store, site)
+    deleted = store.withdraw(site)
+    newest = {entry.task: entry for entry in reversed(store.models()) if entry.refined_for is None}
+    unfinished = {task for task, entry in newest.items() if entry.withdrawn}
+    tasks = {
+        task: _rebuilt(store, task, newest[task].digest if task in newest else None)
+        for task in sorted({*deleted.tasks, *unfinished})
+    }
+    return Withdrawn(deleted, tasks, _learned(store, site), measurements, tuple(store.verify()))
+
+
+def _rebuilt(store: Store, task: str, before: str | None) -> Rebuilt:
+    try:
+        model = rebuild(store.contributions(task), store.recipe(task))
+    except InputError as error:
+        return Rebuilt(before, why=str(error))
+    store.save_model(model)
+    return Rebuilt(before, model)
+
+
+def _measured(store: Store, site: str) -> tuple[str, ...]:
+    drafts = {entry.digest for entry in store.generation_entries() if entry.draft}
+    given = {
+        one.generation for one in store.contribution_entries() if one.site == site and one.holds == "sums"
+    }
+    return tuple(sorted(drafts & given))
+
+
+def _learned(store: Store, site: str) -> tuple[str, ...]:
+    found = []
+    for digest in store.generations():
+        with suppress(FedmedError):  # a damaged one is among the faults
+            if site in store.generation(digest).header.trained_by:
+                found.append(digest)
+    return tuple(found)

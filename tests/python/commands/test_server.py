@@ -1,0 +1,262 @@
+"""What the server's admin is told: init, sites, what the store holds, other files, a withdrawal."""
+
+import io
+import shutil
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from fedmed_edge.store.store import Store
+
+EDGE, SERVER = "fedmed-edge", "fedmed-server"
+
+
+class Terminal(io.StringIO):
+    """Somebody who types."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def refused(said: Any, code: int, message: str, hint: str) -> None:
+    assert said.code == code and said.out == "", said.err
+    assert f"error: {message}" in said.err, said.err
+    assert f"hint: {hint}" in said.err, said.err
+
+
+# --- init ------------------------------------------------------------------------------------------------
+
+
+def test_an_empty_store_says_what_comes_next(tmp_path: Path, kit: ModuleType) -> None:
+    made = kit.run(SERVER, "init", tmp_path / "server")
+    assert made.out.startswith(f"{tmp_path / 'server'}: ready\n")
+    lines = kit.run(SERVER, "status", "-C", tmp_path / "server").out.splitlines()
+    assert [line.split(";")[0] for line in lines] == [
+        "sites: none yet",
+        "generations: none yet",
+        "contributions: none yet",
+        "models: none yet",
+        "all sound: every row, file, digest and signature was checked",
+    ]
+    assert "`fedmed-server site add NAME --key FILE` enrols one" in lines[0]
+    assert "no site is enrolled yet" in kit.run(SERVER, "site", "list", "-C", tmp_path / "server").out
+
+
+def test_init_does_not_go_into_a_folder_that_is_used(tmp_path: Path, kit: ModuleType) -> None:
+    server, site, other = (tmp_path / name for name in ("server", "site", "other"))
+    assert kit.run(SERVER, "init", server).code == 0
+    assert kit.run(EDGE, "init", site, "--site", "a").code == 0
+    other.mkdir()
+    (other / "labels.csv").write_text("image,label\n")
+    another = "choose another folder"
+    settings = "fedmed.toml: is there already, of a"
+    refused(kit.run(SERVER, "init", server), 1, f"{server}/{settings} server", another)
+    refused(kit.run(SERVER, "init", site), 1, f"{site}/{settings} hospital", another)
+    holds = f"{other}: holds `labels.csv`, expected a new or empty folder"
+    refused(kit.run(SERVER, "init", other), 1, holds, another)
+    assert [path.name for path in other.iterdir()] == ["labels.csv"]
+
+
+def test_init_takes_up_a_store_with_its_key_and_refuses_one_without(copied: Any, kit: ModuleType) -> None:
+    server = copied.server
+    (server / "fedmed.toml").unlink()
+    key = (server / "server.key").rename(copied.root / "server.key")
+    without = f"{server}: has a store and no server.key"
+    refused(kit.run(SERVER, "init", server), 1, without, "put the server's server.key back")
+    assert not (server / "server.key").exists()
+    key.rename(server / "server.key")
+    made = kit.run(SERVER, "init", server)
+    assert f"{server}: ready, with the store that was there: 4 contributions\n" in made.out, made.err
+
+
+@pytest.mark.parametrize("room", [50, 1000, 10_000])
+def test_init_on_a_full_disk_says_so_and_goes_on(room: int, tmp_path: Path, kit: ModuleType) -> None:
+    said = kit.run_alone(SERVER, "init", tmp_path / "server", room=room)
+    assert said.code == 1 and "error: " in said.err and "cannot be written: " in said.err
+    assert "hint: " in said.err and "room" in said.err and "Traceback" not in said.err
+    assert not list(tmp_path.rglob(".part-*"))
+    assert kit.run(SERVER, "init", tmp_path / "server").code == 0
+    assert "all sound" in kit.run(SERVER, "status", "-C", tmp_path / "server").out
+
+
+def test_a_folder_of_the_other_program_is_called_so(copied: Any, kit: ModuleType) -> None:
+    site, server = copied.root / "a", copied.server
+    for verb in (["status"], ["rebuild"], ["withdraw", "a", "--yes"]):
+        said = kit.run(SERVER, *verb, "-C", site)
+        refused(
+            said, 1, f"{site}: is the folder of a hospital, expected a server's", "name the server's folder"
+        )
+    said = kit.run(EDGE, "extract", "-C", server, "--out", copied.root / "x")
+    refused(
+        said, 1, f"{server}: is the folder of a server, expected a hospital's", "name the hospital's folder"
+    )
+
+
+# --- what the store holds --------------------------------------------------------------------------------
+
+
+def test_status_tells_what_is_held_by_site_and_task(copied: Any, kit: ModuleType) -> None:
+    f = copied
+    table = f.root / "a-data" / "labels.csv"
+    table.write_text("\n".join(table.read_text().splitlines()[:-6]) + "\n")
+    f.join("a")
+    f.admin("import", f.contribute("b", "--weights", f.root / "a.backbone", file="w"))
+    f.admin("site", "revoke", "c")
+    said = kit.run(SERVER, "status", "-C", f.server)
+    lines = said.out.splitlines()
+    held = [line.split() for line in lines if line.startswith("contribution ")]
+    complete, draft = (one[:12] for one in f.admin("status")["generations"])
+    assert [(*row[2:5], row[6], row[8], row[-1]) for row in held] == [
+        ("a", "tiny", "sums", "1", draft, "current"),
+        ("a", "tiny", "sums", "2", complete, "superseded"),
+        ("a", "tiny", "sums", "3", complete, "current"),
+        ("b", "tiny", "sums", "1", draft, "current"),
+        ("b", "tiny", "sums", "2", complete, "current"),
+        ("b", "tiny", "weights", "3", complete, "current"),
+    ]
+    sites = [line.split(None, 2) for line in lines if line.startswith("site ")]
+    assert [(name, what) for _, name, what in sites] == [
+        ("a", "3 contributions"),
+        ("b", "3 contributions"),
+        ("c", "nothing contributed, revoked"),
+    ]
+    assert f"generation {complete}  classification, rows of " in said.out
+    assert any(line.startswith(f"generation {complete}") and line.endswith(", newest") for line in lines)
+    assert f"generation {draft}  classification, draft\n" in said.out
+    assert any(line.startswith("model ") and line.endswith("global  of a, b") for line in lines)
+    assert lines[-1] == "all sound: every row, file, digest and signature was checked"
+    document = f.admin("status")
+    assert {(one["site"], one["holds"]) for one in document["contributions"]} >= {
+        ("b", "weights"),
+        ("a", "sums"),
+    }
+    assert document["faults"] == []
+
+
+def test_status_names_faults_and_loses_nothing_where_an_older_index_was_restored(
+    copied: Any, kit: ModuleType
+) -> None:
+    f, index = copied, copied.server / "store" / "index.sqlite"
+    backup = shutil.copyfile(index, f.root / "backup")
+    f.admin("import", f.root / "c.contribution")
+    f.admin("rebuild")
+    shutil.copyfile(backup, index)
+    said = kit.run(SERVER, "status", "-C", f.server)
+    faults = [line for line in said.out.splitlines() if line.startswith("fault: ")]
+    assert said.code == 0 and len(faults) == 2 and "all sound" not in said.out
+    (one,) = (line for line in faults if "contribution of site `c`, sequence 1, that the index" in line)
+    path = one.removeprefix("fault: ").partition(": ")[0]
+    assert f.admin("import", path)["imported"][0]["site"] == "c"
+    assert f.admin("rebuild")["sites"] == ["a", "b", "c"]
+    assert f.admin("status")["faults"] == []
+
+
+def test_site_revoke_says_what_stays(copied: Any, kit: ModuleType) -> None:
+    said = kit.run(SERVER, "site", "revoke", "-C", copied.server, "a")
+    assert said.out == "a: revoked; its 2 contributions stay until `withdraw`\n"
+    assert kit.run(SERVER, "site", "revoke", "-C", copied.server, "c").out == "c: revoked\n"
+
+
+# --- files that are no contributions ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("file", "kind", "hint"),
+    [
+        ("tiny.generation", "a generation", "hospitals take it: `fedmed-edge contribute --generation FILE`"),
+        ("a.backbone", "a backbone", "`fedmed-edge contribute --weights FILE` makes a contribution of it"),
+        ("tiny.onnx", "an exported model", "`fedmed-edge infer --model FILE` takes it"),
+        ("tiny.onnx.sig", "a signature", "it belongs beside the file that it signs"),
+        ("tiny.toml", "a recipe", "`fedmed-server generation publish --recipe FILE` takes it"),
+        ("c/c.pub", "a public key", "`fedmed-server site add NAME --key FILE` takes it"),
+        ("c/site.key", "a private key", "private keys never travel"),
+        ("c/fedmed.toml", "a settings file", "its folder is named with -C"),
+    ],
+)
+def test_import_says_what_another_file_is_and_what_takes_it(
+    file: str, kind: str, hint: str, world: Any, kit: ModuleType
+) -> None:
+    path = world.root / file
+    said = kit.run(SERVER, "import", "-C", world.server, path)
+    refused(said, 1, f"{path}: is {kind}, expected a contribution\n", hint)
+    (told,) = kit.run(SERVER, "import", "-C", world.server, path, "--json").json["refused"]
+    assert told["hint"].startswith(hint)
+
+
+def test_import_calls_a_model_of_the_store_so(world: Any, kit: ModuleType, tmp_path: Path) -> None:
+    store = Store.open(world.server / "store")
+    path = tmp_path / "model"
+    path.write_bytes(store.model_content(store.models()[0].digest))
+    said = kit.run(SERVER, "import", "-C", world.server, path)
+    refused(said, 1, f"{path}: is a model, expected a contribution", "`fedmed-server rebuild` makes models")
+
+
+# --- withdraw --------------------------------------------------------------------------------------------
+
+
+def test_withdraw_without_a_terminal_or_an_answer_is_wrong_usage(
+    copied: Any, kit: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = (SERVER, "withdraw", "-C", copied.server, "a")
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    said = kit.run(*given)
+    refused(said, 2, "there is no terminal to confirm at: give --yes", "see `fedmed-server withdraw --help`")
+    assert "delete everything" not in said.err
+    monkeypatch.setattr("sys.stdin", Terminal(""))
+    refused(kit.run(*given), 2, "not answered, nothing was deleted: give --yes", "see `fedmed-server")
+    monkeypatch.setattr("sys.stdin", Terminal("n\n"))
+    said = kit.run(*given)
+    refused(said, 1, "withdraw: not confirmed, nothing was deleted", "answer y, or give --yes")
+    assert "delete everything that a contributed (2 contributions) and rebuild? [y/N]" in said.err
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert "error: store: no site `d`, enrolled are: a, b, c\n" in kit.run(*given[:-1], "d").err
+    assert {one["site"] for one in copied.admin("status")["contributions"]} == {"a", "b"}
+    monkeypatch.setattr("sys.stdin", Terminal("y\n"))
+    assert kit.run(*given).code == 0
+
+
+def test_ctrl_c_at_the_question_deletes_nothing(
+    copied: Any, kit: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupting(Terminal):
+        def readline(self, *_size: Any) -> str:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("sys.stdin", Interrupting())
+    refused(kit.run(SERVER, "withdraw", "-C", copied.server, "a"), 130, "interrupted", "what was finished")
+    assert {one["site"] for one in copied.admin("status")["contributions"]} == {"a", "b"}
+
+
+def test_withdraw_tells_digests_before_and_after_and_what_stays(copied: Any, kit: ModuleType) -> None:
+    f = copied
+    before = f.admin("status")["models"][0]["digest"]
+    draft = f.admin("status")["generations"][1]
+    other = f.copy(f.root / "other")
+    told = f.admin("withdraw", "b", "--yes")
+    after = told["digest"]
+    assert told["tasks"] == {"tiny": {"before": before, "after": after}} and before != after
+    assert told["stays"] == {"backbones": [], "measurements": [draft]}
+    lines = kit.run(SERVER, "withdraw", "-C", other.server, "b", "--yes").out.splitlines()
+    assert lines == [
+        "b: 2 contributions deleted",
+        f"models marked as withdrawn: {before[:12]}",
+        f"tiny: model {before[:12]} before, {after[:12]} now, of a",
+        "stays until the next generation: standardisation and reference measured under draft "
+        f"{draft[:12]}, with sums of b",
+    ]
+    last = kit.run(SERVER, "withdraw", "-C", f.server, "a", "--yes").out
+    assert f"tiny: model {after[:12]} before, no model was rebuilt from those who are left: " in last
+    again = kit.run(SERVER, "withdraw", "-C", other.server, "b", "--yes").out
+    assert again.startswith("b: held nothing, nothing was deleted\n")
+    assert again.endswith("no published backbone learned from images of b\n")
+
+
+def test_withdraw_names_the_backbone_that_learned_from_the_site(copied: Any, kit: ModuleType) -> None:
+    f = copied
+    f.publish("learned.generation", "--backbone", f.root / "a.backbone")
+    learned = f.admin("status")["generations"][0]
+    assert learned in f.admin("withdraw", "a", "--yes")["stays"]["backbones"]
+    said = kit.run(SERVER, "withdraw", "-C", f.server, "a", "--yes")
+    assert f"what the backbone of {learned[:12]} learned from images of a\n" in said.out

@@ -1,0 +1,72 @@
+"""What a file is, by its first bytes."""
+
+import os
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from fedmed_edge.kinds import FileKind, file_kind
+from fedmed_edge.signing import generate_key, sign_file, write_key, write_public_key
+
+SAFETENSORS = ("contribution", "generation", "backbone", "model")
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Path]:
+    """One file of every kind that can be told without a federation."""
+    key, found = generate_key(), {}
+    for kind in SAFETENSORS:
+        found[kind] = tmp_path / kind
+        metadata = {f"fedmed_{kind}": "{}" + " " * (100_000 if kind == "model" else 0)}
+        found[kind].write_bytes(save({"w": np.zeros(3)}, metadata=metadata))
+    for kind, text in {
+        "recipe": 'name = "a"\nkind = "classification"\nclasses = ["a", "b"]\n',
+        "settings file": 'site = "alpha"\n',
+        "exported model": "\x08\x08\x12\x00:",
+    }.items():
+        found[kind] = tmp_path / kind
+        found[kind].write_text(text)
+    found |= {"public key": tmp_path / "a.pub", "private key": tmp_path / "a.key"}
+    write_public_key(found["public key"], key.public_key())
+    write_key(found["private key"], key)
+    found["signature"] = sign_file(found["exported model"], key)
+    return found
+
+
+@pytest.mark.parametrize("kind", get_args(FileKind))
+def test_every_kind_is_told(kind: str, files: dict[str, Path]) -> None:
+    assert file_kind(files[kind]) == kind
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x02",
+        b"a = 1\n",
+        b"[" * 5000,
+        b"\xff\xfe\x00",
+        b"{}",
+        b"\x89PNG\r\n\x1a\n",
+        b"\x10" + bytes(40),
+    ],
+)
+def test_other_files_are_none_of_ours(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(content)
+    assert file_kind(path) is None
+
+
+def test_tensors_of_others_are_none_of_ours(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    for metadata in (None, {"format": "pt"}, {"fedmed_other": "{}"}):
+        path.write_bytes(save({"fedmed_model": np.zeros(3)}, metadata=metadata))
+        assert file_kind(path) is None
+
+
+def test_what_cannot_be_read_is_none_and_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert file_kind(tmp_path / "pipe") is file_kind(tmp_path / "gone") is file_kind(tmp_path) is None
