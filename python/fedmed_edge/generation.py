@@ -51,6 +51,8 @@ NETWORKS: Final = re.compile(
 
 _SIZE_CAP = 1 << 24
 
+_LEAST_GAP = 1e-3
+
 Sides = Annotated[tuple[Annotated[int, Field(ge=1, le=1024)], ...], Field(min_length=2, max_length=3)]
 Widths = Annotated[tuple[Annotated[int, Field(ge=1, le=RAW_CAP)], ...], Field(min_length=1, max_length=64)]
 
@@ -68,6 +70,9 @@ class GenerationHeader(Frozen):
             scale is the input itself.
         seed: Seed that the lift was drawn from.
         trained_by: Sites whose data the backbone learned from.
+        measured_at: Sites on whose images standardisation and reference Gaussian were measured; none in a
+            draft.
+        reference_images: How many images they had.
     """
 
     format_version: Literal[1] = 1
@@ -79,6 +84,8 @@ class GenerationHeader(Frozen):
     lift_dim: Annotated[int, Field(ge=0, lt=ROW_DIM_CAP)]
     seed: Annotated[int, Field(ge=0, le=1 << 53)] = 0
     trained_by: Annotated[tuple[Name, ...], Field(max_length=1000)] = ()
+    measured_at: Annotated[tuple[Name, ...], Field(max_length=1000)] = ()
+    reference_images: Annotated[int, Field(ge=0, le=1 << 53)] = 0
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -88,8 +95,10 @@ class GenerationHeader(Frozen):
             raise ValueError(f"widths: have {sum(self.widths)} channels, expected at most {RAW_CAP}")
         if not NETWORKS.fullmatch(self.backbone.network):
             raise ValueError(f"backbone: has an unknown network {ascii(self.backbone.network)[:40]}")
-        if len(set(self.trained_by)) != len(self.trained_by):
-            raise ValueError("trained_by: has a name twice")
+        for field_name in ("trained_by", "measured_at"):
+            names = getattr(self, field_name)
+            if len(set(names)) != len(names):
+                raise ValueError(f"{field_name}: has a name twice")
         return self
 
 
@@ -177,6 +186,23 @@ class Generation:
         # One row at a time, so that a row's bits never depend on the rows beside it.
         centred = features.astype(np.float64) - self.reference_mean
         return np.array([float(np.sum((row @ whitening) ** 2)) for row in centred])
+
+    def left_out(self, squared: float) -> float:
+        """Squared distance of an image of the reference, as if the reference had been measured without it.
+
+        An image pulls mean and covariance towards itself, the more so the fewer images there are for the
+        width of the features; a new image does not. d²·n/(n − 1) / (1 − d²/(n − 1)), by the inverse of a
+        rank-one change; that the shrinkage moves too is left out.
+
+        Args:
+            squared: d² of the image to this reference of n images.
+
+        Source: Sherman and Morrison 1950; method §4.
+        """
+        others = self.header.reference_images - 1
+        if others < 1:
+            return squared
+        return squared * (others + 1) / others / max(1.0 - squared / others, _LEAST_GAP)
 
     @cached_property
     def content(self) -> bytes:

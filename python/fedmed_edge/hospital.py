@@ -143,7 +143,12 @@ def _sums(
 ) -> FeatureStatistics:
     policy = config.policy
     sums, sample = extract_with_sample(
-        generation, dataset.train, min_cohort=policy.min_cohort, device=config.device, progress=progress
+        generation,
+        dataset.train,
+        site=config.site,
+        min_cohort=policy.min_cohort,
+        device=config.device,
+        progress=progress,
     )
     if generation.draft:
         return sums

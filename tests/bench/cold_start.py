@@ -80,7 +80,7 @@ def make_model(folder: Path) -> None:
         lines.append(f"{index}.png,{recipe.classes[index % 2]},p{index},train")
     (folder / "labels.csv").write_text("\n".join(lines) + "\n")
     dataset, draft = read_dataset(folder, recipe), from_backbone(None, recipe)
-    generation = complete_generation(draft, recipe, [extract(draft, dataset)])
+    generation = complete_generation(draft, recipe, {"a": extract(draft, dataset)})
     sums = extract(generation, dataset)
     given = new_contribution(sums, generation=generation.digest, recipe=recipe, site="a", sequence=1)
     model, key = rebuild([given], recipe), generate_key()

@@ -66,7 +66,7 @@ def draft() -> Generation:
 
 @pytest.fixture(scope="module")
 def generation(draft: Generation, dataset: Dataset) -> Generation:
-    return complete_generation(draft, RECIPE, [extract(draft, dataset.train, min_cohort=1)])
+    return complete_generation(draft, RECIPE, {"founder": extract(draft, dataset.train, min_cohort=1)})
 
 
 def config(**policy: Any) -> SiteConfig:

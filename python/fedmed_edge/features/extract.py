@@ -48,6 +48,7 @@ def extract(
     generation: Generation,
     dataset: Dataset,
     *,
+    site: str = "",
     min_cohort: int = 10,
     device: str = "auto",
     progress: Progress | None = None,
@@ -60,6 +61,8 @@ def extract(
 
     Args:
         dataset: Only what is handed over is read: give `dataset.train`.
+        site: Its name. Where the generation's reference was measured on it, the distances of its images are
+            those to a reference without the image (`Generation.left_out`).
         min_cohort: Patients that a class needs.
         device: `auto`, `cpu`, `cuda` or `tensorrt`.
         progress: Called after every image with what to show.
@@ -69,14 +72,14 @@ def extract(
             large enough.
         DeviceError: The asked device did not come up.
     """
-    extraction = _Extraction(generation, dataset, min_cohort, device, None)
-    return extraction.run(progress)
+    return _Extraction(generation, dataset, site, min_cohort, device, None).run(progress)
 
 
 def extract_with_sample(
     generation: Generation,
     dataset: Dataset,
     *,
+    site: str = "",
     min_cohort: int = 10,
     device: str = "auto",
     seed: int = 0,
@@ -93,8 +96,7 @@ def extract_with_sample(
         DeviceError: As `extract`.
     """
     sampler = _Sampler(max(1, limit // max(1, len(dataset))), np.random.Generator(np.random.PCG64(seed)))
-    extraction = _Extraction(generation, dataset, min_cohort, device, sampler)
-    statistics = extraction.run(progress)
+    statistics = _Extraction(generation, dataset, site, min_cohort, device, sampler).run(progress)
     return statistics, _as_counted(sampler.result(generation.row_dim), statistics)
 
 
@@ -112,6 +114,7 @@ class _Extraction:
         self,
         generation: Generation,
         dataset: Dataset,
+        site: str,
         min_cohort: int,
         device: str,
         sampler: "_Sampler | None",
@@ -119,6 +122,7 @@ class _Extraction:
         require_fit(generation, dataset.recipe)
         self.dataset, self.recipe, self.sampler = dataset, dataset.recipe, sampler
         self.encoder, self.lift, self.draft = Encoder(generation, device), Lift(generation), generation.draft
+        self.generation, self.in_reference = generation, site in generation.header.measured_at
         self.classes = [() if self.draft else dataset.classes_of(item) for item in dataset]
         self.plan = _plan(dataset, self.classes, min_cohort)
         self.sums = Accumulator(
@@ -163,9 +167,15 @@ class _Extraction:
                 np.mean(rows, axis=0, dtype=np.float32), item.label if labelled else None, item.patient
             )
         assert total is not None
-        self.sums.add_image(np.mean(features, axis=0), float(np.mean(distances)) if distances else None)
+        self.sums.add_image(np.mean(features, axis=0), self._distance(distances))
         self.sums.add_channels(total)
         self.sums.add_style(log_amplitude(prepared.pixels, self.recipe.size))
+
+    def _distance(self, windows: Sequence[float]) -> float | None:
+        if not windows:
+            return None
+        squared = float(np.mean(windows))
+        return self.generation.left_out(squared) if self.in_reference else squared
 
     def _add_rows(self, rows: Float32, label: int | None, patient: str) -> None:
         if label is None:

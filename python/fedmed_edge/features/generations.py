@@ -86,7 +86,7 @@ def from_contributions(
             "generation: contributions without weights, under a generation that is no draft",
             hint="contribute with the weights of `fedmed-edge train`, or under a draft",
         )
-    sums = [one.statistics for one in ordered if one.statistics is not None]
+    sums = {one.header.site: one.statistics for one in ordered if one.statistics is not None}
     return complete_generation(start, recipe, sums, seed=seed)
 
 

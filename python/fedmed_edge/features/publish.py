@@ -1,7 +1,7 @@
 """From trained weights to a generation: a draft first, completed by what the sites measured under it."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -77,7 +77,11 @@ def draft_generation(
 
 
 def complete_generation(
-    draft: Generation, recipe: Recipe, statistics: Sequence[FeatureStatistics], *, seed: int | None = None
+    draft: Generation,
+    recipe: Recipe,
+    statistics: Mapping[str, FeatureStatistics],
+    *,
+    seed: int | None = None,
 ) -> Generation:
     """Give a draft its standardisation, projection, lift and reference Gaussian; without torch.
 
@@ -86,7 +90,7 @@ def complete_generation(
     narrowed so that D ≤ 1,024. The reference covariance is shrunk by 0.1 towards its mean diagonal.
 
     Args:
-        statistics: Of the sites that trained the backbone, measured under the draft.
+        statistics: Site → what it measured under the draft; give the sites that trained the backbone.
         seed: Of the lift; default the draft's.
 
     Raises:
@@ -102,7 +106,12 @@ def complete_generation(
     lift_dim = min(recipe.lift.lift_dim, ROW_DIM_CAP - 1 - features)
     _refuse_large(recipe, lift_dim + features + 1)
     seed = draft.header.seed if seed is None else seed
-    told = draft.header.model_dump() | {"lift_dim": lift_dim, "seed": seed}
+    told = draft.header.model_dump() | {
+        "lift_dim": lift_dim,
+        "seed": seed,
+        "measured_at": tuple(sorted(statistics)),
+        "reference_images": total.images,
+    }
     header = parse_settings(GenerationHeader, told, "generation")
     random = np.random.Generator(np.random.PCG64(seed))
     lift_weight = random.standard_normal((features, lift_dim)) / np.sqrt(features)
@@ -130,15 +139,16 @@ def complete_generation(
     return generation
 
 
-def _sum_of(draft: Generation, statistics: Sequence[FeatureStatistics]) -> FeatureStatistics:
+def _sum_of(draft: Generation, statistics: Mapping[str, FeatureStatistics]) -> FeatureStatistics:
     if not draft.draft:
         raise InputError("generation: has its standardisation already, expected a draft")
     if not statistics:
         raise InputError("generation: no site's statistics, expected at least one")
-    for one in statistics:
+    for site, one in statistics.items():
         if one.row_dim != draft.row_dim:
-            raise InputError(f"generation: `row_dim` of a site has {one.row_dim}, expected {draft.row_dim}")
-    return sum(statistics[1:], start=statistics[0])
+            raise InputError(f"generation: `row_dim` of `{site}` has {one.row_dim}, expected {draft.row_dim}")
+    first, *more = (statistics[site] for site in sorted(statistics))
+    return sum(more, start=first)
 
 
 def _moments(gram: Float64, what: str) -> tuple[Float64, Float64]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Literal
 
 from fedmed_edge.errors import FedmedError, InputError
 from fedmed_edge.model.global_model import GlobalModel
@@ -35,8 +36,7 @@ class Withdrawn:
     Attributes:
         tasks: By name, in order.
         backbones: Digests of generations whose backbone learned from the site's images.
-        measurements: Digests of drafts that the site gave sums to; the generations that these were completed
-            to keep the standardisation and the reference.
+        measurements: Digests of generations whose standardisation and reference were measured on them.
         faults: Of the store, checked from the ground afterwards.
     """
 
@@ -55,7 +55,6 @@ def withdraw_and_rebuild(store: Store, site: str) -> Withdrawn:
     Raises:
         StoreError: No such site, another process kept the lock, or a file cannot be deleted or read.
     """
-    measurements = _measured(store, site)
     deleted = store.withdraw(site)
     newest = {entry.task: entry for entry in reversed(store.models()) if entry.refined_for is None}
     unfinished = {task for task, entry in newest.items() if entry.withdrawn}
@@ -63,7 +62,13 @@ def withdraw_and_rebuild(store: Store, site: str) -> Withdrawn:
         task: _rebuilt(store, task, newest[task].digest if task in newest else None)
         for task in sorted({*deleted.tasks, *unfinished})
     }
-    return Withdrawn(deleted, tasks, _learned(store, site), measurements, tuple(store.verify()))
+    return Withdrawn(
+        deleted,
+        tasks,
+        backbones=_named_in(store, site, "trained_by"),
+        measurements=_named_in(store, site, "measured_at"),
+        faults=tuple(store.verify()),
+    )
 
 
 def _rebuilt(store: Store, task: str, before: str | None) -> Rebuilt:
@@ -75,18 +80,11 @@ def _rebuilt(store: Store, task: str, before: str | None) -> Rebuilt:
     return Rebuilt(before, model)
 
 
-def _measured(store: Store, site: str) -> tuple[str, ...]:
-    drafts = {entry.digest for entry in store.generation_entries() if entry.draft}
-    given = {
-        one.generation for one in store.contribution_entries() if one.site == site and one.holds == "sums"
-    }
-    return tuple(sorted(drafts & given))
-
-
-def _learned(store: Store, site: str) -> tuple[str, ...]:
+def _named_in(store: Store, site: str, field: Literal["trained_by", "measured_at"]) -> tuple[str, ...]:
+    """Digests of the generations whose header names the site there."""
     found = []
     for digest in store.generations():
         with suppress(FedmedError):  # a damaged one is among the faults
-            if site in store.generation(digest).header.trained_by:
+            if site in getattr(store.generation(digest).header, field):
                 found.append(digest)
     return tuple(found)

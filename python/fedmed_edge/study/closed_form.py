@@ -29,10 +29,10 @@ def publish(
     draft = draft_generation(
         recipe, state_of(network.backbone), trained_by=tuple(sorted(founders)), seed=seed
     )
-    sums = [
-        extract(draft, founders[name], min_cohort=1, device=device, progress=watch)
+    sums = {
+        name: extract(draft, founders[name], min_cohort=1, device=device, progress=watch)
         for name in sorted(founders)
-    ]
+    }
     return complete_generation(draft, recipe, sums, seed=seed)
 
 

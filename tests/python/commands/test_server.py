@@ -232,25 +232,24 @@ def test_ctrl_c_at_the_question_deletes_nothing(
 def test_withdraw_tells_digests_before_and_after_and_what_stays(copied: Any, kit: ModuleType) -> None:
     f = copied
     before = f.admin("status")["models"][0]["digest"]
-    draft = f.admin("status")["generations"][1]
+    complete = f.admin("status")["generations"][0]
     other = f.copy(f.root / "other")
     told = f.admin("withdraw", "b", "--yes")
     after = told["digest"]
     assert told["tasks"] == {"tiny": {"before": before, "after": after}} and before != after
-    assert told["stays"] == {"backbones": [], "measurements": [draft]}
+    assert told["stays"] == {"backbones": [], "measurements": [complete]}
     lines = kit.run(SERVER, "withdraw", "-C", other.server, "b", "--yes").out.splitlines()
     assert lines == [
         "b: 2 contributions deleted",
         f"models marked as withdrawn: {before[:12]}",
         f"tiny: model {before[:12]} before, {after[:12]} now, of a",
-        "stays until the next generation: standardisation and reference measured under draft "
-        f"{draft[:12]}, with sums of b",
+        f"stays until the next generation: standardisation and reference of {complete[:12]}, "
+        "measured with images of b",
     ]
     last = kit.run(SERVER, "withdraw", "-C", f.server, "a", "--yes").out
     assert f"tiny: model {after[:12]} before, no model was rebuilt from those who are left: " in last
     again = kit.run(SERVER, "withdraw", "-C", other.server, "b", "--yes").out
     assert again.startswith("b: held nothing, nothing was deleted\n")
-    assert again.endswith("no published backbone learned from images of b\n")
 
 
 def test_withdraw_names_the_backbone_that_learned_from_the_site(copied: Any, kit: ModuleType) -> None:

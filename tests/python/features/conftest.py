@@ -94,7 +94,7 @@ def completed(recipe: Recipe, dataset: Dataset) -> Generation:
     from fedmed_edge.features.publish import complete_generation
 
     draft = draft_of(recipe)
-    return complete_generation(draft, recipe, [extract(draft, dataset, min_cohort=1)])
+    return complete_generation(draft, recipe, {"a": extract(draft, dataset, min_cohort=1)})
 
 
 @pytest.fixture(scope="session")

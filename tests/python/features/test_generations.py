@@ -96,10 +96,14 @@ def test_weights_are_averaged_by_images(make: SimpleNamespace) -> None:
 def test_sums_complete_a_draft(images_task: Task, make: SimpleNamespace) -> None:
     recipe, dataset, whole = images_task
     start = make.draft(recipe)
-    sums = [extract(start, dataset.subset(range(low, low + 12)), min_cohort=1) for low in (0, 12)]
-    given = [contribution(recipe, start, site, statistics=own) for site, own in zip("ab", sums, strict=True)]
+    sums = {
+        site: extract(start, dataset.subset(range(low, low + 12)), min_cohort=1)
+        for site, low in (("a", 0), ("b", 12))
+    }
+    given = [contribution(recipe, start, site, statistics=own) for site, own in sums.items()]
     made = from_contributions(given[::-1], recipe, {start.digest: start}.__getitem__)
     assert made.digest == complete_generation(start, recipe, sums).digest
+    assert (made.header.measured_at, made.header.reference_images) == (("a", "b"), 24)
     under_whole = contribution(recipe, whole, "a", statistics=extract(whole, dataset, min_cohort=1))
     with pytest.raises(
         InputError, match="contributions without weights, under a generation that is no draft"

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from fedmed_edge.errors import InputError
@@ -14,7 +15,7 @@ from fedmed_edge.features.encoder import Encoder, moments_of, pooled_of
 from fedmed_edge.features.extract import extract
 from fedmed_edge.features.lift import Lift
 from fedmed_edge.features.publish import complete_generation, draft_generation
-from fedmed_edge.generation import SHRINKAGE, Generation, parse_generation
+from fedmed_edge.generation import SHRINKAGE, Generation, parse_generation, shrink
 from fedmed_edge.images.dataset import Dataset
 from fedmed_edge.images.preprocess import prepare
 from fedmed_edge.recipe import Lift as LiftSettings
@@ -74,7 +75,7 @@ def test_projection_keeps_the_first_principal_axes(images_task: Task) -> None:
         reference_mean=None,
         reference_covariance=None,
     )
-    generation = complete_generation(draft, narrow, [extract(draft, dataset, min_cohort=1)])
+    generation = complete_generation(draft, narrow, {"a": extract(draft, dataset, min_cohort=1)})
     assert (generation.feature_dim, generation.row_dim) == (5, 14)
     standard = rows_of(whole, dataset)[:, 24:-1]
     _, singular, axes = np.linalg.svd(standard - standard.mean(axis=0), full_matrices=False)
@@ -88,7 +89,10 @@ def test_projection_keeps_the_first_principal_axes(images_task: Task) -> None:
 def test_sites_together_equal_one_site(images_task: Task, make: SimpleNamespace) -> None:
     recipe, dataset, whole = images_task
     draft = make.draft(recipe)
-    parts = [extract(draft, dataset.subset(range(low, low + 12)), min_cohort=1) for low in (0, 12)]
+    parts = {
+        site: extract(draft, dataset.subset(range(low, low + 12)), min_cohort=1)
+        for site, low in (("a", 0), ("b", 12))
+    }
     split = complete_generation(draft, recipe, parts)
     np.testing.assert_allclose(split.mean, whole.mean, rtol=1e-5)
     np.testing.assert_allclose(split.deviation, whole.deviation, rtol=1e-5)
@@ -125,7 +129,7 @@ def test_images_that_are_all_the_same_still_make_a_generation(
     for path in tmp_path.glob("[1-9].png"):
         path.write_bytes((tmp_path / "0.png").read_bytes())
     draft = make.draft(recipe)
-    generation = complete_generation(draft, recipe, [extract(draft, dataset, min_cohort=1)])
+    generation = complete_generation(draft, recipe, {"a": extract(draft, dataset, min_cohort=1)})
     assert parse_generation(generation.content, "g").digest == generation.digest
     assert np.isfinite(generation.whitening).all()
 
@@ -138,7 +142,7 @@ def test_lift_is_drawn_from_the_seed_and_narrowed(images_task: Task, make: Simpl
     np.testing.assert_array_equal(whole.lift_bias, random.standard_normal(24).astype(np.float32))
     wide = recipe.model_copy(update={"lift": LiftSettings(lift_dim=1024, feature_dim=64)})
     draft = make.draft(wide)
-    assert complete_generation(draft, wide, [extract(draft, dataset, min_cohort=1)]).row_dim == 1024
+    assert complete_generation(draft, wide, {"a": extract(draft, dataset, min_cohort=1)}).row_dim == 1024
 
 
 def test_completing_needs_no_torch(tmp_path: Path, images_task: Task, make: SimpleNamespace) -> None:
@@ -152,7 +156,7 @@ def test_completing_needs_no_torch(tmp_path: Path, images_task: Task, make: Simp
         "from fedmed_edge.images.dataset import read_dataset; from fedmed_edge.recipe import Recipe; "
         "recipe = Recipe.model_validate_json(sys.argv[3]); draft = read_generation(Path(sys.argv[1])); "
         "sums = extract(draft, read_dataset(Path(sys.argv[2]), recipe), min_cohort=1); "
-        "print(complete_generation(draft, recipe, [sums]).digest); "
+        "print(complete_generation(draft, recipe, {'a': sums}).digest); "
         "assert not {'torch', 'monai'} & set(sys.modules)"
     )
     arguments = [str(path), str(dataset.folder), recipe.model_dump_json()]
@@ -161,23 +165,57 @@ def test_completing_needs_no_torch(tmp_path: Path, images_task: Task, make: Simp
     assert done.stdout.split() == [whole.digest]
 
 
+def test_a_distance_left_out_is_that_to_a_reference_without_the_image(images_task: Task) -> None:
+    _, _, generation = images_task
+    spread = np.linspace(0.2, 3, generation.feature_dim)
+    features = np.random.default_rng(0).normal(size=(60, len(spread))) * spread
+
+    def distance(kept: npt.NDArray[np.float64], image: npt.NDArray[np.float64]) -> float:
+        whole = replace(
+            generation,
+            header=generation.header.model_copy(update={"reference_images": len(kept)}),
+            reference_mean=kept.mean(axis=0),
+            reference_covariance=shrink(np.cov(kept.T, bias=True)),
+        )
+        return float(whole.squared_distance(image[None])[0])
+
+    whole = replace(generation, header=generation.header.model_copy(update={"reference_images": 60}))
+    inside = np.array([distance(features, image) for image in features])
+    wanted = np.array([distance(np.delete(features, i, axis=0), features[i]) for i in range(60)])
+    got = np.array([whole.left_out(float(squared)) for squared in inside])
+    assert inside.sum() < 0.75 * wanted.sum()
+    np.testing.assert_allclose(got, wanted, rtol=0.1)
+    assert got.sum() == pytest.approx(wanted.sum(), rel=0.05)
+
+
+def test_extraction_leaves_out_where_the_reference_was_measured(images_task: Task) -> None:
+    _, dataset, generation = images_task
+    few = dataset.subset(range(6))
+    elsewhere, own = (extract(generation, few, site=site, min_cohort=1) for site in ("z", "a"))
+    one = extract(generation, dataset.subset([0]), site="z", min_cohort=1).distance_moments[1]
+    left_out = extract(generation, dataset.subset([0]), site="a", min_cohort=1).distance_moments[1]
+    assert left_out == generation.left_out(float(one)) > one
+    assert own.distance_moments[1] > elsewhere.distance_moments[1]
+    np.testing.assert_array_equal(own.image_gram, elsewhere.image_gram)
+
+
 def test_refusals(images_task: Task, make: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe, dataset, whole = images_task
     draft = make.draft(recipe)
     sums: Any = extract(draft, dataset, min_cohort=1)
     with pytest.raises(InputError, match="has its standardisation already, expected a draft"):
-        complete_generation(whole, recipe, [sums])
+        complete_generation(whole, recipe, {"a": sums})
     with pytest.raises(InputError, match="no site's statistics, expected at least one"):
-        complete_generation(draft, recipe, [])
+        complete_generation(draft, recipe, {})
     other = extract(whole, dataset, min_cohort=1)
-    with pytest.raises(InputError, match="`row_dim` of a site has 45, expected 21"):
-        complete_generation(draft, recipe, [other])
+    with pytest.raises(InputError, match="`row_dim` of `b` has 45, expected 21"):
+        complete_generation(draft, recipe, {"b": other})
     many = recipe.model_copy(update={"classes": tuple(f"c{number}" for number in range(1000))})
     wide = many.model_copy(update={"lift": LiftSettings(lift_dim=1000, feature_dim=64)})
     with pytest.raises(
         InputError, match=r"a contribution of 1000 classes could have .* GiB, expected"
     ) as caught:
-        complete_generation(draft, wide, [sums])
+        complete_generation(draft, wide, {"a": sums})
     assert "narrower lift" in (caught.value.hint or "")
     unlike = build_backbone(recipe.backbone, kind="classification", channels=3, size=recipe.size)
     with pytest.raises(InputError, match=r"backbone: `net.stem.0.weight` has shape"):

@@ -78,7 +78,7 @@ def _lines(site: str, done: "Withdrawn") -> list[str]:
         *(_line(name, task) for name, task in done.tasks.items()),
         *(f"{stays} what the backbone of {one[:12]} learned from images of {site}" for one in done.backbones),
         *(
-            f"{stays} standardisation and reference measured under draft {one[:12]}, with sums of {site}"
+            f"{stays} standardisation and reference of {one[:12]}, measured with images of {site}"
             for one in done.measurements
         ),
     ]
