@@ -31,7 +31,6 @@ __all__ = [
     "read_private_key",
     "read_public_key",
     "sign_digest",
-    "sign_file",
     "signature_path",
     "verify_digest",
     "verify_file",
@@ -170,20 +169,6 @@ def _message(domain: str, digest: bytes) -> bytes:
 def signature_path(path: Path) -> Path:
     """Where the detached signature of a file lies: its name with `.sig` behind it."""
     return path.with_name(path.name + ".sig")
-
-
-def sign_file(path: Path, key: PrivateKey) -> Path:
-    """Write the detached signature of a file beside it.
-
-    Returns:
-        Path of the signature: one line of JSON with format_version, signer and signature (base64).
-
-    Raises:
-        InputError: The file cannot be read, or the signature cannot be written.
-    """
-    beside = signature_path(path)
-    write_atomic(beside, _signature_of(_read(path), key))
-    return beside
 
 
 def write_signed(path: Path, content: bytes, key: PrivateKey) -> Path:

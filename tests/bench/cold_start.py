@@ -70,7 +70,7 @@ def make_model(folder: Path) -> None:
     from fedmed_edge.images.dataset import read_dataset
     from fedmed_edge.model.rebuild import rebuild
     from fedmed_edge.recipe import read_recipe
-    from fedmed_edge.signing import generate_key, sign_file, write_public_key
+    from fedmed_edge.signing import generate_key, write_public_key, write_signed
     from fedmed_edge.statistics.contribution import new_contribution
 
     recipe, random, lines = read_recipe(RECIPE), np.random.default_rng(0), ["image,label,patient,split"]
@@ -86,8 +86,7 @@ def make_model(folder: Path) -> None:
     model, key = rebuild([given], recipe), generate_key()
     write_atomic(folder / "generation", generation.content)
     write_atomic(folder / "model", model.content)
-    write_atomic(folder / "model.onnx", export_onnx(model, generation))
-    sign_file(folder / "model.onnx", key)
+    write_signed(folder / "model.onnx", export_onnx(model, generation), key)
     write_public_key(folder / "server.pub", key.public_key())
 
 

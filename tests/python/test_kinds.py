@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save
 
 from fedmed_edge.kinds import FileKind, file_kind
-from fedmed_edge.signing import generate_key, sign_file, write_key, write_public_key
+from fedmed_edge.signing import generate_key, write_key, write_public_key, write_signed
 
 SAFETENSORS = ("contribution", "generation", "backbone", "model")
 
@@ -32,7 +32,7 @@ def files(tmp_path: Path) -> dict[str, Path]:
     found |= {"public key": tmp_path / "a.pub", "private key": tmp_path / "a.key"}
     write_public_key(found["public key"], key.public_key())
     write_key(found["private key"], key)
-    found["signature"] = sign_file(found["exported model"], key)
+    found["signature"] = write_signed(found["exported model"], found["exported model"].read_bytes(), key)
     return found
 
 

@@ -107,10 +107,8 @@ def write_model(server, tmp_path):
 
     def write(recipe, *, threshold=4.0, name="model.onnx", text=None, **graph):
         path = tmp_path / name
-        path.write_bytes(
-            toy_onnx(recipe, manifest_of(recipe, threshold).text if text is None else text, **graph)
-        )
-        signing.sign_file(path, signing.read_private_key(server / "server.key"))
+        content = toy_onnx(recipe, manifest_of(recipe, threshold).text if text is None else text, **graph)
+        signing.write_signed(path, content, signing.read_private_key(server / "server.key"))
         return path
 
     return write

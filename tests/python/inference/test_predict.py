@@ -166,8 +166,7 @@ def test_no_key_no_signature_wrong_key_changed_file(write_model, recipe_of, serv
 def test_signed_files_that_are_no_models(write_model, recipe_of, server, tmp_path):
     trust = server / "server.pub"
     junk = tmp_path / "junk.onnx"
-    junk.write_bytes(b"not an onnx file")
-    signing.sign_file(junk, signing.read_private_key(server / "server.key"))
+    signing.write_signed(junk, b"not an onnx file", signing.read_private_key(server / "server.key"))
     with pytest.raises(InputError, match="not a model that can be loaded"):
         load_model(junk, trust=trust)
     with pytest.raises(InputError, match="has no manifest, expected a model made by `fedmed-server export`"):
