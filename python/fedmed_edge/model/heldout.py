@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from fedmed_edge.model.solve import diagonal_positions, upper_triangle
 from fedmed_edge.model.sums import Normal, Part, SiteSums, Weighted, class_weights, normal_equations
@@ -99,29 +98,6 @@ def fold_constant(sites: Sequence[SiteSums], judge: Array64) -> float:
             part = site.fold(fold)
             total += float(judge[part.present] @ part.counts)
     return total
-
-
-def steady(errors: Array64, deviations: float) -> npt.NDArray[np.bool_]:
-    """Which choices are not worse than the best by more than some standard errors.
-
-    Args:
-        errors: (units, choices) held-out errors; with one unit the standard error is 0.
-        deviations: How many standard errors.
-
-    Returns:
-        (choices,) True for the best and those that what was held out cannot tell from it.
-
-    Source: the standard-error rule, Breiman, Friedman, Olshen and Stone 1984, with paired differences.
-
-    Example:
-        >>> steady(np.array([[1.0, 1.2, 3.0], [1.1, 1.0, 3.1]]), 1.0).tolist()
-        [True, True, False]
-    """
-    worse = errors - errors[:, [int(errors.sum(axis=0).argmin())]]
-    units = len(errors)
-    spread = worse.std(axis=0, ddof=1) if units > 1 else np.zeros(errors.shape[1])
-    found: npt.NDArray[np.bool_] = worse.sum(axis=0) <= deviations * np.sqrt(units) * spread
-    return found
 
 
 def weighted_parts(

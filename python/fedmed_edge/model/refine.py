@@ -10,7 +10,7 @@ import numpy as np
 from fedmed_edge.errors import InputError
 from fedmed_edge.model.distance import SiteMap, site_map
 from fedmed_edge.model.global_model import GlobalModel
-from fedmed_edge.model.heldout import hold, judging_weights, normal_without, steady
+from fedmed_edge.model.heldout import hold, judging_weights, normal_without
 from fedmed_edge.model.rebuild import Ridge, rebuild
 from fedmed_edge.model.solve import on_one_thread
 from fedmed_edge.model.sums import Part, SiteSums, in_order, normal_equations, read_sums
@@ -26,9 +26,6 @@ REACHES = (float("inf"), 2.0, 1.0, 0.5)
 EMPHASES = (1.0, 2.0, 4.0, 8.0, 16.0)
 """κ that are tried; the first is that of the global model."""
 
-USUAL_EMPHASIS = 4.0
-"""κ where what is held out cannot tell: the best on the whole from 5 to 200 labels of a joining site."""
-
 
 @dataclass(frozen=True, eq=False)
 class Trials:
@@ -43,21 +40,9 @@ class Trials:
     unit: str
 
     def best(self) -> tuple[int, int]:
-        """Places of τ and κ: of those within one standard error of the least error the most usual one.
-
-        That is the nearest, counted in steps, to all sites alike and `USUAL_EMPHASIS`; of equally near ones
-        that with the least error. The least error alone follows the noise of a few held-out images.
-        """
-        units, reaches, emphases = self.errors.shape
-        flat = self.errors.reshape(units, -1)
-        near, total = steady(flat, 1.0), flat.sum(axis=0)
-        usual = min(EMPHASES.index(USUAL_EMPHASIS), emphases - 1)
-
-        def rank(place: int) -> tuple[bool, int, float]:
-            return not near[place], place // emphases + abs(place % emphases - usual), float(total[place])
-
-        place = min(range(reaches * emphases), key=rank)
-        return place // emphases, place % emphases
+        """Places of τ and κ of the least error; the global model's where it is as good."""
+        place = int(self.errors.sum(axis=0).argmin())
+        return place // self.errors.shape[2], place % self.errors.shape[2]
 
     def gain(self) -> tuple[float, float]:
         """Mean over the units of how much lower the chosen error is than the global one; its standard error.

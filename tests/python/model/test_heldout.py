@@ -12,7 +12,6 @@ from fedmed_edge.model.heldout import (
     held_out_error,
     judging_weights,
     site_errors,
-    steady,
 )
 from fedmed_edge.model.sums import read_sums
 
@@ -93,11 +92,3 @@ def test_where_something_is_chosen_a_class_counts_as_many_patients_as_it_has(mad
     head = made.head(few.rows[~held], few.labels[~held], 3, 1e-2)
     got = fold_errors([sums], {"a": 1.0}, [1e-2], judge)
     np.testing.assert_allclose(got[1], [error_of(few.rows[held], few.labels[held], head, judge)], rtol=1e-9)
-
-
-def test_steady_needs_a_difference_in_every_unit() -> None:
-    errors = np.array([[1.0, 2.0, 1.1, 5.0], [1.0, 2.0, 0.9, 1.0]])
-    assert steady(errors, 1.0).tolist() == [True, False, True, True]
-    errors[1, 3] = 1.5
-    assert [bool(steady(errors, z)[3]) for z in (0.0, 1.0, 2.0)] == [False, False, True]
-    assert steady(errors[:1], 1.0).tolist() == [True, False, False, False]

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 class RidgeType(click.ParamType[Any]):
-    """`auto`, `folds`, `sites`, or a number of at least 0."""
+    """`auto`, `sites`, or a number of at least 0."""
 
-    name = "auto|folds|sites|NUMBER"
+    name = "auto|sites|NUMBER"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """A rule's name as it is, else a float."""
-        if value in ("auto", "folds", "sites"):
+        if value in ("auto", "sites"):
             return value
         return click.FLOAT.convert(value, param, ctx)
 
