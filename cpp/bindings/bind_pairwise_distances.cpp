@@ -20,12 +20,8 @@ void call(const py::list& models, py::array& distances, const std::string& nan, 
 
 void bind_pairwise_distances(py::module_& module)
 {
-  module.def("pairwise_distances",
-             call,
-             py::arg("sources"),
-             py::arg("distances"),
-             py::arg("nan"),
-             py::arg("threads"));
+  module.def(
+    "pairwise_distances", call, py::arg("sources"), py::arg("distances"), py::arg("nan"), py::arg("threads"));
 }
 
 }  // namespace fedmed::bindings

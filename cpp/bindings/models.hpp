@@ -29,13 +29,18 @@ namespace fedmed::bindings {
   return element_type::float32;
 }
 
-inline void check_model(const py::array& array, element_type type, py::ssize_t length, const std::string& where)
+inline void check_model(const py::array& array,
+                        element_type type,
+                        py::ssize_t length,
+                        const std::string& where)
 {
   check_axes(array, 1, where);
-  FEDMED_EXPECTS(type_of(array, where) == type, where + " has dtype " + py::str(array.dtype()).cast<std::string>() +
-                                                  ", expected that of the first source");
-  FEDMED_EXPECTS(array.shape(0) == length,
-                 where + " has " + std::to_string(array.shape(0)) + " elements, expected " + std::to_string(length));
+  FEDMED_EXPECTS(type_of(array, where) == type,
+                 where + " has dtype " + py::str(array.dtype()).cast<std::string>() +
+                   ", expected that of the first source");
+  FEDMED_EXPECTS(
+    array.shape(0) == length,
+    where + " has " + std::to_string(array.shape(0)) + " elements, expected " + std::to_string(length));
   FEDMED_EXPECTS((array.flags() & py::array::c_style) != 0,
                  where + " has strides, expected a C-contiguous array");
 }
@@ -50,8 +55,10 @@ inline void check_model(const py::array& array, element_type type, py::ssize_t l
   const element_type type = type_of(arrays.front(), kernel + ": `sources[0]`");
   std::vector<const std::byte*> values;
   for (std::size_t i = 0; i < arrays.size(); ++i) {
-    check_model(
-      arrays[i], type, arrays.front().ndim() == 1 ? arrays.front().shape(0) : 0, kernel + ": `sources[" + std::to_string(i) + "]`");
+    check_model(arrays[i],
+                type,
+                arrays.front().ndim() == 1 ? arrays.front().shape(0) : 0,
+                kernel + ": `sources[" + std::to_string(i) + "]`");
     values.push_back(static_cast<const std::byte*>(arrays[i].data()));
   }
   return {std::move(values), type, side(arrays.front(), 0)};

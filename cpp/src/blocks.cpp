@@ -94,10 +94,11 @@ class workspaces {
     const std::size_t fitting = buffer_bytes / (models.count() * sizeof(float)) / block_lanes * block_lanes;
     const std::size_t block = std::min(std::clamp(fitting, smallest_block, largest_block), task);
     for (std::size_t i = 0; i < threads; ++i) {
-      free_.push_back(std::make_unique<workspace>(workspace{block_rows{models, block, kernel.in_place},
-                                                            std::vector<float>(task),
-                                                            std::vector<std::byte>(task * sizeof(std::int64_t)),
-                                                            std::vector<float>(models.count())}));
+      free_.push_back(
+        std::make_unique<workspace>(workspace{block_rows{models, block, kernel.in_place},
+                                              std::vector<float>(task),
+                                              std::vector<std::byte>(task * sizeof(std::int64_t)),
+                                              std::vector<float>(models.count())}));
     }
   }
 
@@ -136,8 +137,7 @@ class task_run {
   void run(const stretch& task)
   {
     const element_type type = models_.parts()[task.part].tensor.type;
-    std::byte* const target =
-      out_.memory() == nullptr ? nullptr : out_.memory() + task.first * size_of(type);
+    std::byte* const target = out_.memory() == nullptr ? nullptr : out_.memory() + task.first * size_of(type);
     const std::byte* made = memory_.written.data();
     if (type == element_type::int64) {
       counters(task, memory_.written.data());
@@ -150,7 +150,8 @@ class task_run {
     }
     models_.release(task.part, task.first, task.count);
     if (target == nullptr) {
-      if (const int error = out_.write(task.part, task.first, {made, task.count * size_of(type)}); error != 0) {
+      if (const int error = out_.write(task.part, task.first, {made, task.count * size_of(type)});
+          error != 0) {
         faults_.not_written(error);
       }
     }
@@ -173,7 +174,8 @@ class task_run {
   void floats(const stretch& task, float* to)
   {
     for (std::size_t at = 0; at < task.count;) {
-      const stretch block{task.part, task.first + at, memory_.rows.length_of_block(task.part, task.count - at)};
+      const stretch block{
+        task.part, task.first + at, memory_.rows.length_of_block(task.part, task.count - at)};
       const std::size_t padded = memory_.rows.read(block);
       std::array<float, largest_block> end;
       float* made = padded == block.count ? to + at : end.data();

@@ -48,7 +48,10 @@ std::uint32_t narrow_float16(float value) noexcept
   return sign | (magnitude >= 0x47800000 ? large : magnitude < 0x38800000 ? small : rounded);
 }
 
-float widen_bfloat16(std::uint32_t half) noexcept { return std::bit_cast<float>(half << 16); }
+float widen_bfloat16(std::uint32_t half) noexcept
+{
+  return std::bit_cast<float>(half << 16);
+}
 
 std::uint32_t narrow_bfloat16(float value) noexcept
 {

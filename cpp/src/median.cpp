@@ -47,7 +47,9 @@ std::vector<exchange> network_for(std::size_t rows, std::size_t first, std::size
     }
   }
   std::vector<bool> needed(rows, false);
-  std::fill(needed.begin() + static_cast<std::ptrdiff_t>(first), needed.begin() + static_cast<std::ptrdiff_t>(last) + 1, true);
+  std::fill(needed.begin() + static_cast<std::ptrdiff_t>(first),
+            needed.begin() + static_cast<std::ptrdiff_t>(last) + 1,
+            true);
   std::vector<exchange> kept;
   for (auto step = order.rbegin(); step != order.rend(); ++step) {
     step->low_kept = needed[step->low];
@@ -69,18 +71,16 @@ float middle(float lower, float upper, bool one) noexcept
 
 }  // namespace
 
-void median(const sources& models,
-            const model_output& out,
-            nan_policy nan,
-            std::size_t threads,
-            instruction_set set)
+void median(
+  const sources& models, const model_output& out, nan_policy nan, std::size_t threads, instruction_set set)
 {
   const std::size_t count = models.count();
   const std::size_t first = (count - 1) / 2;
   const std::size_t last = count / 2;
   const median_tile::loops& loops = loops_of(set);
   const median_tile::median_run run = count <= median_tile::registers_cap ? loops.median[count] : nullptr;
-  const std::vector<exchange> network = run == nullptr ? network_for(count, first, last) : std::vector<exchange>{};
+  const std::vector<exchange> network =
+    run == nullptr ? network_for(count, first, last) : std::vector<exchange>{};
   const block_kernel kernel{
     .name = "median",
     .in_place = run == nullptr,
@@ -115,7 +115,8 @@ void trimmed_mean(const sources& models,
   const std::size_t last = count - 1 - cut;
   const median_tile::loops& loops = loops_of(set);
   const median_tile::trimmed_run run = count <= median_tile::registers_cap ? loops.trimmed[count] : nullptr;
-  const std::vector<exchange> network = run == nullptr ? network_for(count, 0, count - 1) : std::vector<exchange>{};
+  const std::vector<exchange> network =
+    run == nullptr ? network_for(count, 0, count - 1) : std::vector<exchange>{};
   const block_kernel kernel{
     .name = "trimmed_mean",
     .in_place = run == nullptr,

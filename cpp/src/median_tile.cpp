@@ -30,8 +30,14 @@ FEDMED_INLINE void store(float* out, size_t index, floats value)
   *reinterpret_cast<loose_floats*>(out + index) = value;
 }
 
-FEDMED_INLINE floats smaller(floats a, floats b) { return a < b ? a : b; }
-FEDMED_INLINE floats larger(floats a, floats b) { return a > b ? a : b; }
+FEDMED_INLINE floats smaller(floats a, floats b)
+{
+  return a < b ? a : b;
+}
+FEDMED_INLINE floats larger(floats a, floats b)
+{
+  return a > b ? a : b;
+}
 
 /// Bits of the largest |value| so far: NaN and infinity come after all finite ones.
 FEDMED_INLINE words worst(words so_far, floats value)
@@ -128,7 +134,8 @@ bool median(const void* const* from, size_t count, float* out) noexcept
 
 FEDMED_INLINE doubles half_of(const float* values, size_t half)
 {
-  return __builtin_convertvector(*reinterpret_cast<const loose_half*>(values + half * lanes / halves), doubles);
+  return __builtin_convertvector(*reinterpret_cast<const loose_half*>(values + half * lanes / halves),
+                                 doubles);
 }
 
 FEDMED_INLINE void store_mean(float* out, const doubles* sums, double total)
@@ -186,7 +193,8 @@ FEDMED_INLINE void exchange_rows(float* low, float* high, size_t width)
   }
 }
 
-bool sort(float* block, size_t stride, size_t rows, const exchange* order, size_t length, size_t count) noexcept
+bool sort(
+  float* block, size_t stride, size_t rows, const exchange* order, size_t length, size_t count) noexcept
 {
   words largest = {};
   for (size_t row = 0; row < rows; ++row) {
@@ -211,7 +219,13 @@ bool sort(float* block, size_t stride, size_t rows, const exchange* order, size_
   return finite(largest);
 }
 
-void mean(const float* block, size_t stride, size_t first, size_t last, bool halved, size_t count, float* out) noexcept
+void mean(const float* block,
+          size_t stride,
+          size_t first,
+          size_t last,
+          bool halved,
+          size_t count,
+          float* out) noexcept
 {
   for (size_t index = 0; index < count; index += lanes) {
     const float* top = block + first * stride + index;

@@ -33,9 +33,16 @@ struct loops {
   median_run median[registers_cap + 1];
   trimmed_run trimmed[registers_cap + 1];
   /// Sort rows that begin `stride` apart, in place. False where a value is not finite.
-  bool (*sort)(float* block, size_t stride, size_t rows, const exchange* network, size_t length, size_t count) noexcept;
+  bool (*sort)(
+    float* block, size_t stride, size_t rows, const exchange* network, size_t length, size_t count) noexcept;
   /// The mean of rows `first` to `last` of a sorted block; of two as a median takes it if `halved`.
-  void (*mean)(const float* block, size_t stride, size_t first, size_t last, bool halved, size_t count, float* out) noexcept;
+  void (*mean)(const float* block,
+               size_t stride,
+               size_t first,
+               size_t last,
+               bool halved,
+               size_t count,
+               float* out) noexcept;
 };
 
 const loops& baseline() noexcept;

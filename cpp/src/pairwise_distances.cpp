@@ -49,7 +49,10 @@ std::vector<stretch> chunks_of(const sources& models)
 /// Σ over all chunks, in their order, of what `add` makes of the blocks of a chunk.
 /// @param columns sums that a chunk has
 template <typename AddT>
-std::vector<double> sum_over_chunks(const sources& models, std::size_t columns, std::size_t threads, const AddT& add)
+std::vector<double> sum_over_chunks(const sources& models,
+                                    std::size_t columns,
+                                    std::size_t threads,
+                                    const AddT& add)
 {
   const std::vector<stretch> chunks = chunks_of(models);
   const std::size_t fitting = std::max<std::size_t>(1, memory_budget / (columns * sizeof(double) + 1));
@@ -116,12 +119,15 @@ void pairwise_distances(const sources& models,
   check_pairwise_distances(models, distances);
   const pairwise_distances_tile::run run = run_of(set);
   const std::size_t count = models.count();
-  const std::vector<double> squares = sum_over_chunks(
-    models, count * (count - 1) / 2, threads, [&](block_rows& rows, const stretch&, std::size_t padded, double* sums) {
-      for (std::size_t i = 0; i + 1 < count; sums += count - 1 - i, ++i) {
-        run(rows.rows()[i], rows.rows() + i + 1, count - 1 - i, padded, sums);
-      }
-    });
+  const std::vector<double> squares =
+    sum_over_chunks(models,
+                    count * (count - 1) / 2,
+                    threads,
+                    [&](block_rows& rows, const stretch&, std::size_t padded, double* sums) {
+                      for (std::size_t i = 0; i + 1 < count; sums += count - 1 - i, ++i) {
+                        run(rows.rows()[i], rows.rows() + i + 1, count - 1 - i, padded, sums);
+                      }
+                    });
   if (nan == nan_policy::refuse && (!all_finite(squares) || count == 1)) {
     refuse_not_finite(models, "pairwise_distances");
   }

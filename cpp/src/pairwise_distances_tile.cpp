@@ -71,7 +71,8 @@ void squares_of(const void* left, const void* const* right, size_t left_over, si
   }
 }
 
-void run_squares(const void* left, const void* const* right, size_t columns, size_t count, double* sums) noexcept
+void run_squares(
+  const void* left, const void* const* right, size_t columns, size_t count, double* sums) noexcept
 {
   while (columns > 0) {
     // Even shares: a single row would wait for its own additions.
@@ -86,6 +87,9 @@ void run_squares(const void* left, const void* const* right, size_t columns, siz
 
 }  // namespace
 
-run FEDMED_ISA() noexcept { return run_squares; }
+run FEDMED_ISA() noexcept
+{
+  return run_squares;
+}
 
 }  // namespace fedmed::pairwise_distances_tile

@@ -12,7 +12,8 @@ namespace fedmed::pairwise_distances_tile {
 ///
 /// Rows hold `count` float32 at any alignment, a multiple of 16. Differences and squares are float32; element n goes
 /// to lane n mod 16, each lane is summed in float32, lanes are added in float64 in halves (i and i + 8, …).
-using run = void (*)(const void* left, const void* const* right, size_t columns, size_t count, double* sums) noexcept;
+using run =
+  void (*)(const void* left, const void* const* right, size_t columns, size_t count, double* sums) noexcept;
 
 run baseline() noexcept;
 run avx2() noexcept;

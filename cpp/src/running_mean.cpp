@@ -34,18 +34,17 @@ template <typename EachT>
 void for_each_values(const source_part& part, std::size_t threads, const EachT& each)
 {
   const std::size_t length = part.tensor.length;
-  fork_join(length < work_for_threads ? 1 : threads, (length + task_length - 1) / task_length, [&](std::size_t task) {
-    std::array<float, block_length> values;
-    for (std::size_t first = task * task_length; first < std::min(length, (task + 1) * task_length);
-         first += block_length) {
-      const std::size_t count = std::min(block_length, length - first);
-      widen(part.tensor.type,
-            part.values.front() + first * size_of(part.tensor.type),
-            count,
-            values.data());
-      each(first, values.data(), count);
-    }
-  });
+  fork_join(
+    length < work_for_threads ? 1 : threads, (length + task_length - 1) / task_length, [&](std::size_t task) {
+      std::array<float, block_length> values;
+      for (std::size_t first = task * task_length; first < std::min(length, (task + 1) * task_length);
+           first += block_length) {
+        const std::size_t count = std::min(block_length, length - first);
+        widen(
+          part.tensor.type, part.values.front() + first * size_of(part.tensor.type), count, values.data());
+        each(first, values.data(), count);
+      }
+    });
 }
 
 }  // namespace

@@ -21,6 +21,9 @@ void add_values(const float* values, double factor, size_t count, int64_t* sums)
 
 }  // namespace
 
-add FEDMED_ISA() noexcept { return add_values; }
+add FEDMED_ISA() noexcept
+{
+  return add_values;
+}
 
 }  // namespace fedmed::running_mean_tile

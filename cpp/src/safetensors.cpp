@@ -186,7 +186,12 @@ class reader {
   {
     for (std::size_t i = 0; i < value.size();) {
       const auto lead = static_cast<unsigned char>(value[i++]);
-      const unsigned more = lead < 0x80 ? 0 : lead < 0xC2 ? 9 : lead < 0xE0 ? 1 : lead < 0xF0 ? 2 : lead < 0xF5 ? 3 : 9;
+      const unsigned more = lead < 0x80   ? 0
+                            : lead < 0xC2 ? 9
+                            : lead < 0xE0 ? 1
+                            : lead < 0xF0 ? 2
+                            : lead < 0xF5 ? 3
+                                          : 9;
       bool good = more <= value.size() - i;
       unsigned code = lead & (more == 0 ? 0x7FU : 0x3FU >> more);
       for (unsigned k = 0; good && k < more; ++k, ++i) {
@@ -240,11 +245,12 @@ struct placed {
 
 placed read_tensor(reader& json, const std::string& key)
 {
-  const bool printable =
-    std::none_of(key.begin(), key.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7F; });
+  const bool printable = std::none_of(
+    key.begin(), key.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7F; });
   FEDMED_EXPECTS(!key.empty() && key.size() <= name_bytes_cap && printable,
                  "header: a tensor's name has " + std::to_string(key.size()) +
-                   " bytes or control characters, expected 1 to " + std::to_string(name_bytes_cap) + " printable ones");
+                   " bytes or control characters, expected 1 to " + std::to_string(name_bytes_cap) +
+                   " printable ones");
   const std::string where = "tensor `" + key + "`";
   std::string dtype;
   std::vector<std::uint64_t> shape;
@@ -296,13 +302,26 @@ void sort_tensors(std::vector<tensor_entry>& tensors)
   });
 }
 
-std::string json_text(const std::string& name)
+void append_json(std::string& json, const std::string& name)
 {
-  std::string text = "\"";
+  json += '"';
   for (const char c : name) {
-    text += (c == '"' || c == '\\') ? std::string{'\\', c} : std::string{c};
+    if (c == '"' || c == '\\') {
+      json += '\\';
+    }
+    json += c;
   }
-  return text + '"';
+  json += '"';
+}
+
+void append_json(std::string& json, std::span<const std::uint64_t> numbers)
+{
+  json += '[';
+  for (std::size_t i = 0; i < numbers.size(); ++i) {
+    json += i == 0 ? "" : ",";
+    json += std::to_string(numbers[i]);
+  }
+  json += ']';
 }
 
 }  // namespace
@@ -361,20 +380,22 @@ std::vector<tensor_entry> parse_safetensors(std::span<const std::byte> file)
 std::string safetensors_header(std::vector<tensor_entry>& tensors)
 {
   sort_tensors(tensors);
-  std::string json = "{";
-  std::size_t at = 0;
+  std::string json;
+  std::uint64_t at = 0;
   for (const tensor_entry& one : tensors) {
-    const std::size_t end = at + one.length * size_of(one.type);
-    std::string shape;
-    for (const std::uint64_t side : one.shape) {
-      shape += (shape.empty() ? "" : ",") + std::to_string(side);
-    }
-    json += (at == 0 && json.size() == 1 ? "" : ",") + json_text(one.name) + ":{\"dtype\":\"" + name(one.type) +
-            "\",\"shape\":[" + shape + "],\"data_offsets\":[" + std::to_string(at) + "," + std::to_string(end) +
-            "]}";
-    at = end;
+    const std::array offsets{at, at + one.length * size_of(one.type)};
+    json += json.empty() ? "{" : ",";
+    append_json(json, one.name);
+    json += ":{\"dtype\":\"";
+    json += name(one.type);
+    json += "\",\"shape\":";
+    append_json(json, one.shape);
+    json += ",\"data_offsets\":";
+    append_json(json, offsets);
+    json += '}';
+    at = offsets[1];
   }
-  json += "}";
+  json += json.empty() ? "{}" : "}";
   json.append((header_alignment - json.size() % header_alignment) % header_alignment, ' ');
   std::string file;
   for (std::size_t i = 0; i < length_bytes; ++i) {

@@ -47,27 +47,30 @@ std::string kind_text(const tensor_entry& tensor)
 }
 
 /// Both in the order of parse_safetensors.
-void check_same(const std::vector<tensor_entry>& got, std::span<const source_part> wanted, const std::string& where)
+void check_same(const std::vector<tensor_entry>& got,
+                std::span<const source_part> wanted,
+                const std::string& where)
 {
   for (std::size_t i = 0; i < std::min(got.size(), wanted.size()); ++i) {
     const tensor_entry& other = wanted[i].tensor;
     if (got[i].same_kind(other)) {
       continue;
     }
-    FEDMED_EXPECTS(got[i].name != other.name,
-                   where + ": tensor `" + other.name + "` has " + kind_text(got[i]) + ", expected " +
-                     kind_text(other));
-    const auto there = std::find_if(
-      got.begin(), got.end(), [&](const tensor_entry& one) { return one.name == other.name; });
+    FEDMED_EXPECTS(
+      got[i].name != other.name,
+      where + ": tensor `" + other.name + "` has " + kind_text(got[i]) + ", expected " + kind_text(other));
+    const auto there =
+      std::find_if(got.begin(), got.end(), [&](const tensor_entry& one) { return one.name == other.name; });
     FEDMED_EXPECTS(there == got.end(),
-                   where + ": tensor `" + other.name + "` has " + kind_text(*there) + " beside `" + got[i].name +
-                     "`, expected " + kind_text(other) + " beside the same tensors as the first");
+                   where + ": tensor `" + other.name + "` has " + kind_text(*there) + " beside `" +
+                     got[i].name + "`, expected " + kind_text(other) +
+                     " beside the same tensors as the first");
     FEDMED_EXPECTS(false, where + ": lacks tensor `" + other.name + "` of the first");
   }
   FEDMED_EXPECTS(got.size() <= wanted.size(),
                  where + ": tensor `" + got[wanted.size()].name + "` is not in the first");
-  FEDMED_EXPECTS(got.size() == wanted.size(), where + ": lacks tensor `" + wanted[got.size()].tensor.name +
-                                                "` of the first");
+  FEDMED_EXPECTS(got.size() == wanted.size(),
+                 where + ": lacks tensor `" + wanted[got.size()].tensor.name + "` of the first");
 }
 
 int write_all(int descriptor, const void* bytes, std::size_t size, std::size_t at) noexcept
@@ -93,7 +96,7 @@ int write_all(int descriptor, const void* bytes, std::size_t size, std::size_t a
 mapped_file::mapped_file(const std::string& path)
 {
   const open_file file{path};
-  struct stat status{};
+  struct stat status {};
   FEDMED_EXPECTS(fstat(file.descriptor, &status) == 0 && S_ISREG(status.st_mode), path + ": is no file");
   FEDMED_EXPECTS(status.st_size > 0, path + ": has 0 bytes, expected a safetensors file");
   const auto size = static_cast<std::size_t>(status.st_size);
@@ -114,9 +117,9 @@ mapped_file::~mapped_file()
 
 sources::sources(const std::vector<std::string>& paths) : names_{paths}
 {
-  FEDMED_EXPECTS(!paths.empty() && paths.size() <= sources_cap,
-                 "`sources` has " + std::to_string(paths.size()) + " files, expected 1 to " +
-                   std::to_string(sources_cap));
+  FEDMED_EXPECTS(
+    !paths.empty() && paths.size() <= sources_cap,
+    "`sources` has " + std::to_string(paths.size()) + " files, expected 1 to " + std::to_string(sources_cap));
   files_.reserve(paths.size());
   for (const std::string& path : paths) {
     const mapped_file& file = files_.emplace_back(path);
@@ -170,7 +173,8 @@ void sources::release(std::size_t part, std::size_t first, std::size_t count) co
   for (const std::byte* values : parts_[part].values) {
     // Both ends downwards: the last page may hold the next elements, the first one holds earlier ones.
     const std::uintptr_t from = reinterpret_cast<std::uintptr_t>(values + first * width) & ~(page - 1);
-    const std::uintptr_t to = reinterpret_cast<std::uintptr_t>(values + (first + count) * width) & ~(page - 1);
+    const std::uintptr_t to =
+      reinterpret_cast<std::uintptr_t>(values + (first + count) * width) & ~(page - 1);
     if (to > from) {
       madvise(reinterpret_cast<void*>(from), to - from, MADV_DONTNEED);
     }

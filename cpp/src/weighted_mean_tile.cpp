@@ -45,8 +45,14 @@ inline floats narrowed(doubles value)
 #endif
 }
 
-inline words larger(words a, words b) { return a > b ? a : b; }
-inline longs larger(longs a, longs b) { return a > b ? a : b; }
+inline words larger(words a, words b)
+{
+  return a > b ? a : b;
+}
+inline longs larger(longs a, longs b)
+{
+  return a > b ? a : b;
+}
 
 /// Columns of `width` vectors at a time, so that their sums need not wait for each other.
 template <bool has_base, size_t width>
@@ -143,6 +149,9 @@ bool run_mean(const void* const* rows,
 
 }  // namespace
 
-run FEDMED_ISA() noexcept { return run_mean; }
+run FEDMED_ISA() noexcept
+{
+  return run_mean;
+}
 
 }  // namespace fedmed::weighted_mean_tile

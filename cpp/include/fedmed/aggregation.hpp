@@ -14,7 +14,7 @@ namespace fedmed {
 
 /// What becomes of NaN and of infinities.
 enum class nan_policy : std::uint8_t {
-  refuse,  ///< std::invalid_argument names the source, the tensor and the index
+  refuse,     ///< std::invalid_argument names the source, the tensor and the index
   propagate,  ///< a NaN makes the result NaN; infinities follow arithmetic
 };
 

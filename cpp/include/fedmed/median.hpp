@@ -25,7 +25,8 @@ inline void check_trimmed_mean(const sources& models, std::size_t cut)
 {
   FEDMED_EXPECTS(cut <= (models.count() - 1) / 2,
                  "trimmed_mean: `cut` has " + std::to_string(cut) + ", expected at most " +
-                   std::to_string((models.count() - 1) / 2) + " of " + std::to_string(models.count()) + " models");
+                   std::to_string((models.count() - 1) / 2) + " of " + std::to_string(models.count()) +
+                   " models");
 }
 
 /// Mean of what is left of K models, element by element, without the `cut` smallest and the `cut` largest values.

@@ -15,8 +15,8 @@ inline void check_pairwise_distances(const sources& models, matrix_view<double> 
 {
   FEDMED_EXPECTS(distances.rows == models.count() && distances.columns == models.count(),
                  "pairwise_distances: `distances` has shape (" + std::to_string(distances.rows) + ", " +
-                   std::to_string(distances.columns) + "), expected (" + std::to_string(models.count()) + ", " +
-                   std::to_string(models.count()) + ")");
+                   std::to_string(distances.columns) + "), expected (" + std::to_string(models.count()) +
+                   ", " + std::to_string(models.count()) + ")");
 }
 
 /// Euclidean distances between K models, over all their floating elements.

@@ -24,7 +24,10 @@ namespace fedmed {
 
 /// Refuse what running_mean_add cannot take.
 /// @throws std::invalid_argument with what was found and what is expected.
-inline void check_running_mean(std::span<const std::int64_t> sums, const sources& model, std::int64_t weight, double bound)
+inline void check_running_mean(std::span<const std::int64_t> sums,
+                               const sources& model,
+                               std::int64_t weight,
+                               double bound)
 {
   const source_part& part = model.parts().front();
   FEDMED_EXPECTS(part.tensor.length == sums.size(),

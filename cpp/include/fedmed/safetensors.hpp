@@ -29,7 +29,7 @@ struct tensor_entry {
   std::string name;  // UTF-8 without control characters
   element_type type;
   std::vector<std::uint64_t> shape;
-  std::size_t begin;  // byte in the file
+  std::size_t begin;   // byte in the file
   std::size_t length;  // elements
 
   [[nodiscard]] bool same_kind(const tensor_entry& other) const noexcept

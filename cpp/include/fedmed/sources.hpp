@@ -76,7 +76,9 @@ class model_output {
   [[nodiscard]] std::byte* memory() const noexcept { return memory_; }
   /// Write elements of a part.
   /// @return errno, or 0.
-  [[nodiscard]] int write(std::size_t part, std::size_t first, std::span<const std::byte> bytes) const noexcept;
+  [[nodiscard]] int write(std::size_t part,
+                          std::size_t first,
+                          std::span<const std::byte> bytes) const noexcept;
 
  private:
   std::byte* memory_ = nullptr;

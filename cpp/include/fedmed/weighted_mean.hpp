@@ -41,8 +41,9 @@ inline void check_clip_norm(const sources& models,
 {
   check_weights("clip_norm", weights, models.count());
   FEDMED_EXPECTS(reference.count() == 1, "clip_norm: `reference` has more than one model, expected one");
-  FEDMED_EXPECTS(std::isfinite(max_norm) && max_norm > 0.0,
-                 "clip_norm: `max_norm` has " + std::to_string(max_norm) + ", expected a finite number above 0");
+  FEDMED_EXPECTS(
+    std::isfinite(max_norm) && max_norm > 0.0,
+    "clip_norm: `max_norm` has " + std::to_string(max_norm) + ", expected a finite number above 0");
   FEDMED_EXPECTS(norms.size() == models.count(),
                  "clip_norm: `norms` has " + std::to_string(norms.size()) + " elements, expected " +
                    std::to_string(models.count()));
