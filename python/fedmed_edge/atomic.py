@@ -4,8 +4,9 @@ import contextlib
 import os
 import secrets
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 from fedmed_edge.errors import InputError
 
@@ -42,22 +43,73 @@ def write_together(files: Mapping[Path, bytes | Iterable[bytes | memoryview]], *
     Raises:
         InputError: As `write_atomic`; then all older files stay as they were.
     """
-    temporaries = {path: path.parent / f"{TEMPORARY}{secrets.token_hex(8)}" for path in files}
-    path = None
+    with _atomic_files(list(files), mode) as opened:
+        for path, content in files.items():
+            with _naming(path):
+                for piece in [content] if isinstance(content, bytes) else content:
+                    opened[path].write(piece)
+                opened[path].flush()
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
+    """The same for who writes piece by piece: `path` is there once the block has ended without an error.
+
+    Raises:
+        InputError: As `write_atomic`; an OSError within the block counts as one of the file.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> with atomic_file(folder / "note") as file:
+        ...     _ = file.write(b"whole")
+        >>> (folder / "note").read_bytes()
+        b'whole'
+    """
+    with _naming(path), _atomic_files([path], mode) as opened:
+        yield opened[path]
+
+
+@contextlib.contextmanager
+def _atomic_files(paths: list[Path], mode: int) -> Iterator[dict[Path, BinaryIO]]:
+    """Temporary files, each renamed to its path once the block has ended and all of them are on the disk."""
+    temporaries = {path: path.parent / f"{TEMPORARY}{secrets.token_hex(8)}" for path in paths}
     try:
-        try:
-            for path, content in files.items():
-                _spare_private_key(path)
-                _write(temporaries[path], [content] if isinstance(content, bytes) else content, mode)
+        with contextlib.ExitStack() as stack:
+            opened: dict[Path, BinaryIO] = {}
             for path, temporary in temporaries.items():
+                _spare_private_key(path)
+                with _naming(path):
+                    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+                opened[path] = os.fdopen(descriptor, "wb")
+                stack.callback(_close, opened[path])
+            yield opened
+            for path, file in opened.items():
+                with _naming(path):
+                    file.flush()
+                    os.fsync(file.fileno())
+        for path, temporary in temporaries.items():
+            with _naming(path):
                 temporary.replace(path)
-            for folder in {path.parent for path in files}:
+        for folder in {path.parent for path in paths}:
+            with _naming(folder):
                 sync_folder(folder)
-        except BaseException:  # Ctrl-C too must not leave the temporary files
-            for temporary in temporaries.values():
-                with contextlib.suppress(OSError):
-                    temporary.unlink()
-            raise
+    except BaseException:  # Ctrl-C too must not leave the temporary files
+        for temporary in temporaries.values():
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+        raise
+
+
+def _close(file: BinaryIO) -> None:
+    with contextlib.suppress(OSError):  # what was to be kept is on the disk by now
+        file.close()
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise InputError(
             f"{path}: cannot be written: {error.strerror}",
@@ -94,15 +146,6 @@ def read_regular(path: Path, cap: int) -> bytes:
         raise InputError(f"{path}: no such file") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-def _write(path: Path, pieces: Iterable[bytes | memoryview], mode: int) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        for piece in pieces:
-            file.write(piece)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
