@@ -11,6 +11,7 @@ def class_gram(
 ) -> None: ...
 def channel_moments(
     maps: npt.NDArray[np.float32],
+    channel_axis: int,
     sums: npt.NDArray[np.float64],
     squares: npt.NDArray[np.float64],
     threads: int,
