@@ -12,5 +12,6 @@ PYBIND11_MODULE(_kernels, module, pybind11::mod_gil_not_used())
   fedmed::bindings::bind_channel_moments(module);
   fedmed::bindings::bind_resample(module);
   fedmed::bindings::bind_blend_windows(module);
+  fedmed::bindings::bind_argmax_slab(module);
   module.def("instruction_set", [] { return std::string{fedmed::name(fedmed::chosen_instruction_set())}; });
 }

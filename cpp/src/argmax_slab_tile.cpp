@@ -5,15 +5,35 @@ namespace {
 
 // Cells whose best value and channel stay in the first-level cache while all channels pass.
 constexpr size_t block = 1024;
-constexpr size_t ahead = 256;
 
-/// Plain loops that the compiler turns into vectors: `above` selects value and channel alike.
+#if defined(__AVX512F__)
+constexpr size_t width = 16;
+#elif defined(__AVX2__)
+constexpr size_t width = 8;
+#else
+constexpr size_t width = 4;
+#endif
+
+typedef float vector_t __attribute__((vector_size(width * sizeof(float))));
+typedef float loose_t __attribute__((vector_size(width * sizeof(float)), aligned(4), may_alias));
+
+/// Where a value is above the best one it takes its place, and `channel` that of the label.
 void compare(const float* values, float channel, size_t length, float* best, float* label) noexcept
 {
-  for (size_t n = 0; n < length; ++n) {
-    const bool above = values[n] > best[n];
-    best[n] = above ? values[n] : best[n];
-    label[n] = above ? channel : label[n];
+  const size_t whole = length - length % width;
+  for (size_t n = 0; n < whole; n += width) {
+    const vector_t value = *reinterpret_cast<const loose_t*>(values + n);
+    loose_t& top = *reinterpret_cast<loose_t*>(best + n);
+    loose_t& name = *reinterpret_cast<loose_t*>(label + n);
+    const auto above = value > top;
+    top = above ? value : top;
+    name = above ? vector_t{} + channel : name;
+  }
+  for (size_t n = whole; n < length; ++n) {
+    if (values[n] > best[n]) {
+      best[n] = values[n];
+      label[n] = channel;
+    }
   }
 }
 

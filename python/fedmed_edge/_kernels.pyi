@@ -32,4 +32,10 @@ def blend_windows(
     start: Sequence[int],
     threads: int,
 ) -> None: ...
+def argmax_slab(
+    total: npt.NDArray[np.float32],
+    start: Sequence[int],
+    out: npt.NDArray[np.uint8],
+    threads: int,
+) -> None: ...
 def instruction_set() -> str: ...

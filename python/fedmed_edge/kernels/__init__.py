@@ -6,8 +6,8 @@ the number of processors. A plain NumPy definition of each kernel stands in its 
 """
 
 from fedmed_edge.kernels.gram import class_gram
-from fedmed_edge.kernels.grids import blend_windows, resample
+from fedmed_edge.kernels.grids import argmax_slab, blend_windows, resample
 from fedmed_edge.kernels.moments import channel_moments
 from fedmed_edge.kernels.threads import thread_count
 
-__all__ = ["blend_windows", "channel_moments", "class_gram", "resample", "thread_count"]
+__all__ = ["argmax_slab", "blend_windows", "channel_moments", "class_gram", "resample", "thread_count"]
