@@ -97,7 +97,7 @@ inline void check_grid_axes(const py::array& array, py::ssize_t before, const st
     FEDMED_EXPECTS(index >= 0, where + " has " + shape_text(start) + ", expected none below 0");
     cell.push_back(static_cast<std::size_t>(index));
   }
-  return grid_of(cell);
+  return cell.size() == 2 ? grid_size{0, cell[0], cell[1]} : grid_size{cell[0], cell[1], cell[2]};
 }
 
 }  // namespace fedmed::bindings

@@ -6,6 +6,7 @@ namespace fedmed::bindings {
 
 void bind_class_gram(pybind11::module_& module);
 void bind_channel_moments(pybind11::module_& module);
+void bind_amplitude_moments(pybind11::module_& module);
 void bind_resample(pybind11::module_& module);
 void bind_blend_windows(pybind11::module_& module);
 void bind_argmax_slab(pybind11::module_& module);

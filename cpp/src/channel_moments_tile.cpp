@@ -1,9 +1,5 @@
 #include "channel_moments_tile.hpp"
 
-#if defined(__AVX2__)
-#include <immintrin.h>  // always inlined: leaves no function for the linker to choose
-#endif
-
 namespace fedmed::channel_moments_tile {
 namespace {
 
@@ -24,18 +20,17 @@ constexpr size_t line_values = 16;  // of a cache line
 typedef double vector_t __attribute__((vector_size(width * sizeof(double))));
 typedef double loose_t __attribute__((vector_size(width * sizeof(double)), aligned(8), may_alias));
 typedef long long mask_t __attribute__((vector_size(width * sizeof(double))));
-typedef float narrow_t __attribute__((vector_size(width * sizeof(float)), aligned(4), may_alias));
 
 /// `width` values as doubles: their squares are exact, so that a fused multiply-add changes no bit.
 inline vector_t load(const float* values) noexcept
 {
-#if defined(__AVX512F__)
-  return _mm512_cvtps_pd(_mm256_loadu_ps(values));
-#elif defined(__AVX2__)
-  return _mm256_cvtps_pd(_mm_loadu_ps(values));
-#else
-  return __builtin_convertvector(*reinterpret_cast<const narrow_t*>(values), vector_t);
-#endif
+  double wide[width];
+  for (size_t n = 0; n < width; ++n) {
+    wide[n] = static_cast<double>(values[n]);
+  }
+  vector_t value;
+  __builtin_memcpy(&value, wide, sizeof(value));
+  return value;
 }
 
 inline void add(double value, double& sum, double& square) noexcept

@@ -16,6 +16,13 @@ def channel_moments(
     squares: npt.NDArray[np.float64],
     threads: int,
 ) -> None: ...
+def amplitude_moments(
+    pixels: npt.NDArray[np.float32],
+    floor: float,
+    sums: npt.NDArray[np.float64],
+    squares: npt.NDArray[np.float64],
+    threads: int,
+) -> None: ...
 def resample(
     pixels: npt.NDArray[np.float32],
     matrix: npt.NDArray[np.float64],

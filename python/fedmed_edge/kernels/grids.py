@@ -93,9 +93,9 @@ def blend_windows(
 def argmax_slab(total: Float32, out: UInt8, start: Sequence[int] | None = None) -> None:
     """Write the channel of the largest value of each cell, for a part of a grid.
 
-    ``out[i] = argmax(total[:, start + i])``, the first of equal ones; a NaN is larger than nothing. The weight
-    that `blend_windows` adds up is one for all channels of a cell and changes no answer, so that totals need
-    not be divided by it. No memory beside the two arrays.
+    ``out[i] = argmax(total[:, start + i])``, the first of equal ones; a NaN is larger than nothing. The
+    weight that `blend_windows` adds up is one for all channels of a cell and changes no answer, so that
+    totals need not be divided by it. No memory beside the two arrays.
 
     Args:
         total: (K, *grid) float32 of 2 or 3 spatial axes, K from 1 to 256.

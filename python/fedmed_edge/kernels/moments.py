@@ -41,3 +41,37 @@ def channel_moments(maps: Float32, *, channel_axis: int = 0) -> tuple[int, Float
     sums, squares = np.empty(channels), np.empty(channels)
     _kernels.channel_moments(maps, axis, sums, squares, thread_count())
     return maps.size // max(channels, 1), sums, squares
+
+
+def amplitude_moments(
+    pixels: Float32, block: tuple[int, int], *, floor: float
+) -> tuple[int, Float64, Float64]:
+    """Sums over slices of the log-amplitude of the low frequencies, and of its squares, in float64.
+
+    ``log(|F(u, v)| / (rows · columns) + floor)`` of each plane's Fourier transform F, for the block of
+    frequencies around 0, zero in its middle. Sums of several images add up to a mean and deviation.
+
+    Only the block is computed, by two small products. Where half a block is more than a fifth of its side, a
+    whole transform (`numpy.fft`) would be faster.
+
+    Args:
+        pixels: (C, rows, columns) float32, or (C, rows, columns, slices) of a volume.
+        block: Its sides, both odd, within rows and columns.
+        floor: Added to the amplitude before the logarithm, above 0.
+
+    Returns:
+        Slices (1 of an image); sums (C, *block) and sums of squares (C, *block) float64.
+
+    Raises:
+        ValueError: `pixels` has another dtype, memory order or number of axes, `block` does not fit, or
+            `floor` is not above 0.
+
+    Example:
+        >>> count, sums, _ = amplitude_moments(np.full((1, 8, 8), 0.5, np.float32), (1, 3), floor=1e-6)
+        >>> count, sums.round(2).tolist()
+        (1, [[[-13.82, -0.69, -13.82]]])
+    """
+    sums = np.empty((pixels.shape[0] if pixels.ndim else 0, *block))
+    squares = np.empty_like(sums)
+    _kernels.amplitude_moments(pixels, floor, sums, squares, thread_count())
+    return pixels.shape[3] if pixels.ndim == 4 else 1, sums, squares
