@@ -81,7 +81,8 @@ def test_instruction_set_does_not_change_a_bit() -> None:
         "maps = rows[:1482].reshape(6, 19, 13, 131); labels = np.empty((19, 13, 131), np.uint8)\n"
         "argmax_slab(maps, labels)\n"
         "found = [grams, labels, *channel_moments(maps, channel_axis=1)[1:]]\n"
-        "found += [*channel_moments(maps, channel_axis=-1)[1:], *amplitude_moments(maps, (3, 5), floor=1e-6)[1:]]\n"
+        "found += channel_moments(maps, channel_axis=-1)[1:]\n"
+        "found += amplitude_moments(maps, (3, 5), floor=1e-6)[1:]\n"
         "import hashlib; every = b''.join(one.tobytes() for one in found)\n"
         "print(_kernels.instruction_set(), hashlib.sha256(every).hexdigest())"
     )
