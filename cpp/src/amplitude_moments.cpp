@@ -112,11 +112,17 @@ class worker {
   }
 
   /// Adds the log-amplitudes of slices `first` to `first + count`, and their squares.
-  void add(std::size_t channel, std::size_t first, std::size_t count, double floor, double* sums, double* squares)
+  void add(std::size_t channel,
+           std::size_t first,
+           std::size_t count,
+           double floor,
+           double* sums,
+           double* squares) noexcept
   {
     transform_rows(pixels_.data + channel * pixels_.rows * pixels_.columns * pixels_.slices + first, count);
     for (std::size_t begin = 0; begin < width_; begin += lanes) {
-      columns_(tile_, halfway_.data() + begin, width_, lanes, scratch_.data(), spectrum_.data() + begin, width_);
+      columns_(
+        tile_, halfway_.data() + begin, width_, lanes, scratch_.data(), spectrum_.data() + begin, width_);
     }
     const double scale = 1.0 / (static_cast<double>(pixels_.rows) * static_cast<double>(pixels_.columns));
     for (std::size_t slice = 0; slice < count; ++slice) {
@@ -131,8 +137,13 @@ class worker {
     const std::size_t stride = pixels_.columns * pixels_.slices;
     if (side_by_side_ > 1) {
       for (std::size_t column = 0; column < pixels_.columns; ++column) {
-        rows_(tile_, plane + column * pixels_.slices, stride, count, scratch_.data(),
-              halfway_.data() + column * width_, lanes);
+        rows_(tile_,
+              plane + column * pixels_.slices,
+              stride,
+              count,
+              scratch_.data(),
+              halfway_.data() + column * width_,
+              lanes);
       }
       return;
     }

@@ -14,12 +14,11 @@ constexpr size_t lanes = 16;
 constexpr size_t vectors = lanes / width;
 // Rows that are added while a column's sums stay in a register.
 constexpr size_t row_block = 8;
-constexpr size_t ahead = 1024;  // values between what is summed and what is fetched: 4 KiB
+constexpr size_t ahead = 1024;      // values between what is summed and what is fetched: 4 KiB
 constexpr size_t line_values = 16;  // of a cache line
 
 typedef double vector_t __attribute__((vector_size(width * sizeof(double))));
 typedef double loose_t __attribute__((vector_size(width * sizeof(double)), aligned(8), may_alias));
-typedef long long mask_t __attribute__((vector_size(width * sizeof(double))));
 
 /// `width` values as doubles: their squares are exact, so that a fused multiply-add changes no bit.
 inline vector_t load(const float* values) noexcept
@@ -39,18 +38,6 @@ inline void add(double value, double& sum, double& square) noexcept
   square += value * value;
 }
 
-/// Lane n plus lane n + distance.
-template <size_t distance>
-inline vector_t halve(vector_t value) noexcept
-{
-  mask_t from{};
-#pragma GCC unroll 8
-  for (size_t n = 0; n < width; ++n) {
-    from[n] = static_cast<long long>((n + distance) % width);
-  }
-  return value + __builtin_shuffle(value, from);
-}
-
 /// Sum of all lanes, in halves.
 inline double fold(vector_t (&sums)[vectors]) noexcept
 {
@@ -62,16 +49,22 @@ inline double fold(vector_t (&sums)[vectors]) noexcept
     }
   }
   vector_t total = sums[0];
-  if constexpr (width > 4) {
-    total = halve<4>(total);
+#pragma GCC unroll 4
+  for (size_t count = width / 2; count > 0; count /= 2) {
+#pragma GCC unroll 4
+    for (size_t n = 0; n < count; ++n) {
+      total[n] += total[n + count];
+    }
   }
-  if constexpr (width > 2) {
-    total = halve<2>(total);
-  }
-  return halve<1>(total)[0];
+  return total[0];
 }
 
-void along(const float* values, size_t runs, size_t stride, size_t length, double* sums, double* squares) noexcept
+void along(const float* values,
+           size_t runs,
+           size_t stride,
+           size_t length,
+           double* sums,
+           double* squares) noexcept
 {
   const size_t whole = length - length % lanes;
   for (size_t run = 0; run < runs; ++run, values += stride) {

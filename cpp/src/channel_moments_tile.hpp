@@ -11,7 +11,12 @@ namespace fedmed::channel_moments_tile {
 struct loops {
   /// Sums of `runs` runs of `length` values that begin `stride` apart, one sum a run. Value n goes to lane
   /// n mod 16; lanes are added in halves (i and i + 8, i and i + 4, …), then the values after the last 16.
-  void (*along)(const float* values, size_t runs, size_t stride, size_t length, double* sums, double* squares) noexcept;
+  void (*along)(const float* values,
+                size_t runs,
+                size_t stride,
+                size_t length,
+                double* sums,
+                double* squares) noexcept;
 
   /// Sums of every column over rows without gaps, row after row.
   void (*across)(const float* values, size_t rows, size_t columns, double* sums, double* squares) noexcept;

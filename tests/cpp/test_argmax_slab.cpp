@@ -33,11 +33,15 @@ std::vector<float> waves(std::size_t length)
   return values;
 }
 
+constexpr instruction_set every_set[]{
+  instruction_set::baseline, instruction_set::avx2, instruction_set::avx512};
+
 }  // namespace
 
 TEST(ArgmaxSlab, TakesTheFirstOfTheLargest)
 {
-  EXPECT_TRUE((labels({1, 5, 2, 3, 5, 2}, 2, {1, 1, 3}, {0, 0, 0}, {1, 1, 3}) == std::vector<std::uint8_t>{1, 0, 0}));
+  EXPECT_TRUE((labels({1, 5, 2, 3, 5, 2}, 2, {1, 1, 3}, {0, 0, 0}, {1, 1, 3}) ==
+               std::vector<std::uint8_t>{1, 0, 0}));
 }
 
 TEST(ArgmaxSlab, TakesNoNan)
@@ -45,7 +49,7 @@ TEST(ArgmaxSlab, TakesNoNan)
   const float nan = std::numeric_limits<float>::quiet_NaN();
   const float low = -std::numeric_limits<float>::infinity();
   EXPECT_TRUE((labels({nan, nan, low, 1, nan, low}, 2, {1, 1, 3}, {0, 0, 0}, {1, 1, 3}) ==
-         std::vector<std::uint8_t>{1, 0, 0}));
+               std::vector<std::uint8_t>{1, 0, 0}));
 }
 
 TEST(ArgmaxSlab, LabelsAPartOfTheGrid)
@@ -70,7 +74,7 @@ TEST(ArgmaxSlab, GivesTheSameLabelsOnAnyThreadsAndInstructionSet)
   const std::vector<float> total = waves(5 * fedmed::cells(size));
   const std::vector<std::uint8_t> wanted =
     labels(total, 5, size, {0, 0, 0}, size, 1, instruction_set::baseline);
-  for (const instruction_set set : {instruction_set::baseline, instruction_set::avx2, instruction_set::avx512}) {
+  for (const instruction_set set : every_set) {
     EXPECT_TRUE(!fedmed::is_supported(set) || labels(total, 5, size, {0, 0, 0}, size, 3, set) == wanted);
   }
 }
@@ -78,9 +82,10 @@ TEST(ArgmaxSlab, GivesTheSameLabelsOnAnyThreadsAndInstructionSet)
 TEST(ArgmaxSlab, RefusesWhatDoesNotFit)
 {
   const std::vector<float> total(6);
-  EXPECT_REFUSAL(labels(total, 0, {1, 2, 3}, {0, 0, 0}, {1, 2, 3}), "`total` has 0 channels, expected 1 to 256");
+  EXPECT_REFUSAL(labels(total, 0, {1, 2, 3}, {0, 0, 0}, {1, 2, 3}),
+                 "`total` has 0 channels, expected 1 to 256");
   EXPECT_REFUSAL(labels(total, 1, {1, 2, 3}, {0, 1, 0}, {1, 2, 3}),
-               "`out` has sides (1, 2, 3) from (0, 1, 0), expected a part of a grid of (1, 2, 3)");
+                 "`out` has sides (1, 2, 3) from (0, 1, 0), expected a part of a grid of (1, 2, 3)");
   EXPECT_REFUSAL(labels(total, 1, {1, 2, 3}, {0, 0, 4}, {1, 2, 0}),
-               "`out` has sides (1, 2, 0) from (0, 0, 4), expected a part of a grid of (1, 2, 3)");
+                 "`out` has sides (1, 2, 0) from (0, 0, 4), expected a part of a grid of (1, 2, 3)");
 }

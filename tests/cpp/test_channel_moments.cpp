@@ -63,6 +63,9 @@ const std::vector<map_view> shapes{
   {nullptr, 1001, 3, 1},   {nullptr, 77, 63, 1},    {nullptr, 77, 65, 1},  {nullptr, 9000, 64, 1},
 };
 
+constexpr instruction_set every_set[]{
+  instruction_set::baseline, instruction_set::avx2, instruction_set::avx512};
+
 }  // namespace
 
 TEST(ChannelMoments, IsExactOnWholeNumbers)
@@ -92,7 +95,7 @@ TEST(ChannelMoments, GivesTheSameBitsOnAnyInstructionSet)
     const std::vector<float> values = waves(maps.images * maps.channels * maps.values);
     maps.data = values.data();
     const result wanted = moments(maps, 1, instruction_set::baseline);
-    for (const instruction_set set : {instruction_set::avx2, instruction_set::avx512}) {
+    for (const instruction_set set : every_set) {
       EXPECT_TRUE(!fedmed::is_supported(set) || moments(maps, 1, set) == wanted);
     }
   }
@@ -112,5 +115,5 @@ TEST(ChannelMoments, RefusesWhatDoesNotFit)
   std::vector<double> two(2);
   std::vector<double> three(3);
   EXPECT_REFUSAL(fedmed::channel_moments({values.data(), 1, 2, 3}, two, three, 1),
-               "have 2 and 3 elements, expected 2");
+                 "have 2 and 3 elements, expected 2");
 }

@@ -32,12 +32,13 @@ def channel_moments(maps: Float32, *, channel_axis: int = 0) -> tuple[int, Float
         >>> count, sums.tolist(), squares.tolist()
         (3, [6.0], [14.0])
     """
-    axis = channel_axis + maps.ndim if channel_axis < 0 else channel_axis
-    if maps.ndim > 2 and not maps.flags.c_contiguous and 0 <= axis < maps.ndim:
+    known = -maps.ndim <= channel_axis < maps.ndim
+    axis = channel_axis % maps.ndim if known else channel_axis
+    if known and not maps.flags.c_contiguous:
         last = np.moveaxis(maps, axis, -1)
         if last.flags.c_contiguous:
             maps, axis = last, maps.ndim - 1
-    channels = maps.shape[axis] if 0 <= axis < maps.ndim else 0
+    channels = maps.shape[axis] if known else 0
     sums, squares = np.empty(channels), np.empty(channels)
     _kernels.channel_moments(maps, axis, sums, squares, thread_count())
     return maps.size // max(channels, 1), sums, squares

@@ -128,7 +128,7 @@ REFUSALS: list[tuple[Callable[..., object], str, object, str]] = [
     (channel_moments, "maps", zeros(2, 6)[:, ::2], "has strides, expected a C-contiguous array"),
     (channel_moments, "maps", zeros(2, 6, 4)[:, ::2], "has strides, expected a C-contiguous array"),
     (channel_moments, "channel_axis", 2, "has 2, expected an axis of shape (2, 3)"),
-    (channel_moments, "channel_axis", -3, "has -1, expected an axis of shape (2, 3)"),
+    (channel_moments, "channel_axis", -3, "has -3, expected an axis of shape (2, 3)"),
     (amplitude_moments, "pixels", zeros(6, 5), "has shape (6, 5), expected 3 or 4 axes"),
     (amplitude_moments, "pixels", zeros(1, 6, 5, dtype=np.float64), "has dtype float64, expected float32"),
     (amplitude_moments, "pixels", zeros(1, 6, 10)[..., ::2], "has strides, expected a C-contiguous array"),
