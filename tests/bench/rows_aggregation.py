@@ -321,5 +321,3 @@ def distance_peers(states: list[State]) -> Iterator[tuple[str, Callable[[], obje
 
     records = [ArrayRecord(state) for state in states]
     yield "flwr multikrum", lambda: multikrum.compute_distances(records)
-
-
