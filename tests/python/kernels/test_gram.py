@@ -129,8 +129,15 @@ def test_class_gram_keeps_a_halfs_infinity_and_nan() -> None:
 # --- lifted ----------------------------------------------------------------------------------------------
 
 
-def rows_definition(maps: list[Array], weights: LiftWeights, size: tuple[int, ...], stride: int) -> Array64:
-    """In float64: interpolate every map along every axis, concatenate, standardise, project, lift."""
+def lifted_class_gram_definition(
+    maps: list[Array],
+    weights: LiftWeights,
+    size: tuple[int, ...],
+    stride: int,
+    classes: npt.NDArray[np.int32],
+    grams: Array64,
+) -> Array64:
+    """In float64: interpolate every map along every axis, concatenate, standardise, project, lift; add up."""
     raised = []
     for scale in maps:
         values = scale.astype(np.float64)
@@ -146,7 +153,10 @@ def rows_definition(maps: list[Array], weights: LiftWeights, size: tuple[int, ..
     hidden = np.maximum(features @ weights.lift.astype(np.float64) + weights.bias, 0)
     if weights.projection is not None:
         features = features @ weights.projection.astype(np.float64)
-    return np.concatenate([hidden, features, np.ones((len(features), 1))], axis=1)
+    rows = np.concatenate([hidden, features, np.ones((len(features), 1))], axis=1)
+    for label, gram in enumerate(grams):
+        gram += (rows[classes == label].T @ rows[classes == label])[np.triu_indices(rows.shape[1])]
+    return rows
 
 
 def lift_weights(channels: int, lift: int, features: int | None) -> LiftWeights:
@@ -167,17 +177,15 @@ def test_lifted_class_gram_is_its_definition(
     shapes = [size, *(tuple(-(-side // step) for side in size) for step in (2, 3, 8)), (1,) * len(size)]
     maps = [rng.normal(1, 2, (3, *shape)).astype(np.float32) for shape in shapes]
     weights = lift_weights(15, lift, features)
-    rows = rows_definition(maps, weights, size, stride)
-    classes = rng.integers(-1, 2, len(rows)).astype(np.int32)
-    grams = np.zeros((2, weights.row_dim * (weights.row_dim + 1) // 2))
-    picked = np.flatnonzero(rng.random(len(rows)) < 0.3)
+    count = math.prod(len(range(min(stride // 2, side // 2), side, stride)) for side in size)
+    classes = rng.integers(-1, 2, count).astype(np.int32)
+    wanted = np.zeros((2, weights.row_dim * (weights.row_dim + 1) // 2))
+    rows = lifted_class_gram_definition(maps, weights, size, stride, classes, wanted)
+    grams, picked = np.zeros_like(wanted), np.flatnonzero(rng.random(count) < 0.3)
     kept = lifted_class_gram(
         maps, weights, size=size, stride=stride, classes=classes, grams=grams, picked=picked, mode=mode
     )
     assert np.abs(kept - rows[picked]).max() <= 31 * 2.0**-24 * 15 * np.abs(rows).max()
-    wanted = np.array(
-        [(rows[classes == k].T @ rows[classes == k])[np.triu_indices(rows.shape[1])] for k in (0, 1)]
-    )
     assert (np.abs(grams - wanted) <= 1e-5 * (scales_of(wanted, rows.shape[1]) + 1)).all()
     np.testing.assert_array_equal(grams[:, -1], [(classes == 0).sum(), (classes == 1).sum()])
 
