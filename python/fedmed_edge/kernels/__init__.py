@@ -13,7 +13,7 @@ from fedmed_edge.kernels.aggregation import (
     trimmed_mean,
     weighted_mean,
 )
-from fedmed_edge.kernels.gram import class_gram
+from fedmed_edge.kernels.gram import GramMode, LiftWeights, class_gram, lifted_class_gram
 from fedmed_edge.kernels.grids import argmax_slab, blend_windows, resample
 from fedmed_edge.kernels.moments import amplitude_moments, channel_moments
 from fedmed_edge.kernels.ridge import (
@@ -26,6 +26,8 @@ from fedmed_edge.kernels.ridge import (
 from fedmed_edge.kernels.threads import thread_count
 
 __all__ = [
+    "GramMode",
+    "LiftWeights",
     "RidgeSolution",
     "RunningMean",
     "amplitude_moments",
@@ -36,6 +38,7 @@ __all__ = [
     "clip_norm",
     "diagonal_positions",
     "held_out_losses",
+    "lifted_class_gram",
     "median",
     "pairwise_distances",
     "resample",
