@@ -17,7 +17,7 @@ namespace {
 // Both are part of the definition: other numbers give other last bits.
 constexpr std::size_t block_length = 512;
 constexpr std::size_t chunk_length = std::size_t{1} << 15;
-// Bytes of sums that chunks in work may hold, one set a thread.
+// Bytes of sums that chunks in work may hold, one set a thread; and bytes of their pages.
 constexpr std::size_t memory_budget = std::size_t{32} << 20;
 
 pairwise_distances_tile::run run_of([[maybe_unused]] instruction_set set) noexcept
@@ -88,6 +88,8 @@ std::vector<double> sum_over_chunks(const sources& models,
   // Copied to whole cache lines: each row is read against all others.
   std::vector<block_rows> rows(wave, block_rows{models, block_length, false});
   std::vector<double> parts(wave * lanes);
+  // Pages are given back chunk by chunk; block by block where chunks of so many models would be too much.
+  const bool late = wave * models.count() * chunk_length * sizeof(float) <= memory_budget;
   std::vector<double> total(columns, 0.0);
   for (std::size_t first = 0; first < chunks.size(); first += wave) {
     const std::size_t now = std::min(wave, chunks.size() - first);
@@ -99,7 +101,12 @@ std::vector<double> sum_over_chunks(const sources& models,
         const std::size_t padded = rows[task].read(block);
         fetch_ahead(models, block);
         add(rows[task], block, padded, parts.data() + task * lanes);
-        models.release(block.part, block.first, block.count);
+        if (!late) {
+          models.release(block.part, block.first, block.count);
+        }
+      }
+      if (late) {
+        models.release(chunk.part, chunk.first, chunk.count);
       }
     });
     for (std::size_t task = 0; task < now; ++task) {

@@ -73,7 +73,7 @@ struct call {
   const void* base;
   const double* weights;
   size_t row_count;
-  int64_t room;
+  uint64_t room;
   double total;
 };
 
@@ -183,7 +183,8 @@ bool mean(const call& job, size_t count, float* out)
     doubles rounding[vectors];
     for (size_t v = 0; v < vectors; ++v) {
       wrong |= largest[v] >= exponent_bits;
-      rounding[v] = reinterpret_cast<doubles>((largest[v] & exponent_bits) + job.room);
+      rounding[v] =
+        reinterpret_cast<doubles>(reinterpret_cast<counts>(largest[v] & exponent_bits) + job.room);
     }
     counts sums[vectors] = {};
     one.add(index, rounding, sums);
@@ -222,7 +223,7 @@ bool run_mean(const void* const* rows,
               float* out) noexcept
 {
   // 1.5 · 2^e where 2^e is at least twice what the sum of all terms can be: sums stay within one binade.
-  const int64_t room = (static_cast<int64_t>(magnitude + 2) << 52) | (int64_t{1} << 51);
+  const uint64_t room = (static_cast<uint64_t>(magnitude + 2) << 52) | (uint64_t{1} << 51);
   const call job{rows, base, weights, row_count, room, total};
   return base == nullptr ? mean_of_rows(job, count, out) : mean<differences>(job, count, out);
 }
