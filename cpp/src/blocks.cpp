@@ -24,6 +24,8 @@ constexpr std::size_t largest_task = std::size_t{1} << 16;
 constexpr std::size_t smallest_task = 1024;
 // Bytes of copied rows: they stay in the second-level cache.
 constexpr std::size_t buffer_bytes = std::size_t{256} << 10;
+// Rows that begin a power of two apart would fall on the same few cache lines.
+constexpr std::size_t row_gap = 64;
 constexpr std::size_t largest_block = 2048;
 constexpr std::size_t smallest_block = 128;
 // Values below which a second thread costs more than it brings.
@@ -194,8 +196,8 @@ class task_run {
   {
     const source_part& part = models_.parts()[all.part];
     std::vector<float>& values = memory_.values;
-    for (std::size_t at = 0; at < all.count; at += memory_.rows.stride()) {
-      const stretch block{all.part, all.first + at, std::min(memory_.rows.stride(), all.count - at)};
+    for (std::size_t at = 0; at < all.count; at += memory_.rows.largest()) {
+      const stretch block{all.part, all.first + at, std::min(memory_.rows.largest(), all.count - at)};
       const std::size_t padded = memory_.rows.read(block, true);
       std::array<bool, largest_block> finite;
       for (std::size_t i = 0; i < block.count; ++i) {
@@ -249,8 +251,9 @@ class task_run {
 block_rows::block_rows(const sources& models, std::size_t largest, bool copied)
   : models_{models},
     copied_{copied},
-    stride_{(largest + block_lanes - 1) / block_lanes * block_lanes},
-    buffer_(stride_ * models.count()),
+    largest_{(largest + block_lanes - 1) / block_lanes * block_lanes},
+    stride_{largest_ + row_gap},
+    buffer_(stride_ / block_lanes * models.count()),
     rows_(models.count())
 {
 }
@@ -263,7 +266,7 @@ bool block_rows::stands_so(std::size_t part) const noexcept
 std::size_t block_rows::length_of_block(std::size_t part, std::size_t left) const noexcept
 {
   const std::size_t whole = left / block_lanes * block_lanes;
-  return stands_so(part) && whole > 0 ? whole : std::min(left, stride_);
+  return stands_so(part) && whole > 0 ? whole : std::min(left, largest_);
 }
 
 std::size_t block_rows::read(const stretch& block, bool copied) noexcept
@@ -278,7 +281,7 @@ std::size_t block_rows::read(const stretch& block, bool copied) noexcept
       rows_[source] = values;
       continue;
     }
-    float* row = buffer_.data() + source * stride_;
+    float* row = buffer() + source * stride_;
     widen(part.tensor.type, values, block.count, row);
     std::fill(row + block.count, row + padded, 0.0F);
     rows_[source] = row;

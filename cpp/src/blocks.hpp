@@ -35,17 +35,24 @@ class block_rows {
   std::size_t read(const stretch& block, bool copied = false) noexcept;
 
   [[nodiscard]] const void* const* rows() const noexcept { return rows_.data(); }
-  [[nodiscard]] float* buffer() noexcept { return buffer_.data(); }
-  /// Elements from one row of the buffer to the next, and most elements that it takes.
+  [[nodiscard]] float* buffer() noexcept { return buffer_.data()->values; }
+  /// Elements from one row of the buffer to the next.
   [[nodiscard]] std::size_t stride() const noexcept { return stride_; }
+  /// Most elements of a row of the buffer.
+  [[nodiscard]] std::size_t largest() const noexcept { return largest_; }
 
  private:
+  struct alignas(block_lanes * sizeof(float)) cache_line {
+    float values[block_lanes];
+  };
+
   [[nodiscard]] bool stands_so(std::size_t part) const noexcept;
 
   const sources& models_;
   bool copied_;
+  std::size_t largest_;
   std::size_t stride_;
-  std::vector<float> buffer_;
+  std::vector<cache_line> buffer_;
   std::vector<const void*> rows_;
 };
 

@@ -177,11 +177,12 @@ bool trimmed(const void* const* from, size_t cut, size_t count, float* out) noex
 }
 
 // Columns of a block that are sorted together: several vectors, so that exchanges need not wait for each other.
-constexpr size_t strip = 64;
+constexpr size_t strip = 64, block_lanes = 16;
 
-template <bool low_kept, bool high_kept>
-FEDMED_INLINE void exchange_rows(float* low, float* high, size_t width)
+template <bool low_kept, bool high_kept, size_t width>
+FEDMED_INLINE void exchange_rows(float* low, float* high)
 {
+#pragma GCC unroll 16
   for (size_t at = 0; at < width; at += lanes) {
     const floats a = load(low, at), b = load(high, at);
     if constexpr (low_kept) {
@@ -189,6 +190,22 @@ FEDMED_INLINE void exchange_rows(float* low, float* high, size_t width)
     }
     if constexpr (high_kept) {
       store(high, at, larger(a, b));
+    }
+  }
+}
+
+template <size_t width>
+void sort_columns(float* block, size_t stride, const exchange* order, size_t length)
+{
+  for (size_t i = 0; i < length; ++i) {
+    float* low = block + order[i].low * stride;
+    float* high = block + order[i].high * stride;
+    if (order[i].low_kept && order[i].high_kept) {
+      exchange_rows<true, true, width>(low, high);
+    } else if (order[i].low_kept) {
+      exchange_rows<true, false, width>(low, high);
+    } else {
+      exchange_rows<false, true, width>(low, high);
     }
   }
 }
@@ -202,19 +219,12 @@ bool sort(
       largest = worst(largest, load(block + row * stride, at));
     }
   }
-  for (size_t first = 0; first < count; first += strip) {
-    const size_t width = count - first < strip ? count - first : strip;
-    for (size_t i = 0; i < length; ++i) {
-      float* low = block + order[i].low * stride + first;
-      float* high = block + order[i].high * stride + first;
-      if (order[i].low_kept && order[i].high_kept) {
-        exchange_rows<true, true>(low, high, width);
-      } else if (order[i].low_kept) {
-        exchange_rows<true, false>(low, high, width);
-      } else {
-        exchange_rows<false, true>(low, high, width);
-      }
-    }
+  size_t first = 0;
+  for (; first + strip <= count; first += strip) {
+    sort_columns<strip>(block + first, stride, order, length);
+  }
+  for (; first < count; first += block_lanes) {
+    sort_columns<block_lanes>(block + first, stride, order, length);
   }
   return finite(largest);
 }

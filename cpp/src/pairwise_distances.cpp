@@ -1,6 +1,7 @@
 #include "fedmed/pairwise_distances.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -16,7 +17,7 @@ namespace {
 // Both are part of the definition: other numbers give other last bits.
 constexpr std::size_t block_length = 512;
 constexpr std::size_t chunk_length = std::size_t{1} << 15;
-// Bytes of sums that chunks in work may hold, one set a thread.
+// Bytes of sums that chunks in work may hold, one set a thread; and bytes of their pages.
 constexpr std::size_t memory_budget = std::size_t{32} << 20;
 
 pairwise_distances_tile::run run_of([[maybe_unused]] instruction_set set) noexcept
@@ -29,6 +30,19 @@ pairwise_distances_tile::run run_of([[maybe_unused]] instruction_set set) noexce
   }
 #endif
   return pairwise_distances_tile::baseline();
+}
+
+/// In halves, whatever the instruction set.
+double sum_of(const double* lanes) noexcept
+{
+  std::array<double, pairwise_distances_tile::sum_lanes> sums;
+  std::copy(lanes, lanes + sums.size(), sums.begin());
+  for (std::size_t half = sums.size() / 2; half > 0; half /= 2) {
+    for (std::size_t i = 0; i < half; ++i) {
+      sums[i] += sums[i + half];
+    }
+  }
+  return sums[0];
 }
 
 std::vector<stretch> chunks_of(const sources& models)
@@ -46,6 +60,19 @@ std::vector<stretch> chunks_of(const sources& models)
   return chunks;
 }
 
+/// The next block of every model on its way to the cache: each begins on a page that the processor has not seen.
+void fetch_ahead(const sources& models, const stretch& block) noexcept
+{
+  constexpr std::size_t line = 64;
+  const std::size_t bytes = block_length * size_of(models.parts()[block.part].tensor.type);
+  for (const std::byte* values : models.parts()[block.part].values) {
+    const std::byte* next = values + (block.first + block_length) * (bytes / block_length);
+    for (std::size_t at = 0; at < bytes; at += line) {
+      __builtin_prefetch(next + at, 0, 2);
+    }
+  }
+}
+
 /// Σ over all chunks, in their order, of what `add` makes of the blocks of a chunk.
 /// @param columns sums that a chunk has
 template <typename AddT>
@@ -55,10 +82,14 @@ std::vector<double> sum_over_chunks(const sources& models,
                                     const AddT& add)
 {
   const std::vector<stretch> chunks = chunks_of(models);
-  const std::size_t fitting = std::max<std::size_t>(1, memory_budget / (columns * sizeof(double) + 1));
+  const std::size_t lanes = columns * pairwise_distances_tile::sum_lanes;
+  const std::size_t fitting = std::max<std::size_t>(1, memory_budget / (lanes * sizeof(double) + 1));
   const std::size_t wave = std::min(threads_within_memory(models, threads), fitting);
+  // Copied to whole cache lines: each row is read against all others.
   std::vector<block_rows> rows(wave, block_rows{models, block_length, false});
-  std::vector<double> parts(wave * columns);
+  std::vector<double> parts(wave * lanes);
+  // Pages are given back chunk by chunk; block by block where chunks of so many models would be too much.
+  const bool late = wave * models.count() * chunk_length * sizeof(float) <= memory_budget;
   std::vector<double> total(columns, 0.0);
   for (std::size_t first = 0; first < chunks.size(); first += wave) {
     const std::size_t now = std::min(wave, chunks.size() - first);
@@ -68,13 +99,19 @@ std::vector<double> sum_over_chunks(const sources& models,
       for (std::size_t at = 0; at < chunk.count; at += block_length) {
         const stretch block{chunk.part, chunk.first + at, std::min(block_length, chunk.count - at)};
         const std::size_t padded = rows[task].read(block);
-        add(rows[task], block, padded, parts.data() + task * columns);
-        models.release(block.part, block.first, block.count);
+        fetch_ahead(models, block);
+        add(rows[task], block, padded, parts.data() + task * lanes);
+        if (!late) {
+          models.release(block.part, block.first, block.count);
+        }
+      }
+      if (late) {
+        models.release(chunk.part, chunk.first, chunk.count);
       }
     });
     for (std::size_t task = 0; task < now; ++task) {
       for (std::size_t i = 0; i < columns; ++i) {
-        total[i] += parts[task * columns + i];
+        total[i] += sum_of(parts.data() + task * lanes + i * pairwise_distances_tile::sum_lanes);
       }
     }
   }
@@ -124,7 +161,8 @@ void pairwise_distances(const sources& models,
                     count * (count - 1) / 2,
                     threads,
                     [&](block_rows& rows, const stretch&, std::size_t padded, double* sums) {
-                      for (std::size_t i = 0; i + 1 < count; sums += count - 1 - i, ++i) {
+                      for (std::size_t i = 0; i + 1 < count;
+                           sums += (count - 1 - i) * pairwise_distances_tile::sum_lanes, ++i) {
                         run(rows.rows()[i], rows.rows() + i + 1, count - 1 - i, padded, sums);
                       }
                     });
@@ -151,7 +189,7 @@ void distances_to(const sources& models,
   const std::vector<double> squares = sum_over_chunks(
     models, count, threads, [&](block_rows& rows, const stretch& block, std::size_t padded, double* sums) {
       const source_part& part = reference.parts()[block.part];
-      std::array<float, block_length> base{};
+      alignas(64) std::array<float, block_length> base{};
       widen(part.tensor.type,
             part.values.front() + block.first * size_of(part.tensor.type),
             block.count,

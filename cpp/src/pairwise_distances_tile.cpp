@@ -22,22 +22,15 @@ inline floats load(const void* row, size_t index)
   return *reinterpret_cast<const loose_floats*>(static_cast<const char*>(row) + index * 4);
 }
 
-inline double sum_of(const floats* lane)
+inline void add_lanes(const floats* lane, double* sums)
 {
   float values[block_lanes];
   for (size_t v = 0; v < vectors; ++v) {
     *reinterpret_cast<loose_floats*>(values + v * lanes) = lane[v];
   }
-  double sums[block_lanes / 2];
-  for (size_t i = 0; i < block_lanes / 2; ++i) {
-    sums[i] = static_cast<double>(values[i]) + static_cast<double>(values[i + block_lanes / 2]);
+  for (size_t i = 0; i < sum_lanes; ++i) {
+    sums[i] += static_cast<double>(values[i]) + static_cast<double>(values[i + sum_lanes]);
   }
-  for (size_t half = block_lanes / 4; half > 0; half /= 2) {
-    for (size_t i = 0; i < half; ++i) {
-      sums[i] += sums[i + half];
-    }
-  }
-  return sums[0];
 }
 
 template <size_t columns>
@@ -56,7 +49,7 @@ void squares(const void* left, const void* const* right, size_t count, double* s
     }
   }
   for (size_t j = 0; j < columns; ++j) {
-    sums[j] += sum_of(lane[j]);
+    add_lanes(lane[j], sums + j * sum_lanes);
   }
 }
 
@@ -81,7 +74,7 @@ void run_squares(
     squares_of(left, right, now, count, sums);
     columns -= now;
     right += now;
-    sums += now;
+    sums += now * sum_lanes;
   }
 }
 

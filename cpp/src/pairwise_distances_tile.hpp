@@ -8,10 +8,14 @@
 
 namespace fedmed::pairwise_distances_tile {
 
-/// The inner loop of one instruction set: sums[j] += Σ_i (left[i] - right[j][i])² for each of `columns` rows.
+/// Sums that a pair of rows has until the end.
+constexpr size_t sum_lanes = 8;
+
+/// The inner loop of one instruction set: adds Σ_i (left[i] - right[j][i])² to `sums` for each of `columns` rows,
+/// `sum_lanes` of them a row.
 ///
 /// Rows hold `count` float32 at any alignment, a multiple of 16. Differences and squares are float32; element n goes
-/// to lane n mod 16, each lane is summed in float32, lanes are added in float64 in halves (i and i + 8, …).
+/// to lane n mod 16, each lane is summed in float32; lanes i and i + 8 are added to sum i in float64.
 using run =
   void (*)(const void* left, const void* const* right, size_t columns, size_t count, double* sums) noexcept;
 

@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <map>
+#include <string_view>
 #include <system_error>
 #include <utility>
 
@@ -46,31 +48,24 @@ std::string kind_text(const tensor_entry& tensor)
   return std::string{name(tensor.type)} + " " + shape_text(tensor.shape);
 }
 
-/// Both in the order of parse_safetensors.
-void check_same(const std::vector<tensor_entry>& got,
+/// Both have their order from parse_safetensors: what is the same tensor by tensor is in the same order.
+void check_same(std::span<const tensor_entry> got,
                 std::span<const source_part> wanted,
                 const std::string& where)
 {
-  for (std::size_t i = 0; i < std::min(got.size(), wanted.size()); ++i) {
-    const tensor_entry& other = wanted[i].tensor;
-    if (got[i].same_kind(other)) {
-      continue;
-    }
-    FEDMED_EXPECTS(
-      got[i].name != other.name,
-      where + ": tensor `" + other.name + "` has " + kind_text(got[i]) + ", expected " + kind_text(other));
-    const auto there =
-      std::find_if(got.begin(), got.end(), [&](const tensor_entry& one) { return one.name == other.name; });
-    FEDMED_EXPECTS(there == got.end(),
-                   where + ": tensor `" + other.name + "` has " + kind_text(*there) + " beside `" +
-                     got[i].name + "`, expected " + kind_text(other) +
-                     " beside the same tensors as the first");
-    FEDMED_EXPECTS(false, where + ": lacks tensor `" + other.name + "` of the first");
+  std::map<std::string_view, const tensor_entry*> named;
+  for (const tensor_entry& one : got) {
+    named.emplace(one.name, &one);
   }
-  FEDMED_EXPECTS(got.size() <= wanted.size(),
-                 where + ": tensor `" + got[wanted.size()].name + "` is not in the first");
-  FEDMED_EXPECTS(got.size() == wanted.size(),
-                 where + ": lacks tensor `" + wanted[got.size()].tensor.name + "` of the first");
+  for (const source_part& part : wanted) {
+    const auto found = named.extract(part.tensor.name);
+    FEDMED_EXPECTS(!found.empty(), where + ": lacks tensor `" + part.tensor.name + "` of the first");
+    FEDMED_EXPECTS(found.mapped()->same_kind(part.tensor),
+                   where + ": tensor `" + part.tensor.name + "` has " + kind_text(*found.mapped()) +
+                     ", expected " + kind_text(part.tensor));
+  }
+  FEDMED_EXPECTS(named.empty(),
+                 where + ": tensor `" + std::string{named.begin()->first} + "` is not in the first");
 }
 
 int write_all(int descriptor, const void* bytes, std::size_t size, std::size_t at) noexcept

@@ -18,6 +18,7 @@ typedef float loose_floats __attribute__((vector_size(lanes * 4), aligned(1), ma
 typedef int32_t words __attribute__((vector_size(lanes * 4)));
 typedef double doubles __attribute__((vector_size(lanes * 8)));
 typedef int64_t longs __attribute__((vector_size(lanes * 8)));
+typedef uint64_t counts __attribute__((vector_size(lanes * 8)));
 
 constexpr int64_t exponent_bits = 0x7FF0000000000000;
 
@@ -45,6 +46,18 @@ inline floats narrowed(doubles value)
 #endif
 }
 
+/// sum + factor * value where the product is exact, so that fused and apart give the same bits.
+inline doubles plus_exact(doubles sum, double factor, doubles value)
+{
+#if defined(__AVX512F__)
+  return __builtin_ia32_vfmaddpd512_mask(factor - doubles{}, value, sum, -1, 4);
+#elif defined(__AVX2__)
+  return __builtin_ia32_vfmaddpd256(factor - doubles{}, value, sum);
+#else
+  return sum + factor * value;
+#endif
+}
+
 inline words larger(words a, words b)
 {
   return a > b ? a : b;
@@ -54,82 +67,150 @@ inline longs larger(longs a, longs b)
   return a > b ? a : b;
 }
 
-/// Columns of `width` vectors at a time, so that their sums need not wait for each other.
-template <bool has_base, size_t width>
-struct column {
+/// What one call takes.
+struct call {
   const void* const* rows;
   const void* base;
   const double* weights;
   size_t row_count;
-  int64_t room;
+  uint64_t room;
   double total;
+};
 
-  /// @param wrong lanes that were not finite so far, added to
-  void mean(size_t index, float* out, longs& wrong) const
+// Most rows whose values are kept from the first look to the second. They come from as many places in memory, which
+// may share one set of the cache; more rows come from a buffer that has them apart.
+constexpr size_t most_kept = 16;
+
+/// Some columns of a few vectors, so that their sums need not wait for each other.
+/// `kept_rows`: the number of rows if their values are kept, else 0.
+template <size_t kept_rows>
+struct columns {
+  const call& job;
+  floats kept[kept_rows > 0 ? kept_rows : 1][vectors];
+
+  [[nodiscard]] size_t row_count() const { return kept_rows > 0 ? kept_rows : job.row_count; }
+
+  [[nodiscard]] floats again(size_t k, size_t index, size_t v) const
   {
-    longs largest[width] = {};
-    doubles bases[width] = {};
-    for (size_t v = 0; has_base && v < width; ++v) {
-      bases[v] = widened(load(base, index + v * lanes));
-    }
-    magnitudes(index, bases, largest);
-    doubles rounding[width];
-    for (size_t v = 0; v < width; ++v) {
-      wrong |= largest[v] >= exponent_bits;
-      rounding[v] = reinterpret_cast<doubles>((largest[v] & exponent_bits) + room);
-    }
-    doubles sums[width] = {};
-    for (size_t k = 0; k < row_count; ++k) {
-      for (size_t v = 0; v < width; ++v) {
-        const doubles value = widened(load(rows[k], index + v * lanes));
-        const doubles term = weights[k] * (has_base ? value - bases[v] : value);
-        sums[v] += (rounding[v] + term) - rounding[v];
+    return kept_rows > 0 ? kept[k][v] : load(job.rows[k], index + v * lanes);
+  }
+
+  /// Bits of the largest |value|, as float64; as integers they are in the same order, and NaN comes last.
+  void look(size_t index, longs* largest)
+  {
+    words most[vectors] = {};
+#pragma GCC unroll 16
+    for (size_t k = 0; k < (kept_rows > 0 ? kept_rows : job.row_count); ++k) {
+      for (size_t v = 0; v < vectors; ++v) {
+        const floats value = load(job.rows[k], index + v * lanes);
+        most[v] = larger(most[v], reinterpret_cast<words>(value) & INT32_MAX);
+        if constexpr (kept_rows > 0) {
+          kept[k][v] = value;
+        }
       }
     }
-    for (size_t v = 0; v < width; ++v) {
-      const doubles mean = sums[v] / total;
-      const floats rounded = narrowed(has_base ? bases[v] + mean : mean);
-      *reinterpret_cast<loose_floats*>(out + index + v * lanes) = rounded;
+    for (size_t v = 0; v < vectors; ++v) {
+      largest[v] = reinterpret_cast<longs>(widened(reinterpret_cast<floats>(most[v])));
     }
   }
 
- private:
-  /// Bits of the largest |value|, or with a base |term|, as float64; as integers they are in the same order, and NaN comes last.
-  void magnitudes(size_t index, const doubles* bases, longs* largest) const
+  /// Bits of rounding + term, summed as integers: they count last places, and wrap around without harm.
+  void add(size_t index, const doubles* rounding, counts* sums) const
   {
-    if constexpr (has_base) {
-      for (size_t k = 0; k < row_count; ++k) {
-        for (size_t v = 0; v < width; ++v) {
-          const doubles term = weights[k] * (widened(load(rows[k], index + v * lanes)) - bases[v]);
-          largest[v] = larger(largest[v], reinterpret_cast<longs>(term) & INT64_MAX);
-        }
-      }
-    } else {
-      words most[width] = {};
-      for (size_t k = 0; k < row_count; ++k) {
-        for (size_t v = 0; v < width; ++v) {
-          most[v] = larger(most[v], reinterpret_cast<words>(load(rows[k], index + v * lanes)) & INT32_MAX);
-        }
-      }
-      for (size_t v = 0; v < width; ++v) {
-        largest[v] = reinterpret_cast<longs>(widened(reinterpret_cast<floats>(most[v])));
+#pragma GCC unroll 16
+    for (size_t k = 0; k < (kept_rows > 0 ? kept_rows : job.row_count); ++k) {
+      for (size_t v = 0; v < vectors; ++v) {
+        sums[v] +=
+          reinterpret_cast<counts>(plus_exact(rounding[v], job.weights[k], widened(again(k, index, v))));
       }
     }
   }
 };
 
-template <bool has_base>
-bool mean(const column<has_base, vectors>& one, size_t count, float* out)
+/// The same for differences to a base, whose products round.
+struct differences {
+  const call& job;
+  doubles bases[vectors];
+
+  [[nodiscard]] size_t row_count() const { return job.row_count; }
+
+  [[nodiscard]] doubles term(size_t k, size_t index, size_t v) const
+  {
+    return job.weights[k] * (widened(load(job.rows[k], index + v * lanes)) - bases[v]);
+  }
+
+  void look(size_t index, longs* largest)
+  {
+    for (size_t v = 0; v < vectors; ++v) {
+      bases[v] = widened(load(job.base, index + v * lanes));
+    }
+    for (size_t k = 0; k < row_count(); ++k) {
+      for (size_t v = 0; v < vectors; ++v) {
+        largest[v] = larger(largest[v], reinterpret_cast<longs>(term(k, index, v)) & INT64_MAX);
+      }
+    }
+  }
+
+  void add(size_t index, const doubles* rounding, counts* sums) const
+  {
+    for (size_t k = 0; k < row_count(); ++k) {
+      for (size_t v = 0; v < vectors; ++v) {
+        sums[v] += reinterpret_cast<counts>(rounding[v] + term(k, index, v));
+      }
+    }
+  }
+};
+
+inline doubles placed(const differences& from, size_t v, doubles mean)
+{
+  return from.bases[v] + mean;
+}
+
+template <size_t kept_rows>
+doubles placed(const columns<kept_rows>&, size_t, doubles mean)
+{
+  return mean;
+}
+
+template <typename ColumnsT>
+bool mean(const call& job, size_t count, float* out)
 {
   longs wrong = {};
   for (size_t index = 0; index < count; index += lanes * vectors) {
-    one.mean(index, out, wrong);
+    ColumnsT one{job, {}};
+    longs largest[vectors] = {};
+    one.look(index, largest);
+    doubles rounding[vectors];
+    for (size_t v = 0; v < vectors; ++v) {
+      wrong |= largest[v] >= exponent_bits;
+      rounding[v] =
+        reinterpret_cast<doubles>(reinterpret_cast<counts>(largest[v] & exponent_bits) + job.room);
+    }
+    counts sums[vectors] = {};
+    one.add(index, rounding, sums);
+    for (size_t v = 0; v < vectors; ++v) {
+      const counts sum = sums[v] - (one.row_count() - 1) * reinterpret_cast<counts>(rounding[v]);
+      const doubles mean = (reinterpret_cast<doubles>(sum) - rounding[v]) / job.total;
+      *reinterpret_cast<loose_floats*>(out + index + v * lanes) = narrowed(placed(one, v, mean));
+    }
   }
   int64_t any = 0;
   for (size_t i = 0; i < lanes; ++i) {
     any |= wrong[i];
   }
   return any == 0;
+}
+
+template <size_t kept_rows = most_kept>
+bool mean_of_rows(const call& job, size_t count, float* out)
+{
+  if (job.row_count == kept_rows) {
+    return mean<columns<kept_rows>>(job, count, out);
+  }
+  if constexpr (kept_rows > 1) {
+    return mean_of_rows<kept_rows - 1>(job, count, out);
+  }
+  return mean<columns<0>>(job, count, out);
 }
 
 bool run_mean(const void* const* rows,
@@ -142,9 +223,9 @@ bool run_mean(const void* const* rows,
               float* out) noexcept
 {
   // 1.5 · 2^e where 2^e is at least twice what the sum of all terms can be: sums stay within one binade.
-  const int64_t room = (static_cast<int64_t>(magnitude + 2) << 52) | (int64_t{1} << 51);
-  return base == nullptr ? mean<false>({rows, base, weights, row_count, room, total}, count, out)
-                         : mean<true>({rows, base, weights, row_count, room, total}, count, out);
+  const uint64_t room = (static_cast<uint64_t>(magnitude + 2) << 52) | (uint64_t{1} << 51);
+  const call job{rows, base, weights, row_count, room, total};
+  return base == nullptr ? mean_of_rows(job, count, out) : mean<differences>(job, count, out);
 }
 
 }  // namespace

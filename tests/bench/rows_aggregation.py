@@ -16,9 +16,9 @@ Array = npt.NDArray[np.float32]
 State = list[Array]
 
 # Elements of the tensors of a ResNet-50 (25.6 M) and of a ViT-B (86.6 M), in layers of their usual sizes.
-RESNET_50 = [2048 * 1000, 1000, *[2359296] * 3, *[1048576] * 12, *[589824] * 6, *[262144] * 16, *[2048] * 40]
+RESNET_50 = [2048 * 1000, 1000, *[2359296] * 3, *[1048576] * 12, *[589824] * 3, *[262144] * 7, *[2048] * 30]
 RESNET_50 = [*RESNET_50, 25_557_032 - sum(RESNET_50)]
-VIT_B = [*[768 * 3072] * 24, *[768 * 768] * 48, *[768] * 120, 768 * 1000]
+VIT_B = [*[768 * 3072] * 24, *[768 * 768] * 47, *[768] * 120, 768 * 1000]
 VIT_B = [*VIT_B, 86_567_656 - sum(VIT_B)]
 
 
