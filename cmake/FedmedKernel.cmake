@@ -7,6 +7,7 @@
 #   tests/cpp/test_NAME.cpp       its test
 #
 # A missing part stops configure. python/fedmed_edge/kernels, _kernels.pyi and tests/python/kernels name it too.
+# A kernel has a CUDA twin, or CPU_ONLY "reason": cmake/FedmedCuda.cmake.
 function(fedmed_add_kernel name)
   cmake_parse_arguments(PARSE_ARGV 1 KERNEL "TILED" "" "")
   set(header cpp/include/fedmed/${name}.hpp)
@@ -27,6 +28,7 @@ function(fedmed_add_kernel name)
     endif()
   endforeach()
 
+  fedmed_add_twin(${name} ${ARGN})
   target_sources(fedmed PRIVATE ${source})
   if(KERNEL_TILED)
     fedmed_add_tile(${name} baseline)
