@@ -363,7 +363,7 @@ void launch_fast_tiles(const RowsT& rows, const gram_sums& sums, cudaStream_t st
 // --- pieces ----------------------------------------------------------------------------------------------------
 
 /// Every piece that has a partial triangle, in their order, added to the Gram of its class.
-__global__ inline void collect(gram_sums sums)
+static __global__ void collect(gram_sums sums)
 {
   const std::size_t triangle = sums.columns * (sums.columns + 1) / 2;
   for (std::size_t place = first_step(); place < triangle; place += step_length()) {
