@@ -7,7 +7,9 @@
 #
 # Each kernel's twin is found by its name; a missing one stops configure:
 #   cpp/src/NAME.cu                  the twin; checks as the kernel does, with the functions of NAME.hpp
+#   cpp/include/fedmed/cuda/NAME.hpp what it promises
 #   cpp/bindings/cuda/bind_NAME.cpp  its Python face
+#   tests/cpp/cuda/test_NAME.cpp     its test, which runs it on the processor: tests/cpp/cuda/emulation.hpp
 set(FEDMED_CUDA AUTO CACHE STRING "CUDA twins of the kernels: AUTO, ON or OFF")
 set_property(CACHE FEDMED_CUDA PROPERTY STRINGS AUTO ON OFF)
 if(NOT FEDMED_CUDA MATCHES "^(AUTO|ON|OFF)$")
@@ -71,7 +73,11 @@ function(fedmed_add_twin name)
   if(TWIN_CPU_ONLY)
     return()
   endif()
-  foreach(part cpp/src/${name}.cu cpp/bindings/cuda/bind_${name}.cpp)
+  set(parts cpp/src/${name}.cu cpp/include/fedmed/cuda/${name}.hpp cpp/bindings/cuda/bind_${name}.cpp)
+  if(FEDMED_TESTS)
+    list(APPEND parts tests/cpp/cuda/test_${name}.cpp)
+  endif()
+  foreach(part IN LISTS parts)
     if(NOT EXISTS "${PROJECT_SOURCE_DIR}/${part}")
       message(FATAL_ERROR "kernel ${name}: has no ${part}; one that is not worth a twin says so: CPU_ONLY \"reason\"")
     endif()
@@ -80,5 +86,14 @@ function(fedmed_add_twin name)
     target_sources(fedmed_twins PRIVATE cpp/src/${name}.cu)
     target_sources(_kernels_cuda PRIVATE cpp/bindings/cuda/bind_${name}.cpp)
     set_property(TARGET _kernels_cuda APPEND PROPERTY FEDMED_TWINS "TWIN(${name})")
+  endif()
+  # Its coroutines are nothing that the thread sanitizer can follow.
+  if(FEDMED_TESTS AND NOT CMAKE_CXX_FLAGS MATCHES "sanitize=thread")
+    add_executable(test_${name}_twin tests/cpp/cuda/test_${name}.cpp)
+    target_include_directories(test_${name}_twin PRIVATE tests/cpp tests/cpp/cuda cpp/src)
+    target_link_libraries(test_${name}_twin PRIVATE fedmed GTest::gtest_main)
+    fedmed_target(test_${name}_twin)
+    target_compile_options(test_${name}_twin PRIVATE -Wno-unknown-pragmas)
+    add_test(NAME ${name}_twin COMMAND test_${name}_twin)
   endif()
 endfunction()

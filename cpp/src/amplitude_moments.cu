@@ -37,6 +37,12 @@ struct transform {
   double* logs;
 };
 
+__device__ std::size_t next_angle(std::size_t angle, std::size_t step, std::size_t length)
+{
+  const std::size_t sum = angle + step;
+  return sum < length ? sum : sum - length;
+}
+
 /// One thread: one line of pixels along the rows, for a group of frequencies.
 __global__ void transform_rows(transform t)
 {
@@ -50,13 +56,17 @@ __global__ void transform_rows(transform t)
     double cosine[group] = {};
     double sine[group] = {};
     std::size_t angle[group] = {};
+    std::size_t step[group];
+    for (std::size_t u = 0; u < group; ++u) {
+      step[u] = (first + u) % t.rows;
+    }
     for (std::size_t n = 0; n < t.rows; ++n) {
       const auto value = static_cast<double>(source[n * lines]);
 #pragma unroll
       for (std::size_t u = 0; u < group; ++u) {
         cosine[u] = fma(value, t.row_angles[angle[u]], cosine[u]);
         sine[u] = fma(value, t.row_angles[t.rows + angle[u]], sine[u]);
-        angle[u] = (angle[u] + first + u) % t.rows;
+        angle[u] = next_angle(angle[u], step[u], t.rows);
       }
     }
     for (std::size_t u = 0; u < group && first + u <= t.half_rows; ++u) {
@@ -89,7 +99,7 @@ __global__ void transform_columns(transform t)
       cos_sin = fma(source[n * t.slices], sine, cos_sin);
       sin_cos = fma(source[lines + n * t.slices], cosine, sin_cos);
       sin_sin = fma(source[lines + n * t.slices], sine, sin_sin);
-      angle = (angle + v) % t.columns;
+      angle = next_angle(angle, v, t.columns);
     }
     const auto put = [&](std::size_t row, std::size_t column, double real, double imaginary) {
       const double value = log(sqrt(real * real + imaginary * imaginary) * scale + t.floor);

@@ -1,5 +1,7 @@
 #include "fedmed/cuda/argmax_slab.hpp"
 
+#include <cmath>
+
 #include "device.cuh"
 
 namespace fedmed::cuda {
@@ -22,9 +24,9 @@ __global__ void find_largest(const float* total, std::size_t channels, std::uint
     const std::size_t plane = row / at.rows;
     const float* values =
       total + at.start + (plane * at.grid_rows + row % at.rows) * at.grid_columns + cell % at.columns;
-    float largest = values[0];
+    float largest = -HUGE_VALF;
     std::size_t best = 0;
-    for (std::size_t channel = 1; channel < channels; ++channel) {
+    for (std::size_t channel = 0; channel < channels; ++channel) {
       const float value = values[channel * at.grid_cells];
       // False where either is no number.
       if (value > largest) {
