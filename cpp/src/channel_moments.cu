@@ -102,7 +102,7 @@ __global__ void sum_channels_first(const float* maps,
 
 /// One block: a chunk of pixels, at most `threads` channels of them; several pixels at once where channels are few.
 __global__ void sum_channels_last(
-  const float* maps, std::size_t pixels, std::size_t channels, std::size_t chunk_pixels, moments* partial)
+  const float* maps, std::size_t pixels, std::size_t channels, std::size_t length, moments* partial)
 {
   __shared__ moments shared[threads];
   const std::size_t tiles = blocks_of(channels, threads);
@@ -111,8 +111,8 @@ __global__ void sum_channels_last(
   const std::size_t side_by_side = threads / width;
   const std::size_t offset = threadIdx.x / width;
   const std::size_t channel = blockIdx.x % tiles * threads + threadIdx.x % width;
-  const std::size_t begin = chunk * chunk_pixels + offset;
-  const std::size_t end = pixels < (chunk + 1) * chunk_pixels ? pixels : (chunk + 1) * chunk_pixels;
+  const std::size_t begin = chunk * length + offset;
+  const std::size_t end = pixels < (chunk + 1) * length ? pixels : (chunk + 1) * length;
   moments own{};
   if (offset < side_by_side && channel < channels) {
     const float* source = maps + begin * channels + channel;

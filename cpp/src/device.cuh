@@ -51,7 +51,7 @@ class device_memory {
 
 /// Run `kernel` on `grid` blocks of `block` threads.
 template <typename... ParameterT, typename... ArgumentT>
-void launch(void (*kernel)(ParameterT...), dim3 grid, dim3 block, cudaStream_t stream, ArgumentT... arguments)
+void launch(void (*kernel)(ParameterT...), dim3 grid, dim3 block, [[maybe_unused]] cudaStream_t stream, ArgumentT... arguments)
 {
 #ifdef __CUDACC__
   kernel<<<grid, block, 0, stream>>>(arguments...);

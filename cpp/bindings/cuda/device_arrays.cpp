@@ -48,10 +48,13 @@ dlpack::element_type type_of_host(const py::array& array)
 {
   const char kind = array.dtype().kind();
   const auto bits = static_cast<std::uint8_t>(8 * array.itemsize());
-  const std::uint8_t code = kind == 'f'   ? dlpack::floating
-                            : kind == 'i' ? dlpack::integer
-                            : kind == 'u' ? dlpack::natural
-                                          : std::uint8_t{255};
+  std::uint8_t code = 255;
+  switch (kind) {
+    case 'f': code = dlpack::floating; break;
+    case 'i': code = dlpack::integer; break;
+    case 'u': code = dlpack::natural; break;
+    default: break;
+  }
   return {code, bits, 1};
 }
 
