@@ -26,7 +26,7 @@ EVERY_ROOM = {
 
 # Room: rooms it may import, packages it may import.
 WALLS: dict[str, tuple[set[str], set[str]]] = {
-    "kernels": ({"_kernels"}, set()),
+    "kernels": ({"_kernels", "_kernels_cuda"}, set()),
     "runtime": ({"kernels"}, {"onnxruntime"}),
     "images": ({"kernels"}, {"pydicom", "nibabel", "PIL"}),
     "features": (
@@ -122,6 +122,11 @@ def test_only_kernels_imports_the_compiled_module() -> None:
     importers = {name_of(module) for module in MODULES if "_kernels" in sides_of(module)[0]}
     assert importers
     assert all(name.startswith("kernels/") for name in importers)
+
+
+def test_only_one_module_imports_the_twins() -> None:
+    importers = {name_of(module) for module in MODULES if "_kernels_cuda" in sides_of(module)[0]}
+    assert importers == {"kernels/device.py"}
 
 
 def test_inference_reads_only_the_manifest_of_a_model() -> None:
@@ -236,7 +241,8 @@ def included_by(source: Path) -> list[str]:
 
 def test_the_library_knows_neither_python_nor_torch() -> None:
     for folder in ("src", "include"):
-        for source in (REPOSITORY / "cpp" / folder).rglob("*.[ch]pp"):
+        sources = (path for path in (REPOSITORY / "cpp" / folder).rglob("*.*") if path.is_file())
+        for source in sources:
             foreign = [
                 name for name in included_by(source) if re.match("Python|pybind11|torch|ATen|c10", name)
             ]

@@ -80,10 +80,11 @@ std::string name_of(const dlpack::element_type& type)
   }
 }
 
-device_array::device_array(const py::object& object, std::string where) : where_{std::move(where)}
+device_array::device_array(const py::object& object, std::string where, int staging_device)
+  : where_{std::move(where)}
 {
   if (py::isinstance<py::array>(object)) {
-    stage(py::reinterpret_borrow<py::array>(object));
+    stage(py::reinterpret_borrow<py::array>(object), staging_device);
     return;
   }
   FEDMED_EXPECTS(py::hasattr(object, "__dlpack__") && py::hasattr(object, "__dlpack_device__"),
@@ -144,8 +145,9 @@ void device_array::take(const dlpack::tensor& tensor)
   }
 }
 
-void device_array::stage(py::array host)
+void device_array::stage(py::array host, int device)
 {
+  device_ = device;
   type_ = type_of_host(host);
   contiguous_ = (host.flags() & py::array::c_style) != 0;
   read_only_ = !host.writeable();
@@ -154,7 +156,7 @@ void device_array::stage(py::array host)
     return;  // refused as soon as it is used
   }
   const auto bytes = static_cast<std::size_t>(host.nbytes());
-  expect_success(cudaGetDevice(&device_));
+  const busy_device busy{device};
   expect_success(cudaMalloc(&data_, bytes == 0 ? 1 : bytes));
   host_ = std::move(host);
   expect_success(cudaMemcpy(data_, host_->data(), bytes, cudaMemcpyHostToDevice));
@@ -196,7 +198,8 @@ void* device_array::checked(const dlpack::element_type& wanted) const
 
 device_array& device_call::array(const py::object& object, const std::string& argument)
 {
-  device_array& added = arrays_.emplace_back(object, kernel_ + ": `" + argument + "`");
+  const int device = arrays_.empty() ? 0 : arrays_.front().device();
+  device_array& added = arrays_.emplace_back(object, kernel_ + ": `" + argument + "`", device);
   const device_array& first = arrays_.front();
   FEDMED_EXPECTS(added.device() == first.device(),
                  added.where() + " is on device " + std::to_string(added.device()) + ", expected " +
@@ -211,20 +214,20 @@ device_array& device_call::array(const py::object& object, const std::string& ar
   return added;
 }
 
-device_call::busy_device::busy_device(int device)
+busy_device(int device)
 {
   expect_success(cudaGetDevice(&before_));
   expect_success(cudaSetDevice(device));
 }
 
-device_call::busy_device::~busy_device()
+~busy_device()
 {
   // Also where the work threw half-way: its arrays may go only when no kernel uses them.
   cudaStreamSynchronize(cudaStreamLegacy);
   cudaSetDevice(before_);
 }
 
-void device_call::busy_device::wait() const
+void wait() const
 {
   expect_success(cudaStreamSynchronize(cudaStreamLegacy));
 }

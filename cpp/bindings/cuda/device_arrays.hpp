@@ -17,7 +17,8 @@
 #include "fedmed/error.hpp"
 
 /// Arrays of a CUDA device as views. Every check that concerns Python memory is here, as arrays.hpp has those of
-/// the host: dtype, axes, contiguity, alignment, leave to write, and which device. Nothing is converted.
+/// the host: dtype, axes, contiguity, alignment, leave to write, and which device. Nothing is converted. NumPy
+/// arrays are copied to the device and back: small results, and everything under FEDMED_DEVICE=cuda.
 namespace fedmed::bindings {
 
 namespace py = pybind11;
@@ -54,8 +55,9 @@ template <typename ElementT>
 class device_array {
  public:
   /// @param where "kernel: `argument`", for messages
+  /// @param staging_device where a NumPy array is copied to
   /// @throws std::invalid_argument `object` is no array on a CUDA device
-  device_array(const py::object& object, std::string where);
+  device_array(const py::object& object, std::string where, int staging_device);
   ~device_array();
   device_array(const device_array&) = delete;
   device_array& operator=(const device_array&) = delete;
@@ -97,13 +99,13 @@ class device_array {
  private:
   void take_capsule(const py::object& capsule);
   void take(const dlpack::tensor& tensor);
-  void stage(py::array host);
+  void stage(py::array host, int device);
   [[nodiscard]] void* checked(const dlpack::element_type& wanted) const;
 
   std::string where_;
   dlpack::managed_tensor* managed_ = nullptr;
   dlpack::versioned_tensor* versioned_ = nullptr;
-  std::optional<py::array> host_;  // FEDMED_DEVICE=cuda: what was copied to the device for this call
+  std::optional<py::array> host_;  // a NumPy array that was copied to the device for this call
   void* data_ = nullptr;
   int device_ = 0;
   dlpack::element_type type_{};
@@ -111,6 +113,19 @@ class device_array {
   bool contiguous_ = true;
   bool read_only_ = false;
   bool written_ = false;
+};
+
+/// The device that calls go to; on leaving, nothing of ours is under way and the caller's device is back.
+class busy_device {
+ public:
+  explicit busy_device(int device);
+  ~busy_device();
+  busy_device(const busy_device&) = delete;
+  busy_device& operator=(const busy_device&) = delete;
+  void wait() const;
+
+ private:
+  int before_ = 0;
 };
 
 /// One call of a twin: its arrays, all on one device, and the run itself.
@@ -142,19 +157,6 @@ class device_call {
   }
 
  private:
-  /// The device that calls go to; on leaving, nothing of ours is under way and the caller's device is back.
-  class busy_device {
-   public:
-    explicit busy_device(int device);
-    ~busy_device();
-    busy_device(const busy_device&) = delete;
-    busy_device& operator=(const busy_device&) = delete;
-    void wait() const;
-
-   private:
-    int before_ = 0;
-  };
-
   std::string kernel_;
   std::deque<device_array> arrays_;
 };

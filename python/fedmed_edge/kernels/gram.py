@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedmed_edge import _kernels
+from fedmed_edge.kernels.device import with_twin
 from fedmed_edge.kernels.threads import thread_count
 
 Float32 = npt.NDArray[np.float32]
@@ -11,6 +12,7 @@ Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
 
 
+@with_twin("rows", "classes", "grams")
 def class_gram(rows: Float32, classes: Int32, grams: Float64) -> None:
     """Add every row's outer product with itself to the Gram of its class.
 
