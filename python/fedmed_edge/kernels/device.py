@@ -1,9 +1,9 @@
 """Where a kernel runs: on processors, or by its CUDA twin where the arrays lie on a GPU.
 
 Arrays of any library are taken as they lie on the device, through DLPack; the caller allocates, and when a
-call returns the device has done it. Nothing is moved from one memory to the other, and a kernel without a twin
-says so. The environment variable `FEDMED_DEVICE` forces a place, for tests: `cpu` refuses arrays on a GPU,
-`cuda` copies NumPy arrays to the GPU for each call, and back. The only importer of `_kernels_cuda`.
+call returns the device has done it. Nothing is moved from one memory to the other; a kernel without a twin says
+so. The environment variable `FEDMED_DEVICE` forces a place, for tests: `cpu` refuses arrays on a GPU, `cuda`
+copies NumPy arrays to the GPU for each call, and back. The only importer of `_kernels_cuda`.
 """
 
 import functools
