@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 namespace fedmed::cuda {
 
@@ -37,6 +38,10 @@ class device_memory {
   {
     // From pageable memory: returns once `host` has been read.
     expect_success(cudaMemcpyAsync(data_, host, count * sizeof(ElementT), cudaMemcpyHostToDevice, stream));
+  }
+  device_memory(const std::vector<ElementT>& host, cudaStream_t stream)
+    : device_memory{host.data(), host.size(), stream}
+  {
   }
   ~device_memory() { cudaFreeAsync(data_, stream_); }
   device_memory(const device_memory&) = delete;

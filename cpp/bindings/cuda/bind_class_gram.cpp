@@ -12,12 +12,12 @@ row_view rows_of(const device_array& rows)
   const std::size_t count = rows.side(0);
   const std::size_t columns = rows.side(1);
   if (type.bits == 16 && type.code == dlpack::floating) {
-    return {reinterpret_cast<const float16*>(rows.bits_of(type)), count, columns};
+    return matrix_view<const float16>{reinterpret_cast<const float16*>(rows.bits_of(type)), count, columns};
   }
   if (type.bits == 16 && type.code == dlpack::bfloat) {
-    return {reinterpret_cast<const bfloat16*>(rows.bits_of(type)), count, columns};
+    return matrix_view<const bfloat16>{reinterpret_cast<const bfloat16*>(rows.bits_of(type)), count, columns};
   }
-  return {rows.input<float>(), count, columns};
+  return matrix_view<const float>{rows.input<float>(), count, columns};
 }
 
 void call(const py::object& rows, const py::object& classes, const py::object& grams, const std::string& mode)

@@ -214,20 +214,20 @@ device_array& device_call::array(const py::object& object, const std::string& ar
   return added;
 }
 
-busy_device(int device)
+busy_device::busy_device(int device)
 {
   expect_success(cudaGetDevice(&before_));
   expect_success(cudaSetDevice(device));
 }
 
-~busy_device()
+busy_device::~busy_device()
 {
   // Also where the work threw half-way: its arrays may go only when no kernel uses them.
   cudaStreamSynchronize(cudaStreamLegacy);
   cudaSetDevice(before_);
 }
 
-void wait() const
+void busy_device::wait() const
 {
   expect_success(cudaStreamSynchronize(cudaStreamLegacy));
 }

@@ -25,7 +25,7 @@ double distance_to_the_kernel(const problem& given, gram_mode mode, int float64_
   const std::size_t triangle = fedmed::packed_size(given.columns);
   const auto class_count = static_cast<std::size_t>(given.classes);
   std::vector<double> got(class_count * triangle, 0.5), expected(class_count * triangle, 0.5);
-  const fedmed::row_view view{rows.data(), given.rows, given.columns};
+  const fedmed::matrix_view<const float> view{rows.data(), given.rows, given.columns};
   fedmed::class_gram(view, classes, {expected.data(), class_count, triangle}, 1);
   fedmed::cuda::class_gram(view, classes, {got.data(), class_count, triangle}, mode, nullptr);
   double largest = 0.0;
@@ -68,12 +68,14 @@ TEST(ClassGramTwin, SixteenBitRows)
   const std::vector<std::uint16_t> bits{0x3c00, 0xc000, 0x3800, 0x4200};  // float16: 1, -2, 0.5, 3
   const std::vector<std::int32_t> classes{0, 0};
   std::vector<double> gram(3, 0.0);
-  const fedmed::row_view half{reinterpret_cast<const fedmed::float16*>(bits.data()), 2, 2};
+  const fedmed::matrix_view<const fedmed::float16> half{
+    reinterpret_cast<const fedmed::float16*>(bits.data()), 2, 2};
   fedmed::cuda::class_gram(half, classes, {gram.data(), 1, 3}, gram_mode::exact, nullptr);
   EXPECT_EQ(gram, (std::vector<double>{1.25, -0.5, 13.0}));
 
   const std::vector<std::uint16_t> brain_bits{0x3f80, 0xc000, 0x3f00, 0x4040};  // bfloat16: the same
-  const fedmed::row_view brain{reinterpret_cast<const fedmed::bfloat16*>(brain_bits.data()), 2, 2};
+  const fedmed::matrix_view<const fedmed::bfloat16> brain{
+    reinterpret_cast<const fedmed::bfloat16*>(brain_bits.data()), 2, 2};
   std::vector<double> again(3, 0.0);
   fedmed::cuda::class_gram(brain, classes, {again.data(), 1, 3}, gram_mode::exact, nullptr);
   EXPECT_EQ(again, gram);
@@ -85,7 +87,7 @@ TEST(ClassGramTwin, RefusesAsTheKernelDoes)
   const std::vector<std::int32_t> classes{0, 5};
   std::vector<double> gram(3);
   EXPECT_THROW(
-    fedmed::cuda::class_gram({rows.data(), 2, 2}, classes, {gram.data(), 1, 3}, gram_mode::exact, nullptr),
+    fedmed::cuda::class_gram(fedmed::row_view{rows.data(), 2, 2}, classes, {gram.data(), 1, 3}, gram_mode::exact, nullptr),
     std::invalid_argument);
 }
 
