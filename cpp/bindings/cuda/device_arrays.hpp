@@ -87,10 +87,15 @@ class device_array {
   template <typename ElementT>
   [[nodiscard]] ElementT* output()
   {
-    void* data = checked(type_of<ElementT>());
+    checked(type_of<ElementT>());
+    return static_cast<ElementT*>(writeable_bytes());
+  }
+  /// What `input` or `bits_of` has looked at, to write.
+  [[nodiscard]] void* writeable_bytes()
+  {
     FEDMED_EXPECTS(!read_only_, where_ + " is read-only, expected a writeable array");
     written_ = true;
-    return static_cast<ElementT*>(data);
+    return data_;
   }
 
   /// A staged array goes back to the host where it was written.
@@ -100,7 +105,7 @@ class device_array {
   void take_capsule(const py::object& capsule);
   void take(const dlpack::tensor& tensor);
   void stage(py::array host, int device);
-  [[nodiscard]] void* checked(const dlpack::element_type& wanted) const;
+  void* checked(const dlpack::element_type& wanted) const;
 
   std::string where_;
   dlpack::managed_tensor* managed_ = nullptr;

@@ -148,6 +148,13 @@ inline double __shfl_sync(unsigned, double value, int lane)
   return other;
 }
 
+inline unsigned long long atomicMin(unsigned long long* address, unsigned long long value)
+{
+  const unsigned long long before = *address;
+  *address = std::min(before, value);
+  return before;
+}
+
 // --- the runtime ---------------------------------------------------------------------------------------------
 
 struct CUstream_st;
