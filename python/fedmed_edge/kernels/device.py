@@ -1,9 +1,9 @@
 """Where a kernel runs: on processors, or by its CUDA twin where the arrays lie on a GPU.
 
 Arrays of any library are taken as they lie on the device, through DLPack; the caller allocates, and when a
-call returns the device has done it. Nothing is moved from one memory to the other; a kernel without a twin says
-so. The environment variable `FEDMED_DEVICE` forces a place, for tests: `cpu` refuses arrays on a GPU, `cuda`
-copies NumPy arrays to the GPU for each call, and back. The only importer of `_kernels_cuda`.
+call returns the device has done it. Nothing is moved from one memory to the other; what has no twin says
+so. The environment variable `FEDMED_DEVICE` forces a place, for tests: `cpu` refuses arrays on a GPU,
+`cuda` copies NumPy arrays to the GPU for each call, and back. The only importer of `_kernels_cuda`.
 """
 
 import functools
@@ -11,7 +11,7 @@ import inspect
 import os
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import ParamSpec, TypeVar, cast
+from typing import ParamSpec, Protocol, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
 UInt8 = npt.NDArray[np.uint8]
+Arrays = Sequence[object]
 
 _HOST_KINDS = (1, 3, 11)  # of DLPack: pageable memory, and what CUDA and ROCm have pinned
 _CUDA_KIND = 2
@@ -135,6 +136,77 @@ def _class_gram(
     _twins().class_gram(rows, classes, grams, mode)
 
 
+class _Weights(Protocol):
+    """What `LiftWeights` holds; on the device, or NumPy arrays, which are copied for the call."""
+
+    mean: Float32
+    gain: Float32
+    lift: Float32
+    bias: Float32
+    projection: Float32 | None
+
+    @property
+    def row_dim(self) -> int: ...
+
+
+def _lifted_class_gram(
+    maps: Sequence[Float32],
+    weights: _Weights,
+    *,
+    size: Sequence[int],
+    stride: int,
+    classes: Int32,
+    grams: Float64,
+    picked: npt.NDArray[np.int64] | None = None,
+    mode: str = "exact",
+) -> Float32:
+    numbers = [] if picked is None else [int(number) for number in picked]
+    kept = np.empty((len(numbers), weights.row_dim), np.float32)
+    projection = np.zeros((0, 0), np.float32) if weights.projection is None else weights.projection
+    _twins().lifted_class_gram(
+        list(maps),
+        weights.mean,
+        weights.gain,
+        weights.lift,
+        weights.bias,
+        projection,
+        [int(side) for side in size],
+        stride,
+        classes,
+        grams,
+        numbers,
+        kept,
+        mode,
+    )
+    return kept
+
+
+def _weighted_mean(sources: Arrays, weights: Sequence[int], out: object, *, nan: str = "refuse") -> None:
+    _twins().weighted_mean(list(sources), [int(weight) for weight in weights], out, nan)
+
+
+def _median(sources: Arrays, out: object, *, nan: str = "refuse") -> None:
+    _twins().median(list(sources), out, nan)
+
+
+def _trimmed_mean(sources: Arrays, cut: int, out: object, *, nan: str = "refuse") -> None:
+    if cut < 0:
+        raise ValueError(f"trimmed_mean: `cut` has {cut}, expected at least 0")
+    _twins().trimmed_mean(list(sources), cut, out, nan)
+
+
+def _clip_norm(
+    sources: Arrays, weights: Sequence[int], out: object, *, reference: object, max_norm: float
+) -> Float64:
+    numbers = [int(weight) for weight in weights]
+    return np.array(_twins().clip_norm(list(sources), numbers, reference, float(max_norm), out))
+
+
+def _pairwise_distances(sources: Arrays, *, nan: str = "refuse") -> Float64:
+    distances = np.array(_twins().pairwise_distances(list(sources), nan))
+    return distances.reshape(len(sources), len(sources))
+
+
 def _channel_moments(maps: Float32, *, channel_axis: int = 0) -> tuple[int, Float64, Float64]:
     shape = tuple(maps.shape)
     axis = channel_axis + len(shape) if channel_axis < 0 else channel_axis
@@ -194,5 +266,11 @@ _TWINS: dict[str, Callable[..., object]] = {
     "blend_windows": _blend_windows,
     "channel_moments": _channel_moments,
     "class_gram": _class_gram,
+    "clip_norm": _clip_norm,
+    "lifted_class_gram": _lifted_class_gram,
+    "median": _median,
+    "pairwise_distances": _pairwise_distances,
     "resample": _resample,
+    "trimmed_mean": _trimmed_mean,
+    "weighted_mean": _weighted_mean,
 }

@@ -268,7 +268,8 @@ def test_a_stride_of_an_axis_of_one_element_means_nothing() -> None:
 
 def test_every_twin_has_its_python_face() -> None:
     sources = {path.stem for path in (Path(__file__).parents[3] / "cpp" / "src").glob("*.cu")}
-    assert set(device._TWINS) == sources
+    # Two kernels share a source with their next of kin.
+    assert set(device._TWINS) == sources | {"clip_norm", "trimmed_mean"}
 
 
 # --- on a GPU ----------------------------------------------------------------------------------------------
