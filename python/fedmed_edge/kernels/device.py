@@ -11,7 +11,7 @@ import inspect
 import os
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import ParamSpec, Protocol, TypeVar, cast
+from typing import Literal, ParamSpec, Protocol, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -78,30 +78,35 @@ def _runs_on_cuda(kernel: str, arrays: dict[str, object]) -> bool:
     forced = os.environ.get("FEDMED_DEVICE", "").strip()
     if forced not in ("", "cpu", "cuda"):
         raise InputError(f"FEDMED_DEVICE: has `{forced}`, expected `cpu` or `cuda`")
-    places = {name: _lies_on_cuda(kernel, name, array) for name, array in arrays.items() if array is not None}
-    on_cuda = [name for name, place in places.items() if place]
-    on_host = [name for name, place in places.items() if not place]
-    if on_cuda and forced == "cpu":
+    places = {name: _place_of(kernel, name, array) for name, array in arrays.items() if array is not None}
+    on_cuda = [name for name, place in places.items() if place == "cuda"]
+    elsewhere = [name for name, place in places.items() if place != "cuda"]
+    if not on_cuda:
+        # A file stays where it is.
+        return forced == "cuda" and "file" not in places.values()
+    if forced == "cpu":
         raise ValueError(
             f"{kernel}: `{on_cuda[0]}` is on a CUDA device, expected host memory as FEDMED_DEVICE is `cpu`"
         )
-    if on_cuda and on_host and forced != "cuda":
+    if elsewhere and forced != "cuda":
         raise ValueError(
-            f"{kernel}: `{on_host[0]}` is in host memory, expected the CUDA device that `{on_cuda[0]}` is on"
+            f"{kernel}: `{elsewhere[0]}` is in host memory, expected the CUDA device that `{on_cuda[0]}` is on"
         )
-    return bool(on_cuda) or forced == "cuda"
+    return True
 
 
-def _lies_on_cuda(kernel: str, name: str, array: object) -> bool:
-    """Whether an array is on a CUDA device; a sequence of arrays is where its first one is."""
+def _place_of(kernel: str, name: str, array: object) -> Literal["cuda", "host", "file"]:
+    """Where an array is; a sequence of arrays is where its first one is."""
     if isinstance(array, list | tuple):
-        return bool(array) and _lies_on_cuda(kernel, name, array[0])
-    if isinstance(array, np.ndarray) or not hasattr(array, "__dlpack_device__"):
-        return False
+        return _place_of(kernel, name, array[0]) if array else "host"
+    if isinstance(array, np.ndarray):
+        return "host"
+    if not hasattr(array, "__dlpack_device__"):
+        return "file"
     kind = int(array.__dlpack_device__()[0])
     if kind != _CUDA_KIND and kind not in _HOST_KINDS:
         raise ValueError(f"{kernel}: `{name}` is on a device of kind {kind}, expected host memory or CUDA")
-    return kind == _CUDA_KIND
+    return "cuda" if kind == _CUDA_KIND else "host"
 
 
 def _twin_of(kernel: str) -> Callable[..., object]:
