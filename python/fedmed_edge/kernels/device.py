@@ -90,7 +90,7 @@ def _runs_on_cuda(kernel: str, arrays: dict[str, object]) -> bool:
         )
     if elsewhere and forced != "cuda":
         raise ValueError(
-            f"{kernel}: `{elsewhere[0]}` is in host memory, expected the CUDA device that `{on_cuda[0]}` is on"
+            f"{kernel}: `{elsewhere[0]}` is in host memory, expected the CUDA device of `{on_cuda[0]}`"
         )
     return True
 

@@ -124,7 +124,7 @@ def test_arrays_in_host_memory_never_reach_a_twin(monkeypatch: pytest.MonkeyPatc
 
 def test_arrays_in_both_memories_are_refused() -> None:
     grams = np.zeros((1, 3))
-    message = "class_gram: `grams` is in host memory, expected the CUDA device that `rows` is on"
+    message = "class_gram: `grams` is in host memory, expected the CUDA device of `rows`"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         class_gram(on_device(2, 2), on_device(2, dtype=np.int32), grams)  # type: ignore[arg-type]
 
