@@ -21,7 +21,8 @@ template <typename Sequence>
   std::string text = "(";
   bool first = true;
   for (const auto side : shape) {
-    text += (first ? "" : ", ") + std::to_string(side);
+    text += first ? "" : ", ";
+    text += std::to_string(side);
     first = false;
   }
   return text + (shape.size() == 1 ? ",)" : ")");
