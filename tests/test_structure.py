@@ -273,6 +273,25 @@ def test_every_kernel_has_its_parts() -> None:
     assert all(f"def {name}_definition(" in tests for name in listed)
 
 
+def test_every_twin_has_its_parts() -> None:
+    twins = {path.stem for path in (REPOSITORY / "cpp" / "src").glob("*.cu")}
+    assert twins
+    assert {path.stem for path in (REPOSITORY / "cpp" / "include" / "fedmed" / "cuda").glob("*.hpp")} == twins
+    bound = {path.stem for path in (REPOSITORY / "cpp" / "bindings" / "cuda").glob("bind_*.cpp")}
+    assert bound == {f"bind_{name}" for name in twins}
+    tested = {path.stem for path in (REPOSITORY / "tests" / "cpp" / "cuda").glob("test_*.cpp")}
+    assert tested == {f"test_{name}" for name in twins}
+    compared = (REPOSITORY / "tests" / "bench" / "cuda_twins.py").read_text(encoding="utf-8")
+    assert all(f"kernels.{name}" in compared for name in twins)
+
+
+def test_twins_never_sum_in_whatever_order_or_precision() -> None:
+    for source in (REPOSITORY / "cpp" / "src").glob("*.cu*"):
+        text = source.read_text(encoding="utf-8")
+        assert "atomicAdd" not in text, source.name
+        assert not re.search("tf32[^,]*[.;]row|wmma::precision", text), source.name
+
+
 def test_nothing_is_built_for_this_machine_alone_or_with_openmp() -> None:
     for path in [
         REPOSITORY / "CMakeLists.txt",
