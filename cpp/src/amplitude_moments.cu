@@ -84,7 +84,8 @@ __global__ void transform_columns(transform t)
   const std::size_t u_count = t.half_rows + 1;
   const std::size_t v_count = t.half_columns + 1;
   const double scale = 1.0 / (static_cast<double>(t.rows) * static_cast<double>(t.columns));
-  for (std::size_t task = first_step(); task < t.channels * u_count * v_count * t.slices; task += step_length()) {
+  for (std::size_t task = first_step(); task < t.channels * u_count * v_count * t.slices;
+       task += step_length()) {
     const std::size_t slice = task % t.slices;
     const std::size_t v = task / t.slices % v_count;
     const std::size_t u = task / t.slices / v_count % u_count;

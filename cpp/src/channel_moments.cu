@@ -7,10 +7,10 @@ namespace {
 
 // All are part of the definition: other numbers give other last bits.
 constexpr unsigned threads = 256;
-constexpr unsigned reducers = 32;                           // partial sums a channel that are added side by side
+constexpr unsigned reducers = 32;  // partial sums a channel that are added side by side
 constexpr std::size_t chunk_values = std::size_t{1} << 14;  // values of one channel that a block sums
-constexpr std::size_t chunk_pixels = 128;                   // the same where channels are last, of each thread
-constexpr unsigned unroll = 4;                              // sums of a thread, so that loads need not wait
+constexpr std::size_t chunk_pixels = 128;  // the same where channels are last, of each thread
+constexpr unsigned unroll = 4;             // sums of a thread, so that loads need not wait
 
 struct moments {
   double sum;
@@ -62,11 +62,8 @@ __device__ std::size_t share_of(std::size_t count, std::size_t first, std::size_
 }
 
 /// One block: a chunk of one channel's values, which run over images and, within each, over `values`.
-__global__ void sum_channels_first(const float* maps,
-                                   std::size_t channels,
-                                   std::size_t values,
-                                   std::size_t all_values,
-                                   moments* partial)
+__global__ void sum_channels_first(
+  const float* maps, std::size_t channels, std::size_t values, std::size_t all_values, moments* partial)
 {
   __shared__ moments shared[threads];
   const std::size_t channel = blockIdx.x % channels;
@@ -154,7 +151,10 @@ __global__ void sum_chunks(
 
 }  // namespace
 
-void channel_moments(const map_view& maps, std::span<double> sums, std::span<double> squares, cudaStream_t stream)
+void channel_moments(const map_view& maps,
+                     std::span<double> sums,
+                     std::span<double> squares,
+                     cudaStream_t stream)
 {
   check_channel_moments(maps, sums, squares);
   if (maps.channels == 0) {
@@ -168,7 +168,15 @@ void channel_moments(const map_view& maps, std::span<double> sums, std::span<dou
   const device_memory<moments> partial{chunks * maps.channels, stream};
   if (chunks > 0 && last) {
     const dim3 grid(static_cast<unsigned>(chunks * blocks_of(maps.channels, threads)));
-    launch(sum_channels_last, grid, dim3(threads), stream, maps.data, maps.images, maps.channels, chunk, partial.data());
+    launch(sum_channels_last,
+           grid,
+           dim3(threads),
+           stream,
+           maps.data,
+           maps.images,
+           maps.channels,
+           chunk,
+           partial.data());
   } else if (chunks > 0) {
     const dim3 grid(static_cast<unsigned>(chunks * maps.channels));
     launch(sum_channels_first,

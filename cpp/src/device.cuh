@@ -56,7 +56,11 @@ class device_memory {
 
 /// Run `kernel` on `grid` blocks of `block` threads.
 template <typename... ParameterT, typename... ArgumentT>
-void launch(void (*kernel)(ParameterT...), dim3 grid, dim3 block, [[maybe_unused]] cudaStream_t stream, ArgumentT... arguments)
+void launch(void (*kernel)(ParameterT...),
+            dim3 grid,
+            dim3 block,
+            [[maybe_unused]] cudaStream_t stream,
+            ArgumentT... arguments)
 {
 #ifdef __CUDACC__
   kernel<<<grid, block, 0, stream>>>(arguments...);
@@ -67,7 +71,8 @@ void launch(void (*kernel)(ParameterT...), dim3 grid, dim3 block, [[maybe_unused
 }
 
 /// How many blocks of `size` cover `count`.
-[[nodiscard]] __host__ __device__ constexpr std::size_t blocks_of(std::size_t count, std::size_t size) noexcept
+[[nodiscard]] __host__ __device__ constexpr std::size_t blocks_of(std::size_t count,
+                                                                  std::size_t size) noexcept
 {
   return (count + size - 1) / size;
 }

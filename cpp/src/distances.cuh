@@ -15,7 +15,8 @@
 namespace fedmed::cuda {
 
 // Part of the definition: other numbers give other last bits.
-inline constexpr std::size_t distance_chunk = std::size_t{1} << 13;  // elements of a model that a block goes over
+inline constexpr std::size_t distance_chunk = std::size_t{1}
+                                              << 13;  // elements of a model that a block goes over
 inline constexpr unsigned float_additions = 32;
 
 /// One block: Σ (row - base)² over a chunk of one model.
@@ -47,7 +48,10 @@ __global__ void squares_to(
 }
 
 /// total[i] += partial[chunk][i], all chunks in their order.
-static __global__ void add_chunks(const double* partial, std::size_t chunks, std::size_t columns, double* total)
+static __global__ void add_chunks(const double* partial,
+                                  std::size_t chunks,
+                                  std::size_t columns,
+                                  double* total)
 {
   for (std::size_t i = first_step(); i < columns; i += step_length()) {
     double sum = total[i];
@@ -60,8 +64,10 @@ static __global__ void add_chunks(const double* partial, std::size_t chunks, std
 
 /// The first element of all models with a value that is not finite.
 template <typename SourceT>
-__global__ void find_not_finite(
-  const SourceT* const* rows, std::size_t count, std::size_t length, unsigned long long* first)
+__global__ void find_not_finite(const SourceT* const* rows,
+                                std::size_t count,
+                                std::size_t length,
+                                unsigned long long* first)
 {
   for (std::size_t n = first_step(); n < length; n += step_length()) {
     for (std::size_t k = 0; k < count; ++k) {
@@ -91,8 +97,7 @@ void refuse_not_finite(const sources& models, const std::string& kernel, cudaStr
 /// Bring sums to the host.
 inline void fetch(const device_memory<double>& sums, std::span<double> to, cudaStream_t stream)
 {
-  expect_success(
-    cudaMemcpyAsync(to.data(), sums.data(), to.size_bytes(), cudaMemcpyDeviceToHost, stream));
+  expect_success(cudaMemcpyAsync(to.data(), sums.data(), to.size_bytes(), cudaMemcpyDeviceToHost, stream));
   expect_success(cudaStreamSynchronize(stream));
 }
 
@@ -107,7 +112,10 @@ inline void fetch(const device_memory<double>& sums, std::span<double> to, cudaS
 
 /// Euclidean distances of all models to a reference; refuses what is not finite.
 template <typename SourceT>
-void distances_to(const sources& models, const sources& reference, std::span<double> distances, cudaStream_t stream)
+void distances_to(const sources& models,
+                  const sources& reference,
+                  std::span<double> distances,
+                  cudaStream_t stream)
 {
   const device_models<SourceT> device{models, stream};
   const auto* base = reinterpret_cast<const SourceT*>(reference.parts().front().values.front());

@@ -22,7 +22,9 @@ struct gram_plan {
   std::size_t partial_sums = 0;
 };
 
-inline gram_plan plan_pieces(std::span<const std::int32_t> classes, std::size_t class_count, std::size_t tiles)
+inline gram_plan plan_pieces(std::span<const std::int32_t> classes,
+                             std::size_t class_count,
+                             std::size_t tiles)
 {
   std::vector<std::size_t> begin(class_count + 1, 0);
   for (const std::int32_t label : classes) {
@@ -41,7 +43,8 @@ inline gram_plan plan_pieces(std::span<const std::int32_t> classes, std::size_t 
       result.order[next[static_cast<std::size_t>(classes[row])]++] = static_cast<std::uint32_t>(row);
     }
   }
-  const std::size_t most_rows = std::max(gram_fewest_rows, blocks_of(result.order.size() * tiles, gram_wanted_blocks));
+  const std::size_t most_rows =
+    std::max(gram_fewest_rows, blocks_of(result.order.size() * tiles, gram_wanted_blocks));
   for (std::size_t label = 0; label < class_count; ++label) {
     const bool alone = begin[label + 1] - begin[label] <= most_rows;
     for (std::size_t first = begin[label]; first < begin[label + 1]; first += most_rows) {

@@ -51,7 +51,10 @@ struct gathered_rows {
   const std::uint32_t* order;
   std::size_t columns;
 
-  [[nodiscard]] __device__ const SourceT* row(std::size_t index) const { return data + order[index] * columns; }
+  [[nodiscard]] __device__ const SourceT* row(std::size_t index) const
+  {
+    return data + order[index] * columns;
+  }
 };
 
 /// Whether float64 runs at least half as quick as float32 on the current device (A100, H100; 1/32 and less on
@@ -141,9 +144,9 @@ __device__ __forceinline__ void multiply(const double (&left)[Rows],
 template <typename RowsT>
 __global__ void __launch_bounds__(gram_threads) exact_tile(RowsT rows, gram_sums sums)
 {
-  constexpr unsigned depth = 8;                // rows in shared memory at once, one a warp to load
-  constexpr unsigned stride = gram_side + 4;   // without bank conflicts: 4 lanes' steps lie 4 banks apart
-  constexpr unsigned loads = gram_side / 32;   // columns of a row that a lane loads
+  constexpr unsigned depth = 8;               // rows in shared memory at once, one a warp to load
+  constexpr unsigned stride = gram_side + 4;  // without bank conflicts: 4 lanes' steps lie 4 banks apart
+  constexpr unsigned loads = gram_side / 32;  // columns of a row that a lane loads
   constexpr unsigned fragment_rows = 8, fragment_columns = 4;
   __shared__ double left[2][depth][stride];
   __shared__ double right[2][depth][stride];
@@ -255,7 +258,8 @@ __global__ void sum_columns(RowsT rows, gram_sums sums, double* columns)
 
 /// One block: a tile of one piece's sums, 8 × 8 of it a thread. float32 over `depth` rows, then pairs of float32.
 template <typename RowsT>
-__global__ void __launch_bounds__(gram_threads) fast_tile(RowsT rows, gram_sums sums, const double* column_sums)
+__global__ void __launch_bounds__(gram_threads)
+  fast_tile(RowsT rows, gram_sums sums, const double* column_sums)
 {
   constexpr unsigned depth = 12;  // what the bound of the error stands on
   constexpr unsigned half_side = gram_side / 2;

@@ -33,7 +33,8 @@ std::vector<tap> taps_of(const strided_grid& grid, std::size_t axis, std::size_t
     const std::size_t below = std::min(static_cast<std::size_t>(place), side - 1);
     const std::size_t above = std::min(below + 1, side - 1);
     const double share = above > below ? place - static_cast<double>(below) : 0.0;
-    taps.push_back({static_cast<std::uint32_t>(below), static_cast<std::uint32_t>(above), static_cast<float>(share)});
+    taps.push_back(
+      {static_cast<std::uint32_t>(below), static_cast<std::uint32_t>(above), static_cast<float>(share)});
   }
   return taps;
 }
@@ -59,7 +60,10 @@ struct places {
   }
 
  private:
-  __device__ static float between(float below, float above, float share) { return below + share * (above - below); }
+  __device__ static float between(float below, float above, float share)
+  {
+    return below + share * (above - below);
+  }
 
   __device__ float in_line(const float* cells, std::size_t step, std::size_t line, const tap& column) const
   {
@@ -89,8 +93,13 @@ struct channel_weights {
 };
 
 /// raised[c][n] = channel c at row first + n.
-__global__ void raise(
-  const float* map, std::size_t cells, places at, std::size_t first, std::size_t rows, std::size_t channels, float* raised)
+__global__ void raise(const float* map,
+                      std::size_t cells,
+                      places at,
+                      std::size_t first,
+                      std::size_t rows,
+                      std::size_t channels,
+                      float* raised)
 {
   for (std::size_t task = first_step(); task < channels * rows; task += step_length()) {
     raised[task] = at.sample(map + task / rows * cells, 1, first + task % rows);
@@ -117,7 +126,8 @@ __global__ void __launch_bounds__(threads)
       const std::size_t j = start + place % side;
       const bool inside = channel < weights.channels;
       left[place / side][place % side] =
-        inside && n < count ? (values[channel * count + n] - weights.mean[channel]) * weights.gain[channel] : 0.0F;
+        inside && n < count ? (values[channel * count + n] - weights.mean[channel]) * weights.gain[channel]
+                            : 0.0F;
       float weight = 0.0F;
       if (inside && j < weights.lifted) {
         weight = weights.lift[channel * weights.lifted + j];
@@ -181,7 +191,8 @@ __global__ void put_features(const float* map,
 }
 
 /// relu(f W + b) in the first columns, 1 in the last.
-__global__ void finish(const float* bias, std::size_t lifted, std::size_t rows, float* out, std::size_t stride)
+__global__ void finish(
+  const float* bias, std::size_t lifted, std::size_t rows, float* out, std::size_t stride)
 {
   for (std::size_t task = first_step(); task < (lifted + 1) * rows; task += step_length()) {
     const std::size_t row = task / (lifted + 1);
@@ -192,7 +203,12 @@ __global__ void finish(const float* bias, std::size_t lifted, std::size_t rows, 
   }
 }
 
-__global__ void keep(const std::int64_t* numbers, std::size_t count, std::size_t first, const float* rows, std::size_t columns, float* out)
+__global__ void keep(const std::int64_t* numbers,
+                     std::size_t count,
+                     std::size_t first,
+                     const float* rows,
+                     std::size_t columns,
+                     float* out)
 {
   for (std::size_t task = first_step(); task < count * columns; task += step_length()) {
     const std::size_t row = static_cast<std::size_t>(numbers[task / columns]) - first;
@@ -213,7 +229,13 @@ class scale {
       planes_{taps_of(grid, 0, map.size[0]), stream},
       lines_{taps_of(grid, 1, map.size[1]), stream},
       columns_{taps_of(grid, 2, map.size[2]), stream},
-      at_{planes_.data(), lines_.data(), columns_.data(), grid.count(1), grid.count(2), map.size[1], map.size[2]},
+      at_{planes_.data(),
+          lines_.data(),
+          columns_.data(),
+          grid.count(1),
+          grid.count(2),
+          map.size[1],
+          map.size[2]},
       products_{coarse_ ? cells(map.size) * weights.columns() : 0, stream}
   {
     if (coarse_ && weights.columns() > 0) {
@@ -224,7 +246,12 @@ class scale {
   }
 
   /// Adds to `rows` rows from `first` on, `stride` numbers each.
-  void add(std::size_t first, std::size_t rows, float* out, std::size_t stride, float* raised, cudaStream_t stream) const
+  void add(std::size_t first,
+           std::size_t rows,
+           float* out,
+           std::size_t stride,
+           float* raised,
+           cudaStream_t stream) const
   {
     const std::size_t size = cells(map_.size);
     const std::size_t columns = weights_.columns();
@@ -233,25 +260,65 @@ class scale {
     }
     if (coarse_) {
       const float* products = products_.data();
-      launch(add_raised, stepping_grid(columns * rows, threads), dim3(threads), stream, products, columns, at_, first, rows, out, stride);
+      launch(add_raised,
+             stepping_grid(columns * rows, threads),
+             dim3(threads),
+             stream,
+             products,
+             columns,
+             at_,
+             first,
+             rows,
+             out,
+             stride);
       return;
     }
     const std::size_t work = map_.channels * rows;
-    launch(raise, stepping_grid(work, threads), dim3(threads), stream, map_.data, size, at_, first, rows, map_.channels, raised);
+    launch(raise,
+           stepping_grid(work, threads),
+           dim3(threads),
+           stream,
+           map_.data,
+           size,
+           at_,
+           first,
+           rows,
+           map_.channels,
+           raised);
     multiply(raised, rows, out, stride, stream);
   }
 
   void put(std::size_t first, std::size_t rows, float* out, std::size_t stride, cudaStream_t stream) const
   {
     const std::size_t work = map_.channels * rows;
-    launch(put_features, stepping_grid(work, threads), dim3(threads), stream, map_.data, cells(map_.size), at_, weights_, first, rows, out, stride);
+    launch(put_features,
+           stepping_grid(work, threads),
+           dim3(threads),
+           stream,
+           map_.data,
+           cells(map_.size),
+           at_,
+           weights_,
+           first,
+           rows,
+           out,
+           stride);
   }
 
  private:
-  void multiply(const float* values, std::size_t count, float* out, std::size_t stride, cudaStream_t stream) const
+  void multiply(
+    const float* values, std::size_t count, float* out, std::size_t stride, cudaStream_t stream) const
   {
     const std::size_t blocks = blocks_of(count, 64) * blocks_of(weights_.columns(), 64);
-    launch(project, dim3(static_cast<unsigned>(blocks)), dim3(threads), stream, values, count, weights_, out, stride);
+    launch(project,
+           dim3(static_cast<unsigned>(blocks)),
+           dim3(threads),
+           stream,
+           values,
+           count,
+           weights_,
+           out,
+           stride);
   }
 
   grid_view<const float> map_;
@@ -325,7 +392,15 @@ void lifted_class_gram(std::span<const grid_view<const float>> maps,
         feature += maps[number].channels;
       }
     }
-    launch(finish, stepping_grid((lifted + 1) * count, threads), dim3(threads), stream, weights.bias.data(), lifted, count, rows.data(), width);
+    launch(finish,
+           stepping_grid((lifted + 1) * count, threads),
+           dim3(threads),
+           stream,
+           weights.bias.data(),
+           lifted,
+           count,
+           rows.data(),
+           width);
     const float* made = rows.data();
     add_grams(made, width, classes.subspan(first, count), grams, in_float64, stream);
     std::size_t end = handed_out;
@@ -335,7 +410,16 @@ void lifted_class_gram(std::span<const grid_view<const float>> maps,
     if (end > handed_out) {
       const std::int64_t* wanted = numbers.data() + handed_out;
       float* out = kept.rows.data + handed_out * width;
-      launch(keep, stepping_grid((end - handed_out) * width, threads), dim3(threads), stream, wanted, end - handed_out, first, made, width, out);
+      launch(keep,
+             stepping_grid((end - handed_out) * width, threads),
+             dim3(threads),
+             stream,
+             wanted,
+             end - handed_out,
+             first,
+             made,
+             width,
+             out);
       handed_out = end;
     }
   }

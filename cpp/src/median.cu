@@ -60,8 +60,12 @@ __device__ __forceinline__ void sort(float (&values)[Rows])
 
 /// One thread an element, sorted in registers. Rows beyond `count` are infinite and end behind all others.
 template <unsigned Rows, typename SourceT>
-__global__ void sort_in_registers(
-  const SourceT* const* rows, unsigned count, ranks wanted, std::size_t length, SourceT* out, unsigned long long* fault)
+__global__ void sort_in_registers(const SourceT* const* rows,
+                                  unsigned count,
+                                  ranks wanted,
+                                  std::size_t length,
+                                  SourceT* out,
+                                  unsigned long long* fault)
 {
   for (std::size_t n = first_step(); n < length; n += step_length()) {
     float values[Rows];
@@ -94,8 +98,12 @@ constexpr unsigned shared_values = 4096;
 
 /// One block: some elements of more models than registers can hold. Every value counts those before it.
 template <typename SourceT>
-__global__ void sort_by_counting(
-  const SourceT* const* rows, unsigned count, ranks wanted, std::size_t length, SourceT* out, unsigned long long* fault)
+__global__ void sort_by_counting(const SourceT* const* rows,
+                                 unsigned count,
+                                 ranks wanted,
+                                 std::size_t length,
+                                 SourceT* out,
+                                 unsigned long long* fault)
 {
   __shared__ float values[shared_values];
   __shared__ float sorted[shared_values];
@@ -117,7 +125,8 @@ __global__ void sort_by_counting(
     sorted[rank * elements + element] = values[place];
   }
   __syncthreads();
-  for (unsigned element = threadIdx.x; element < elements && first + element < length; element += blockDim.x) {
+  for (unsigned element = threadIdx.x; element < elements && first + element < length;
+       element += blockDim.x) {
     std::uint32_t worst = 0;
     for (unsigned k = 0; k < count; ++k) {
       const std::uint32_t magnitude = magnitude_of(values[k * elements + element]);
@@ -134,13 +143,27 @@ __global__ void sort_by_counting(
 }
 
 template <typename SourceT>
-void run(const sources& models, const ranks& wanted, SourceT* out, nan_policy nan, const char* name, cudaStream_t stream)
+void run(const sources& models,
+         const ranks& wanted,
+         SourceT* out,
+         nan_policy nan,
+         const char* name,
+         cudaStream_t stream)
 {
   const device_models<SourceT> device{models, stream};
   const auto count = static_cast<unsigned>(device.count());
   const fault found{stream};
   const auto sort_with = [&](auto kernel, dim3 grid) {
-    launch(kernel, grid, dim3(model_threads), stream, device.rows(), count, wanted, device.length(), out, found.data());
+    launch(kernel,
+           grid,
+           dim3(model_threads),
+           stream,
+           device.rows(),
+           count,
+           wanted,
+           device.length(),
+           out,
+           found.data());
   };
   const dim3 grid = stepping_grid(device.length(), model_threads);
   if (count <= 4) {
@@ -154,7 +177,8 @@ void run(const sources& models, const ranks& wanted, SourceT* out, nan_policy na
   } else if (count <= 32) {
     sort_with(sort_in_registers<32, SourceT>, grid);
   } else if (device.length() > 0) {
-    sort_with(sort_by_counting<SourceT>, dim3(static_cast<unsigned>(blocks_of(device.length(), shared_values / count))));
+    sort_with(sort_by_counting<SourceT>,
+              dim3(static_cast<unsigned>(blocks_of(device.length(), shared_values / count))));
   }
   if (nan == nan_policy::refuse) {
     found.refuse<SourceT>(models, name);
@@ -168,7 +192,12 @@ void median(const sources& models, std::byte* out, nan_policy nan, cudaStream_t 
   const auto count = static_cast<unsigned>(models.count());
   with_element(models, "median", [&](auto kind) {
     using SourceT = decltype(kind);
-    run(models, ranks{(count - 1) / 2, count / 2, true}, reinterpret_cast<SourceT*>(out), nan, "median", stream);
+    run(models,
+        ranks{(count - 1) / 2, count / 2, true},
+        reinterpret_cast<SourceT*>(out),
+        nan,
+        "median",
+        stream);
   });
 }
 

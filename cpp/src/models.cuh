@@ -38,8 +38,9 @@ inline constexpr unsigned model_threads = 256;
   const float tiny = std::bit_cast<float>(magnitude < 0x38800000U ? magnitude : 0U) + 0.5F;
   const std::uint32_t small = std::bit_cast<std::uint32_t>(tiny) - std::bit_cast<std::uint32_t>(0.5F);
   const std::uint32_t large = magnitude > 0x7F800000U ? 0x7E00U : 0x7C00U;
-  return {static_cast<std::uint16_t>(
-    sign | (magnitude >= 0x47800000U ? large : magnitude < 0x38800000U ? small : rounded))};
+  return {static_cast<std::uint16_t>(sign | (magnitude >= 0x47800000U  ? large
+                                             : magnitude < 0x38800000U ? small
+                                                                       : rounded))};
 }
 
 /// Bits of |value|: all that is not finite comes after all that is.
@@ -66,7 +67,8 @@ class fault {
     for (std::size_t source = 0; index != none && source < models.count(); ++source) {
       SourceT stored{};
       const auto* values = reinterpret_cast<const SourceT*>(models.parts().front().values[source]);
-      expect_success(cudaMemcpyAsync(&stored, values + index, sizeof stored, cudaMemcpyDeviceToHost, stream_));
+      expect_success(
+        cudaMemcpyAsync(&stored, values + index, sizeof stored, cudaMemcpyDeviceToHost, stream_));
       expect_success(cudaStreamSynchronize(stream_));
       const float value = to_float(stored);
       FEDMED_EXPECTS(std::isfinite(value),

@@ -78,7 +78,8 @@ __global__ void __launch_bounds__(model_threads) squares_between(
       for (unsigned pair = 0; pair < pairs; ++pair) {
 #pragma unroll
         for (unsigned place = 0; place < tile * tile; ++place) {
-          total[pair][place / tile][place % tile] += static_cast<double>(sums[pair][place / tile][place % tile]);
+          total[pair][place / tile][place % tile] +=
+            static_cast<double>(sums[pair][place / tile][place % tile]);
           sums[pair][place / tile][place % tile] = 0.0F;
         }
       }
@@ -138,7 +139,10 @@ std::vector<double> squares_of(const sources& models, cudaStream_t stream)
 
 }  // namespace
 
-void pairwise_distances(const sources& models, matrix_view<double> distances, nan_policy nan, cudaStream_t stream)
+void pairwise_distances(const sources& models,
+                        matrix_view<double> distances,
+                        nan_policy nan,
+                        cudaStream_t stream)
 {
   check_pairwise_distances(models, distances);
   const std::size_t count = models.count();

@@ -48,7 +48,8 @@ FEDMED_EVERYWHERE inline double between(double first, double second, double weig
 /// One value from the eight cells around it, the last axis first.
 class sampler {
  public:
-  FEDMED_EVERYWHERE sampler(std::size_t rows, std::size_t columns) noexcept : row_{columns}, plane_{rows * columns}
+  FEDMED_EVERYWHERE sampler(std::size_t rows, std::size_t columns) noexcept
+    : row_{columns}, plane_{rows * columns}
   {
   }
 

@@ -29,12 +29,8 @@ void call(const py::object& pixels, double floor, const py::object& sums, const 
 
 void bind_amplitude_moments(py::module_& module)
 {
-  module.def("amplitude_moments",
-             call,
-             py::arg("pixels"),
-             py::arg("floor"),
-             py::arg("sums"),
-             py::arg("squares"));
+  module.def(
+    "amplitude_moments", call, py::arg("pixels"), py::arg("floor"), py::arg("sums"), py::arg("squares"));
 }
 
 }  // namespace fedmed::bindings::cuda

@@ -10,8 +10,9 @@ void call(const py::object& maps, std::size_t channel_axis, const py::object& su
   const device_array& map_array = call.array(maps, "maps");
   device_array& sum_array = call.array(sums, "sums", 1);
   device_array& square_array = call.array(squares, "squares", 1);
-  FEDMED_EXPECTS(map_array.axes() >= 2,
-                 "channel_moments: `maps` has shape " + shape_text(map_array.shape()) + ", expected 2 or more axes");
+  FEDMED_EXPECTS(
+    map_array.axes() >= 2,
+    "channel_moments: `maps` has shape " + shape_text(map_array.shape()) + ", expected 2 or more axes");
   FEDMED_EXPECTS(channel_axis < map_array.axes(),
                  "channel_moments: `channel_axis` has " + std::to_string(channel_axis) +
                    ", expected an axis of shape " + shape_text(map_array.shape()));

@@ -45,8 +45,8 @@ void call(const std::vector<py::object>& maps,
                              matrix_of(call.array(lift, "lift", 2)),
                              vector_of(call.array(bias, "bias", 1)),
                              matrix_of(call.array(projection, "projection", 2))};
-  const strided_grid grid{size.size() == 2 ? grid_size{1, size[0], size[1]} : grid_size{size[0], size[1], size[2]},
-                          stride};
+  const strided_grid grid{
+    size.size() == 2 ? grid_size{1, size[0], size[1]} : grid_size{size[0], size[1], size[2]}, stride};
   const device_array& class_array = call.array(classes, "classes", 1);
   const auto* device_classes = class_array.input<std::int32_t>();
   device_array& gram_array = call.array(grams, "grams", 2);

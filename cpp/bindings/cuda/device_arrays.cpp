@@ -81,7 +81,7 @@ std::string name_of(const dlpack::element_type& type)
 }
 
 device_array::device_array(const py::object& object, std::string where, int staging_device)
-  : where_{std::move(where)}
+  : device_array{std::move(where)}
 {
   if (py::isinstance<py::array>(object)) {
     stage(py::reinterpret_borrow<py::array>(object), staging_device);
@@ -91,9 +91,9 @@ device_array::device_array(const py::object& object, std::string where, int stag
                  where_ + " is a " + py::str(py::type::of(object).attr("__name__")).cast<std::string>() +
                    ", expected an array with `__dlpack__`");
   const auto place = object.attr("__dlpack_device__")().cast<std::pair<int, int>>();
-  FEDMED_EXPECTS(place.first == dlpack::cuda,
-                 where_ + " is on a device of kind " + std::to_string(place.first) +
-                   ", expected one on a CUDA device");
+  FEDMED_EXPECTS(
+    place.first == dlpack::cuda,
+    where_ + " is on a device of kind " + std::to_string(place.first) + ", expected one on a CUDA device");
   take_capsule(capsule_of(object));
 }
 

@@ -102,6 +102,8 @@ class device_array {
   void finish();
 
  private:
+  // Once it is made the destructor releases what the other constructor has taken when it refuses.
+  explicit device_array(std::string where) : where_{std::move(where)} {}
   void take_capsule(const py::object& capsule);
   void take(const dlpack::tensor& tensor);
   void stage(py::array host, int device);

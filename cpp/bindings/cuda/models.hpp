@@ -22,7 +22,9 @@ namespace fedmed::bindings {
   return {element_type::float32, array.input<float>()};
 }
 
-[[nodiscard]] inline sources models_of(device_call& call, const std::vector<py::object>& models, const std::string& kernel)
+[[nodiscard]] inline sources models_of(device_call& call,
+                                       const std::vector<py::object>& models,
+                                       const std::string& kernel)
 {
   FEDMED_EXPECTS(!models.empty() && models.size() <= sources_cap,
                  kernel + ": `sources` has " + std::to_string(models.size()) + " arrays, expected 1 to " +
@@ -53,8 +55,9 @@ namespace fedmed::bindings {
   const auto [type, data] = elements_of(array);
   const auto& tensor = models.parts().front().tensor;
   FEDMED_EXPECTS(type == tensor.type && array.size() == tensor.length,
-                 array.where() + " has " + std::to_string(array.size()) + " elements of " + name_of(array.type()) +
-                   ", expected " + std::to_string(tensor.length) + " of the dtype of `sources`");
+                 array.where() + " has " + std::to_string(array.size()) + " elements of " +
+                   name_of(array.type()) + ", expected " + std::to_string(tensor.length) +
+                   " of the dtype of `sources`");
   return static_cast<std::byte*>(array.writeable_bytes());
 }
 

@@ -4,8 +4,8 @@
 #include <string>
 
 // CMake lists the twins: TWIN(name) for each.
-#define TWIN(name)                    \
-  namespace fedmed::bindings::cuda {  \
+#define TWIN(name)                      \
+  namespace fedmed::bindings::cuda {    \
   void bind_##name(pybind11::module_&); \
   }
 #include "fedmed_twins.inc"

@@ -100,9 +100,8 @@ inline void run_block(const std::function<void()>& body)
         continue;
       }
       one.running = thread;
-      thread_index = dim3(thread % block_size.x,
-                          thread / block_size.x % block_size.y,
-                          thread / block_size.x / block_size.y);
+      thread_index = dim3(
+        thread % block_size.x, thread / block_size.x % block_size.y, thread / block_size.x / block_size.y);
       swapcontext(&one.scheduler, &one.threads[thread]);
       left = left || !one.done[thread];
     }
@@ -142,8 +141,8 @@ inline double __shfl_sync(unsigned, double value, int lane)
   const unsigned self = threadIdx.x;
   emulation::exchanged[self] = value;
   emulation::barrier();
-  const double other = emulation::exchanged[self / emulation::warp_lanes * emulation::warp_lanes +
-                                            static_cast<unsigned>(lane)];
+  const double other =
+    emulation::exchanged[self / emulation::warp_lanes * emulation::warp_lanes + static_cast<unsigned>(lane)];
   emulation::barrier();
   return other;
 }

@@ -48,5 +48,8 @@ struct some_models {
     return {rows, type, length};
   }
 
-  [[nodiscard]] std::vector<std::byte> result() const { return std::vector<std::byte>(values.front().size()); }
+  [[nodiscard]] std::vector<std::byte> result() const
+  {
+    return std::vector<std::byte>(values.front().size());
+  }
 };

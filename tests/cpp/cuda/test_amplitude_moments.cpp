@@ -5,7 +5,10 @@
 
 namespace {
 
-void expect_as_the_kernel(const fedmed::block_size& block, std::size_t rows, std::size_t columns, std::size_t slices)
+void expect_as_the_kernel(const fedmed::block_size& block,
+                          std::size_t rows,
+                          std::size_t columns,
+                          std::size_t slices)
 {
   const std::vector<float> pixels = numbers::normal(2 * rows * columns * slices, 1.0F);
   const fedmed::plane_view view{pixels.data(), 2, rows, columns, slices};

@@ -20,9 +20,9 @@ void expect_as_the_kernel(std::size_t images, std::size_t channels, std::size_t 
 
 TEST(ChannelMomentsTwin, ChannelsFirst)
 {
-  expect_as_the_kernel(5, 3, 49);      // many images a chunk
-  expect_as_the_kernel(1, 2, 40000);   // many chunks an image
-  expect_as_the_kernel(130, 2, 257);   // chunks end within images
+  expect_as_the_kernel(5, 3, 49);     // many images a chunk
+  expect_as_the_kernel(1, 2, 40000);  // many chunks an image
+  expect_as_the_kernel(130, 2, 257);  // chunks end within images
 }
 
 TEST(ChannelMomentsTwin, ChannelsLast)

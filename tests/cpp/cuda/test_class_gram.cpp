@@ -87,7 +87,8 @@ TEST(ClassGramTwin, RefusesAsTheKernelDoes)
   const std::vector<std::int32_t> classes{0, 5};
   std::vector<double> gram(3);
   EXPECT_THROW(
-    fedmed::cuda::class_gram(fedmed::row_view{rows.data(), 2, 2}, classes, {gram.data(), 1, 3}, gram_mode::exact, nullptr),
+    fedmed::cuda::class_gram(
+      fedmed::row_view{rows.data(), 2, 2}, classes, {gram.data(), 1, 3}, gram_mode::exact, nullptr),
     std::invalid_argument);
 }
 

@@ -29,18 +29,20 @@ std::pair<double, double> distance_to_the_kernel(const problem& given)
   std::vector<std::vector<float>> values;
   std::vector<grid_view<const float>> maps;
   for (const grid_size& side : given.sides) {
-    values.push_back(numbers::normal(channels_each * cells(side), 0.5F, static_cast<unsigned>(values.size())));
+    values.push_back(
+      numbers::normal(channels_each * cells(side), 0.5F, static_cast<unsigned>(values.size())));
     maps.push_back({values.back().data(), channels_each, side});
   }
   const std::vector<float> mean = numbers::normal(channels), gain(channels, 0.5F);
   const std::vector<float> lift = numbers::normal(channels * given.lifted, 0.0F, 8);
   const std::vector<float> bias = numbers::normal(given.lifted, 0.0F, 9);
   const std::vector<float> projection = numbers::normal(channels * given.projected, 0.0F, 10);
-  const fedmed::lift_weights weights{mean,
-                                     gain,
-                                     {lift.data(), channels, given.lifted},
-                                     bias,
-                                     {projection.data(), given.projected > 0 ? channels : 0, given.projected}};
+  const fedmed::lift_weights weights{
+    mean,
+    gain,
+    {lift.data(), channels, given.lifted},
+    bias,
+    {projection.data(), given.projected > 0 ? channels : 0, given.projected}};
   const fedmed::strided_grid grid{given.size, given.stride};
   const std::vector<std::int32_t> classes = numbers::whole(grid.rows(), -1, class_count - 1);
   const std::size_t width = weights.row_columns();

@@ -16,7 +16,8 @@ TEST(WeightedMeanTwin, GivesTheKernelsBits)
     const some_models models{10, 1000, type};
     const std::vector<std::int64_t> weights{1, 20, 300, 0, 5, 60000, 7, 8, 9, 10};
     std::vector<std::byte> expected = models.result(), got = models.result();
-    fedmed::weighted_mean(models.view(), weights, fedmed::model_output{expected.data()}, nan_policy::refuse, 1);
+    fedmed::weighted_mean(
+      models.view(), weights, fedmed::model_output{expected.data()}, nan_policy::refuse, 1);
     fedmed::cuda::weighted_mean(models.view(), weights, got.data(), nan_policy::refuse, nullptr);
     EXPECT_EQ(got, expected);
   }
@@ -29,7 +30,8 @@ TEST(WeightedMeanTwin, NanIsRefusedOrPropagated)
   models.put(models.values[2], 9, INFINITY);
   const std::vector<std::int64_t> weights{1, 2, 3};
   std::vector<std::byte> expected = models.result(), got = models.result();
-  fedmed::weighted_mean(models.view(), weights, fedmed::model_output{expected.data()}, nan_policy::propagate, 1);
+  fedmed::weighted_mean(
+    models.view(), weights, fedmed::model_output{expected.data()}, nan_policy::propagate, 1);
   fedmed::cuda::weighted_mean(models.view(), weights, got.data(), nan_policy::propagate, nullptr);
   EXPECT_EQ(got, expected);
   try {

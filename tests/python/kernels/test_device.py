@@ -73,9 +73,12 @@ class OnDevice:
         read_only: bool = False,
         index: int = 0,
         offset: int = 0,
+        major: int = 1,
+        held_by: int = CUDA,
     ) -> None:
         self.array, self.versioned, self.read_only = array, versioned, read_only
         self.index, self.offset = index, offset
+        self.major, self.held_by = major, held_by
         self.shape = array.shape
         self.released = 0
         self.asked: list[dict[str, object]] = []
@@ -90,7 +93,9 @@ class OnDevice:
         self.kept += [sides, strides]
         code, bits = CODES[self.array.dtype.kind], 8 * self.array.itemsize
         data = ctypes.c_void_p(self.array.ctypes.data)
-        return DLTensor(data, CUDA, self.index, self.array.ndim, code, bits, 1, sides, strides, self.offset)
+        return DLTensor(
+            data, self.held_by, self.index, self.array.ndim, code, bits, 1, sides, strides, self.offset
+        )
 
     def __dlpack__(self, **asked: object) -> object:
         self.asked.append(asked)
@@ -102,7 +107,7 @@ class OnDevice:
 
         holder: Managed | Versioned
         if self.versioned:
-            holder = Versioned(1, 0, None, RELEASE(release), int(self.read_only), self._tensor())
+            holder = Versioned(self.major, 0, None, RELEASE(release), int(self.read_only), self._tensor())
         else:
             holder = Managed(self._tensor(), None, RELEASE(release))
         self.kept.append(holder)
@@ -256,6 +261,20 @@ def test_capsules_are_asked_for_with_a_stream_and_released_once(versioned: bool)
     assert rows.released == 1
     assert rows.asked[0] == {"stream": 1, "max_version": (1, 0)}
     assert versioned or rows.asked[1] == {"stream": 1}
+
+
+@has_module
+def test_a_capsule_is_released_where_its_array_is_refused() -> None:
+    assert device._cuda is not None
+    rows = OnDevice(np.zeros((2, 2), np.float32), major=2)
+    with pytest.raises(ValueError, match=r"^class_gram: `rows` has DLPack version 2, expected 1$"):
+        device._cuda.class_gram(rows, on_device(2, dtype=np.int32), on_device(1, 3), "exact")
+    elsewhere = OnDevice(np.zeros((2, 2), np.float32), held_by=1)
+    with pytest.raises(
+        ValueError, match=r"^class_gram: `rows` is on a device of kind 1, expected one on a CUDA"
+    ):
+        device._cuda.class_gram(elsewhere, on_device(2, dtype=np.int32), on_device(1, 3), "exact")
+    assert elsewhere.released == 1
 
 
 @has_module

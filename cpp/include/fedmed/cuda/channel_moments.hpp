@@ -14,6 +14,9 @@ namespace fedmed::cuda {
 ///
 /// @param sums, squares (C,) on the device, overwritten
 /// @throws std::invalid_argument as the kernel does; std::runtime_error the device refused
-void channel_moments(const map_view& maps, std::span<double> sums, std::span<double> squares, CUstream_st* stream);
+void channel_moments(const map_view& maps,
+                     std::span<double> sums,
+                     std::span<double> squares,
+                     CUstream_st* stream);
 
 }  // namespace fedmed::cuda

@@ -18,6 +18,7 @@ void median(const sources& models, std::byte* out, nan_policy nan, CUstream_st* 
 /// trimmed_mean of arrays on the device: the same bits as the kernel's.
 ///
 /// @throws std::invalid_argument as the kernel does; std::runtime_error the device refused
-void trimmed_mean(const sources& models, std::size_t cut, std::byte* out, nan_policy nan, CUstream_st* stream);
+void trimmed_mean(
+  const sources& models, std::size_t cut, std::byte* out, nan_policy nan, CUstream_st* stream);
 
 }  // namespace fedmed::cuda

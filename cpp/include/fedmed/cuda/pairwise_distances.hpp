@@ -11,6 +11,9 @@ namespace fedmed::cuda {
 /// @param models arrays on the device
 /// @param distances (K, K) on the host, overwritten
 /// @throws std::invalid_argument as the kernel does; std::runtime_error the device refused
-void pairwise_distances(const sources& models, matrix_view<double> distances, nan_policy nan, CUstream_st* stream);
+void pairwise_distances(const sources& models,
+                        matrix_view<double> distances,
+                        nan_policy nan,
+                        CUstream_st* stream);
 
 }  // namespace fedmed::cuda
