@@ -40,7 +40,7 @@ std::vector<neighbours> along_axis(
   for (std::size_t index = 0; index < count; ++index) {
     grid_size cell{};
     cell[axis] = index;
-    result.push_back(around(coordinate(map, axis, cell), side, how));
+    result.push_back(around(coordinate(map, axis, cell), side, how == interpolation::nearest));
   }
   return result;
 }
@@ -81,7 +81,7 @@ void resample(grid_view<const float> pixels,
       const grid_size cell{line / size[1], line % size[1], column};
       std::array<neighbours, 3> at;
       for (std::size_t axis = 0; axis < 3; ++axis) {
-        at[axis] = around(coordinate(map, axis, cell), pixels.size[axis], how);
+        at[axis] = around(coordinate(map, axis, cell), pixels.size[axis], how == interpolation::nearest);
       }
       for (std::size_t channel = 0; channel < out.channels; ++channel) {
         out.channel(channel)[line * size[2] + column] = sample(pixels.channel(channel), at[0], at[1], at[2]);

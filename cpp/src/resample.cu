@@ -18,7 +18,7 @@ struct affine {
 };
 
 __global__ void sample_cells(
-  const float* pixels, sides from, float* out, sides to, std::size_t channels, affine map, interpolation how)
+  const float* pixels, sides from, float* out, sides to, std::size_t channels, affine map, bool nearest)
 {
   using resampling::around;
   using resampling::coordinate;
@@ -29,9 +29,9 @@ __global__ void sample_cells(
     const std::size_t k = cell % to.columns;
     const std::size_t j = cell / to.columns % to.rows;
     const std::size_t i = cell / to.columns / to.rows;
-    const auto plane = around(coordinate(map.matrix[0], map.offset[0], i, j, k), from.planes, how);
-    const auto row = around(coordinate(map.matrix[1], map.offset[1], i, j, k), from.rows, how);
-    const auto column = around(coordinate(map.matrix[2], map.offset[2], i, j, k), from.columns, how);
+    const auto plane = around(coordinate(map.matrix[0], map.offset[0], i, j, k), from.planes, nearest);
+    const auto row = around(coordinate(map.matrix[1], map.offset[1], i, j, k), from.rows, nearest);
+    const auto column = around(coordinate(map.matrix[2], map.offset[2], i, j, k), from.columns, nearest);
     for (std::size_t channel = 0; channel < channels; ++channel) {
       out[channel * cells + cell] = sample(pixels + channel * channel_cells, plane, row, column);
     }
@@ -69,7 +69,7 @@ void resample(grid_view<const float> pixels,
          sides_of(out.size),
          out.channels,
          plain,
-         how);
+         how == interpolation::nearest);
 }
 
 }  // namespace fedmed::cuda

@@ -3,9 +3,7 @@
 #include <cmath>
 #include <cstddef>
 
-#include "fedmed/resample.hpp"
-
-// What resample and its twin do for one output cell, so that both round alike.
+// What the kernel and its twin do for one output cell, so that both round alike.
 #ifdef __CUDACC__
 #define FEDMED_EVERYWHERE __host__ __device__
 #else
@@ -21,13 +19,13 @@ struct neighbours {
   double weight;
 };
 
-FEDMED_EVERYWHERE inline neighbours around(double coordinate, std::size_t side, interpolation how) noexcept
+FEDMED_EVERYWHERE inline neighbours around(double coordinate, std::size_t side, bool nearest) noexcept
 {
   const double last = static_cast<double>(side - 1);
   const double inside = coordinate < 0.0 ? 0.0 : last < coordinate ? last : coordinate;
-  const double low = std::floor(how == interpolation::nearest ? inside + 0.5 : inside);
+  const double low = std::floor(nearest ? inside + 0.5 : inside);
   const auto cell = static_cast<std::size_t>(last < low ? last : low);
-  const double weight = how == interpolation::nearest ? 0.0 : inside - low;
+  const double weight = nearest ? 0.0 : inside - low;
   // A weight of 0 points at the same cell twice: its neighbour may hold anything.
   return {cell, weight > 0.0 ? cell + 1 : cell, weight};
 }
