@@ -17,7 +17,7 @@ BUILT_FROM := pyproject.toml constraints.txt CMakeLists.txt $(wildcard cmake/*) 
 	$(shell find cpp -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types cpp python clean distclean
+.PHONY: help demo test packages lint types cpp python clean distclean
 .DELETE_ON_ERROR:
 
 help:
@@ -26,7 +26,10 @@ help:
 demo: $(INSTALLED)
 	$(BIN)/fedmed-edge demo $(if $(DATA),--data "$(DATA)") $(ARGS)
 
-test: lint types cpp python
+test: packages lint types cpp python
+
+packages:
+	sh tests/packages.sh
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -40,7 +43,7 @@ types: $(INSTALLED)
 
 # The bindings too, so that warnings are errors in all of the C++; the CUDA twins for one device, to save time.
 cpp: export PATH := $(CURDIR)/$(BIN):$(PATH)
-cpp: $(INSTALLED)
+cpp: packages $(INSTALLED)
 	cmake --preset test -DFEDMED_PYTHON=ON -DPython_EXECUTABLE="$(CURDIR)/$(BIN)/python" \
 		-Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)" -DCMAKE_CUDA_ARCHITECTURES=90 >/dev/null
 	cmake --build --preset test

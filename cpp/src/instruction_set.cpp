@@ -34,9 +34,16 @@ instruction_set choose()
 bool is_supported(instruction_set set) noexcept
 {
 #if defined(__x86_64__)
+  // By feature, because older compilers do not know the levels by name. No processor has these and lacks the
+  // rest of its level.
+  const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                  __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
+  const bool v4 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                  __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+                  __builtin_cpu_supports("avx512vl");
   switch (set) {
-    case instruction_set::avx512: return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("fma");
-    case instruction_set::avx2: return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    case instruction_set::avx512: return v3 && v4;
+    case instruction_set::avx2: return v3;
     case instruction_set::baseline: return true;
   }
 #endif

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,5 +31,43 @@ def blend_windows(
     importance: npt.NDArray[np.float32],
     start: Sequence[int],
     threads: int,
+) -> None: ...
+def weighted_mean(
+    sources: list[str] | list[npt.NDArray[Any]],
+    weights: Sequence[int],
+    out: int | npt.NDArray[Any],
+    nan: str,
+    threads: int,
+) -> None: ...
+def clip_norm(
+    sources: list[str] | list[npt.NDArray[Any]],
+    weights: Sequence[int],
+    reference: str | npt.NDArray[Any],
+    max_norm: float,
+    norms: npt.NDArray[np.float64],
+    out: int | npt.NDArray[Any],
+    threads: int,
+) -> None: ...
+def median(
+    sources: list[str] | list[npt.NDArray[Any]], out: int | npt.NDArray[Any], nan: str, threads: int
+) -> None: ...
+def trimmed_mean(
+    sources: list[str] | list[npt.NDArray[Any]],
+    cut: int,
+    out: int | npt.NDArray[Any],
+    nan: str,
+    threads: int,
+) -> None: ...
+def pairwise_distances(
+    sources: list[str] | list[npt.NDArray[Any]],
+    distances: npt.NDArray[np.float64],
+    nan: str,
+    threads: int,
+) -> None: ...
+def running_mean_add(
+    sums: npt.NDArray[np.int64], values: npt.NDArray[Any], weight: int, bound: float, threads: int
+) -> None: ...
+def running_mean_finish(
+    sums: npt.NDArray[np.int64], bound: float, total: int, out: npt.NDArray[np.float32], threads: int
 ) -> None: ...
 def instruction_set() -> str: ...

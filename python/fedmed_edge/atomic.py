@@ -4,8 +4,9 @@ import contextlib
 import os
 import secrets
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from fedmed_edge.errors import InputError
 
@@ -33,11 +34,35 @@ def write_atomic(path: Path, content: bytes | Iterable[bytes | memoryview], *, m
         >>> (folder / "note").read_bytes()
         b'whole'
     """
+    with atomic_file(path, mode=mode) as file:
+        for piece in [content] if isinstance(content, bytes) else content:
+            file.write(piece)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
+    """The same for who writes piece by piece: `path` is there once the block has ended without an error.
+
+    Raises:
+        InputError: As `write_atomic`; an OSError within the block counts as one of the file.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> with atomic_file(folder / "note") as file:
+        ...     _ = file.write(b"whole")
+        >>> (folder / "note").read_bytes()
+        b'whole'
+    """
     _spare_private_key(path)
     temporary = path.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
     try:
         try:
-            _write(temporary, [content] if isinstance(content, bytes) else content, mode)
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+            with os.fdopen(descriptor, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
             temporary.replace(path)
             sync_folder(path.parent)
         except BaseException:  # Ctrl-C too must not leave the temporary file
@@ -80,15 +105,6 @@ def read_regular(path: Path, cap: int) -> bytes:
         raise InputError(f"{path}: no such file") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-def _write(path: Path, pieces: Iterable[bytes | memoryview], mode: int) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        for piece in pieces:
-            file.write(piece)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:

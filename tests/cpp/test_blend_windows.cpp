@@ -3,7 +3,7 @@
 #include <cmath>
 #include <vector>
 
-#include "check.hpp"
+#include "refusal.hpp"
 
 namespace {
 
@@ -49,23 +49,23 @@ std::vector<float> waves(std::size_t length, float phase)
 
 }  // namespace
 
-TEST(adds_a_window_where_it_stands)
+TEST(BlendWindows, AddsAWindowWhereItStands)
 {
   canvas one{1, {1, 2, 3}};
   one.blend({1, 2, 3, 4}, {1, 1, 2, 2}, {1, 2, 2}, {0, 0, 1});
-  CHECK((one.total == std::vector<float>{0, 1, 2, 0, 6, 8}));
-  CHECK((one.weight == std::vector<float>{0, 1, 1, 0, 2, 2}));
+  EXPECT_EQ(one.total, (std::vector<float>{0, 1, 2, 0, 6, 8}));
+  EXPECT_EQ(one.weight, (std::vector<float>{0, 1, 1, 0, 2, 2}));
 }
 
-TEST(leaves_out_what_hangs_over_the_end)
+TEST(BlendWindows, LeavesOutWhatHangsOverTheEnd)
 {
   canvas one{2, {2, 2, 2}};
   one.blend(std::vector<float>(2 * 27, 2.0F), std::vector<float>(27, 0.5F), {3, 3, 3}, {1, 0, 1});
-  CHECK((one.weight == std::vector<float>{0, 0, 0, 0, 0, 0.5F, 0, 0.5F}));
-  CHECK((one.total == std::vector<float>{0, 0, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 1, 0, 1}));
+  EXPECT_EQ(one.weight, (std::vector<float>{0, 0, 0, 0, 0, 0.5F, 0, 0.5F}));
+  EXPECT_EQ(one.total, (std::vector<float>{0, 0, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 1, 0, 1}));
 }
 
-TEST(gives_the_same_bits_on_any_number_of_threads)
+TEST(BlendWindows, GivesTheSameBitsOnAnyNumberOfThreads)
 {
   const grid_size sides{20, 60, 60};
   const std::vector<float> window = waves(4 * fedmed::cells(sides), 0.0F);
@@ -76,23 +76,25 @@ TEST(gives_the_same_bits_on_any_number_of_threads)
     one.blend(window, importance, sides, start, 1);
     many.blend(window, importance, sides, start, 3);
   }
-  CHECK(one.total == many.total);
-  CHECK(one.weight == many.weight);
+  EXPECT_EQ(one.total, many.total);
+  EXPECT_EQ(one.weight, many.weight);
 }
 
-TEST(refuses_what_does_not_fit)
+TEST(BlendWindows, RefusesWhatDoesNotFit)
 {
   std::vector<float> memory(64);
   const fedmed::grid_view<float> total{memory.data(), 2, {1, 2, 3}};
   const fedmed::grid_view<float> weight{memory.data(), 1, {1, 2, 3}};
   const fedmed::grid_view<const float> window{memory.data(), 2, {1, 2, 2}};
   const fedmed::grid_view<const float> importance{memory.data(), 1, {1, 2, 2}};
-  CHECK_THROWS(fedmed::blend_windows(total, {memory.data(), 1, {1, 3, 2}}, window, importance, {0, 0, 0}, 1),
-               "`weight` has sides (1, 3, 2), expected (1, 2, 3)");
-  CHECK_THROWS(fedmed::blend_windows(total, weight, window, {memory.data(), 1, {1, 2, 1}}, {0, 0, 0}, 1),
-               "`importance` has sides (1, 2, 1), expected (1, 2, 2)");
-  CHECK_THROWS(fedmed::blend_windows(total, weight, {memory.data(), 1, {1, 2, 2}}, importance, {0, 0, 0}, 1),
-               "`window` has 1 channels, expected 2");
-  CHECK_THROWS(fedmed::blend_windows(total, weight, window, importance, {0, 2, 0}, 1),
-               "`start` has (0, 2, 0), expected a cell of a grid of (1, 2, 3)");
+  EXPECT_REFUSAL(
+    fedmed::blend_windows(total, {memory.data(), 1, {1, 3, 2}}, window, importance, {0, 0, 0}, 1),
+    "`weight` has sides (1, 3, 2), expected (1, 2, 3)");
+  EXPECT_REFUSAL(fedmed::blend_windows(total, weight, window, {memory.data(), 1, {1, 2, 1}}, {0, 0, 0}, 1),
+                 "`importance` has sides (1, 2, 1), expected (1, 2, 2)");
+  EXPECT_REFUSAL(
+    fedmed::blend_windows(total, weight, {memory.data(), 1, {1, 2, 2}}, importance, {0, 0, 0}, 1),
+    "`window` has 1 channels, expected 2");
+  EXPECT_REFUSAL(fedmed::blend_windows(total, weight, window, importance, {0, 2, 0}, 1),
+                 "`start` has (0, 2, 0), expected a cell of a grid of (1, 2, 3)");
 }

@@ -3,7 +3,7 @@
 #include <cmath>
 #include <vector>
 
-#include "check.hpp"
+#include "refusal.hpp"
 
 namespace {
 
@@ -32,7 +32,7 @@ std::vector<float> ramp(std::size_t length)
 
 }  // namespace
 
-TEST(is_exact_on_whole_numbers)
+TEST(ChannelMoments, IsExactOnWholeNumbers)
 {
   for (const std::size_t length : {1UL, 15UL, 16UL, 17UL, 65535UL, 65536UL, 65537UL, 200000UL}) {
     const std::vector<float> values = ramp(3 * length);
@@ -44,13 +44,13 @@ TEST(is_exact_on_whole_numbers)
         sum += static_cast<double>(values[i]);
         square += static_cast<double>(values[i]) * static_cast<double>(values[i]);
       }
-      CHECK(got.sums[channel] == sum);
-      CHECK(got.squares[channel] == square);
+      EXPECT_EQ(got.sums[channel], sum);
+      EXPECT_EQ(got.squares[channel], square);
     }
   }
 }
 
-TEST(gives_the_same_bits_on_any_number_of_threads)
+TEST(ChannelMoments, GivesTheSameBitsOnAnyNumberOfThreads)
 {
   std::vector<float> values = ramp(600000);
   for (float& value : values) {
@@ -58,24 +58,24 @@ TEST(gives_the_same_bits_on_any_number_of_threads)
   }
   const result wanted = moments(values, 2, 1);
   for (const std::size_t threads : {2UL, 3UL, 16UL}) {
-    CHECK(moments(values, 2, threads) == wanted);
+    EXPECT_EQ(moments(values, 2, threads), wanted);
   }
 }
 
-TEST(gives_zero_for_no_values)
+TEST(ChannelMoments, GivesZeroForNoValues)
 {
   std::vector<double> sums(2, 5.0);
   std::vector<double> squares(2, 5.0);
   fedmed::channel_moments({nullptr, 2, 0}, sums, squares, 2);
-  CHECK(sums == std::vector<double>(2, 0.0));
-  CHECK(squares == std::vector<double>(2, 0.0));
+  EXPECT_EQ(sums, std::vector<double>(2, 0.0));
+  EXPECT_EQ(squares, std::vector<double>(2, 0.0));
 }
 
-TEST(refuses_what_does_not_fit)
+TEST(ChannelMoments, RefusesWhatDoesNotFit)
 {
   const std::vector<float> values(6);
   std::vector<double> two(2);
   std::vector<double> three(3);
-  CHECK_THROWS(fedmed::channel_moments({values.data(), 2, 3}, two, three, 1),
-               "have 2 and 3 elements, expected 2");
+  EXPECT_REFUSAL(fedmed::channel_moments({values.data(), 2, 3}, two, three, 1),
+                 "have 2 and 3 elements, expected 2");
 }

@@ -4,7 +4,7 @@
 #include <random>
 #include <vector>
 
-#include "check.hpp"
+#include "refusal.hpp"
 
 namespace {
 
@@ -65,7 +65,7 @@ constexpr instruction_set every_set[]{
 
 }  // namespace
 
-TEST(agrees_with_the_definition)
+TEST(ClassGram, AgreesWithTheDefinition)
 {
   for (const std::size_t columns : {1UL, 2UL, 7UL, 8UL, 12UL, 23UL, 24UL, 25UL, 48UL, 61UL, 97UL}) {
     for (const std::size_t rows : {1UL, 5UL, 191UL, 192UL, 193UL, 450UL}) {
@@ -73,35 +73,35 @@ TEST(agrees_with_the_definition)
       const std::vector<double> wanted = one.reference();
       const std::vector<double> got = one.sums(2, fedmed::chosen_instruction_set());
       for (std::size_t i = 0; i < wanted.size(); ++i) {
-        CHECK(std::abs(got[i] - wanted[i]) <= 1e-12 * static_cast<double>(rows) + 1e-12);
+        EXPECT_TRUE(std::abs(got[i] - wanted[i]) <= 1e-12 * static_cast<double>(rows) + 1e-12);
       }
     }
   }
 }
 
-TEST(gives_the_same_bits_on_any_number_of_threads_and_any_instruction_set)
+TEST(ClassGram, GivesTheSameBitsOnAnyNumberOfThreadsAndAnyInstructionSet)
 {
   const problem one{2500, 133, 3};
   const std::vector<double> wanted = one.sums(1, instruction_set::baseline);
   for (const instruction_set set : every_set) {
     for (const std::size_t threads : {1UL, 2UL, 3UL, 8UL}) {
-      CHECK(!fedmed::is_supported(set) || one.sums(threads, set) == wanted);
+      EXPECT_TRUE(!fedmed::is_supported(set) || one.sums(threads, set) == wanted);
     }
   }
 }
 
-TEST(is_exact_on_whole_numbers)
+TEST(ClassGram, IsExactOnWholeNumbers)
 {
   problem one{1000, 30, 1};
   for (float& element : one.rows) {
     element = std::round(element * 100.0F);
   }
   for (const instruction_set set : every_set) {
-    CHECK(!fedmed::is_supported(set) || one.sums(2, set) == one.reference());
+    EXPECT_TRUE(!fedmed::is_supported(set) || one.sums(2, set) == one.reference());
   }
 }
 
-TEST(leaves_a_class_alone_that_no_row_has)
+TEST(ClassGram, LeavesAClassAloneThatNoRowHas)
 {
   problem one{40, 9, 3};
   for (std::int32_t& label : one.classes) {
@@ -109,17 +109,17 @@ TEST(leaves_a_class_alone_that_no_row_has)
   }
   const std::vector<double> got = one.sums(2, fedmed::chosen_instruction_set());
   for (std::size_t i = 45; i < 90; ++i) {
-    CHECK(got[i] == 1.0);
+    EXPECT_EQ(got[i], 1.0);
   }
 }
 
-TEST(takes_no_rows)
+TEST(ClassGram, TakesNoRows)
 {
   const problem none{0, 4, 2};
-  CHECK(none.sums(2, fedmed::chosen_instruction_set()) == std::vector<double>(20, 1.0));
+  EXPECT_EQ(none.sums(2, fedmed::chosen_instruction_set()), std::vector<double>(20, 1.0));
 }
 
-TEST(refuses_what_does_not_fit)
+TEST(ClassGram, RefusesWhatDoesNotFit)
 {
   const std::vector<float> rows(6);
   std::vector<double> grams(12);
@@ -129,10 +129,10 @@ TEST(refuses_what_does_not_fit)
   const std::vector<std::int32_t> high{0, 2};
   const std::vector<std::int32_t> low{-2, 0};
   const std::vector<std::int32_t> three{0, 0, 0};
-  CHECK_THROWS(fedmed::class_gram(two_rows, three, two_grams, 1),
-               "has 3 elements, expected one for each of the 2");
-  CHECK_THROWS(fedmed::class_gram(two_rows, high, two_grams, 1), "has 2 at index 1, expected -1 to 1");
-  CHECK_THROWS(fedmed::class_gram(two_rows, low, two_grams, 1), "has -2 at index 0, expected -1 to 1");
-  CHECK_THROWS(fedmed::class_gram(two_rows, good, {grams.data(), 2, 5}, 1), "has 5 columns, expected 6");
-  CHECK_THROWS(fedmed::class_gram({rows.data(), 2, 0}, good, two_grams, 1), "has 0 columns");
+  EXPECT_REFUSAL(fedmed::class_gram(two_rows, three, two_grams, 1),
+                 "has 3 elements, expected one for each of the 2");
+  EXPECT_REFUSAL(fedmed::class_gram(two_rows, high, two_grams, 1), "has 2 at index 1, expected -1 to 1");
+  EXPECT_REFUSAL(fedmed::class_gram(two_rows, low, two_grams, 1), "has -2 at index 0, expected -1 to 1");
+  EXPECT_REFUSAL(fedmed::class_gram(two_rows, good, {grams.data(), 2, 5}, 1), "has 5 columns, expected 6");
+  EXPECT_REFUSAL(fedmed::class_gram({rows.data(), 2, 0}, good, two_grams, 1), "has 0 columns");
 }

@@ -4,7 +4,7 @@
 #include <limits>
 #include <vector>
 
-#include "check.hpp"
+#include "refusal.hpp"
 
 namespace {
 
@@ -41,40 +41,40 @@ std::vector<float> waves(std::size_t length)
 
 }  // namespace
 
-TEST(identity_returns_the_same_bits)
+TEST(Resample, IdentityReturnsTheSameBits)
 {
   const std::vector<float> pixels = waves(2 * 60);
   for (const interpolation how : {interpolation::linear, interpolation::nearest}) {
-    CHECK(sample(pixels, 2, {3, 4, 5}, scale(1, 0), {3, 4, 5}, how) == pixels);
+    EXPECT_EQ((sample(pixels, 2, {3, 4, 5}, scale(1, 0), {3, 4, 5}, how)), pixels);
   }
 }
 
-TEST(interpolates_between_neighbours)
+TEST(Resample, InterpolatesBetweenNeighbours)
 {
   const std::vector<float> cube{0, 1, 2, 3, 4, 5, 6, 7};
   const index_map middle{{{{0, 0, 0}, {0, 0, 0}, {0, 0, 0}}}, {0.5, 0.5, 0.5}};
-  CHECK(sample(cube, 1, {2, 2, 2}, middle, {1, 1, 1}, interpolation::linear)[0] == 3.5F);
-  CHECK(sample(cube, 1, {2, 2, 2}, middle, {1, 1, 1}, interpolation::nearest)[0] == 7.0F);
+  EXPECT_EQ((sample(cube, 1, {2, 2, 2}, middle, {1, 1, 1}, interpolation::linear)[0]), 3.5F);
+  EXPECT_EQ((sample(cube, 1, {2, 2, 2}, middle, {1, 1, 1}, interpolation::nearest)[0]), 7.0F);
 }
 
-TEST(moves_what_is_outside_onto_the_border)
+TEST(Resample, MovesWhatIsOutsideOntoTheBorder)
 {
   const std::vector<float> row{3, 5};
   const index_map far{{{{0, 0, 0}, {0, 0, 0}, {0, 0, 10}}}, {-4, 9, -5}};
   for (const interpolation how : {interpolation::linear, interpolation::nearest}) {
-    CHECK((sample(row, 1, {1, 1, 2}, far, {1, 1, 2}, how) == std::vector<float>{3, 5}));
+    EXPECT_EQ((sample(row, 1, {1, 1, 2}, far, {1, 1, 2}, how)), (std::vector<float>{3, 5}));
   }
 }
 
-TEST(does_not_read_a_cell_of_weight_zero)
+TEST(Resample, DoesNotReadACellOfWeightZero)
 {
   const float nothing = std::numeric_limits<float>::quiet_NaN();
   const std::vector<float> row{1, 2, nothing};
-  CHECK(
-    (sample(row, 1, {1, 1, 3}, scale(1, 0), {1, 1, 2}, interpolation::linear) == std::vector<float>{1, 2}));
+  EXPECT_EQ((sample(row, 1, {1, 1, 3}, scale(1, 0), {1, 1, 2}, interpolation::linear)),
+            (std::vector<float>{1, 2}));
 }
 
-TEST(gives_the_same_bits_whether_or_not_the_axes_mix_and_on_any_number_of_threads)
+TEST(Resample, GivesTheSameBitsWhetherOrNotTheAxesMixAndOnAnyNumberOfThreads)
 {
   const std::vector<float> pixels = waves(2 * 40 * 30 * 20);
   const index_map plain = scale(0.37, 1.3);
@@ -82,28 +82,28 @@ TEST(gives_the_same_bits_whether_or_not_the_axes_mix_and_on_any_number_of_thread
   mixed.matrix[0][2] = 1e-300;  // below the last bit of every coordinate, yet the general path
   const std::vector<float> wanted =
     sample(pixels, 2, {40, 30, 20}, plain, {50, 40, 30}, interpolation::linear, 1);
-  CHECK(sample(pixels, 2, {40, 30, 20}, plain, {50, 40, 30}, interpolation::linear, 3) == wanted);
-  CHECK(sample(pixels, 2, {40, 30, 20}, mixed, {50, 40, 30}, interpolation::linear, 1) == wanted);
-  CHECK(sample(pixels, 2, {40, 30, 20}, mixed, {50, 40, 30}, interpolation::linear, 3) == wanted);
+  EXPECT_EQ((sample(pixels, 2, {40, 30, 20}, plain, {50, 40, 30}, interpolation::linear, 3)), wanted);
+  EXPECT_EQ((sample(pixels, 2, {40, 30, 20}, mixed, {50, 40, 30}, interpolation::linear, 1)), wanted);
+  EXPECT_EQ((sample(pixels, 2, {40, 30, 20}, mixed, {50, 40, 30}, interpolation::linear, 3)), wanted);
 }
 
-TEST(refuses_what_does_not_fit)
+TEST(Resample, RefusesWhatDoesNotFit)
 {
   const std::vector<float> pixels(4);
   std::vector<float> out(8);
   const index_map same = scale(1, 0);
   const double inf = std::numeric_limits<double>::infinity();
   const auto linear = interpolation::linear;
-  CHECK_THROWS(fedmed::resample({pixels.data(), 1, {0, 2, 2}}, same, {out.data(), 1, {1, 2, 2}}, linear, 1),
-               "`pixels` is empty");
-  CHECK_THROWS(fedmed::resample({pixels.data(), 1, {1, 2, 2}}, same, {out.data(), 1, {1, 0, 2}}, linear, 1),
-               "`shape` is empty");
-  CHECK_THROWS(fedmed::resample({pixels.data(), 1, {1, 2, 2}}, same, {out.data(), 2, {1, 2, 2}}, linear, 1),
-               "has 2 channels, expected 1");
-  CHECK_THROWS(
+  EXPECT_REFUSAL(fedmed::resample({pixels.data(), 1, {0, 2, 2}}, same, {out.data(), 1, {1, 2, 2}}, linear, 1),
+                 "`pixels` is empty");
+  EXPECT_REFUSAL(fedmed::resample({pixels.data(), 1, {1, 2, 2}}, same, {out.data(), 1, {1, 0, 2}}, linear, 1),
+                 "`shape` is empty");
+  EXPECT_REFUSAL(fedmed::resample({pixels.data(), 1, {1, 2, 2}}, same, {out.data(), 2, {1, 2, 2}}, linear, 1),
+                 "has 2 channels, expected 1");
+  EXPECT_REFUSAL(
     fedmed::resample({pixels.data(), 1, {1, 2, 2}}, scale(inf, 0), {out.data(), 1, {1, 2, 2}}, linear, 1),
     "`matrix` has inf, expected finite values");
-  CHECK_THROWS(
+  EXPECT_REFUSAL(
     fedmed::resample({pixels.data(), 1, {1, 2, 2}}, scale(1, inf), {out.data(), 1, {1, 2, 2}}, linear, 1),
     "`offset` has inf, expected finite values");
 }

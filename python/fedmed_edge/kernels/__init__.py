@@ -5,9 +5,29 @@ Results do not depend on the number of threads, which is the environment variabl
 the number of processors. A plain NumPy definition of each kernel stands in its test.
 """
 
+from fedmed_edge.kernels.aggregation import (
+    RunningMean,
+    clip_norm,
+    median,
+    pairwise_distances,
+    trimmed_mean,
+    weighted_mean,
+)
 from fedmed_edge.kernels.gram import class_gram
 from fedmed_edge.kernels.grids import blend_windows, resample
 from fedmed_edge.kernels.moments import channel_moments
 from fedmed_edge.kernels.threads import thread_count
 
-__all__ = ["blend_windows", "channel_moments", "class_gram", "resample", "thread_count"]
+__all__ = [
+    "RunningMean",
+    "blend_windows",
+    "channel_moments",
+    "class_gram",
+    "clip_norm",
+    "median",
+    "pairwise_distances",
+    "resample",
+    "thread_count",
+    "trimmed_mean",
+    "weighted_mean",
+]

@@ -8,7 +8,19 @@ import numpy as np
 import pytest
 
 from fedmed_edge.errors import InputError
-from fedmed_edge.kernels import blend_windows, channel_moments, class_gram, resample, thread_count
+from fedmed_edge.kernels import (
+    RunningMean,
+    blend_windows,
+    channel_moments,
+    class_gram,
+    clip_norm,
+    median,
+    pairwise_distances,
+    resample,
+    thread_count,
+    trimmed_mean,
+    weighted_mean,
+)
 
 
 def everything() -> list[bytes]:
@@ -26,7 +38,18 @@ def everything() -> list[bytes]:
     total, weight = np.zeros((3, 50, 90, 95), np.float32), np.zeros((50, 90, 95), np.float32)
     for start in ((0, 0, 0), (10, 10, 5), (30, 20, 20)):
         blend_windows(total, weight, maps, maps[0], start)
+    models = list(rng.normal(size=(5, 150_000)).astype(np.float32))
+    made = [np.empty_like(models[0]) for _ in range(5)]
+    weighted_mean(models, [1, 2, 3, 4, 5], made[0])
+    median(models, made[1])
+    trimmed_mean(models, 1, made[2])
+    clip_norm(models, [1, 2, 3, 4, 5], made[3], reference=models[2], max_norm=400.0)
+    mean = RunningMean(150_000, bound=10)
+    mean.add(models[0], 3)
+    mean.result(made[4])
     results = [
+        *made,
+        pairwise_distances(models),
         grams,
         sums,
         squares,

@@ -1,0 +1,321 @@
+#include "blocks.hpp"
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <system_error>
+
+#include "elements.hpp"
+#include "fedmed/fork_join.hpp"
+
+namespace fedmed {
+namespace {
+
+// Streams that the processor's prefetchers follow; beyond it rows are copied one after the other.
+constexpr std::size_t streams = 16;
+constexpr std::size_t memory_budget = std::size_t{32} << 20;
+constexpr std::size_t largest_task = std::size_t{1} << 16;
+constexpr std::size_t smallest_task = 1024;
+// Bytes of copied rows: they stay in the second-level cache.
+constexpr std::size_t buffer_bytes = std::size_t{256} << 10;
+// Rows that begin a power of two apart would fall on the same few cache lines.
+constexpr std::size_t row_gap = 64;
+constexpr std::size_t largest_block = 2048;
+constexpr std::size_t smallest_block = 128;
+// Values below which a second thread costs more than it brings.
+constexpr std::size_t work_for_threads = std::size_t{1} << 18;
+
+std::size_t task_length(const sources& models, std::size_t threads) noexcept
+{
+  const std::size_t fitting = memory_budget / (models.count() * sizeof(float) * threads);
+  return std::clamp(fitting / block_lanes * block_lanes, smallest_task, largest_task);
+}
+
+std::vector<stretch> tasks_of(const sources& models, std::size_t length)
+{
+  std::vector<stretch> tasks;
+  for (std::size_t part = 0; part < models.parts().size(); ++part) {
+    const std::size_t elements = models.parts()[part].tensor.length;
+    for (std::size_t first = 0; first < elements; first += length) {
+      tasks.push_back({part, first, std::min(length, elements - first)});
+    }
+  }
+  return tasks;
+}
+
+/// What went wrong in a call; of several the first by place, whichever thread saw it first.
+class faults {
+ public:
+  void not_finite(const std::array<std::size_t, 3>& place, float value)
+  {
+    const std::scoped_lock lock{mutex_};
+    if (!first_ || place < *first_) {
+      first_ = place;
+      value_ = value;
+    }
+  }
+
+  void not_written(int error) noexcept { error_ = error; }
+
+  void rethrow(const sources& models, const std::string& kernel, nan_policy nan) const
+  {
+    if (error_ != 0) {
+      throw std::system_error(error_, std::generic_category());
+    }
+    FEDMED_EXPECTS(!first_ || nan == nan_policy::propagate,
+                   kernel + ": " + models.describe((*first_)[2], (*first_)[0], (*first_)[1]) + " has " +
+                     (std::isnan(value_) ? "nan" : "inf") + ", expected finite values");
+  }
+
+ private:
+  std::mutex mutex_;
+  std::optional<std::array<std::size_t, 3>> first_;
+  float value_ = 0.0F;
+  std::atomic<int> error_ = 0;
+};
+
+/// One thread's memory for its tasks.
+struct workspace {
+  block_rows rows;
+  std::vector<float> made;
+  std::vector<std::byte> written;
+  std::vector<float> values;
+};
+
+/// Workspaces for as many tasks as run at once.
+class workspaces {
+ public:
+  workspaces(const sources& models, const block_kernel& kernel, std::size_t threads, std::size_t task)
+  {
+    const std::size_t fitting = buffer_bytes / (models.count() * sizeof(float)) / block_lanes * block_lanes;
+    const std::size_t block = std::min(std::clamp(fitting, smallest_block, largest_block), task);
+    for (std::size_t i = 0; i < threads; ++i) {
+      free_.push_back(
+        std::make_unique<workspace>(workspace{block_rows{models, block, kernel.in_place},
+                                              std::vector<float>(task),
+                                              std::vector<std::byte>(task * sizeof(std::int64_t)),
+                                              std::vector<float>(models.count())}));
+    }
+  }
+
+  std::unique_ptr<workspace> take()
+  {
+    const std::scoped_lock lock{mutex_};
+    std::unique_ptr<workspace> one = std::move(free_.back());
+    free_.pop_back();
+    return one;
+  }
+
+  void give_back(std::unique_ptr<workspace> one)
+  {
+    const std::scoped_lock lock{mutex_};
+    free_.push_back(std::move(one));
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<workspace>> free_;
+};
+
+/// One thread's way through one task.
+class task_run {
+ public:
+  task_run(const sources& models,
+           const block_kernel& kernel,
+           const model_output& out,
+           nan_policy nan,
+           faults& found,
+           workspace& memory) noexcept
+    : models_{models}, kernel_{kernel}, out_{out}, nan_{nan}, faults_{found}, memory_{memory}
+  {
+  }
+
+  void run(const stretch& task)
+  {
+    const element_type type = models_.parts()[task.part].tensor.type;
+    std::byte* const target = out_.memory() == nullptr ? nullptr : out_.memory() + task.first * size_of(type);
+    const std::byte* made = memory_.written.data();
+    if (type == element_type::int64) {
+      counters(task, memory_.written.data());
+    } else if (type == element_type::float32) {
+      floats(task, target == nullptr ? memory_.made.data() : reinterpret_cast<float*>(target));
+      made = reinterpret_cast<const std::byte*>(memory_.made.data());
+    } else {
+      floats(task, memory_.made.data());
+      narrow(type, memory_.made.data(), task.count, target == nullptr ? memory_.written.data() : target);
+    }
+    models_.release(task.part, task.first, task.count);
+    if (target == nullptr) {
+      if (const int error = out_.write(task.part, task.first, {made, task.count * size_of(type)});
+          error != 0) {
+        faults_.not_written(error);
+      }
+    }
+  }
+
+ private:
+  void counters(const stretch& task, std::byte* to) const noexcept
+  {
+    for (std::size_t i = 0; i < task.count; ++i) {
+      std::int64_t largest = std::numeric_limits<std::int64_t>::min();
+      for (const std::byte* values : models_.parts()[task.part].values) {
+        std::int64_t value;
+        std::memcpy(&value, values + (task.first + i) * sizeof value, sizeof value);
+        largest = std::max(largest, value);
+      }
+      std::memcpy(to + i * sizeof largest, &largest, sizeof largest);
+    }
+  }
+
+  void floats(const stretch& task, float* to)
+  {
+    for (std::size_t at = 0; at < task.count;) {
+      const stretch block{
+        task.part, task.first + at, memory_.rows.length_of_block(task.part, task.count - at)};
+      const std::size_t padded = memory_.rows.read(block);
+      std::array<float, largest_block> end;
+      float* made = padded == block.count ? to + at : end.data();
+      if (!kernel_.block(memory_.rows, block, padded, made)) {
+        repair(block, made);
+      }
+      if (made == end.data()) {
+        std::memcpy(to + at, made, block.count * sizeof(float));
+      }
+      at += block.count;
+    }
+  }
+
+  /// Once more, with zeros where a value is not finite; then those elements on their own.
+  void repair(const stretch& all, float* made)
+  {
+    const source_part& part = models_.parts()[all.part];
+    std::vector<float>& values = memory_.values;
+    for (std::size_t at = 0; at < all.count; at += memory_.rows.largest()) {
+      const stretch block{all.part, all.first + at, std::min(memory_.rows.largest(), all.count - at)};
+      const std::size_t padded = memory_.rows.read(block, true);
+      std::array<bool, largest_block> finite;
+      for (std::size_t i = 0; i < block.count; ++i) {
+        float* value = memory_.rows.buffer() + i;
+        finite[i] = true;
+        for (std::size_t source = 0; source < values.size(); ++source, value += memory_.rows.stride()) {
+          if (!std::isfinite(*value)) {
+            finite[i] = false;
+            faults_.not_finite({block.part, block.first + i, source}, *value);
+            *value = 0.0F;
+          }
+        }
+      }
+      if (nan_ == nan_policy::refuse) {
+        continue;
+      }
+      std::array<float, largest_block> result;
+      kernel_.block(memory_.rows, block, padded, result.data());
+      for (std::size_t i = 0; i < block.count; ++i) {
+        if (!finite[i]) {
+          for (std::size_t source = 0; source < values.size(); ++source) {
+            widen(part.tensor.type,
+                  part.values[source] + (block.first + i) * size_of(part.tensor.type),
+                  1,
+                  &values[source]);
+          }
+          result[i] = special(values);
+        }
+      }
+      std::memcpy(made + at, result.data(), block.count * sizeof(float));
+    }
+  }
+
+  float special(std::vector<float>& values) const
+  {
+    const bool nan = std::any_of(values.begin(), values.end(), [](float value) { return std::isnan(value); });
+    const float result = nan ? 0.0F : kernel_.element(values);
+    return nan || std::isnan(result) ? std::numeric_limits<float>::quiet_NaN() : result;
+  }
+
+  const sources& models_;
+  const block_kernel& kernel_;
+  const model_output& out_;
+  nan_policy nan_;
+  faults& faults_;
+  workspace& memory_;
+};
+
+}  // namespace
+
+block_rows::block_rows(const sources& models, std::size_t largest, bool copied)
+  : models_{models},
+    copied_{copied},
+    largest_{(largest + block_lanes - 1) / block_lanes * block_lanes},
+    stride_{largest_ + row_gap},
+    buffer_(stride_ / block_lanes * models.count()),
+    rows_(models.count())
+{
+}
+
+bool block_rows::stands_so(std::size_t part) const noexcept
+{
+  return models_.parts()[part].tensor.type == element_type::float32 && models_.count() <= streams && !copied_;
+}
+
+std::size_t block_rows::length_of_block(std::size_t part, std::size_t left) const noexcept
+{
+  const std::size_t whole = left / block_lanes * block_lanes;
+  return stands_so(part) && whole > 0 ? whole : std::min(left, largest_);
+}
+
+std::size_t block_rows::read(const stretch& block, bool copied) noexcept
+{
+  const source_part& part = models_.parts()[block.part];
+  const std::size_t width = size_of(part.tensor.type);
+  const std::size_t padded = (block.count + block_lanes - 1) / block_lanes * block_lanes;
+  const bool in_place = padded == block.count && stands_so(block.part) && !copied;
+  for (std::size_t source = 0; source < rows_.size(); ++source) {
+    const std::byte* values = part.values[source] + block.first * width;
+    if (in_place) {
+      rows_[source] = values;
+      continue;
+    }
+    float* row = buffer() + source * stride_;
+    widen(part.tensor.type, values, block.count, row);
+    std::fill(row + block.count, row + padded, 0.0F);
+    rows_[source] = row;
+  }
+  return padded;
+}
+
+std::size_t threads_within_memory(const sources& models, std::size_t threads) noexcept
+{
+  std::size_t values = 0;
+  for (const source_part& part : models.parts()) {
+    values += part.tensor.length * models.count();
+  }
+  const std::size_t most = memory_budget / (models.count() * sizeof(float) * smallest_task);
+  return values < work_for_threads ? 1 : std::clamp(threads, std::size_t{1}, most);
+}
+
+void for_each_block(const sources& models,
+                    const block_kernel& kernel,
+                    const model_output& out,
+                    nan_policy nan,
+                    std::size_t threads)
+{
+  const std::size_t used = threads_within_memory(models, threads);
+  const std::size_t length = task_length(models, used);
+  const std::vector<stretch> tasks = tasks_of(models, length);
+  workspaces memory{models, kernel, used, length};
+  faults found;
+  fork_join(used, tasks.size(), [&](std::size_t task) {
+    std::unique_ptr<workspace> mine = memory.take();
+    task_run{models, kernel, out, nan, found, *mine}.run(tasks[task]);
+    memory.give_back(std::move(mine));
+  });
+  found.rethrow(models, kernel.name, nan);
+}
+
+}  // namespace fedmed

@@ -1,0 +1,207 @@
+#include "fedmed/pairwise_distances.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "blocks.hpp"
+#include "elements.hpp"
+#include "fedmed/fork_join.hpp"
+#include "pairwise_distances_tile.hpp"
+
+namespace fedmed {
+namespace {
+
+// Both are part of the definition: other numbers give other last bits.
+constexpr std::size_t block_length = 512;
+constexpr std::size_t chunk_length = std::size_t{1} << 15;
+// Bytes of sums that chunks in work may hold, one set a thread; and bytes of their pages.
+constexpr std::size_t memory_budget = std::size_t{32} << 20;
+
+pairwise_distances_tile::run run_of([[maybe_unused]] instruction_set set) noexcept
+{
+#if defined(__x86_64__)
+  switch (set) {
+    case instruction_set::avx512: return pairwise_distances_tile::avx512();
+    case instruction_set::avx2: return pairwise_distances_tile::avx2();
+    case instruction_set::baseline: break;
+  }
+#endif
+  return pairwise_distances_tile::baseline();
+}
+
+/// In halves, whatever the instruction set.
+double sum_of(const double* lanes) noexcept
+{
+  std::array<double, pairwise_distances_tile::sum_lanes> sums;
+  std::copy(lanes, lanes + sums.size(), sums.begin());
+  for (std::size_t half = sums.size() / 2; half > 0; half /= 2) {
+    for (std::size_t i = 0; i < half; ++i) {
+      sums[i] += sums[i + half];
+    }
+  }
+  return sums[0];
+}
+
+std::vector<stretch> chunks_of(const sources& models)
+{
+  std::vector<stretch> chunks;
+  for (std::size_t part = 0; part < models.parts().size(); ++part) {
+    if (models.parts()[part].tensor.type == element_type::int64) {
+      continue;
+    }
+    const std::size_t elements = models.parts()[part].tensor.length;
+    for (std::size_t first = 0; first < elements; first += chunk_length) {
+      chunks.push_back({part, first, std::min(chunk_length, elements - first)});
+    }
+  }
+  return chunks;
+}
+
+/// The next block of every model on its way to the cache: each begins on a page that the processor has not seen.
+void fetch_ahead(const sources& models, const stretch& block) noexcept
+{
+  constexpr std::size_t line = 64;
+  const std::size_t bytes = block_length * size_of(models.parts()[block.part].tensor.type);
+  for (const std::byte* values : models.parts()[block.part].values) {
+    const std::byte* next = values + (block.first + block_length) * (bytes / block_length);
+    for (std::size_t at = 0; at < bytes; at += line) {
+      __builtin_prefetch(next + at, 0, 2);
+    }
+  }
+}
+
+/// Σ over all chunks, in their order, of what `add` makes of the blocks of a chunk.
+/// @param columns sums that a chunk has
+template <typename AddT>
+std::vector<double> sum_over_chunks(const sources& models,
+                                    std::size_t columns,
+                                    std::size_t threads,
+                                    const AddT& add)
+{
+  const std::vector<stretch> chunks = chunks_of(models);
+  const std::size_t lanes = columns * pairwise_distances_tile::sum_lanes;
+  const std::size_t fitting = std::max<std::size_t>(1, memory_budget / (lanes * sizeof(double) + 1));
+  const std::size_t wave = std::min(threads_within_memory(models, threads), fitting);
+  // Copied to whole cache lines: each row is read against all others.
+  std::vector<block_rows> rows(wave, block_rows{models, block_length, false});
+  std::vector<double> parts(wave * lanes);
+  // Pages are given back chunk by chunk; block by block where chunks of so many models would be too much.
+  const bool late = wave * models.count() * chunk_length * sizeof(float) <= memory_budget;
+  std::vector<double> total(columns, 0.0);
+  for (std::size_t first = 0; first < chunks.size(); first += wave) {
+    const std::size_t now = std::min(wave, chunks.size() - first);
+    std::fill(parts.begin(), parts.end(), 0.0);
+    fork_join(now, now, [&](std::size_t task) {
+      const stretch& chunk = chunks[first + task];
+      for (std::size_t at = 0; at < chunk.count; at += block_length) {
+        const stretch block{chunk.part, chunk.first + at, std::min(block_length, chunk.count - at)};
+        const std::size_t padded = rows[task].read(block);
+        fetch_ahead(models, block);
+        add(rows[task], block, padded, parts.data() + task * lanes);
+        if (!late) {
+          models.release(block.part, block.first, block.count);
+        }
+      }
+      if (late) {
+        models.release(chunk.part, chunk.first, chunk.count);
+      }
+    });
+    for (std::size_t task = 0; task < now; ++task) {
+      for (std::size_t i = 0; i < columns; ++i) {
+        total[i] += sum_of(parts.data() + task * lanes + i * pairwise_distances_tile::sum_lanes);
+      }
+    }
+  }
+  return total;
+}
+
+void refuse_not_finite(const sources& models, const std::string& kernel)
+{
+  for (const stretch& chunk : chunks_of(models)) {
+    const source_part& part = models.parts()[chunk.part];
+    for (std::size_t source = 0; source < models.count(); ++source) {
+      for (std::size_t i = chunk.first; i < chunk.first + chunk.count; ++i) {
+        float value = 0.0F;
+        widen(part.tensor.type, part.values[source] + i * size_of(part.tensor.type), 1, &value);
+        FEDMED_EXPECTS(std::isfinite(value),
+                       kernel + ": " + models.describe(source, chunk.part, i) + " has " +
+                         (std::isnan(value) ? "nan" : "inf") + ", expected finite values");
+      }
+    }
+    models.release(chunk.part, chunk.first, chunk.count);
+  }
+}
+
+double distance_of(double square) noexcept
+{
+  return std::isnan(square) ? std::numeric_limits<double>::quiet_NaN() : std::sqrt(square);
+}
+
+bool all_finite(std::span<const double> values)
+{
+  return std::all_of(values.begin(), values.end(), [](double value) { return std::isfinite(value); });
+}
+
+}  // namespace
+
+void pairwise_distances(const sources& models,
+                        matrix_view<double> distances,
+                        nan_policy nan,
+                        std::size_t threads,
+                        instruction_set set)
+{
+  check_pairwise_distances(models, distances);
+  const pairwise_distances_tile::run run = run_of(set);
+  const std::size_t count = models.count();
+  const std::vector<double> squares =
+    sum_over_chunks(models,
+                    count * (count - 1) / 2,
+                    threads,
+                    [&](block_rows& rows, const stretch&, std::size_t padded, double* sums) {
+                      for (std::size_t i = 0; i + 1 < count;
+                           sums += (count - 1 - i) * pairwise_distances_tile::sum_lanes, ++i) {
+                        run(rows.rows()[i], rows.rows() + i + 1, count - 1 - i, padded, sums);
+                      }
+                    });
+  if (nan == nan_policy::refuse && (!all_finite(squares) || count == 1)) {
+    refuse_not_finite(models, "pairwise_distances");
+  }
+  auto square = squares.begin();
+  for (std::size_t i = 0; i < count; ++i) {
+    distances.row(i)[i] = 0.0;
+    for (std::size_t j = i + 1; j < count; ++j) {
+      distances.row(i)[j] = distances.row(j)[i] = distance_of(*square++);
+    }
+  }
+}
+
+void distances_to(const sources& models,
+                  const sources& reference,
+                  std::span<double> distances,
+                  std::size_t threads,
+                  instruction_set set)
+{
+  const pairwise_distances_tile::run run = run_of(set);
+  const std::size_t count = models.count();
+  const std::vector<double> squares = sum_over_chunks(
+    models, count, threads, [&](block_rows& rows, const stretch& block, std::size_t padded, double* sums) {
+      const source_part& part = reference.parts()[block.part];
+      alignas(64) std::array<float, block_length> base{};
+      widen(part.tensor.type,
+            part.values.front() + block.first * size_of(part.tensor.type),
+            block.count,
+            base.data());
+      run(base.data(), rows.rows(), count, padded, sums);
+      reference.release(block.part, block.first, block.count);
+    });
+  if (!all_finite(squares)) {
+    refuse_not_finite(reference, "clip_norm");
+    refuse_not_finite(models, "clip_norm");
+  }
+  std::transform(squares.begin(), squares.end(), distances.begin(), distance_of);
+}
+
+}  // namespace fedmed
