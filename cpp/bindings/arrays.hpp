@@ -85,4 +85,19 @@ inline void check_grid_axes(const py::array& array, py::ssize_t before, const st
   return grid_of(std::span{shape}.subspan(static_cast<std::size_t>(before)));
 }
 
+/// A cell of a grid of two or three axes, given as one number an axis.
+[[nodiscard]] inline grid_size cell_of(const std::vector<py::ssize_t>& start,
+                                       py::ssize_t axes,
+                                       const std::string& where)
+{
+  FEDMED_EXPECTS(static_cast<py::ssize_t>(start.size()) == axes,
+                 where + " has " + shape_text(start) + ", expected " + std::to_string(axes) + " numbers");
+  std::vector<std::size_t> cell;
+  for (const py::ssize_t index : start) {
+    FEDMED_EXPECTS(index >= 0, where + " has " + shape_text(start) + ", expected none below 0");
+    cell.push_back(static_cast<std::size_t>(index));
+  }
+  return cell.size() == 2 ? grid_size{0, cell[0], cell[1]} : grid_size{cell[0], cell[1], cell[2]};
+}
+
 }  // namespace fedmed::bindings

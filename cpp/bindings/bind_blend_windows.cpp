@@ -7,19 +7,6 @@
 namespace fedmed::bindings {
 namespace {
 
-grid_size start_of(const std::vector<py::ssize_t>& start, py::ssize_t axes)
-{
-  FEDMED_EXPECTS(
-    static_cast<py::ssize_t>(start.size()) == axes,
-    "blend_windows: `start` has " + shape_text(start) + ", expected " + std::to_string(axes) + " numbers");
-  std::vector<std::size_t> cell;
-  for (const py::ssize_t index : start) {
-    FEDMED_EXPECTS(index >= 0, "blend_windows: `start` has " + shape_text(start) + ", expected none below 0");
-    cell.push_back(static_cast<std::size_t>(index));
-  }
-  return cell.size() == 2 ? grid_size{0, cell[0], cell[1]} : grid_size{cell[0], cell[1], cell[2]};
-}
-
 void call(py::array& total,
           py::array& weight,
           const py::array& window,
@@ -38,7 +25,7 @@ void call(py::array& total,
     input<float>(window, "blend_windows: `window`"), side(window, 0), grid_of(window, 1)};
   const grid_view<const float> importance_view{
     input<float>(importance, "blend_windows: `importance`"), 1, grid_of(importance, 0)};
-  const grid_size cell = start_of(start, total.ndim() - 1);
+  const grid_size cell = cell_of(start, total.ndim() - 1, "blend_windows: `start`");
   // From here on no Python object is touched.
   const py::gil_scoped_release release;
   blend_windows(total_view, weight_view, window_view, importance_view, cell, threads);

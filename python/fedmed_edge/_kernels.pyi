@@ -12,6 +12,14 @@ def class_gram(
 ) -> None: ...
 def channel_moments(
     maps: npt.NDArray[np.float32],
+    channel_axis: int,
+    sums: npt.NDArray[np.float64],
+    squares: npt.NDArray[np.float64],
+    threads: int,
+) -> None: ...
+def amplitude_moments(
+    pixels: npt.NDArray[np.float32],
+    floor: float,
     sums: npt.NDArray[np.float64],
     squares: npt.NDArray[np.float64],
     threads: int,
@@ -69,5 +77,11 @@ def running_mean_add(
 ) -> None: ...
 def running_mean_finish(
     sums: npt.NDArray[np.int64], bound: float, total: int, out: npt.NDArray[np.float32], threads: int
+) -> None: ...
+def argmax_slab(
+    total: npt.NDArray[np.float32],
+    start: Sequence[int],
+    out: npt.NDArray[np.uint8],
+    threads: int,
 ) -> None: ...
 def instruction_set() -> str: ...

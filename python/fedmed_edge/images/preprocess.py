@@ -14,7 +14,7 @@ import numpy.typing as npt
 from fedmed_edge.errors import InputError
 from fedmed_edge.images.geometry import world_axes
 from fedmed_edge.images.image import VOXEL_CAP, Float32, Float64, Image, UInt8, sides
-from fedmed_edge.kernels import resample
+from fedmed_edge.kernels import argmax_slab, resample
 from fedmed_edge.recipe import Intensity, Recipe
 
 # Label of grid points that are padding: no class, left out of training and of statistics.
@@ -123,7 +123,7 @@ def restore(probabilities: Float32, prepared: Prepared) -> UInt8:
         slab = (min(thickness, shape[0] - start), *shape[1:])
         first = np.array([start, *[0] * (len(shape) - 1)])
         sampled = resample(values, inverse, inverse @ (first - offset), slab, mode="linear")
-        labels[start : start + slab[0]] = sampled.argmax(axis=0)
+        argmax_slab(sampled, labels[start : start + slab[0]])
     return labels
 
 

@@ -1,4 +1,4 @@
-"""The compiled kernels, one typed function each; the only importer of `_kernels`.
+"""The kernels, one typed function each; the only importer of `_kernels`.
 
 Arrays go in as they are: a wrong dtype, shape or memory order is refused (`ValueError`), never converted.
 Results do not depend on the number of threads, which is the environment variable `FEDMED_THREADS` or else
@@ -14,8 +14,15 @@ from fedmed_edge.kernels.aggregation import (
     weighted_mean,
 )
 from fedmed_edge.kernels.gram import class_gram
-from fedmed_edge.kernels.grids import blend_windows, resample
-from fedmed_edge.kernels.moments import channel_moments
+from fedmed_edge.kernels.grids import argmax_slab, blend_windows, resample
+from fedmed_edge.kernels.moments import amplitude_moments, channel_moments
+from fedmed_edge.kernels.ridge import (
+    RidgeSolution,
+    diagonal_positions,
+    held_out_losses,
+    ridge_solve,
+    upper_triangle,
+)
 from fedmed_edge.kernels.threads import thread_count
 
 __all__ = [
@@ -30,4 +37,16 @@ __all__ = [
     "thread_count",
     "trimmed_mean",
     "weighted_mean",
+    "RidgeSolution",
+    "amplitude_moments",
+    "argmax_slab",
+    "blend_windows",
+    "channel_moments",
+    "class_gram",
+    "diagonal_positions",
+    "held_out_losses",
+    "resample",
+    "ridge_solve",
+    "thread_count",
+    "upper_triangle",
 ]

@@ -11,6 +11,7 @@ from fedmed_edge.kernels.device import with_twin
 from fedmed_edge.kernels.threads import thread_count
 
 Float32 = npt.NDArray[np.float32]
+UInt8 = npt.NDArray[np.uint8]
 
 
 @with_twin("pixels", "out")
@@ -97,3 +98,28 @@ def blend_windows(
         ([[[0.0, 0.0, 2.0]]], [[0.0, 0.0, 0.5]])
     """
     _kernels.blend_windows(total, weight, window, importance, [int(i) for i in start], thread_count())
+
+
+def argmax_slab(total: Float32, out: UInt8, start: Sequence[int] | None = None) -> None:
+    """Write the channel of the largest value of each cell, for a part of a grid.
+
+    ``out[i] = argmax(total[:, start + i])``, the first of equal ones; a NaN is larger than nothing. The
+    weight that `blend_windows` adds up is one for all channels of a cell and changes no answer, so that
+    totals need not be divided by it. No memory beside the two arrays.
+
+    Args:
+        total: (K, *grid) float32 of 2 or 3 spatial axes, K from 1 to 256.
+        out: (*part) uint8, no larger than the grid; overwritten.
+        start: Grid index where `out` begins, one number an axis; default: the first.
+
+    Raises:
+        ValueError: An array has another dtype, shape or memory order, or `out` reaches beyond the grid.
+
+    Example:
+        >>> out = np.empty((1, 2), np.uint8)
+        >>> argmax_slab(np.array([[[0, 3], [4, 1]], [[2, 2], [3, 5]]], np.float32), out, (1, 0))
+        >>> out.tolist()
+        [[0, 1]]
+    """
+    first = [0] * out.ndim if start is None else [int(i) for i in start]
+    _kernels.argmax_slab(total, first, out, thread_count())

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from fedmed_edge.model.solve import diagonal_positions, upper_triangle
+from fedmed_edge.kernels import held_out_losses, upper_triangle
 from fedmed_edge.model.sums import Normal, Part, SiteSums, Weighted, class_weights, normal_equations
 from fedmed_edge.statistics.feature_statistics import Array64
 
@@ -26,20 +26,21 @@ class Held:
 
     Attributes:
         upper: (D, D) upper triangle of Σ_k w_k class_grams, zeros below.
-        diagonal: (D,) of the same.
         cross: (D, C).
         constant: Σ_k w_k N_k, which is also the error of a head of zeros.
     """
 
     upper: Array64 = field(repr=False)
-    diagonal: Array64 = field(repr=False)
     cross: Array64 = field(repr=False)
     constant: float
 
     def error(self, head: Array64) -> float:
         """Σ_k w_k Σ ‖zH − e_k‖² over the rows, for a head (D, C)."""
-        square = 2.0 * np.sum(head * (self.upper @ head)) - np.sum(self.diagonal[:, None] * head * head)
-        return float(self.constant - 2.0 * np.sum(self.cross * head) + square)
+        return float(self.errors(head[None])[0])
+
+    def errors(self, heads: Array64) -> Array64:
+        """(R,) the same of several heads (R, D, C)."""
+        return held_out_losses(heads, self.upper, self.cross, self.constant)
 
 
 def hold(part: Part, weights: Array64) -> Held:
@@ -53,7 +54,7 @@ def hold(part: Part, weights: Array64) -> Held:
     width = part.sums.shape[1]
     cross = np.zeros((width, len(weights)))
     cross[:, part.present] = (share[:, None] * part.sums).T
-    return Held(upper_triangle(gram), gram[diagonal_positions(width)], cross, float(share @ part.counts))
+    return Held(upper_triangle(gram), cross, float(share @ part.counts))
 
 
 def held_out_error(head: Array64, part: Part, weights: Array64) -> float:
@@ -169,7 +170,7 @@ def site_errors(
         if not known[site.total.present].any():
             continue
         held = hold(site.total, known)
-        errors[site.site] = np.array([held.error(normal.head(ridge)) for ridge in ridges])
+        errors[site.site] = held.errors(normal.heads(ridges))
     return errors
 
 
@@ -188,11 +189,11 @@ def fold_errors(
     errors = {}
     for fold in sorted({fold for site in sites for fold in site.folds}):
         normal = normal_without_fold(sites, weights, fold)
-        heads = [normal.head(ridge) for ridge in ridges]
+        heads = normal.heads(ridges)
         total = np.zeros(len(ridges))
         for site in sites:
             if fold in site.folds:
                 held = hold(site.fold(fold), every)
-                total += [held.error(head) for head in heads]
+                total += held.errors(heads)
         errors[fold] = total
     return errors

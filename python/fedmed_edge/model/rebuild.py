@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedmed_edge.errors import InputError
+from fedmed_edge.kernels import diagonal_positions
 from fedmed_edge.model.distance import known_threshold
 from fedmed_edge.model.global_model import GlobalModel
 from fedmed_edge.model.heldout import (
@@ -34,7 +35,7 @@ from fedmed_edge.model.posterior import (
     fit_posterior,
     gaussians,
 )
-from fedmed_edge.model.solve import diagonal_positions, on_one_thread, solve_ridge
+from fedmed_edge.model.solve import on_one_thread, solve_ridge
 from fedmed_edge.model.sums import Normal, Part, SiteSums, class_weights, in_order, read_sums
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.statistics.calibration import best_temperature

@@ -1,21 +1,22 @@
 """The few solves that all else is made of, on one LAPACK thread so that bits do not depend on cores."""
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from fedmed_edge.errors import InputError
-from fedmed_edge.statistics.feature_statistics import Array64, width_of
+from fedmed_edge.kernels import diagonal_positions, ridge_solve, upper_triangle
+from fedmed_edge.statistics.feature_statistics import Array64
+
+log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-_BLOCK = 64
 
 
 @contextmanager
@@ -42,37 +43,6 @@ def on_one_thread(function: Callable[P, R]) -> Callable[P, R]:
     return limited
 
 
-def upper_triangle(packed: Array64) -> Array64:
-    """(D, D) float64 with the packed values on and above the diagonal and zeros below.
-
-    Args:
-        packed: (P,) upper triangle, row by row.
-
-    Example:
-        >>> upper_triangle(np.array([1.0, 2.0, 3.0]))
-        array([[1., 2.],
-               [0., 3.]])
-    """
-    width = width_of(packed.shape[0])
-    matrix = np.zeros((width, width))
-    start = 0
-    for row in range(width):
-        matrix[row, row:] = packed[start : start + width - row]
-        start += width - row
-    return matrix
-
-
-def diagonal_positions(width: int) -> npt.NDArray[np.intp]:
-    """Positions (width,) of the diagonal in the packed order.
-
-    Example:
-        >>> diagonal_positions(3)
-        array([0, 3, 5])
-    """
-    row = np.arange(width)
-    return row * width - row * (row - 1) // 2
-
-
 def solve_ridge(gram: Array64, targets: Array64, ridge: float) -> Array64:
     """Solve (G + ridge · mean(diag G) · I) H = B by Cholesky in float64.
 
@@ -93,39 +63,25 @@ def solve_ridge(gram: Array64, targets: Array64, ridge: float) -> Array64:
         >>> solve_ridge(np.array([2.0, 0.0, 2.0]), np.array([[3.0], [0.0]]), 0.5).ravel()
         array([1., 0.])
     """
-    matrix = upper_triangle(gram)
-    diagonal = np.einsum("ii->i", matrix)
-    scale = diagonal.mean()
-    if scale == 0.0:
-        return np.zeros_like(targets)
-    diagonal += ridge * scale
+    head: Array64 = solve_ridges(gram, targets, [ridge])[0]
+    return head
+
+
+def solve_ridges(gram: Array64, targets: Array64, ridges: Sequence[float]) -> Array64:
+    """The same for several ridges: (R, D, C) float64.
+
+    Raises:
+        InputError: G with one of the ridges is not positive definite.
+    """
     try:
-        root = np.linalg.cholesky(matrix, upper=True).astype(np.float64, copy=False)
-    except np.linalg.LinAlgError:
+        solution = ridge_solve(gram, targets, ridges)
+    except np.linalg.LinAlgError as error:
         raise InputError(
-            f"rebuild: the sum of the Grams with ridge {ridge:g} is not positive definite",
+            f"rebuild: the sum of the Grams {str(error).partition('`gram` ')[2]}",
             hint="ask for a larger ridge, or leave it at auto",
         ) from None
-    return _back(root, _forward(root, targets))
-
-
-def _forward(root: Array64, targets: Array64) -> Array64:
-    """Solve rootᵀ y = targets, block by block; NumPy has no triangular solve of its own."""
-    out = targets.copy()
-    for start in range(0, len(root), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        rhs = out[block] - root[:start, block].T @ out[:start]
-        out[block] = np.linalg.solve(root[block, block].T, rhs)
-    return out
-
-
-def _back(root: Array64, targets: Array64) -> Array64:
-    """Solve root x = targets."""
-    out = targets.copy()
-    for start in reversed(range(0, len(root), _BLOCK)):
-        block, after = slice(start, start + _BLOCK), slice(start + _BLOCK, None)
-        out[block] = np.linalg.solve(root[block, block], out[block] - root[block, after] @ out[after])
-    return out
+    log.debug("ridges %s: reciprocal condition numbers %s", ridges, solution.rcond)
+    return solution.heads
 
 
 def quadratic(gram: Array64, head: Array64) -> Array64:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedmed_edge.errors import InputError
-from fedmed_edge.model.solve import solve_ridge
+from fedmed_edge.model.solve import solve_ridge, solve_ridges
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.statistics.contribution import Contribution
 from fedmed_edge.statistics.feature_statistics import REST, Array64, Counts, last_column, width_of
@@ -110,6 +110,10 @@ class Normal:
     def head(self, ridge: float) -> Array64:
         """Head H (D, C) at ridge λ."""
         return solve_ridge(self.gram, self.targets, ridge)
+
+    def heads(self, ridges: Sequence[float]) -> Array64:
+        """Heads (R, D, C) at several ridges."""
+        return solve_ridges(self.gram, self.targets, ridges)
 
 
 def class_weights(counts: Array64) -> Array64:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedmed_edge.errors import InputError
+from fedmed_edge.kernels import amplitude_moments
 
 RELATIVE_SIZE = 0.1
 """Side of the low-frequency block relative to the side of the image."""
@@ -27,7 +28,7 @@ def block_shape(size: tuple[int, ...]) -> tuple[int, int]:
 
 
 def log_amplitude(
-    pixels: npt.NDArray[np.floating], size: tuple[int, ...] | None = None
+    pixels: npt.NDArray[np.float32], size: tuple[int, ...] | None = None
 ) -> npt.NDArray[np.float64]:
     """Log-amplitude of the centred low-frequency block of the Fourier spectrum.
 
@@ -35,7 +36,7 @@ def log_amplitude(
     volume, the mean over its axial slices is taken.
 
     Args:
-        pixels: (channels, rows, columns) or (channels, i, j, k) prepared image.
+        pixels: (channels, rows, columns) or (channels, i, j, k) float32, a prepared image.
         size: Recipe size; a grid larger than it is cropped to its middle in the first two axes, so that
             the block has one shape for every volume of a site. Default: the shape of `pixels`.
 
@@ -56,17 +57,5 @@ def log_amplitude(
         raise InputError(f"style: `pixels` has size {pixels.shape[1:3]}, expected at least {sides}")
     first, second = ((have - want) // 2 for have, want in zip(pixels.shape[1:3], sides, strict=True))
     middle = pixels[:, first : first + sides[0], second : second + sides[1]]
-    if middle.ndim == 3:
-        return _block(middle)
-    slices = [_block(middle[..., index]) for index in range(middle.shape[3])]
-    return np.asarray(np.mean(slices, axis=0))
-
-
-def _block(plane: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-    rows, columns = plane.shape[1:]
-    amplitude = np.abs(np.fft.fft2(plane.astype(np.float64), axes=(1, 2))) / (rows * columns)
-    height, width = block_shape((rows, columns))
-    # frequencies −h … h around 0, taken from the uncentred spectrum
-    vertical = np.arange(-(height // 2), height // 2 + 1)
-    horizontal = np.arange(-(width // 2), width // 2 + 1)
-    return np.asarray(np.log(amplitude[:, vertical][:, :, horizontal] + FLOOR))
+    slices, sums, _ = amplitude_moments(np.ascontiguousarray(middle), block_shape(sides), floor=FLOOR)
+    return sums / slices

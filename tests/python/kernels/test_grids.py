@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 
-from fedmed_edge.kernels import blend_windows, resample
+from fedmed_edge.kernels import argmax_slab, blend_windows, resample
 
 Array = npt.NDArray[np.float32]
 Array64 = npt.NDArray[np.float64]
@@ -106,6 +106,48 @@ def test_blend_windows_is_its_definition(
     np.testing.assert_array_equal(weight, expected_weight)
 
 
+def argmax_slab_definition(total: Array, out: npt.NDArray[np.uint8], start: tuple[int, ...]) -> None:
+    part = tuple(slice(s, s + n) for s, n in zip(start, out.shape, strict=True))
+    out[...] = np.where(np.isnan(total), -np.inf, total).argmax(axis=0)[part]
+
+
+@st.composite
+def labelling(draw: st.DrawFn) -> tuple[Array, npt.NDArray[np.uint8], tuple[int, ...]]:
+    grid = draw(st.lists(st.integers(1, 20), min_size=2, max_size=3))
+    start = tuple(draw(st.integers(0, side - 1)) for side in grid)
+    sides = [draw(st.integers(0, side - first)) for side, first in zip(grid, start, strict=True)]
+    few = st.sampled_from([-np.inf, -1.0, 0.0, 0.25, 1e-40, np.inf, np.nan])
+    total = draw(arrays.arrays(np.float32, (draw(st.integers(1, 6)), *grid), elements=few))
+    return total, np.full(sides, 77, np.uint8), start
+
+
+@given(labelling())
+def test_argmax_slab_is_its_definition(
+    problem: tuple[Array, npt.NDArray[np.uint8], tuple[int, ...]],
+) -> None:
+    total, out, start = problem
+    expected = out.copy()
+    argmax_slab_definition(total, expected, start)
+    argmax_slab(total, out, start)
+    np.testing.assert_array_equal(out, expected)
+
+
+def test_argmax_slab_of_as_many_classes_as_a_byte_names() -> None:
+    total = np.random.default_rng(0).normal(size=(256, 3, 50, 41)).astype(np.float32)
+    out = np.empty((3, 50, 41), np.uint8)
+    argmax_slab(total, out)
+    np.testing.assert_array_equal(out, total.argmax(axis=0))
+
+
+def test_a_weight_that_classes_share_changes_no_label() -> None:
+    rng = np.random.default_rng(1)
+    total, weight = rng.random((4, 30, 40), np.float32), rng.random((30, 40), np.float32) + np.float32(0.1)
+    plain, weighted = np.empty((30, 40), np.uint8), np.empty((30, 40), np.uint8)
+    argmax_slab(total, plain)
+    argmax_slab(total / weight, weighted)
+    np.testing.assert_array_equal(plain, weighted)
+
+
 # --- refusals --------------------------------------------------------------------------------------------
 
 
@@ -134,6 +176,11 @@ GOOD: dict[Callable[..., object], dict[str, object]] = {
         "importance": zeros(2, 2),
         "start": (0, 0),
     },
+    argmax_slab: {
+        "total": zeros(2, 3, 4),
+        "out": zeros(2, 4, dtype=np.uint8),
+        "start": (1, 0),
+    },
 }
 
 REFUSALS: list[tuple[Callable[..., object], str, object, str]] = [
@@ -155,6 +202,20 @@ REFUSALS: list[tuple[Callable[..., object], str, object, str]] = [
     (blend_windows, "start", (0,), "has (0,), expected 2 numbers"),
     (blend_windows, "start", (0, -1), "has (0, -1), expected none below 0"),
     (blend_windows, "start", (3, 0), "has (0, 3, 0), expected a cell of a grid of (1, 3, 4)"),
+    (argmax_slab, "total", zeros(2, 3, 4, dtype=np.float64), "has dtype float64, expected float32"),
+    (argmax_slab, "total", zeros(3, 4), "has shape (3, 4), expected 3 or 4 axes"),
+    (argmax_slab, "total", zeros(257, 3, 4), "has 257 channels, expected 1 to 256"),
+    (argmax_slab, "out", zeros(2, 4), "has dtype float32, expected uint8"),
+    (argmax_slab, "out", read_only(zeros(2, 4, dtype=np.uint8)), "is read-only, expected a writeable array"),
+    (argmax_slab, "out", zeros(2, 2, 4, dtype=np.uint8), "has shape (2, 2, 4), expected 2 axes"),
+    (
+        argmax_slab,
+        "out",
+        zeros(3, 4, dtype=np.uint8),
+        "has sides (1, 3, 4) from (0, 1, 0), expected a part of a grid of (1, 3, 4)",
+    ),
+    (argmax_slab, "start", (0,), "has (0,), expected 2 numbers"),
+    (argmax_slab, "start", (0, -1), "has (0, -1), expected none below 0"),
 ]
 
 

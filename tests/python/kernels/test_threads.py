@@ -20,6 +20,13 @@ from fedmed_edge.kernels import (
     thread_count,
     trimmed_mean,
     weighted_mean,
+    amplitude_moments,
+    argmax_slab,
+    blend_windows,
+    channel_moments,
+    class_gram,
+    resample,
+    thread_count,
 )
 
 
@@ -47,6 +54,8 @@ def everything() -> list[bytes]:
     mean = RunningMean(150_000, bound=10)
     mean.add(models[0], 3)
     mean.result(made[4])
+    labels = np.empty((40, 80, 90), np.uint8)
+    argmax_slab(total, labels, (5, 5, 5))
     results = [
         *made,
         pairwise_distances(models),
@@ -57,6 +66,11 @@ def everything() -> list[bytes]:
         resample(maps, np.diag([0.7, 0.8, 0.9]), [1, 2, 3], (40, 41, 42), mode="nearest"),
         total,
         weight,
+        labels,
+        *channel_moments(maps, channel_axis=1)[1:],
+        *channel_moments(maps, channel_axis=-1)[1:],
+        *amplitude_moments(maps, (5, 9), floor=1e-6)[1:],
+        *amplitude_moments(maps[..., 0].copy(), (5, 9), floor=1e-6)[1:],
     ]
     return [result.tobytes() for result in results]
 
@@ -82,11 +96,17 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
 
 def test_instruction_set_does_not_change_a_bit() -> None:
     code = (
-        "import numpy as np; from fedmed_edge import _kernels; from fedmed_edge.kernels import class_gram\n"
+        "import numpy as np; from fedmed_edge import _kernels; from fedmed_edge.kernels import *\n"
         "rng = np.random.default_rng(7); rows = rng.normal(size=(1500, 131)).astype(np.float32)\n"
         "classes = rng.integers(-1, 2, 1500).astype(np.int32)\n"
         "grams = np.zeros((2, 131 * 66)); class_gram(rows, classes, grams)\n"
-        "import hashlib; print(_kernels.instruction_set(), hashlib.sha256(grams).hexdigest())"
+        "maps = rows[:1482].reshape(6, 19, 13, 131); labels = np.empty((19, 13, 131), np.uint8)\n"
+        "argmax_slab(maps, labels)\n"
+        "found = [grams, labels, *channel_moments(maps, channel_axis=1)[1:]]\n"
+        "found += channel_moments(maps, channel_axis=-1)[1:]\n"
+        "found += amplitude_moments(maps, (3, 5), floor=1e-6)[1:]\n"
+        "import hashlib; every = b''.join(one.tobytes() for one in found)\n"
+        "print(_kernels.instruction_set(), hashlib.sha256(every).hexdigest())"
     )
     unknown = run_python(code, FEDMED_ISA="mmx")
     assert "FEDMED_ISA: has `mmx`, expected one of" in unknown.stderr

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedmed_edge.errors import InputError
-from fedmed_edge.model.solve import quadratic, root_psd, solve_ridge, upper_triangle
+from fedmed_edge.kernels import upper_triangle
+from fedmed_edge.model.solve import quadratic, root_psd, solve_ridge
 from fedmed_edge.statistics.feature_statistics import pack
 
 
