@@ -5,6 +5,7 @@
 namespace fedmed::bindings {
 
 void bind_class_gram(pybind11::module_& module);
+void bind_lifted_class_gram(pybind11::module_& module);
 void bind_channel_moments(pybind11::module_& module);
 void bind_amplitude_moments(pybind11::module_& module);
 void bind_resample(pybind11::module_& module);

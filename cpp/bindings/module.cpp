@@ -9,6 +9,7 @@ PYBIND11_MODULE(_kernels, module, pybind11::mod_gil_not_used())
 {
   module.doc() = "Compiled kernels of FedMed Edge; fedmed_edge.kernels documents them.";
   fedmed::bindings::bind_class_gram(module);
+  fedmed::bindings::bind_lifted_class_gram(module);
   fedmed::bindings::bind_channel_moments(module);
   fedmed::bindings::bind_amplitude_moments(module);
   fedmed::bindings::bind_resample(module);

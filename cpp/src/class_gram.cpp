@@ -2,11 +2,9 @@
 
 #include <algorithm>
 #include <array>
-#include <memory>
-#include <new>
-#include <vector>
+#include <type_traits>
 
-#include "class_gram_tile.hpp"
+#include "class_gram_sum.hpp"
 #include "fedmed/fork_join.hpp"
 
 namespace fedmed {
@@ -19,14 +17,8 @@ constexpr std::size_t block_rows = 192;
 constexpr std::size_t batch_rows = 1024;
 // Multiply-adds below which a second thread costs more than it brings.
 constexpr std::size_t work_for_threads = std::size_t{1} << 19;
-constexpr std::align_val_t alignment{64};
 constexpr std::size_t largest_tile_rows = 8;
-constexpr std::size_t largest_tile_columns = 24;
-
-struct aligned_delete {
-  void operator()(double* memory) const noexcept { ::operator delete(memory, alignment); }
-};
-using packed_memory = std::unique_ptr<double[], aligned_delete>;
+constexpr std::size_t largest_tile_columns = 48;
 
 /// Consecutive rows of one class, at most block_rows of them.
 struct block {
@@ -73,66 +65,142 @@ plan plan_blocks(std::span<const std::int32_t> classes, std::size_t class_count)
   return result;
 }
 
+/// Blocks of one class in a batch, and where its shifts and rests begin.
+struct part {
+  std::span<const block> blocks;
+  float* shifts;
+  double* rests;
+
+  [[nodiscard]] std::size_t length() const noexcept
+  {
+    return blocks.back().first + blocks.back().length - blocks.front().first;
+  }
+};
+
 /// One call's work on a batch of blocks.
+template <typename PackedT, typename SourceT>
 class batch {
  public:
-  batch(matrix_view<const float> rows,
+  batch(matrix_view<const SourceT> rows,
         const std::vector<std::size_t>& order,
-        std::span<const block> blocks,
         matrix_view<double> grams,
-        const tile::class_gram_tile& tile,
-        double* packed) noexcept
-    : rows_{rows}, order_{order}, blocks_{blocks}, grams_{grams}, tile_{tile}, packed_{packed}
+        const class_gram_tile::tile<PackedT>& tile,
+        PackedT* packed) noexcept
+    : rows_{rows}, order_{order}, grams_{grams}, tile_{tile}, packed_{packed}
   {
   }
 
-  /// Columns of a panel from every row of the batch, as doubles, padded with zeros to the panel's width.
-  void pack(std::size_t panel) const noexcept
+  /// Columns of a panel from every row of a class, padded with zeros to the panel's width.
+  void pack(std::size_t panel, const part& own) const noexcept
   {
     const std::size_t column = panel * tile_.columns;
     const std::size_t width = std::min(tile_.columns, rows_.columns - column);
-    for (const block& part : blocks_) {
-      double* target = panel_of(part, panel);
-      for (std::size_t n = 0; n < part.length; ++n, target += tile_.columns) {
-        const float* source = rows_.row(order_[part.first + n]) + column;
-        std::copy(source, source + width, target);
-        std::fill(target + width, target + tile_.columns, 0.0);
+    if constexpr (shifted) {
+      take_mean(own, column, width);
+    }
+    for (const block& rows : own.blocks) {
+      PackedT* target = panel_of(rows, panel);
+      for (std::size_t n = 0; n < rows.length; ++n, target += tile_.columns) {
+        const SourceT* source = rows_.row(order_[rows.first + n]) + column;
+        if constexpr (shifted) {
+          pack_shifted(source, own.shifts + column, own.rests + column, width, target);
+        } else {
+          std::transform(source, source + width, target, [](SourceT value) { return to_float(value); });
+        }
+        std::fill(target + width, target + tile_.columns, PackedT{0});
       }
     }
   }
 
   /// All of the upper triangle that stands in the columns of a panel, for every block of one class.
-  void multiply(std::size_t panel, std::span<const block> same_class) const noexcept
+  void multiply(std::size_t panel, const part& own) const noexcept
   {
     const std::size_t column = panel * tile_.columns;
     const std::size_t rows_end = std::min(column + tile_.columns, rows_.columns);
-    for (const block& part : same_class) {
+    for (const block& rows : own.blocks) {
       for (std::size_t row = 0; row < rows_end; row += tile_.rows) {
-        multiply_tile(part, row, column);
+        multiply_tile(rows, row, column);
       }
+    }
+    if constexpr (shifted) {
+      put_back(own, column, rows_end);
     }
   }
 
  private:
-  [[nodiscard]] double* panel_of(const block& part, std::size_t panel) const noexcept
+  static constexpr bool shifted = std::is_same_v<PackedT, float>;
+
+  /// Means of some columns over all rows of a class in the batch: with them, what is left is never larger than
+  /// the rows themselves, wherever those lie. Nearly the mean is enough, so float32 sums are.
+  void take_mean(const part& own, std::size_t column, std::size_t width) const noexcept
+  {
+    std::array<float, largest_tile_columns> sums{};
+    for (std::size_t n = 0; n < own.length(); ++n) {
+      const SourceT* source = rows_.row(order_[own.blocks.front().first + n]) + column;
+      for (std::size_t j = 0; j < width; ++j) {
+        sums[j] += to_float(source[j]);
+      }
+    }
+    const float share = 1.0F / static_cast<float>(own.length());
+    for (std::size_t j = 0; j < width; ++j) {
+      own.shifts[column + j] = sums[j] * share;
+      own.rests[column + j] = 0.0;
+    }
+  }
+
+  static void pack_shifted(
+    const SourceT* source, const float* shifts, double* rests, std::size_t width, float* target) noexcept
+  {
+    for (std::size_t j = 0; j < width; ++j) {
+      target[j] = to_float(source[j]) - shifts[j];
+    }
+    for (std::size_t j = 0; j < width; ++j) {
+      rests[j] += static_cast<double>(target[j]);
+    }
+  }
+
+  /// Σ (s + d)ᵢ (s + d)ⱼ = Σ dᵢdⱼ + sᵢ (n sⱼ + Σ dⱼ) + Σ dᵢ sⱼ.
+  void put_back(const part& own, std::size_t column, std::size_t rows_end) const noexcept
+  {
+    const std::size_t side = rows_.columns;
+    const auto count = static_cast<double>(own.length());
+    double* gram = grams_.row(own.blocks.front().label);
+    std::array<double, largest_tile_columns> shifts{};
+    std::array<double, largest_tile_columns> sums{};
+    for (std::size_t j = column; j < rows_end; ++j) {
+      shifts[j - column] = static_cast<double>(own.shifts[j]);
+      sums[j - column] = count * shifts[j - column] + own.rests[j];
+    }
+    for (std::size_t i = 0; i < rows_end; ++i) {
+      const std::size_t first = std::max(i, column);
+      double* out = gram + packed_diagonal(side, i) + (first - i);
+      const auto shift = static_cast<double>(own.shifts[i]);
+      const double rest = own.rests[i];
+      for (std::size_t j = first; j < rows_end; ++j) {
+        out[j - first] += shift * sums[j - column] + rest * shifts[j - column];
+      }
+    }
+  }
+
+  [[nodiscard]] PackedT* panel_of(const block& rows, std::size_t panel) const noexcept
   {
     const std::size_t width = tile_.columns;
     const std::size_t panels = (rows_.columns + width - 1) / width;
-    return packed_ + part.packed * panels * width + panel * width * part.length;
+    return packed_ + rows.packed * panels * width + panel * width * rows.length;
   }
 
-  void multiply_tile(const block& part, std::size_t row, std::size_t column) const noexcept
+  void multiply_tile(const block& rows, std::size_t row, std::size_t column) const noexcept
   {
     const std::size_t side = rows_.columns;
-    const double* left = panel_of(part, row / tile_.columns) + row % tile_.columns;
-    const double* right = panel_of(part, column / tile_.columns);
-    double* gram = grams_.row(part.label);
+    const PackedT* left = panel_of(rows, row / tile_.columns) + row % tile_.columns;
+    const PackedT* right = panel_of(rows, column / tile_.columns);
+    double* gram = grams_.row(rows.label);
     std::array<double*, largest_tile_rows> out{};
     if (row + tile_.rows <= column + 1 && column + tile_.columns <= side) {
       for (std::size_t i = 0; i < tile_.rows; ++i) {
         out[i] = gram + packed_diagonal(side, row + i) + (column - row - i);
       }
-      tile_.multiply(left, right, part.length, out.data());
+      tile_.multiply(left, right, rows.length, out.data());
       return;
     }
     // On the diagonal or over the edge: the whole tile aside, then what belongs to the triangle.
@@ -140,7 +208,7 @@ class batch {
     for (std::size_t i = 0; i < tile_.rows; ++i) {
       out[i] = aside.data() + i * tile_.columns;
     }
-    tile_.multiply(left, right, part.length, out.data());
+    tile_.multiply(left, right, rows.length, out.data());
     for (std::size_t i = row; i < std::min(row + tile_.rows, side); ++i) {
       double* diagonal = gram + packed_diagonal(side, i);
       for (std::size_t j = std::max(column, i); j < std::min(column + tile_.columns, side); ++j) {
@@ -149,24 +217,23 @@ class batch {
     }
   }
 
-  matrix_view<const float> rows_;
+  matrix_view<const SourceT> rows_;
   const std::vector<std::size_t>& order_;
-  std::span<const block> blocks_;
   matrix_view<double> grams_;
-  const tile::class_gram_tile& tile_;
-  double* packed_;
+  const class_gram_tile::tile<PackedT>& tile_;
+  PackedT* packed_;
 };
 
-const tile::class_gram_tile& tile_of([[maybe_unused]] instruction_set set) noexcept
+const class_gram_tile::tiles& tiles_of([[maybe_unused]] instruction_set set) noexcept
 {
 #if defined(__x86_64__)
   switch (set) {
-    case instruction_set::avx512: return tile::avx512();
-    case instruction_set::avx2: return tile::avx2();
+    case instruction_set::avx512: return class_gram_tile::avx512();
+    case instruction_set::avx2: return class_gram_tile::avx2();
     case instruction_set::baseline: break;
   }
 #endif
-  return tile::baseline();
+  return class_gram_tile::baseline();
 }
 
 /// One past the last of the blocks that are packed together with `first`.
@@ -180,53 +247,106 @@ std::size_t batch_end(const std::vector<block>& blocks, std::size_t first) noexc
 }
 
 /// `blocks` cut where the class changes.
-std::vector<std::span<const block>> by_class(std::span<const block> blocks)
+std::vector<part> by_class(std::span<const block> blocks)
 {
-  std::vector<std::span<const block>> parts;
+  std::vector<part> parts;
   for (std::size_t first = 0; first < blocks.size();) {
     std::size_t end = first + 1;
     while (end < blocks.size() && blocks[end].label == blocks[first].label) {
       ++end;
     }
-    parts.push_back(blocks.subspan(first, end - first));
+    parts.push_back({blocks.subspan(first, end - first), nullptr, nullptr});
     first = end;
   }
   return parts;
 }
 
+/// `job` with the one kind of rows that there is.
+template <typename JobT>
+void with_rows(const row_view& rows, const JobT& job)
+{
+  if (rows.half != nullptr) {
+    job(matrix_view<const float16>{rows.half, rows.rows, rows.columns});
+  } else if (rows.brain != nullptr) {
+    job(matrix_view<const bfloat16>{rows.brain, rows.rows, rows.columns});
+  } else {
+    job(matrix_view<const float>{rows.single, rows.rows, rows.columns});
+  }
+}
+
+std::size_t panels_of(std::size_t columns, std::size_t width) noexcept
+{
+  return (columns + width - 1) / width;
+}
+
 }  // namespace
 
-void class_gram(matrix_view<const float> rows,
-                std::span<const std::int32_t> classes,
-                matrix_view<double> grams,
-                std::size_t threads,
-                instruction_set set)
+gram_sum::gram_sum(
+  std::size_t columns, std::size_t most_rows, std::size_t threads, instruction_set set, gram_mode mode)
+  : tiles_{tiles_of(set)}, threads_{threads}, mode_{mode}
 {
-  check_class_gram(rows, classes, grams);
-  const plan work = plan_blocks(classes, grams.rows);
-  if (work.order.empty()) {
-    return;
-  }
-  const tile::class_gram_tile& tile = tile_of(set);
-  const std::size_t panels = (rows.columns + tile.columns - 1) / tile.columns;
-  const std::size_t packed_rows = std::min(batch_rows, work.order.size());
-  const packed_memory packed{
-    static_cast<double*>(::operator new(packed_rows* panels* tile.columns * sizeof(double), alignment))};
+  const bool fast = mode == gram_mode::fast;
+  const std::size_t width = fast ? tiles_.fast.columns : tiles_.exact.columns;
+  const std::size_t row_bytes = panels_of(columns, width) * width * (fast ? sizeof(float) : sizeof(double));
+  packed_.reset(
+    static_cast<std::byte*>(::operator new(std::min(batch_rows, most_rows) * row_bytes, alignment)));
+}
 
+void gram_sum::add(const row_view& rows, std::span<const std::int32_t> classes, matrix_view<double> grams)
+{
+  if (mode_ == gram_mode::fast) {
+    add(tiles_.fast, rows, classes, grams);
+  } else {
+    add(tiles_.exact, rows, classes, grams);
+  }
+}
+
+template <typename PackedT>
+void gram_sum::add(const class_gram_tile::tile<PackedT>& tile,
+                   const row_view& rows,
+                   std::span<const std::int32_t> classes,
+                   matrix_view<double> grams)
+{
+  const plan work = plan_blocks(classes, grams.rows);
+  const std::size_t panels = panels_of(rows.columns, tile.columns);
+  auto* packed = reinterpret_cast<PackedT*>(packed_.get());
   for (std::size_t first = 0; first < work.blocks.size();) {
     const std::size_t end = batch_end(work.blocks, first);
     const std::span<const block> blocks = std::span{work.blocks}.subspan(first, end - first);
-    const std::vector<std::span<const block>> parts = by_class(blocks);
-    const batch job{rows, work.order, blocks, grams, tile, packed.get()};
+    std::vector<part> parts = by_class(blocks);
+    if (mode_ == gram_mode::fast) {
+      shifts_.resize(std::max(shifts_.size(), parts.size() * rows.columns));
+      rests_.resize(shifts_.size());
+      for (std::size_t index = 0; index < parts.size(); ++index) {
+        parts[index].shifts = shifts_.data() + index * rows.columns;
+        parts[index].rests = rests_.data() + index * rows.columns;
+      }
+    }
     const std::size_t length = blocks.back().packed + blocks.back().length;
-    const std::size_t used = length * packed_size(rows.columns) < work_for_threads ? 1 : threads;
-    fork_join(used, panels, [&](std::size_t panel) { job.pack(panel); });
-    // Widest panels first, so that the last task to finish is a short one.
-    fork_join(used, panels * parts.size(), [&](std::size_t task) {
-      job.multiply(panels - 1 - task / parts.size(), parts[task % parts.size()]);
+    const std::size_t used = length * packed_size(rows.columns) < work_for_threads ? 1 : threads_;
+    with_rows(rows, [&]<typename SourceT>(matrix_view<const SourceT> source) {
+      const batch<PackedT, SourceT> job{source, work.order, grams, tile, packed};
+      fork_join(used, panels * parts.size(), [&](std::size_t task) {
+        job.pack(task / parts.size(), parts[task % parts.size()]);
+      });
+      // Widest panels first, so that the last task to finish is a short one.
+      fork_join(used, panels * parts.size(), [&](std::size_t task) {
+        job.multiply(panels - 1 - task / parts.size(), parts[task % parts.size()]);
+      });
     });
     first = end;
   }
+}
+
+void class_gram(const row_view& rows,
+                std::span<const std::int32_t> classes,
+                matrix_view<double> grams,
+                std::size_t threads,
+                instruction_set set,
+                gram_mode mode)
+{
+  check_class_gram(rows, classes, grams);
+  gram_sum{rows.columns, rows.rows, threads, set, mode}.add(rows, classes, grams);
 }
 
 }  // namespace fedmed

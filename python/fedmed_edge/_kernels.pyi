@@ -5,9 +5,27 @@ import numpy as np
 import numpy.typing as npt
 
 def class_gram(
-    rows: npt.NDArray[np.float32],
+    rows: npt.NDArray[np.float32] | npt.NDArray[np.float16] | npt.NDArray[np.uint16],
     classes: npt.NDArray[np.int32],
     grams: npt.NDArray[np.float64],
+    mode: str,
+    dtype: str,
+    threads: int,
+) -> None: ...
+def lifted_class_gram(
+    maps: Sequence[npt.NDArray[np.float32]],
+    mean: npt.NDArray[np.float32],
+    gain: npt.NDArray[np.float32],
+    lift: npt.NDArray[np.float32],
+    bias: npt.NDArray[np.float32],
+    projection: npt.NDArray[np.float32],
+    size: Sequence[int],
+    stride: int,
+    classes: npt.NDArray[np.int32],
+    grams: npt.NDArray[np.float64],
+    picked: npt.NDArray[np.int64],
+    kept: npt.NDArray[np.float32],
+    mode: str,
     threads: int,
 ) -> None: ...
 def channel_moments(

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from fedmed_edge.features.drawing import window_of
 from fedmed_edge.features.encoder import Encoder, Moments, moments_of, pooled_of, require_fit
 from fedmed_edge.features.heads import LinearHead, Prediction, evaluate_heads
-from fedmed_edge.features.lift import Axes, Lift
+from fedmed_edge.features.lift import Axes, Lift, grid_axes
 from fedmed_edge.generation import Generation
 from fedmed_edge.images.dataset import Dataset, Item
 from fedmed_edge.images.preprocess import IGNORE, Prepared, prepare, prepare_mask
@@ -171,7 +171,11 @@ class _Extraction:
         if label is None:
             self.sums.add_unlabelled(rows)
             return
-        self._add_labelled(rows, np.full(len(rows), label, np.int32), patient)
+        classes = np.full(len(rows), label, np.int32)
+        self.sums.add_rows(rows, classes, patient)
+        if self.sampler:
+            picked = self.sampler.pick(classes, patient, self.plan)
+            self.sampler.keep(rows[picked], classes[picked], patient, self.plan)
 
     def _add_pixels(
         self,
@@ -181,19 +185,33 @@ class _Extraction:
         fresh: "_Box",
         patient: str,
     ) -> None:
-        rows, axes = self.lift.pixel_rows(maps, self.recipe.pixel_stride, self.recipe.size)
+        axes = grid_axes(self.recipe.size, self.recipe.pixel_stride)
         inside = _inside(axes, fresh)
         if labels is None:
-            self.sums.add_unlabelled(rows[inside])
+            grams, _ = self._pixel_grams(maps, np.where(inside, 0, -1).astype(np.int32), 1)
+            self.sums.add_unlabelled_gram(grams[0])
             return
         here = window_of(labels, window, self.recipe.size)[np.ix_(*axes)].ravel().astype(np.int32)
         here[(here == IGNORE) | ~inside] = -1
-        self._add_labelled(rows, here, patient)
+        present = np.unique(here[here >= 0])
+        # only classes that are here take memory for a Gram
+        ranks = np.where(here >= 0, np.searchsorted(present, here), -1).astype(np.int32)
+        picked = self.sampler.pick(here, patient, self.plan) if self.sampler else None
+        grams, rows = self._pixel_grams(maps, ranks, len(present), picked)
+        for index, gram in zip(present.tolist(), grams, strict=True):
+            self.sums.add_gram(gram, index, patient)
+        if self.sampler and picked is not None:
+            self.sampler.keep(rows, here[picked], patient, self.plan)
 
-    def _add_labelled(self, rows: Float32, classes: npt.NDArray[np.int32], patient: str) -> None:
-        self.sums.add_rows(rows, classes, patient)
-        if self.sampler:
-            self.sampler.add(rows, classes, patient, self.plan)
+    def _pixel_grams(
+        self,
+        maps: Sequence[Float32],
+        classes: npt.NDArray[np.int32],
+        count: int,
+        picked: npt.NDArray[np.intp] | None = None,
+    ) -> tuple[npt.NDArray[np.float64], Float32]:
+        stride, size = self.recipe.pixel_stride, self.recipe.size
+        return self.lift.pixel_grams(maps, stride, size, classes, count=count, picked=picked)
 
 
 class _Sampler:
@@ -203,14 +221,17 @@ class _Sampler:
         self.share, self.random = share, random
         self.kept: list[tuple[Float32, npt.NDArray[np.int32], npt.NDArray[np.int32]]] = []
 
-    def add(self, rows: Float32, classes: npt.NDArray[np.int32], patient: str, plan: FoldPlan) -> None:
-        fold_of = {int(index): plan.fold(patient, int(index)) for index in np.unique(classes[classes >= 0])}
-        usable = np.flatnonzero(
-            np.isin(classes, [index for index, fold in fold_of.items() if fold is not None])
-        )
-        picked = np.sort(self.random.permutation(usable)[: self.share])
-        folds = np.array([fold_of[int(index)] for index in classes[picked]], np.int32)
-        self.kept.append((rows[picked].copy(), classes[picked], folds))
+    def pick(self, classes: npt.NDArray[np.int32], patient: str, plan: FoldPlan) -> npt.NDArray[np.intp]:
+        """Some of the rows that count, in order."""
+        counted = [
+            index for index in np.unique(classes[classes >= 0]) if plan.fold(patient, int(index)) is not None
+        ]
+        usable = np.flatnonzero(np.isin(classes, counted))
+        return np.sort(self.random.permutation(usable)[: self.share])
+
+    def keep(self, rows: Float32, classes: npt.NDArray[np.int32], patient: str, plan: FoldPlan) -> None:
+        folds = np.array([plan.fold(patient, int(index)) for index in classes], np.int32)
+        self.kept.append((rows, classes, folds))
 
     def result(self, row_dim: int) -> RowSample:
         none = np.zeros(0, np.int32)

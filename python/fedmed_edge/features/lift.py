@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from fedmed_edge.errors import InputError
 from fedmed_edge.generation import Generation
+from fedmed_edge.kernels import LiftWeights, lifted_class_gram
 
 __all__ = ["Levels", "Lift", "grid_axes"]
 
@@ -94,9 +95,7 @@ class Lift:
         Raises:
             InputError: The maps are not those of the generation.
         """
-        got = tuple(scale.shape[0] for scale in maps)
-        if got != self.widths:
-            raise InputError(f"lift: `maps` has widths {got}, expected {self.widths}")
+        self._require_widths(maps)
         axes = grid_axes(size, stride)
         rows = prod(len(axis) for axis in axes)
         groups: dict[tuple[bool, tuple[int, ...]], list[int]] = {}
@@ -124,6 +123,47 @@ class Lift:
         """
         levels = self.levels(maps, size, stride)
         return levels.rows(0, len(levels.axes[0])), levels.axes
+
+    def pixel_grams(
+        self,
+        maps: Sequence[Float32],
+        stride: int,
+        size: tuple[int, ...],
+        classes: npt.NDArray[np.int32],
+        *,
+        count: int,
+        picked: npt.NDArray[np.intp] | None = None,
+    ) -> tuple[npt.NDArray[np.float64], Float32]:
+        """Grams of the rows of `pixel_rows` by class, without ever holding those rows together.
+
+        The rows agree with `pixel_rows` to float32 rounding of their sums over channels.
+
+        Args:
+            maps: (C_k, *s_k) float32 of every scale.
+            stride: Step of the rows on the label grid.
+            size: Label grid.
+            classes: (N,) from −1, for rows that are left out, to `count` − 1.
+            count: K.
+            picked: Ascending numbers of rows to be given as they are.
+
+        Returns:
+            (K, D (D + 1) / 2) float64, and the picked rows (·, D) float32.
+
+        Raises:
+            InputError: The maps are not those of the generation.
+        """
+        self._require_widths(maps)
+        weights = LiftWeights(self._mean, self._gain, self._weight, self._bias, self._projection)
+        grams = np.zeros((count, self.row_dim * (self.row_dim + 1) // 2))
+        rows = lifted_class_gram(
+            maps, weights, size=size, stride=stride, classes=classes, grams=grams, picked=picked
+        )
+        return grams, rows
+
+    def _require_widths(self, maps: Sequence[Float32]) -> None:
+        got = tuple(scale.shape[0] for scale in maps)
+        if got != self.widths:
+            raise InputError(f"lift: `maps` has widths {got}, expected {self.widths}")
 
     def _level(self, maps: Sequence[Float32], scales: Sequence[int], taps: tuple["_Taps", ...]) -> "_Level":
         """Standardise, lift and project some scales of one resolution."""

@@ -49,4 +49,18 @@ __all__ = [
     "ridge_solve",
     "thread_count",
     "upper_triangle",
+from fedmed_edge.kernels.gram import GramMode, LiftWeights, class_gram, lifted_class_gram
+from fedmed_edge.kernels.grids import blend_windows, resample
+from fedmed_edge.kernels.moments import channel_moments
+from fedmed_edge.kernels.threads import thread_count
+
+__all__ = [
+    "GramMode",
+    "LiftWeights",
+    "blend_windows",
+    "channel_moments",
+    "class_gram",
+    "lifted_class_gram",
+    "resample",
+    "thread_count",
 ]

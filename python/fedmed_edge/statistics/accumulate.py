@@ -80,17 +80,21 @@ class Accumulator:
             raise InputError(f"statistics: `classes` has shape {classes.shape}, expected ({rows.shape[0]},)")
         present: list[int] = np.unique(classes[classes >= 0]).tolist()
         for index in present:
-            if index >= len(self.classes):
-                raise InputError(f"statistics: class {index}, expected below {len(self.classes)}")
-            if index in self.plan.folds and patient not in self.plan.numbers:
-                raise InputError("statistics: a patient is not in the fold plan")
-            fold = self.plan.fold(patient, index)
-            if fold is None:
-                continue
-            block = self._blocks.setdefault((fold, index), np.zeros(packed_length(self.row_dim)))
-            own = np.where(classes == index, 0, -1).astype(np.int32)
-            class_gram(rows, own, block[None])
-            self._patients.setdefault((fold, index), set()).add(patient)
+            block = self._block(index, patient)
+            if block is not None:
+                own = np.where(classes == index, 0, -1).astype(np.int32)
+                class_gram(rows, own, block[None])
+
+    def add_gram(self, gram: Array64, index: int, patient: str) -> None:
+        """Add one image's rows of class `index` by their packed Gram (P,); dropped where the class is absent.
+
+        Raises:
+            InputError: The Gram has another length, or NaN or Inf, or the patient is not in the plan.
+        """
+        self._check_gram(gram)
+        block = self._block(index, patient)
+        if block is not None:
+            block += gram
 
     def add_unlabelled(self, rows: Rows) -> None:
         """Add the rows (N, D) float32 of one image without labels; dropped where too few patients have them.
@@ -99,11 +103,22 @@ class Accumulator:
             InputError: As `add_rows`.
         """
         self._check_rows(rows)
+        gram = np.zeros(packed_length(self.row_dim))
+        class_gram(rows, np.zeros(len(rows), np.int32), gram[None])
+        self.add_unlabelled_gram(gram)
+
+    def add_unlabelled_gram(self, gram: Array64) -> None:
+        """Add the rows of one image without labels by their packed Gram (P,).
+
+        Raises:
+            InputError: As `add_gram`.
+        """
+        self._check_gram(gram)
         if not self.plan.unlabelled:
             return
         if self._unlabelled is None:
             self._unlabelled = np.zeros(packed_length(self.row_dim))
-        class_gram(rows, np.zeros(len(rows), np.int32), self._unlabelled[None])
+        self._unlabelled += gram
 
     def add_image(self, feature: npt.NDArray[np.floating], distance_squared: float | None = None) -> None:
         """Add one image's pooled, unlifted feature (F,) and its squared distance to the reference.
@@ -233,6 +248,27 @@ class Accumulator:
 
     def _never_planned(self) -> set[int]:
         return set(range(len(self.classes))) - set(self.plan.folds)
+
+    def _block(self, index: int, patient: str) -> Array64 | None:
+        """Where a patient's rows of a class are added up; None for a class that is left out."""
+        if index >= len(self.classes):
+            raise InputError(f"statistics: class {index}, expected below {len(self.classes)}")
+        if index in self.plan.folds and patient not in self.plan.numbers:
+            raise InputError("statistics: a patient is not in the fold plan")
+        fold = self.plan.fold(patient, index)
+        if fold is None:
+            return None
+        self._patients.setdefault((fold, index), set()).add(patient)
+        return self._blocks.setdefault((fold, index), np.zeros(packed_length(self.row_dim)))
+
+    def _check_gram(self, gram: Array64) -> None:
+        if gram.shape != (packed_length(self.row_dim),):
+            raise InputError(
+                f"statistics: `gram` has shape {gram.shape}, expected ({packed_length(self.row_dim)},)"
+            )
+        # Where any row has NaN or Inf, so has an element of the diagonal.
+        if not np.isfinite(gram).all():
+            raise InputError("statistics: `gram` has NaN or Inf, expected finite values")
 
     def _check_rows(self, rows: Rows) -> None:
         if rows.ndim != 2 or rows.shape[1] != self.row_dim:

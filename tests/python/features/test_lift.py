@@ -90,6 +90,29 @@ def test_rows_equal_the_definition(
     assert (rows[:, -1] == 1).all()
 
 
+@pytest.mark.parametrize("features", [None, 6])
+@pytest.mark.parametrize("lift", [0, 16])
+@pytest.mark.parametrize("stride", [1, 3])
+@pytest.mark.parametrize(
+    ("size", "shapes"),
+    [((21, 13), ((21, 13), (11, 7), (6, 4))), ((12, 9, 10), ((12, 9, 10), (6, 5, 5), (3, 3, 3)))],
+)
+def test_pixel_grams_are_those_of_pixel_rows(
+    size: tuple[int, ...], shapes: Shapes, stride: int, lift: int, features: int | None
+) -> None:
+    made, maps = generation((2, 3, 5), lift, features), maps_of((2, 3, 5), shapes)
+    expected = Lift(made).pixel_rows(maps, stride, size)[0]
+    classes = np.random.default_rng(3).integers(-1, 2, len(expected)).astype(np.int32)
+    grams, rows = Lift(made).pixel_grams(
+        maps, stride, size, classes, count=2, picked=np.arange(len(expected))
+    )
+    assert np.abs(rows - expected).max() <= 1e-5 * np.abs(expected).max()
+    for index, gram in enumerate(grams):
+        own = rows[classes == index].astype(np.float64)
+        wanted = (own.T @ own)[np.triu_indices(made.row_dim)]
+        np.testing.assert_allclose(gram, wanted, atol=1e-9 * max(1, np.abs(wanted).max()))
+
+
 @given(st.integers(1, 24), st.integers(1, 24), st.integers(1, 24), st.integers(1, 24), st.integers(1, 7))
 def test_any_map_on_any_grid(height: int, width: int, rows: int, columns: int, stride: int) -> None:
     size, shape = (max(height, rows), max(width, columns)), (rows, columns)
@@ -143,5 +166,7 @@ def test_refusals() -> None:
     lift = Lift(generation((2, 3), 4, None))
     with pytest.raises(InputError, match=r"`maps` has widths \(2,\), expected \(2, 3\)"):
         lift.pixel_rows(maps_of((2,), ((4, 4),)), 1, (4, 4))
+    with pytest.raises(InputError, match=r"`maps` has widths \(2,\), expected \(2, 3\)"):
+        lift.pixel_grams(maps_of((2,), ((4, 4),)), 1, (4, 4), np.zeros(16, np.int32), count=1)
     with pytest.raises(InputError, match=r"`pooled` has shape \(4,\), expected \(5,\)"):
         lift.image_row(np.zeros(4))

@@ -25,6 +25,11 @@ from fedmed_edge.kernels import (
     blend_windows,
     channel_moments,
     class_gram,
+    LiftWeights,
+    blend_windows,
+    channel_moments,
+    class_gram,
+    lifted_class_gram,
     resample,
     thread_count,
 )
@@ -39,6 +44,12 @@ def everything() -> list[bytes]:
     )
     grams = np.zeros((4, 200 * 201 // 2))
     class_gram(rows, classes, grams)
+    fast, lifted = np.zeros_like(grams), np.zeros((4, 64 * 65 // 2))
+    class_gram(rows, classes, fast, mode="fast")
+    scales = [rng.normal(size=(3, side, side)).astype(np.float32) for side in (100, 50, 25, 12, 6)]
+    weights = LiftWeights(rows[0, :15], rows[1, :15], rows[2:17, :48].copy(), rows[17, :48])
+    pixels = rng.integers(-1, 4, 2500).astype(np.int32)
+    lifted_class_gram(scales, weights, size=(100, 100), stride=2, classes=pixels, grams=lifted)
     maps = rng.normal(size=(3, 40, 80, 90)).astype(np.float32)
     _, sums, squares = channel_moments(maps)
     turn = np.array([[0.9, -0.3, 0.1], [0.3, 0.9, 0.05], [-0.1, 0.0, 0.8]])
@@ -60,6 +71,8 @@ def everything() -> list[bytes]:
         *made,
         pairwise_distances(models),
         grams,
+        fast,
+        lifted,
         sums,
         squares,
         resample(maps, turn, [1, 2, 3], (40, 41, 42), mode="linear"),

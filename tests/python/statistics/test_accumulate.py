@@ -154,6 +154,35 @@ def test_rows_that_cannot_be_are_refused(
         accumulator({0: {"p"}}).add_rows(bad, classes, patient)
 
 
+def test_a_gram_counts_as_its_rows_do() -> None:
+    one, other = accumulator({0: {"p"}}, unlabelled={"q"}), accumulator({0: {"p"}}, unlabelled={"q"})
+    for row in ((1, 2), (3, 4)):
+        one.add_rows(rows(row), labels(0), "p")
+        one.add_unlabelled(rows(row))
+    gram = np.array([10.0, 14, 4, 20, 6, 2])
+    other.add_gram(gram, 0, "p")
+    other.add_gram(gram, 1, "p")  # a class that is left out
+    other.add_unlabelled_gram(gram)
+    got, wanted = other.result(), one.result()
+    np.testing.assert_array_equal(got.class_gram(0), wanted.class_gram(0))
+    np.testing.assert_array_equal(got.unlabelled, wanted.unlabelled)
+    assert got.absent == wanted.absent
+
+
+@pytest.mark.parametrize(
+    ("bad", "index", "patient", "message"),
+    [
+        (np.ones(5), 0, "p", r"`gram` has shape \(5,\), expected \(6,\)"),
+        (np.full(6, np.inf), 0, "p", "`gram` has NaN or Inf, expected finite values"),
+        (np.ones(6), 3, "p", "class 3, expected below 3"),
+        (np.ones(6), 0, "q", "a patient is not in the fold plan"),
+    ],
+)
+def test_grams_that_cannot_be_are_refused(bad: np.ndarray, index: int, patient: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        accumulator({0: {"p"}}).add_gram(bad, index, patient)
+
+
 def test_image_level_values_that_cannot_be_are_refused() -> None:
     sums = accumulator({0: {"p"}})
     with pytest.raises(InputError, match=r"`feature` has shape \(3,\), expected \(2,\)"):
