@@ -13,7 +13,7 @@ from fedmed_edge.kernels.aggregation import (
     trimmed_mean,
     weighted_mean,
 )
-from fedmed_edge.kernels.gram import class_gram
+from fedmed_edge.kernels.gram import GramMode, LiftWeights, class_gram, lifted_class_gram
 from fedmed_edge.kernels.grids import argmax_slab, blend_windows, resample
 from fedmed_edge.kernels.moments import amplitude_moments, channel_moments
 from fedmed_edge.kernels.ridge import (
@@ -26,41 +26,25 @@ from fedmed_edge.kernels.ridge import (
 from fedmed_edge.kernels.threads import thread_count
 
 __all__ = [
-    "RunningMean",
-    "blend_windows",
-    "channel_moments",
-    "class_gram",
-    "clip_norm",
-    "median",
-    "pairwise_distances",
-    "resample",
-    "thread_count",
-    "trimmed_mean",
-    "weighted_mean",
+    "GramMode",
+    "LiftWeights",
     "RidgeSolution",
+    "RunningMean",
     "amplitude_moments",
     "argmax_slab",
     "blend_windows",
     "channel_moments",
     "class_gram",
+    "clip_norm",
     "diagonal_positions",
     "held_out_losses",
+    "lifted_class_gram",
+    "median",
+    "pairwise_distances",
     "resample",
     "ridge_solve",
     "thread_count",
+    "trimmed_mean",
     "upper_triangle",
-from fedmed_edge.kernels.gram import GramMode, LiftWeights, class_gram, lifted_class_gram
-from fedmed_edge.kernels.grids import blend_windows, resample
-from fedmed_edge.kernels.moments import channel_moments
-from fedmed_edge.kernels.threads import thread_count
-
-__all__ = [
-    "GramMode",
-    "LiftWeights",
-    "blend_windows",
-    "channel_moments",
-    "class_gram",
-    "lifted_class_gram",
-    "resample",
-    "thread_count",
+    "weighted_mean",
 ]

@@ -100,6 +100,7 @@ def blend_windows(
     _kernels.blend_windows(total, weight, window, importance, [int(i) for i in start], thread_count())
 
 
+@with_twin("total", "out")
 def argmax_slab(total: Float32, out: UInt8, start: Sequence[int] | None = None) -> None:
     """Write the channel of the largest value of each cell, for a part of a grid.
 

@@ -9,29 +9,21 @@ import pytest
 
 from fedmed_edge.errors import InputError
 from fedmed_edge.kernels import (
+    LiftWeights,
     RunningMean,
+    amplitude_moments,
+    argmax_slab,
     blend_windows,
     channel_moments,
     class_gram,
     clip_norm,
+    lifted_class_gram,
     median,
     pairwise_distances,
     resample,
     thread_count,
     trimmed_mean,
     weighted_mean,
-    amplitude_moments,
-    argmax_slab,
-    blend_windows,
-    channel_moments,
-    class_gram,
-    LiftWeights,
-    blend_windows,
-    channel_moments,
-    class_gram,
-    lifted_class_gram,
-    resample,
-    thread_count,
 )
 
 
