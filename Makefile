@@ -14,7 +14,7 @@ INSTALLED := $(VENV)/.fedmed-installed
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 EXTRAS := cpu,train,server,codecs,dev
 BUILT_FROM := pyproject.toml constraints.txt CMakeLists.txt $(wildcard cmake/*) \
-	$(shell find cpp -name '*.[ch]pp')
+	$(shell find cpp -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test packages lint types cpp python clean distclean
@@ -38,12 +38,14 @@ lint: $(INSTALLED)
 types: $(INSTALLED)
 	$(BIN)/mypy --strict python/fedmed_edge
 	MYPYPATH=python $(BIN)/stubtest fedmed_edge._kernels
+	@! $(BIN)/python -c "import fedmed_edge._kernels_cuda" 2>/dev/null || \
+		MYPYPATH=python $(BIN)/stubtest fedmed_edge._kernels_cuda
 
-# The bindings too, so that warnings are errors in all of the C++.
+# The bindings too, so that warnings are errors in all of the C++; the CUDA twins for one device, to save time.
 cpp: export PATH := $(CURDIR)/$(BIN):$(PATH)
 cpp: packages $(INSTALLED)
 	cmake --preset test -DFEDMED_PYTHON=ON -DPython_EXECUTABLE="$(CURDIR)/$(BIN)/python" \
-		-Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)" >/dev/null
+		-Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)" -DCMAKE_CUDA_ARCHITECTURES=90 >/dev/null
 	cmake --build --preset test
 	ctest --preset test
 

@@ -8,6 +8,7 @@
 #   tests/cpp/test_NAME.cpp       its test, in GoogleTest
 #
 # A missing part stops configure. python/fedmed_edge/kernels, _kernels.pyi and tests/python/kernels name it too.
+# A kernel has a CUDA twin, or CPU_ONLY "reason": cmake/FedmedCuda.cmake.
 function(fedmed_add_kernel name)
   cmake_parse_arguments(PARSE_ARGV 1 KERNEL "TILED;UNFUSED" "" "")
   set(header cpp/include/fedmed/${name}.hpp)
@@ -28,6 +29,7 @@ function(fedmed_add_kernel name)
     endif()
   endforeach()
 
+  fedmed_add_twin(${name} ${ARGN})
   target_sources(fedmed PRIVATE ${source})
   if(KERNEL_TILED)
     set(contract $<IF:$<BOOL:${KERNEL_UNFUSED}>,off,fast>)

@@ -26,7 +26,7 @@ EVERY_ROOM = {
 
 # Room: rooms it may import, packages it may import.
 WALLS: dict[str, tuple[set[str], set[str]]] = {
-    "kernels": ({"_kernels"}, set()),
+    "kernels": ({"_kernels", "_kernels_cuda"}, set()),
     "runtime": ({"kernels"}, {"onnxruntime"}),
     "images": ({"kernels"}, {"pydicom", "nibabel", "PIL"}),
     "features": (
@@ -126,6 +126,11 @@ def test_only_kernels_imports_the_compiled_module() -> None:
     importers = {name_of(module) for module in MODULES if "_kernels" in sides_of(module)[0]}
     assert importers
     assert all(name.startswith("kernels/") for name in importers)
+
+
+def test_only_one_module_imports_the_twins() -> None:
+    importers = {name_of(module) for module in MODULES if "_kernels_cuda" in sides_of(module)[0]}
+    assert importers == {"kernels/device.py"}
 
 
 def test_inference_reads_only_the_manifest_of_a_model() -> None:
@@ -240,7 +245,8 @@ def included_by(source: Path) -> list[str]:
 
 def test_the_library_knows_neither_python_nor_torch() -> None:
     for folder in ("src", "include"):
-        for source in (REPOSITORY / "cpp" / folder).rglob("*.[ch]pp"):
+        sources = (path for path in (REPOSITORY / "cpp" / folder).rglob("*.*") if path.is_file())
+        for source in sources:
             foreign = [
                 name for name in included_by(source) if re.match("Python|pybind11|torch|ATen|c10", name)
             ]
@@ -270,6 +276,25 @@ def test_every_kernel_has_its_parts() -> None:
     stub = (PACKAGE / "_kernels.pyi").read_text()
     assert all(f"_kernels.{name}" in called and f"def {name}" in stub for name in listed)
     assert all(f"def {name}_definition(" in tests for name in listed)
+
+
+def test_every_twin_has_its_parts() -> None:
+    twins = {path.stem for path in (REPOSITORY / "cpp" / "src").glob("*.cu")}
+    assert twins
+    assert {path.stem for path in (REPOSITORY / "cpp" / "include" / "fedmed" / "cuda").glob("*.hpp")} == twins
+    bound = {path.stem for path in (REPOSITORY / "cpp" / "bindings" / "cuda").glob("bind_*.cpp")}
+    assert bound == {f"bind_{name}" for name in twins}
+    tested = {path.stem for path in (REPOSITORY / "tests" / "cpp" / "cuda").glob("test_*.cpp")}
+    assert tested == {f"test_{name}" for name in twins}
+    compared = (REPOSITORY / "tests" / "bench" / "cuda_twins.py").read_text(encoding="utf-8")
+    assert all(f"kernels.{name}" in compared for name in twins)
+
+
+def test_twins_never_sum_in_whatever_order_or_precision() -> None:
+    for source in (REPOSITORY / "cpp" / "src").glob("*.cu*"):
+        text = source.read_text(encoding="utf-8")
+        assert "atomicAdd" not in text, source.name
+        assert not re.search("tf32[^,]*[.;]row|wmma::precision", text), source.name
 
 
 def test_nothing_is_built_for_this_machine_alone_or_with_openmp() -> None:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from fedmed_edge import _kernels
 from fedmed_edge.atomic import atomic_file
 from fedmed_edge.errors import InputError
+from fedmed_edge.kernels.device import with_twin
 from fedmed_edge.kernels.threads import thread_count
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -28,6 +29,7 @@ _Listed: TypeAlias = list[str] | list[Array]
 _MOST_ADDITIONS = 4096
 
 
+@with_twin("sources", "out")
 def weighted_mean(sources: Models, weights: Sequence[int], out: Path | Array, *, nan: Nan = "refuse") -> None:
     """Mean of K models, weighted by example counts.
 
@@ -59,6 +61,7 @@ def weighted_mean(sources: Models, weights: Sequence[int], out: Path | Array, *,
     )
 
 
+@with_twin("sources", "out")
 def median(sources: Models, out: Path | Array, *, nan: Nan = "refuse") -> None:
     """Median of K models, element by element: the bits of `numpy.median` in float32, but no negative zero.
 
@@ -80,6 +83,7 @@ def median(sources: Models, out: Path | Array, *, nan: Nan = "refuse") -> None:
     _make(sources, out, lambda models, target: _kernels.median(models, target, nan, thread_count()))
 
 
+@with_twin("sources", "out")
 def trimmed_mean(sources: Models, cut: int, out: Path | Array, *, nan: Nan = "refuse") -> None:
     """Mean of K models, element by element, without the `cut` smallest and the `cut` largest values.
 
@@ -108,6 +112,7 @@ def trimmed_mean(sources: Models, cut: int, out: Path | Array, *, nan: Nan = "re
     )
 
 
+@with_twin("sources", "reference", "out")
 def clip_norm(
     sources: Models, weights: Sequence[int], out: Path | Array, *, reference: Path | Array, max_norm: float
 ) -> npt.NDArray[np.float64]:
@@ -151,6 +156,7 @@ def clip_norm(
     return norms
 
 
+@with_twin("sources")
 def pairwise_distances(sources: Models, *, nan: Nan = "refuse") -> npt.NDArray[np.float64]:
     """Euclidean distances between K models over all their floating elements.
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedmed_edge import _kernels
+from fedmed_edge.kernels.device import with_twin
 from fedmed_edge.kernels.threads import thread_count
 
 Float32 = npt.NDArray[np.float32]
@@ -17,6 +18,7 @@ Rows = npt.NDArray[np.float32] | npt.NDArray[np.float16] | npt.NDArray[np.uint16
 GramMode = Literal["exact", "fast"]
 
 
+@with_twin("rows", "classes", "grams")
 def class_gram(
     rows: Rows,
     classes: Int32,
@@ -81,6 +83,7 @@ class LiftWeights:
         return int(self.lift.shape[1] + features + 1)
 
 
+@with_twin("maps", "classes", "grams")
 def lifted_class_gram(
     maps: Sequence[Float32],
     weights: LiftWeights,

@@ -7,12 +7,14 @@ import numpy as np
 import numpy.typing as npt
 
 from fedmed_edge import _kernels
+from fedmed_edge.kernels.device import with_twin
 from fedmed_edge.kernels.threads import thread_count
 
 Float32 = npt.NDArray[np.float32]
 UInt8 = npt.NDArray[np.uint8]
 
 
+@with_twin("pixels", "out")
 def resample(
     pixels: Float32,
     matrix: npt.ArrayLike,
@@ -20,6 +22,7 @@ def resample(
     shape: Sequence[int],
     *,
     mode: Literal["linear", "nearest"],
+    out: Float32 | None = None,
 ) -> Float32:
     """Sample every channel on another grid.
 
@@ -32,9 +35,10 @@ def resample(
         matrix: (d, d).
         offset: (d,).
         shape: The d sides of the output.
+        out: (C, *shape) float32, overwritten; default: a new array. Where `pixels` is on a GPU it is needed.
 
     Returns:
-        (C, *shape) float32.
+        (C, *shape) float32, `out` where it was given.
 
     Raises:
         ValueError: `pixels` has another dtype, memory order or number of axes, a side is 0, `matrix` or
@@ -48,7 +52,12 @@ def resample(
     sides = tuple(int(side) for side in shape)
     if len(sides) != pixels.ndim - 1 or min(sides, default=0) < 1:
         raise ValueError(f"resample: `shape` has {sides}, expected {pixels.ndim - 1} sides of at least 1")
-    out = np.empty((pixels.shape[0], *sides), np.float32)
+    if out is None:
+        out = np.empty((pixels.shape[0], *sides), np.float32)
+    elif out.shape != (pixels.shape[0], *sides):
+        raise ValueError(
+            f"resample: `out` has shape {out.shape}, expected {(pixels.shape[0], *sides)} by `shape`"
+        )
     _kernels.resample(
         pixels,
         np.ascontiguousarray(matrix, np.float64),
@@ -60,6 +69,7 @@ def resample(
     return out
 
 
+@with_twin("total", "weight", "window", "importance")
 def blend_windows(
     total: Float32, weight: Float32, window: Float32, importance: Float32, start: Sequence[int]
 ) -> None:
@@ -90,6 +100,7 @@ def blend_windows(
     _kernels.blend_windows(total, weight, window, importance, [int(i) for i in start], thread_count())
 
 
+@with_twin("total", "out")
 def argmax_slab(total: Float32, out: UInt8, start: Sequence[int] | None = None) -> None:
     """Write the channel of the largest value of each cell, for a part of a grid.
 

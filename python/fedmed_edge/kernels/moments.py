@@ -4,12 +4,14 @@ import numpy as np
 import numpy.typing as npt
 
 from fedmed_edge import _kernels
+from fedmed_edge.kernels.device import with_twin
 from fedmed_edge.kernels.threads import thread_count
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
 
+@with_twin("maps")
 def channel_moments(maps: Float32, *, channel_axis: int = 0) -> tuple[int, Float64, Float64]:
     """Count, sum and sum of squares of every channel, in float64, at the speed of memory.
 
@@ -44,6 +46,7 @@ def channel_moments(maps: Float32, *, channel_axis: int = 0) -> tuple[int, Float
     return maps.size // max(channels, 1), sums, squares
 
 
+@with_twin("pixels")
 def amplitude_moments(
     pixels: Float32, block: tuple[int, int], *, floor: float
 ) -> tuple[int, Float64, Float64]:
