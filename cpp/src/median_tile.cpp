@@ -11,6 +11,8 @@ constexpr size_t lanes = 8;
 constexpr size_t lanes = 4;
 #endif
 constexpr size_t halves = 2;
+// Bytes: more streams than the processor itself would look ahead in.
+constexpr size_t ahead = 2048;
 
 typedef float floats __attribute__((vector_size(lanes * 4)));
 typedef float loose_floats __attribute__((vector_size(lanes * 4), aligned(1), may_alias));
@@ -112,6 +114,7 @@ FEDMED_INLINE void load_registers(const void* const* from, size_t index, floats*
 {
   if constexpr (row < rows) {
     values[row] = load(from[row], index);
+    __builtin_prefetch(static_cast<const char*>(from[row]) + index * 4 + ahead);
     largest = worst(largest, values[row]);
     load_registers<rows, row + 1>(from, index, values, largest);
   }
