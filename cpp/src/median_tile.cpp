@@ -94,8 +94,8 @@ struct batcher {
 template <size_t rows>
 constexpr batcher<rows> network{};
 
-/// Recursion rather than a loop: all indices are constants from the start, so that values stay in registers and
-/// what the result does not need is left out.
+/// Recursion rather than a loop: all indices are constants from the start, so that values stay in registers
+/// and what the result does not need is left out.
 template <size_t rows, size_t step = 0>
 FEDMED_INLINE void sort_registers(floats* values)
 {
@@ -179,7 +179,8 @@ bool trimmed(const void* const* from, size_t cut, size_t count, float* out) noex
   return finite(largest);
 }
 
-// Columns of a block that are sorted together: several vectors, so that exchanges need not wait for each other.
+// Columns of a block that are sorted together: several vectors, so that exchanges need not wait for each
+// other.
 constexpr size_t strip = 64, block_lanes = 16;
 
 template <bool low_kept, bool high_kept, size_t width>

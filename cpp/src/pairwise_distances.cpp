@@ -121,7 +121,8 @@ void refuse_not_finite(const sources& models, const std::string& kernel)
   }
 }
 
-/// What follows a row in memory on its way to the cache; bit by bit, so that it comes while the sums are made.
+/// What follows a row in memory on its way to the cache; bit by bit, so that it comes while the sums are
+/// made.
 void fetch_ahead(const void* row, std::size_t length) noexcept
 {
   constexpr std::size_t line = 64;

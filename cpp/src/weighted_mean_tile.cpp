@@ -77,8 +77,8 @@ struct call {
   double total;
 };
 
-// Most rows whose values are kept from the first look to the second. They come from as many places in memory, which
-// may share one set of the cache; more rows come from a buffer that has them apart.
+// Most rows whose values are kept from the first look to the second. They come from as many places in
+// memory, which may share one set of the cache; more rows come from a buffer that has them apart.
 constexpr size_t most_kept = 16;
 // Bytes: more streams than the processor itself would look ahead in.
 constexpr size_t ahead = 2048;
