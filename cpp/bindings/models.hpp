@@ -11,8 +11,8 @@
 #include "arrays.hpp"
 #include "fedmed/aggregation.hpp"
 
-/// Models of the aggregation kernels: paths of safetensors files, or equally long 1-D arrays of float32, float16 or
-/// ml_dtypes.bfloat16.
+/// Models of the aggregation kernels: paths of safetensors files, or equally long 1-D arrays of float32,
+/// float16 or ml_dtypes.bfloat16.
 namespace fedmed::bindings {
 
 [[nodiscard]] inline element_type type_of(const py::array& array, const std::string& where)

@@ -11,6 +11,8 @@ constexpr size_t lanes = 8;
 constexpr size_t lanes = 4;
 #endif
 constexpr size_t halves = 2;
+// Bytes: more streams than the processor itself would look ahead in.
+constexpr size_t ahead = 2048;
 
 typedef float floats __attribute__((vector_size(lanes * 4)));
 typedef float loose_floats __attribute__((vector_size(lanes * 4), aligned(1), may_alias));
@@ -92,8 +94,8 @@ struct batcher {
 template <size_t rows>
 constexpr batcher<rows> network{};
 
-/// Recursion rather than a loop: all indices are constants from the start, so that values stay in registers and
-/// what the result does not need is left out.
+/// Recursion rather than a loop: all indices are constants from the start, so that values stay in registers
+/// and what the result does not need is left out.
 template <size_t rows, size_t step = 0>
 FEDMED_INLINE void sort_registers(floats* values)
 {
@@ -112,6 +114,7 @@ FEDMED_INLINE void load_registers(const void* const* from, size_t index, floats*
 {
   if constexpr (row < rows) {
     values[row] = load(from[row], index);
+    __builtin_prefetch(static_cast<const char*>(from[row]) + index * 4 + ahead);
     largest = worst(largest, values[row]);
     load_registers<rows, row + 1>(from, index, values, largest);
   }
@@ -176,7 +179,8 @@ bool trimmed(const void* const* from, size_t cut, size_t count, float* out) noex
   return finite(largest);
 }
 
-// Columns of a block that are sorted together: several vectors, so that exchanges need not wait for each other.
+// Columns of a block that are sorted together: several vectors, so that exchanges need not wait for each
+// other.
 constexpr size_t strip = 64, block_lanes = 16;
 
 template <bool low_kept, bool high_kept, size_t width>

@@ -60,19 +60,6 @@ std::vector<stretch> chunks_of(const sources& models)
   return chunks;
 }
 
-/// The next block of every model on its way to the cache: each begins on a page that the processor has not seen.
-void fetch_ahead(const sources& models, const stretch& block) noexcept
-{
-  constexpr std::size_t line = 64;
-  const std::size_t bytes = block_length * size_of(models.parts()[block.part].tensor.type);
-  for (const std::byte* values : models.parts()[block.part].values) {
-    const std::byte* next = values + (block.first + block_length) * (bytes / block_length);
-    for (std::size_t at = 0; at < bytes; at += line) {
-      __builtin_prefetch(next + at, 0, 2);
-    }
-  }
-}
-
 /// Σ over all chunks, in their order, of what `add` makes of the blocks of a chunk.
 /// @param columns sums that a chunk has
 template <typename AddT>
@@ -99,7 +86,6 @@ std::vector<double> sum_over_chunks(const sources& models,
       for (std::size_t at = 0; at < chunk.count; at += block_length) {
         const stretch block{chunk.part, chunk.first + at, std::min(block_length, chunk.count - at)};
         const std::size_t padded = rows[task].read(block);
-        fetch_ahead(models, block);
         add(rows[task], block, padded, parts.data() + task * lanes);
         if (!late) {
           models.release(block.part, block.first, block.count);
@@ -135,6 +121,35 @@ void refuse_not_finite(const sources& models, const std::string& kernel)
   }
 }
 
+/// What follows a row in memory on its way to the cache; bit by bit, so that it comes while the sums are
+/// made.
+void fetch_ahead(const void* row, std::size_t length) noexcept
+{
+  constexpr std::size_t line = 64;
+  for (std::size_t at = 0; at < length * sizeof(float); at += line) {
+    __builtin_prefetch(static_cast<const std::byte*>(row) + length * sizeof(float) + at);
+  }
+}
+
+/// All pairs, the first model's first, two models against the others at a time.
+void add_pairs(pairwise_distances_tile::run run,
+               const void* const* rows,
+               std::size_t count,
+               std::size_t length,
+               double* sums) noexcept
+{
+  for (std::size_t i = 0; i + 1 < count; i += 2) {
+    const std::size_t first_pairs = count - 1 - i;
+    fetch_ahead(rows[i], length);
+    fetch_ahead(rows[i + 1], length);
+    double* const next = sums + first_pairs * pairwise_distances_tile::sum_lanes;
+    run(rows + i, 1, rows + i + 1, 1, length, &sums);
+    const std::array both{sums + pairwise_distances_tile::sum_lanes, next};
+    run(rows + i, 2, rows + i + 2, first_pairs - 1, length, both.data());
+    sums = next + (first_pairs - 1) * pairwise_distances_tile::sum_lanes;
+  }
+}
+
 double distance_of(double square) noexcept
 {
   return std::isnan(square) ? std::numeric_limits<double>::quiet_NaN() : std::sqrt(square);
@@ -161,10 +176,7 @@ void pairwise_distances(const sources& models,
                     count * (count - 1) / 2,
                     threads,
                     [&](block_rows& rows, const stretch&, std::size_t padded, double* sums) {
-                      for (std::size_t i = 0; i + 1 < count;
-                           sums += (count - 1 - i) * pairwise_distances_tile::sum_lanes, ++i) {
-                        run(rows.rows()[i], rows.rows() + i + 1, count - 1 - i, padded, sums);
-                      }
+                      add_pairs(run, rows.rows(), count, padded, sums);
                     });
   if (nan == nan_policy::refuse && (!all_finite(squares) || count == 1)) {
     refuse_not_finite(models, "pairwise_distances");
@@ -194,7 +206,8 @@ void distances_to(const sources& models,
             part.values.front() + block.first * size_of(part.tensor.type),
             block.count,
             base.data());
-      run(base.data(), rows.rows(), count, padded, sums);
+      const void* const left = base.data();
+      run(&left, 1, rows.rows(), count, padded, &sums);
       reference.release(block.part, block.first, block.count);
     });
   if (!all_finite(squares)) {

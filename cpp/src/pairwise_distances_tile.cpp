@@ -3,9 +3,9 @@
 namespace fedmed::pairwise_distances_tile {
 namespace {
 
-// Rows on the right at a time by the registers there are.
+// Pairs at a time by the registers there are.
 #if defined(__AVX512F__)
-constexpr size_t lanes = 16, most = 8;
+constexpr size_t lanes = 16, most = 12;
 #elif defined(__AVX2__)
 constexpr size_t lanes = 8, most = 4;
 #else
@@ -33,48 +33,78 @@ inline void add_lanes(const floats* lane, double* sums)
   }
 }
 
-template <size_t columns>
-void squares(const void* left, const void* const* right, size_t count, double* sums)
+template <size_t rows, size_t columns>
+void squares(
+  const void* const* left, const void* const* right, size_t count, double* const* sums, size_t first)
 {
-  floats lane[columns][vectors] = {};
+  floats lane[rows][columns][vectors] = {};
   for (size_t index = 0; index < count; index += block_lanes) {
-#pragma GCC unroll 8
+#pragma GCC unroll 4
     for (size_t v = 0; v < vectors; ++v) {
-      const floats value = load(left, index + v * lanes);
+      floats values[rows];
+#pragma GCC unroll 2
+      for (size_t i = 0; i < rows; ++i) {
+        values[i] = load(left[i], index + v * lanes);
+      }
 #pragma GCC unroll 8
       for (size_t j = 0; j < columns; ++j) {
-        const floats difference = value - load(right[j], index + v * lanes);
-        lane[j][v] += difference * difference;
+        const floats other = load(right[j], index + v * lanes);
+#pragma GCC unroll 2
+        for (size_t i = 0; i < rows; ++i) {
+          const floats difference = values[i] - other;
+          lane[i][j][v] += difference * difference;
+        }
       }
     }
   }
-  for (size_t j = 0; j < columns; ++j) {
-    add_lanes(lane[j], sums + j * sum_lanes);
+  for (size_t i = 0; i < rows; ++i) {
+    for (size_t j = 0; j < columns; ++j) {
+      add_lanes(lane[i][j], sums[i] + (first + j) * sum_lanes);
+    }
   }
 }
 
-/// As many rows at a time as there are registers for, then the rest at once.
-template <size_t columns = most>
-void squares_of(const void* left, const void* const* right, size_t left_over, size_t count, double* sums)
+/// `columns` at compile time for `now`.
+template <size_t rows, size_t columns = most / rows>
+void squares_of(const void* const* left,
+                const void* const* right,
+                size_t now,
+                size_t count,
+                double* const* sums,
+                size_t first)
 {
-  if (left_over == columns) {
-    squares<columns>(left, right, count, sums);
+  if (now == columns) {
+    squares<rows, columns>(left, right, count, sums, first);
   } else if constexpr (columns > 1) {
-    squares_of<columns - 1>(left, right, left_over, count, sums);
+    squares_of<rows, columns - 1>(left, right, now, count, sums, first);
   }
 }
 
-void run_squares(
-  const void* left, const void* const* right, size_t columns, size_t count, double* sums) noexcept
+template <size_t rows>
+void squares_of_all(
+  const void* const* left, const void* const* right, size_t columns, size_t count, double* const* sums)
 {
-  while (columns > 0) {
-    // Even shares: a single row would wait for its own additions.
-    const size_t shares = (columns + most - 1) / most;
-    const size_t now = (columns + shares - 1) / shares;
-    squares_of(left, right, now, count, sums);
-    columns -= now;
-    right += now;
-    sums += now * sum_lanes;
+  for (size_t first = 0; first < columns;) {
+    // Even shares: a single pair would wait for its own additions.
+    const size_t rest = columns - first;
+    const size_t shares = (rest + most / rows - 1) / (most / rows);
+    const size_t now = (rest + shares - 1) / shares;
+    squares_of<rows>(left, right + first, now, count, sums, first);
+    first += now;
+  }
+}
+
+void run_squares(const void* const* left,
+                 size_t rows,
+                 const void* const* right,
+                 size_t columns,
+                 size_t count,
+                 double* const* sums) noexcept
+{
+  if (rows == 2) {
+    squares_of_all<2>(left, right, columns, count, sums);
+  } else {
+    squares_of_all<1>(left, right, columns, count, sums);
   }
 }
 

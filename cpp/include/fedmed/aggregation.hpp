@@ -7,9 +7,10 @@
 #include "fedmed/error.hpp"
 #include "fedmed/sources.hpp"
 
-/// What the aggregation kernels share. They go over K models element by element, in one pass and O(block) memory;
-/// no result depends on the order of the models, on the number of threads or on the instruction set. Arithmetic
-/// is on float32 values; float16 and bfloat16 results are rounded from it. Counters (I64) take their maximum.
+/// What the aggregation kernels share. They go over K models element by element, in one pass and O(block)
+/// memory; no result depends on the order of the models, on the number of threads or on the instruction
+/// set. Arithmetic is on float32 values; float16 and bfloat16 results are rounded from it. Counters (I64)
+/// take their maximum.
 namespace fedmed {
 
 /// What becomes of NaN and of infinities.

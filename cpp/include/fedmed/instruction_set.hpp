@@ -4,8 +4,8 @@
 
 namespace fedmed {
 
-/// The instruction sets that tiled kernels are compiled for: on x86-64 its levels v2, v3 and v4; elsewhere there
-/// is the baseline alone.
+/// The instruction sets that tiled kernels are compiled for: on x86-64 its levels v2, v3 and v4; elsewhere
+/// there is the baseline alone.
 enum class instruction_set { baseline, avx2, avx512 };
 
 /// Whether this machine (and its operating system) can run `set`.

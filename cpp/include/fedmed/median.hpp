@@ -29,7 +29,8 @@ inline void check_trimmed_mean(const sources& models, std::size_t cut)
                    " models");
 }
 
-/// Mean of what is left of K models, element by element, without the `cut` smallest and the `cut` largest values.
+/// Mean of what is left of K models, element by element, without the `cut` smallest and the `cut` largest
+/// values.
 ///
 /// Summed in float64 from the smallest value, rounded to float32.
 ///

@@ -21,9 +21,9 @@ inline void check_pairwise_distances(const sources& models, matrix_view<double> 
 
 /// Euclidean distances between K models, over all their floating elements.
 ///
-/// From the differences, never from norms and products, which cancel: two models that differ in the last digits
-/// keep their distance to a relative error of 1e-6. Squares are float32: a difference beyond 1.8e19 counts as
-/// infinite, one below 1e-23 as zero.
+/// From the differences, never from norms and products, which cancel: two models that differ in the last
+/// digits keep their distance to a relative error of 1e-6. Squares are float32: a difference beyond 1.8e19
+/// counts as infinite, one below 1e-23 as zero.
 ///
 /// @param distances (K, K), overwritten; NaN where a model holds one
 /// @throws std::invalid_argument the arguments do not fit together, or a value is not finite and `nan` is refuse;

@@ -10,11 +10,11 @@
 
 namespace fedmed {
 
-/// Weighted sums that arrive one by one, as whole multiples of `quantum`: adding is exact, so that models may come in
-/// any order and one that is taken away again leaves no trace.
+/// Weighted sums that arrive one by one, as whole multiples of `quantum`: adding is exact, so that models
+/// may come in any order and one that is taken away again leaves no trace.
 ///
-/// A term weight · value is rounded once to a multiple. With |value| ≤ bound and weights below `weight_cap` a term
-/// is less than 2^51 multiples; 4,096 of them fit.
+/// A term weight · value is rounded once to a multiple. With |value| ≤ bound and weights below `weight_cap`
+/// a term is less than 2^51 multiples; 4,096 of them fit.
 [[nodiscard]] inline double quantum_of(double bound) noexcept
 {
   int exponent = 0;

@@ -43,12 +43,12 @@ inline constexpr std::size_t header_bytes_cap = std::size_t{8} << 20;
 inline constexpr std::size_t name_bytes_cap = 1024;
 inline constexpr std::size_t axes_cap = 16;
 
-/// Tensors of a safetensors file, wide elements first and by name: the order in which the format's own library
-/// writes them.
+/// Tensors of a safetensors file, wide elements first and by name: the order in which the format's own
+/// library writes them.
 ///
-/// The bytes may come from anyone. Refused are a header beyond `header_bytes_cap`, JSON that is not of the form
-/// that the format describes, dtypes other than F32, F16, BF16 and I64, duplicate names, sizes that overflow or
-/// do not fit the shape, and data that overlaps, has holes or does not end with the file.
+/// The bytes may come from anyone. Refused are a header beyond `header_bytes_cap`, JSON that is not of the
+/// form that the format describes, dtypes other than F32, F16, BF16 and I64, duplicate names, sizes that
+/// overflow or do not fit the shape, and data that overlaps, has holes or does not end with the file.
 ///
 /// Source: https://github.com/huggingface/safetensors#format
 /// @throws std::invalid_argument what is wrong; the message does not name the file.

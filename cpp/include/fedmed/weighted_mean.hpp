@@ -18,8 +18,8 @@ inline void check_weighted_mean(const sources& models, std::span<const std::int6
 
 /// Mean of K models, weighted by example counts.
 ///
-/// Products are exact in float64 and so are their sums, but for a part 2^-51 of the largest that a sum of these
-/// weights and values can be: the order of the models changes no bit. The mean is rounded to float32.
+/// Products are exact in float64 and so are their sums, but for a part 2^-51 of the largest that a sum of
+/// these weights and values can be: the order of the models changes no bit. The mean is rounded to float32.
 ///
 /// @param weights (K,) from 0 to 2^29 - 1
 /// @throws std::invalid_argument the arguments do not fit together, or a value is not finite and `nan` is refuse;
@@ -52,9 +52,9 @@ inline void check_clip_norm(const sources& models,
 
 /// Weighted mean of K models, each drawn towards a reference until its difference is at most `max_norm` long.
 ///
-/// reference + Σ_k w_k min(1, max_norm / n_k) (x_k - reference) / Σ_k w_k, where n_k is the Euclidean norm of
-/// x_k - reference over all floating elements, as pairwise_distances takes it. Two passes over the models; values
-/// that are not finite are refused. The order of the models changes no bit.
+/// reference + Σ_k w_k min(1, max_norm / n_k) (x_k - reference) / Σ_k w_k, where n_k is the Euclidean norm
+/// of x_k - reference over all floating elements, as pairwise_distances takes it. Two passes over the
+/// models; values that are not finite are refused. The order of the models changes no bit.
 ///
 /// @param norms (K,) n_k, overwritten
 /// @throws std::invalid_argument the arguments do not fit together, or a value is not finite; std::system_error the
