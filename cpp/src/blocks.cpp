@@ -19,9 +19,10 @@ namespace {
 
 // Streams that the processor's prefetchers follow; beyond it rows are copied one after the other.
 constexpr std::size_t streams = 16;
-constexpr std::size_t memory_budget = std::size_t{32} << 20;
+// Bytes of all models' pages that may be mapped at once, and what a model takes at least for a thread.
+constexpr std::size_t memory_budget = std::size_t{64} << 20;
 constexpr std::size_t largest_task = std::size_t{1} << 16;
-constexpr std::size_t smallest_task = 1024;
+constexpr std::size_t smallest_task = std::size_t{1} << 14;
 // Bytes of copied rows: they stay in the second-level cache.
 constexpr std::size_t buffer_bytes = std::size_t{256} << 10;
 // Rows that begin a power of two apart would fall on the same few cache lines.

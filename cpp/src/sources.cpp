@@ -18,6 +18,8 @@
 namespace fedmed {
 namespace {
 
+// The system maps a page's neighbours with it: the whole of what it read as one, up to about this many bytes.
+constexpr std::uintptr_t neighbourhood = std::uintptr_t{2} << 20;
 const std::size_t page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
 
 class open_file {
@@ -126,6 +128,8 @@ sources::sources(const std::vector<std::string>& paths) : names_{paths}
       }
     }
     check_same(tensors, parts_, path);
+    // What was mapped to read the header.
+    madvise(const_cast<std::byte*>(file.bytes().data()), file.bytes().size(), MADV_DONTNEED);
     for (std::size_t i = 0; i < tensors.size(); ++i) {
       parts_[i].values.push_back(file.bytes().data() + tensors[i].begin);
     }
@@ -165,11 +169,15 @@ void sources::release(std::size_t part, std::size_t first, std::size_t count) co
     return;
   }
   const std::size_t width = size_of(parts_[part].tensor.type);
-  for (const std::byte* values : parts_[part].values) {
-    // Both ends downwards: the last page may hold the next elements, the first one holds earlier ones.
-    const std::uintptr_t from = reinterpret_cast<std::uintptr_t>(values + first * width) & ~(page - 1);
-    const std::uintptr_t to =
-      reinterpret_cast<std::uintptr_t>(values + (first + count) * width) & ~(page - 1);
+  for (std::size_t source = 0; source < files_.size(); ++source) {
+    const auto base = reinterpret_cast<std::uintptr_t>(files_[source].bytes().data());
+    const auto begin = reinterpret_cast<std::uintptr_t>(parts_[part].values[source] + first * width);
+    // Both ends downwards: the last page may hold the next elements; and at the end of a neighbourhood all of it and
+    // of the one before, for pages came back with later ones and with a slower thread's.
+    const std::uintptr_t to = (begin + count * width) & ~(page - 1);
+    const bool last = begin / neighbourhood != to / neighbourhood;
+    const std::uintptr_t from =
+      std::max(base, last ? (begin & ~(neighbourhood - 1)) - neighbourhood : begin & ~(page - 1));
     if (to > from) {
       madvise(reinterpret_cast<void*>(from), to - from, MADV_DONTNEED);
     }

@@ -1,10 +1,11 @@
 """One model of many: means, medians and distances of K models, whose order never changes a bit.
 
-Models are safetensors files of the same tensors (F32, F16, BF16; counters as I64, which take their maximum),
-or 1-D arrays of float32, float16 or `ml_dtypes.bfloat16` of one length. Files are read as they are needed and
-the result is written in the same pass, so that the memory does not grow with the model: 100 MB for 1,024
-files of any size. A file must not be changed during a call. Of files every refusal is an `InputError` that
-names file and tensor, of arrays a `ValueError`.
+Models are safetensors files of the same tensors (F32, F16, BF16; counters as I64, which take their
+maximum), or 1-D arrays of float32, float16 or `ml_dtypes.bfloat16` of one length. Files are mapped, read
+once from front to back and given back behind: whatever the size of the model, a call holds some MB a file of
+pages that the system may take at any time, and little else; 100 MB for ten files. The result is written in
+the same pass. A file must not be changed during a call. Of files every refusal is an `InputError` that names
+file and tensor, of arrays a `ValueError`.
 """
 
 import os

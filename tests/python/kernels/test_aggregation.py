@@ -392,7 +392,7 @@ def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    # Four files of 40 MB each.
+    # Four files of 40 MB each, and the pages of one neighbourhood a file and thread.
     assert int(done.stdout) <= 100
 
 
