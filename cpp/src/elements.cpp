@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "fedmed/half.hpp"
+
 namespace fedmed {
 namespace {
 
@@ -22,19 +24,6 @@ void store_half(std::byte* to, std::uint32_t bits) noexcept
   std::memcpy(to, &half, sizeof half);
 }
 
-/// No branches, so that the compiler makes vectors of it; no subnormal float32, so that a caller who flushes
-/// them gets the same.
-float widen_float16(std::uint32_t half) noexcept
-{
-  const std::uint32_t magnitude = (half & 0x7FFF) << 13;
-  const std::uint32_t special = (half & 0x7C00) == 0x7C00 ? 0x7F800000U : magnitude + 0x38000000U;
-  // Below the smallest normal: 2⁻¹⁴ + value, less 2⁻¹⁴.
-  const float tiny = std::bit_cast<float>(magnitude + 0x38800000U) - 0x1p-14F;
-  const std::uint32_t normal = special | (magnitude & 0x7FFFFF);
-  const std::uint32_t bits = (half & 0x7C00) == 0 ? std::bit_cast<std::uint32_t>(tiny) : normal;
-  return std::bit_cast<float>(bits | (half & 0x8000) << 16);
-}
-
 std::uint32_t narrow_float16(float value) noexcept
 {
   const std::uint32_t bits = std::bit_cast<std::uint32_t>(value);
@@ -46,11 +35,6 @@ std::uint32_t narrow_float16(float value) noexcept
   const std::uint32_t small = std::bit_cast<std::uint32_t>(tiny) - std::bit_cast<std::uint32_t>(0.5F);
   const std::uint32_t large = magnitude > 0x7F800000 ? 0x7E00 : 0x7C00;
   return sign | (magnitude >= 0x47800000 ? large : magnitude < 0x38800000 ? small : rounded);
-}
-
-float widen_bfloat16(std::uint32_t half) noexcept
-{
-  return std::bit_cast<float>(half << 16);
 }
 
 std::uint32_t narrow_bfloat16(float value) noexcept
@@ -68,11 +52,11 @@ void widen(element_type type, const std::byte* from, std::size_t count, float* t
     std::memcpy(to, from, count * sizeof(float));
   } else if (type == element_type::float16) {
     for (std::size_t i = 0; i < count; ++i) {
-      to[i] = widen_float16(load_half(from + 2 * i));
+      to[i] = to_float(float16{load_half(from + 2 * i)});
     }
   } else {
     for (std::size_t i = 0; i < count; ++i) {
-      to[i] = widen_bfloat16(load_half(from + 2 * i));
+      to[i] = to_float(bfloat16{load_half(from + 2 * i)});
     }
   }
 }
