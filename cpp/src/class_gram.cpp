@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <array>
 #include <type_traits>
+#include <utility>
 
 #include "class_gram_sum.hpp"
+#include "class_order.hpp"
 #include "fedmed/fork_join.hpp"
 
 namespace fedmed {
@@ -36,23 +38,9 @@ struct plan {
 
 plan plan_blocks(std::span<const std::int32_t> classes, std::size_t class_count)
 {
-  std::vector<std::size_t> begin(class_count + 1, 0);
-  for (const std::int32_t label : classes) {
-    if (label >= 0) {
-      ++begin[static_cast<std::size_t>(label) + 1];
-    }
-  }
-  for (std::size_t label = 0; label < class_count; ++label) {
-    begin[label + 1] += begin[label];
-  }
-  plan result;
-  result.order.resize(begin[class_count]);
-  std::vector<std::size_t> next(begin.begin(), begin.end() - 1);
-  for (std::size_t row = 0; row < classes.size(); ++row) {
-    if (classes[row] >= 0) {
-      result.order[next[static_cast<std::size_t>(classes[row])]++] = row;
-    }
-  }
+  class_order ordered = order_by_class(classes, class_count);
+  const std::vector<std::size_t>& begin = ordered.begin;
+  plan result{std::move(ordered.rows), {}};
   std::size_t packed = 0;
   for (std::size_t label = 0; label < class_count; ++label) {
     for (std::size_t first = begin[label]; first < begin[label + 1]; first += block_rows) {

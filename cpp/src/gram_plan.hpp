@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "class_order.hpp"
 #include "fedmed/class_gram.hpp"
 #include "gram_tile.cuh"
 
@@ -26,23 +27,10 @@ inline gram_plan plan_pieces(std::span<const std::int32_t> classes,
                              std::size_t class_count,
                              std::size_t tiles)
 {
-  std::vector<std::size_t> begin(class_count + 1, 0);
-  for (const std::int32_t label : classes) {
-    if (label >= 0) {
-      ++begin[static_cast<std::size_t>(label) + 1];
-    }
-  }
-  for (std::size_t label = 0; label < class_count; ++label) {
-    begin[label + 1] += begin[label];
-  }
+  const class_order ordered = order_by_class(classes, class_count);
+  const std::vector<std::size_t>& begin = ordered.begin;
   gram_plan result;
-  result.order.resize(begin[class_count]);
-  std::vector<std::size_t> next(begin.begin(), begin.end() - 1);
-  for (std::size_t row = 0; row < classes.size(); ++row) {
-    if (classes[row] >= 0) {
-      result.order[next[static_cast<std::size_t>(classes[row])]++] = static_cast<std::uint32_t>(row);
-    }
-  }
+  result.order.assign(ordered.rows.begin(), ordered.rows.end());
   const std::size_t most_rows =
     std::max(gram_fewest_rows, blocks_of(result.order.size() * tiles, gram_wanted_blocks));
   for (std::size_t label = 0; label < class_count; ++label) {

@@ -7,6 +7,7 @@
 
 #include "class_gram_sum.hpp"
 #include "fedmed/fork_join.hpp"
+#include "lift_taps.hpp"
 #include "lifted_class_gram_tile.hpp"
 
 namespace fedmed {
@@ -40,29 +41,6 @@ class buffer {
 std::size_t round_up(std::size_t value, std::size_t step) noexcept
 {
   return (value + step - 1) / step * step;
-}
-
-/// Two neighbours and the share of the upper one.
-struct tap {
-  std::size_t below;
-  std::size_t above;
-  float share;
-};
-
-/// Where the grid's positions along an axis lie in a map of `side` cells, cell centres at half-integers.
-std::vector<tap> taps_of(const strided_grid& grid, std::size_t axis, std::size_t side)
-{
-  std::vector<tap> taps;
-  const double scale = static_cast<double>(side) / static_cast<double>(grid.size[axis]);
-  for (std::size_t index = 0; index < grid.count(axis); ++index) {
-    const auto cell = static_cast<double>(grid.first(axis) + index * grid.stride);
-    const double place = std::max((cell + 0.5) * scale - 0.5, 0.0);
-    const std::size_t below = std::min(static_cast<std::size_t>(place), side - 1);
-    const std::size_t above = std::min(below + 1, side - 1);
-    const double share = above > below ? place - static_cast<double>(below) : 0.0;
-    taps.push_back({below, above, static_cast<float>(share)});
-  }
-  return taps;
 }
 
 float between(float below, float above, float share) noexcept
@@ -188,7 +166,7 @@ class lift {
     }
     level made{places, coarse, {}, {}};
     made.taps = coarse ? taps_of(grid_, 2, side) : std::vector<tap>{};
-    for (std::size_t x = 0; !coarse && x < places; ++x) {
+    for (std::uint32_t x = 0; !coarse && x < places; ++x) {
       made.taps.push_back({x, x, 0.0F});
     }
     levels_.push_back(std::move(made));
