@@ -38,6 +38,8 @@ WALLS: dict[str, tuple[set[str], set[str]]] = {
     "hospital": ({"images", "features", "statistics", "model"}, set()),
     "model": ({"statistics", "kernels"}, {"threadpoolctl"}),
     "store": ({"statistics", "model"}, {"sqlalchemy"}),
+    # Its site's side asks `hospital`; its server's side loads neither that nor torch: see below.
+    "federation": ({"statistics", "store", "model", "kernels", "hospital", "images", "features"}, {"nvflare"}),
     "export": ({"features", "model", "runtime"}, {"onnx", "onnxscript", "google"}),
     "inference": ({"images", "kernels", "model", "runtime"}, {"PIL", "nibabel", "highdicom", "pydicom"}),
     "report": ({"images", "statistics", "model"}, {"jinja2", "matplotlib", "PIL"}),

@@ -5,7 +5,8 @@ FedmedError            exit 1  refused or failed
 ├── StoreError         exit 1  the server's store: its admin
 ├── NothingMatched     exit 4  no input fits the model or the task
 ├── TrustError         exit 5  a signature, a signer, a digest: do not use the file
-└── DeviceError        exit 6  the device that was asked for is not usable
+├── DeviceError        exit 6  the device that was asked for is not usable
+└── Unreachable        exit 8  the other end did not answer: try again later
 
 A message says what failed and shows what was found against what was expected; `hint` says what to do.
 """
@@ -55,3 +56,9 @@ class DeviceError(FedmedError):
     """The device that was asked for is not usable here."""
 
     exit_code = 6
+
+
+class Unreachable(FedmedError):
+    """The server, or a site, did not answer in time; trying again later makes sense."""
+
+    exit_code = 8
