@@ -43,6 +43,10 @@ FULL_BUDGET = {
 }
 
 
+LABEL_DRAWS = {False: 1, True: 5}
+"""How often the labels of the label curve are drawn, in a demo and in full."""
+
+
 @dataclass(frozen=True)
 class DemoResult:
     """What the demo answers: one document a task, its table as lines, and where the report is."""
@@ -88,6 +92,7 @@ def run_demo(
                 out=out / task.name,
                 setting=setting,
                 budget=budgets[task.recipe.kind],
+                label_draws=LABEL_DRAWS[full],
                 seed=seed,
                 device=device,
                 watch=watch,

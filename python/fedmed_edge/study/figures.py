@@ -105,7 +105,9 @@ def table(runs: Runs) -> list[str]:
     if marked:
         lines.append("* stopped by the stated budget of steps, not at its plateau (see --full)")
     curve_heads = "".join(f"{name:>11}" for name in CURVE_COLUMNS)
-    lines += ["", f"{f'labels at {join.joining}':<{width}}{curve_heads}   rebuilt - own_sums"]
+    draws = max(len(answers["rebuilt"]) for answers in join.curve.values())
+    often = f", labels drawn {draws} times a seed" if draws > 1 else ""
+    lines += ["", f"{f'labels at {join.joining}':<{width}}{curve_heads}   rebuilt - own_sums{often}"]
     for count, found in runs.curve.items():
         line = _line(str(count), width, [_number(found.get(name)) for name in CURVE_COLUMNS])
         if "own_sums" in found:

@@ -20,10 +20,10 @@ from fedmed_edge.features.training import Network, build_network
 from fedmed_edge.generation import Generation
 from fedmed_edge.images.dataset import Dataset, Task, read_dataset
 from fedmed_edge.model.rebuild import rebuild
-from fedmed_edge.model.refine import refine
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.statistics.contribution import Contribution, new_contribution
 from fedmed_edge.study.closed_form import Head, contribute, publish, reaches_cohort, score_heads
+from fedmed_edge.study.label_curve import Curve, label_curve
 from fedmed_edge.study.networks import (
     Column,
     Cost,
@@ -51,7 +51,6 @@ COLUMNS = (
     "threshold",
 )
 COLUMNS_OF_ALL: tuple[Column, ...] = ("fedavg", "pooled")
-LABEL_COUNTS = (5, 10, 20, 40, 80)
 _ONE_PLACE_IMAGES = {"classification": 2000, "segmentation": 10}
 
 
@@ -62,7 +61,7 @@ class Join:
     Attributes:
         answers: Column → site → what it answered on that site's test images.
         costs: Network column → what it took.
-        curve: Labels of the joining site (0: all) → column → answers on its test images.
+        curve: The joining site with few labels, as `label_curve` gives it.
     """
 
     task: str
@@ -73,7 +72,7 @@ class Join:
     budget: Budget
     answers: dict[str, dict[str, Answers]]
     costs: dict[str, Cost]
-    curve: dict[int, dict[str, Answers]]
+    curve: Curve
     story: Story
     generation: Generation
     tests: dict[str, Dataset]
@@ -113,6 +112,7 @@ def run_join(
     out: Path,
     setting: Setting,
     budget: Budget,
+    label_draws: int = 1,
     seed: int = 0,
     device: str = "auto",
     watch: Watch = lambda step: None,
@@ -122,6 +122,7 @@ def run_join(
     Args:
         joining: Site that joins; the last by name where None.
         out: Folder of the task: each seed gets a folder in it, and what all seeds share stands beside them.
+        label_draws: How often the few labels of the label curve are drawn.
 
     Raises:
         InputError: Fewer than three sites, no such site, or data that cannot be used.
@@ -152,7 +153,17 @@ def run_join(
         answers["threshold"] = bench.notebook.answers(
             "threshold", lambda: {name: answers_of_threshold(data) for name, data in bench.tests.items()}
         )
-    curve = _label_curve(bench, generation, contributions)
+    curve = label_curve(
+        bench.notebook,
+        generation,
+        [one for name, (one, _) in contributions.items() if name != bench.joining],
+        bench.joining,
+        bench.train[bench.joining],
+        bench.tests[bench.joining],
+        setting,
+        draws=label_draws,
+        **bench.options,
+    )
     return Join(
         task=task.name,
         recipe=task.recipe,
@@ -312,33 +323,6 @@ def _untrained(bench: _Bench) -> dict[str, Answers]:
         ]
 
     return bench.notebook.answers(f"untrained-{bench.setting.name}", make)
-
-
-def _label_curve(
-    bench: _Bench, generation: Generation, contributions: Mapping[str, tuple[Contribution, float]]
-) -> dict[int, dict[str, Answers]]:
-    """The joining site with few labelled images, drawn at random and nested; the others as they are."""
-    site, labels = bench.joining, bench.train[bench.joining].labelled
-    order = np.random.default_rng(bench.seed).permutation(len(labels))
-    others = [one for name, (one, _) in contributions.items() if name != site]
-    heads: dict[str, Head] = {}
-    counts = [*(count for count in LABEL_COUNTS if count < len(labels)), len(labels)]
-    for count in counts:
-        few = labels.subset(sorted(order[:count].tolist()))
-        both = others
-        if reaches_cohort(few, bench.setting):
-            own, _ = contribute(generation, few, site, bench.setting, device=bench.device, watch=bench.watch)
-            both = [*others, own]
-            heads[f"refined-{count}"] = Head(refine(both, site, bench.recipe), (site,))
-            heads[f"own_sums-{count}"] = Head(rebuild([own], bench.recipe), (site,))
-        heads[f"rebuilt-{count}"] = Head(rebuild(both, bench.recipe), (site,))
-    tests = {site: bench.tests[site]}
-    found = score_heads(generation, tests, heads, device=bench.device, watch=bench.watch)
-    curve: dict[int, dict[str, Answers]] = {count: {} for count in counts}
-    for name, answers in found.items():
-        column, _, labelled_images = name.partition("-")
-        curve[int(labelled_images)][column] = answers[site]
-    return curve
 
 
 def _one_place(bench: _Bench, generation: Generation) -> float:

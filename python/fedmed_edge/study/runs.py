@@ -74,7 +74,7 @@ class Runs:
         """Column → site → score, where every run has one."""
         return {
             column: {
-                site: self._figure([join.answers[column][site] for join in self.joins], number)
+                site: self._figure([(join.answers[column][site],) for join in self.joins], number)
                 for number, site in enumerate(self.sites)
                 if all(site in join.answers[column] for join in self.joins)
                 and self.first.answers[column][site].patients
@@ -120,14 +120,16 @@ class Runs:
         known = [error for error in errors if error is not None]
         return float(np.mean(known)) if known else None
 
-    def _figure(self, answers: Sequence[Answers], site: int) -> Figure:
-        """Mean over the runs; a draw draws patients, and runs where there are several."""
+    def _figure(self, answers: Sequence[Sequence[Answers]], site: int) -> Figure:
+        """Mean over the runs, each a mean of its answers; a draw draws patients, and runs if several."""
         recipe, count = self.first.recipe, len(answers)
-        patients = resampling_weights(answers[0].patients, seed=site)
+        patients = resampling_weights(answers[0][0].patients, seed=site)
         runs = resampling_weights([str(number) for number in range(count)], seed=count)
-        by_run = np.stack([scores(recipe, one, patients) for one in answers], axis=1)
-        drawn = (by_run * runs).mean(axis=1)
-        return Figure(float(np.mean([score(recipe, one) for one in answers])), drawn)
+        by_run = [np.mean([scores(recipe, one, patients) for one in run], axis=0) for run in answers]
+        drawn = (np.stack(by_run, axis=1) * runs).mean(axis=1)
+        return Figure(
+            float(np.mean([np.mean([score(recipe, one) for one in run]) for run in answers])), drawn
+        )
 
 
 def together(answers: Mapping[str, Answers]) -> Answers:

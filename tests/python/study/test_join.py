@@ -147,6 +147,16 @@ def test_figures_of_several_seeds_are_means_with_paired_gains(join: tuple[Task, 
     assert "mean of 2 seeds" in table(runs)[0]
 
 
+def test_few_labels_are_drawn_several_times_and_all_of_them_once(join: tuple[Task, Path, Join]) -> None:
+    task, out, once = join
+    settings = {"out": out, "setting": SETTINGS["open"], "budget": BUDGET, "device": "cpu"}
+    thrice = run_join(task, label_draws=3, **settings)
+    assert [len(answers["rebuilt"]) for answers in thrice.curve.values()] == [3, 1]
+    assert thrice.curve[5]["own_sums"][0] == once.curve[5]["own_sums"][0]
+    alone = [score(task.recipe, one) for one in thrice.curve[5]["refined"]]
+    assert Runs((thrice,)).curve[5]["refined"].value == pytest.approx(np.mean(alone))
+
+
 def test_folder_of_another_experiment_is_refused(join: tuple[Task, Path, Join]) -> None:
     task, out, _ = join
     with pytest.raises(InputError, match="holds an experiment of other settings"):
