@@ -17,7 +17,7 @@ PACKAGE = REPOSITORY / "python" / "fedmed_edge"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Every room may import these, numpy and pydantic, and nothing else that the tables do not name.
-ROOT = {"errors", "atomic", "recipe", "config", "signing", "generation", "kinds", "tensorfile"}
+ROOT = {"errors", "atomic", "recipe", "listening", "config", "signing", "generation", "kinds", "tensorfile"}
 SHARED_PACKAGES = {"numpy", "pydantic"}
 EVERY_ROOM = {
     *("kernels", "runtime", "images", "features", "statistics", "model", "store", "federation", "universal"),
@@ -42,6 +42,10 @@ WALLS: dict[str, tuple[set[str], set[str]]] = {
     "federation": ({"statistics", "store", "model", "kernels", "hospital", "images", "features"}, {"nvflare"}),
     "export": ({"features", "model", "runtime"}, {"onnx", "onnxscript", "google"}),
     "inference": ({"images", "kernels", "model", "runtime"}, {"PIL", "nibabel", "highdicom", "pydicom"}),
+    "listener": (
+        {"images", "inference"},
+        {"pynetdicom", "pydicom", "dicomweb_client", "requests", "prometheus_client"},
+    ),
     "report": ({"images", "statistics", "model"}, {"jinja2", "matplotlib", "PIL"}),
     "study": (
         EVERY_ROOM - {"study"},
@@ -56,7 +60,8 @@ ROOT_MODULES: dict[str, tuple[set[str], set[str]]] = {
     "errors": (set(), set()),
     "atomic": ({"errors"}, set()),
     "recipe": ({"errors", "atomic"}, set()),
-    "config": ({"errors", "atomic", "recipe"}, set()),
+    "listening": ({"recipe"}, set()),
+    "config": ({"errors", "atomic", "recipe", "listening"}, set()),
     "signing": ({"errors", "atomic"}, {"cryptography"}),
     "tensorfile": ({"errors"}, {"safetensors"}),
     "encoder_graph": ({"errors"}, set()),

@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field
 
 from fedmed_edge.atomic import write_atomic
 from fedmed_edge.errors import InputError
+from fedmed_edge.listening import Listen
 from fedmed_edge.recipe import Frozen, Name, parse_settings, read_toml
 
 FILE_NAME: Final = "fedmed.toml"
@@ -34,11 +35,74 @@ class Policy(Frozen):
         min_cohort: Patients that every class and fold needs before it may leave.
         width_rule: What happens where rows are too wide for the number of patients.
         parts: Parts of a contribution that may leave.
+        share_style: The server may pass the site's style on to the other sites.
     """
 
     min_cohort: Annotated[int, Field(ge=1, le=1 << 20)] = 10
     width_rule: Literal["warn", "refuse", "off"] = "warn"
     parts: tuple[Part, ...] = PARTS
+    share_style: bool = False
+
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
+Address = Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]{1,253}:[0-9]{1,5}$")]
+Hours = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$")]
+
+
+class SiteFederation(Frozen):
+    """How a site takes part; what the server asks is done only where this allows it.
+
+    Without any of `may_…` the site still hands over what somebody puts into its outbox, and fetches what the
+    server publishes.
+
+    Attributes:
+        server: The federation server, `host:port`.
+        proxy: Address of the proxy to reach it through, `host:port`.
+        may_contribute: The server may ask for statistics.
+        may_train: The server may ask for local training, whose weights are contributed.
+        may_validate: The server may ask how a model does on the site's test images.
+        max_epochs: Most epochs of one training that is asked.
+        generations: Digests, or their beginnings, of generations that may be worked with; empty allows all
+            that the server signed.
+        recipes: The same of recipes; empty allows the site's own recipe.
+        hours: Time of day, by the site's clock, in which the above is done and files are transferred, as
+            `22:00-06:00`; None is always.
+        bytes_per_s: Most that is sent in a second; None is no limit.
+        parts_in_flight: Parts of 4 MiB that are on their way at once.
+    """
+
+    server: Address | None = None
+    proxy: Address | None = None
+    may_contribute: bool = False
+    may_train: bool = False
+    may_validate: bool = False
+    max_epochs: Annotated[float, Field(gt=0, le=1000)] = 10.0
+    generations: tuple[Digest, ...] = ()
+    recipes: tuple[Digest, ...] = ()
+    hours: Hours | None = None
+    bytes_per_s: Annotated[int, Field(ge=1024)] | None = None
+    parts_in_flight: Annotated[int, Field(ge=1, le=16)] = 3
+
+
+class ServerFederation(Frozen):
+    """How the server meets its sites.
+
+    Attributes:
+        host, port: Where sites reach it.
+        collect_s: A site that is online is asked for news at least so often, in seconds.
+        sync_s: Longest that one sync with a site may take.
+        at_once: Sites that are met at once.
+        quorum: Least number of sites whose answer a round or a validation needs.
+        deadline_s: A round goes on without those who have not answered by then, once there is a quorum.
+    """
+
+    host: Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]{1,253}$")] = "localhost"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8002
+    collect_s: Annotated[float, Field(gt=0, le=86400)] = 300.0
+    sync_s: Annotated[float, Field(gt=0, le=86400)] = 1800.0
+    at_once: Annotated[int, Field(ge=1, le=64)] = 4
+    quorum: Annotated[int, Field(ge=1, le=10_000)] = 2
+    deadline_s: Annotated[float, Field(gt=0, le=31 * 86400)] = 93_600.0
 
 
 class SiteConfig(Frozen):
@@ -68,6 +132,8 @@ class SiteConfig(Frozen):
     device: Device = "auto"
     threads: Annotated[int, Field(ge=1, le=256)] | None = None
     policy: Policy = Policy()
+    listen: Listen = Listen()
+    federation: SiteFederation = SiteFederation()
 
 
 class ServerConfig(Frozen):
@@ -80,6 +146,7 @@ class ServerConfig(Frozen):
 
     store: Path = Path("store")
     key: Path = Path("server.key")
+    federation: ServerFederation = ServerFederation()
 
 
 def read_config(
@@ -131,9 +198,11 @@ def _probe(model: type[Frozen], values: dict[str, Any], where: str) -> None:
     parse_settings(model, {**missing, **values}, where)
 
 
-def _resolve(model: type[Frozen], values: dict[str, Any], folder: Path) -> None:
+def _resolve(model: type[BaseModel], values: dict[str, Any], folder: Path) -> None:
     for name, field in model.model_fields.items():
-        if Path in (field.annotation, *get_args(field.annotation)):
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            _resolve(field.annotation, values.setdefault(name, {}), folder)
+        elif Path in (field.annotation, *get_args(field.annotation)):
             value = values.get(name, field.default)
             values[name] = None if value is None else folder / value
 
@@ -171,16 +240,30 @@ def _set(
 
 
 def write_config(path: Path, config: SiteConfig | ServerConfig) -> None:
-    """Write settings as TOML, for `init`; keys without a value are left out.
+    """Write settings as TOML, for `init`.
+
+    Keys without a value are left out, and so is a table that was not changed, but for the policy: that is to
+    be seen.
 
     Raises:
         InputError: A file is there already, or it cannot be written.
     """
     if path.exists():
         raise InputError(f"{path}: is there already", hint="edit it, or choose another folder")
-    values = config.model_dump(mode="json", exclude_none=True)
+    fields = type(config).model_fields.items()
+    unchanged = {
+        name
+        for name, field in fields
+        if isinstance(field.default, BaseModel) and getattr(config, name) == field.default
+    }
+    values = config.model_dump(mode="json", exclude_none=True, exclude=unchanged - {"policy"})
+    write_atomic(path, ("\n".join(_lines("", values)) + "\n").encode())
+
+
+def _lines(title: str, values: dict[str, Any]) -> list[str]:
+    """A table as TOML, the tables in it behind its own keys."""
     tables = {name: table for name, table in values.items() if isinstance(table, dict)}
     lines = [f"{name} = {json.dumps(value)}" for name, value in values.items() if name not in tables]
-    for title, table in tables.items():
-        lines += ["", f"[{title}]", *(f"{name} = {json.dumps(value)}" for name, value in table.items())]
-    write_atomic(path, ("\n".join(lines) + "\n").encode())
+    for name, table in tables.items():
+        lines += ["", f"[{title}{name}]", *_lines(f"{title}{name}.", table)]
+    return lines
