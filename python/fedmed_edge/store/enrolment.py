@@ -1,16 +1,16 @@
 """Which sites may contribute, and with which key."""
 
-import re
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import Connection, func, insert, select, update
 
 from fedmed_edge.errors import StoreError, TrustError
+from fedmed_edge.recipe import Name
 from fedmed_edge.signing import PublicKey, fingerprint, parse_public_key, public_pem
+from fedmed_edge.store import ledger
 from fedmed_edge.store.entries import SiteEntry
 from fedmed_edge.store.tables import contributions, now, sites
-
-_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
 
 
 def enrol(connection: Connection, name: str, key: PublicKey) -> None:
@@ -19,10 +19,12 @@ def enrol(connection: Connection, name: str, key: PublicKey) -> None:
     Raises:
         StoreError: The name is none, or it or the key is enrolled otherwise.
     """
-    if not _NAME.match(name):
+    try:
+        TypeAdapter(Name).validate_python(name)
+    except ValidationError:
         raise StoreError(
             f"site `{name[:64]}`: expected a name of 1 to 64 letters, digits, dots, dashes or underscores"
-        )
+        ) from None
     values = {"public_key": public_pem(key), "fingerprint": fingerprint(key), "revoked": False}
     other = connection.scalar(select(sites.c.name).where(sites.c.fingerprint == values["fingerprint"]))
     if other is not None and other != name:
@@ -30,13 +32,16 @@ def enrol(connection: Connection, name: str, key: PublicKey) -> None:
     row = connection.execute(select(sites).where(sites.c.name == name)).one_or_none()
     if row is None:
         connection.execute(insert(sites).values(name=name, enrolled=now(), **values))
-    elif row.revoked or row.fingerprint == values["fingerprint"]:
+    elif row.revoked:
         connection.execute(update(sites).where(sites.c.name == name).values(**values))
+    elif row.fingerprint == values["fingerprint"]:
+        return
     else:
         raise StoreError(
             f"site `{name}`: is enrolled with the key {row.fingerprint}, expected that one",
             hint="`fedmed-server site revoke` first, then add it with its new key",
         )
+    ledger.append(connection, "enrolled", site=name, details={"fingerprint": values["fingerprint"]})
 
 
 def revoke(connection: Connection, name: str) -> None:
@@ -45,8 +50,9 @@ def revoke(connection: Connection, name: str) -> None:
     Raises:
         StoreError: No such site.
     """
-    require_site(connection, name)
-    connection.execute(update(sites).where(sites.c.name == name).values(revoked=True))
+    if not require_site(connection, name).revoked:
+        connection.execute(update(sites).where(sites.c.name == name).values(revoked=True))
+        ledger.append(connection, "revoked", site=name)
 
 
 def require_site(connection: Connection, name: str) -> Any:

@@ -10,7 +10,9 @@ from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from fedmed_edge.errors import StoreError
-from fedmed_edge.store.tables import SCHEMA_VERSION, loose, metadata, settings
+from fedmed_edge.store import ledger
+from fedmed_edge.store.tables import SCHEMA_VERSION, contributions, loose, metadata, settings
+from fedmed_edge.store.tables import ledger as rows
 
 WAIT_S: Final = 60.0
 """How long a process waits for another that is writing."""
@@ -49,6 +51,7 @@ class Index:
                 raise StoreError(f"{self.path.parent}: is a store already")
             metadata.create_all(connection)
             connection.execute(settings.insert().values(key="schema_version", value=str(SCHEMA_VERSION)))
+            ledger.start(connection)
 
     def finished(self) -> bool:
         """Whether there is an index that was made to the end."""
@@ -160,8 +163,14 @@ _PERMISSIONS = (
 
 def _migrate(connection: Connection, version: int) -> None:
     """Bring the tables from an older version to the newest; another process may have done so meanwhile."""
-    if version < 2:
-        loose.create(connection, checkfirst=True)
+    if version == SCHEMA_VERSION:
+        return
+    if version < 3:  # what 2 and 3 added
+        for table in (loose, rows):
+            table.create(connection, checkfirst=True)
+        for index in contributions.indexes:
+            index.create(connection, checkfirst=True)
+        ledger.start(connection)
     connection.execute(update(settings).where(_VERSION_ROW).values(value=str(SCHEMA_VERSION)))
 
 

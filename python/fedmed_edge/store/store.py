@@ -1,7 +1,7 @@
 """A server's store: who may contribute, what they contributed, and the models made of it.
 
-    STORE/index.sqlite          sites, recipes, generations, contributions, tombstones, models, journal
-    STORE/objects/ab/abcdef…    their files, named by SHA-256
+    STORE/index.sqlite       sites, recipes, generations, contributions, models, tombstones, journal, ledger
+    STORE/objects/ab/abcdef… their files, named by SHA-256
 
 A file is written before the row that names it and deleted after it, and the journal names it meanwhile, so a
 process may be killed at any point: what the journal names and no row does is swept when the store is opened
@@ -11,19 +11,20 @@ so two writers take turns.
 
 import json
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection, func, insert, select, update
 
-from fedmed_edge.errors import StoreError
+from fedmed_edge.errors import FedmedError, InputError, StoreError, TrustError
 from fedmed_edge.generation import Generation, parse_generation
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.signing import PublicKey, public_pem
 from fedmed_edge.statistics.contribution import Contribution, parse_contribution
-from fedmed_edge.statistics.reading import parse_envelope, read_content
-from fedmed_edge.store import admission, enrolment, holdings, journal, models, tables
+from fedmed_edge.statistics.reading import Envelope, parse_envelope, read_content
+from fedmed_edge.store import admission, enrolment, holdings, journal, ledger, models, tables
 from fedmed_edge.store.entries import (
     ContributionEntry,
     GenerationEntry,
@@ -34,6 +35,7 @@ from fedmed_edge.store.entries import (
     Withdrawal,
 )
 from fedmed_edge.store.index import WAIT_S, Index
+from fedmed_edge.store.ledger import LedgerEntry, LedgerHead
 from fedmed_edge.store.objects import Objects, digest_of
 from fedmed_edge.store.verification import faults
 
@@ -156,6 +158,8 @@ class Store:
             if connection.execute(known.values(number=newest)).rowcount == 0:
                 values = {"number": newest, "digest": recipe.digest, "task": recipe.name, "content": content}
                 connection.execute(insert(tables.recipes).values(**values))
+                told = {"task": recipe.name}
+                ledger.append(connection, "recipe added", subject=recipe.digest, details=told)
         return recipe.digest
 
     def tasks(self) -> list[str]:
@@ -194,6 +198,9 @@ class Store:
                     "draft": generation.draft,
                 }
                 connection.execute(insert(table).values(**values))
+                header = generation.header
+                told = {"trained_by": header.trained_by, "measured_at": header.measured_at}
+                ledger.append(connection, "published", subject=digest, details=values | told)
         return digest
 
     def generations(self) -> list[str]:
@@ -219,11 +226,15 @@ class Store:
 
     # --- contributions -----------------------------------------------------------------------------
 
-    def import_contribution(self, path: str | Path) -> Import:
+    def import_contribution(self, path: str | Path, *, details: Mapping[str, Any] | None = None) -> Import:
         """Take a contribution from its file.
 
         The very same contribution again changes nothing, but mends its file where that is damaged or missing.
-        One that the site signed anew with a higher sequence becomes its newest.
+        One that the site signed anew with a higher sequence becomes its newest. What is refused, once it is
+        a contribution, is told in the ledger too, under the site that it claims to be of.
+
+        Args:
+            details: What the ledger shall tell beside, such as how the file came.
 
         Raises:
             InputError: The file is not as it must be, or is of another generation or recipe, or older than
@@ -233,6 +244,13 @@ class Store:
         """
         content, where = read_content(Path(path)), str(path)
         envelope = parse_envelope(content, where)
+        try:
+            return self._take(content, envelope, where, dict(details or {}))
+        except (InputError, TrustError) as refusal:
+            self._refuse(content, envelope, where, refusal, dict(details or {}))
+            raise
+
+    def _take(self, content: bytes, envelope: Envelope, where: str, details: dict[str, Any]) -> Import:
         with self._index.read() as connection:
             key = enrolment.signing_key(connection, envelope.signer, envelope.header.site, where)
             recipe = admission.check_known(connection, envelope.header, where)
@@ -248,11 +266,26 @@ class Store:
                 if verdict != "same":  # another process may have taken it meanwhile
                     stored = self._objects.write(content)
                     holdings.record(connection, contribution, stored, len(content), public_pem(key))
+                    told = _told(envelope) | {"bytes": len(content)} | details
+                    site = contribution.header.site
+                    ledger.append(connection, "contributed", site=site, subject=contribution.id, details=told)
         if verdict == "renewed":
             self._sweep()
         header = contribution.header
         log.info("contribution %s of %s: %s", contribution.id[:12], header.site, verdict)
         return Import(contribution.id, header.site, header.task, header.sequence, verdict != "same")
+
+    def _refuse(
+        self, content: bytes, envelope: Envelope, where: str, refusal: FedmedError, details: dict[str, Any]
+    ) -> None:
+        told = _told(envelope) | {
+            "file": digest_of(content),
+            "why": str(refusal).removeprefix(f"{where}: "),
+        }
+        try:
+            self.ledger_append("refused", envelope.header.site, details=told | details)
+        except StoreError as error:  # the refusal itself is what the caller has to hear
+            log.warning("refusal not in the ledger: %s", error)
 
     def _mend(self, content: bytes) -> None:
         """Write an object that is held again, where its file is damaged or missing."""
@@ -321,6 +354,9 @@ class Store:
             rows = holdings.bury(connection, site)
             ids = [row.id for row in rows]
             marked = models.mark_withdrawn(connection, ids)
+            if ids:
+                told = {"contributions": sorted(ids), "models": list(marked)}
+                ledger.append(connection, "withdrew", site=site, details=told)
         self._sweep()
         log.info("withdrew %s: %d contributions, %d models marked", site, len(ids), len(marked))
         return Withdrawal(site, tuple(sorted(ids)), marked, tuple(sorted({row.task for row in rows})))
@@ -335,6 +371,13 @@ class Store:
         """
         with self._adding(model.content) as connection:
             models.record(connection, model, self._objects.write(model.content))
+            told = {
+                "task": model.recipe.name,
+                "generation": model.generation,
+                "contributions": dict(zip(model.sites, model.contributions, strict=True)),
+            }
+            kind = "refined" if model.refined_for else "rebuilt"
+            ledger.append(connection, kind, site=model.refined_for, subject=model.digest, details=told)
         return model.digest
 
     def models(self, task: str | None = None) -> list[ModelEntry]:
@@ -359,6 +402,45 @@ class Store:
         if stored is None:
             raise StoreError(f"store: no model {digest[:12]}")
         return self._objects.read(stored)
+
+    # --- ledger ------------------------------------------------------------------------------------
+
+    def ledger_append(
+        self,
+        kind: str,
+        site: str | None = None,
+        subject: str | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> LedgerEntry:
+        """Add a row of something that the store itself does not change, such as an export.
+
+        Args:
+            subject: Digest or id of what it is about.
+            details: Values that JSON knows.
+
+        Raises:
+            StoreError: Another process kept the lock, or the index cannot be written.
+        """
+        with self._index.write() as connection:
+            return ledger.append(connection, kind, site=site, subject=subject, details=details)
+
+    def ledger(self) -> list[LedgerEntry]:
+        """Every row, oldest first, as it stands: `verify_ledger` says whether it may be believed."""
+        with self._index.read() as connection:
+            return list(ledger.entries(connection))
+
+    def verify_ledger(self, known: str | None = None) -> LedgerHead:
+        """Check the chain of the ledger; where it ends.
+
+        Args:
+            known: Hash (or its beginning) of a head that was written down before.
+
+        Raises:
+            InputError: `known` is no hash.
+            StoreError: The chain is broken, at the row that is named, or no row has the hash `known`.
+        """
+        with self._index.read() as connection:
+            return ledger.verify(connection, known)
 
     # --- upkeep ------------------------------------------------------------------------------------
 
@@ -405,3 +487,10 @@ class Store:
 
 
 _OWN_NAMES = {INDEX_NAME, f"{INDEX_NAME}-journal", "objects", "lost+found"}
+
+
+def _told(envelope: Envelope) -> dict[str, Any]:
+    """What a contribution's header says of itself, for the ledger."""
+    header = envelope.header
+    kept = ("task", "sequence", "generation", "recipe", "parts", "folds", "min_cohort", "mode", "privacy")
+    return header.model_dump(mode="json", include=set(kept)) | {"signer": envelope.signer}

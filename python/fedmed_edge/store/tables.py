@@ -1,9 +1,10 @@
 """The tables of a store's index."""
 
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     Column,
     ForeignKey,
@@ -15,94 +16,125 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION: Final = 2
-"""2 added `loose`."""
+SCHEMA_VERSION: Final = 3
+"""2 added `loose`, 3 `ledger` and the index of `contributions.object`."""
 
 metadata = MetaData()
 
-settings = Table("settings", metadata, Column("key", String, primary_key=True), Column("value", String))
+# Sites are summed in order of name: the order of bytes, whatever a database's locale says.
+Text: Final = String().with_variant(String(collation="C"), "postgresql")
+
+
+def _number() -> Column[int]:
+    """Rises with every row."""
+    return Column("number", Integer, primary_key=True)
+
+
+def _text(name: str, **options: Any) -> Column[str]:
+    return Column(name, Text, nullable=False, **options)
+
+
+def _flag(name: str) -> Column[bool]:
+    return Column(name, Boolean, nullable=False, default=False)
+
+
+def _named(name: str, target: str, **options: Any) -> Column[str]:
+    """Names a row of another table."""
+    return Column(name, Text, ForeignKey(target), nullable=False, **options)
+
+
+settings = Table("settings", metadata, Column("key", Text, primary_key=True), Column("value", Text))
 
 sites = Table(
     "sites",
     metadata,
-    Column("name", String, primary_key=True),
+    Column("name", Text, primary_key=True),
     Column("public_key", LargeBinary, nullable=False),
-    Column("fingerprint", String, nullable=False, unique=True),
-    Column("enrolled", String, nullable=False),
-    Column("revoked", Boolean, nullable=False, default=False),
+    _text("fingerprint", unique=True),
+    _text("enrolled"),
+    _flag("revoked"),
 )
 
 recipes = Table(
-    "recipes",
-    metadata,
-    Column("number", Integer, primary_key=True),
-    Column("digest", String, nullable=False, unique=True),
-    Column("task", String, nullable=False, index=True),
-    Column("content", String, nullable=False),
+    "recipes", metadata, _number(), _text("digest", unique=True), _text("task", index=True), _text("content")
 )
 
 generations = Table(
     "generations",
     metadata,
-    Column("number", Integer, primary_key=True),
-    Column("digest", String, nullable=False, unique=True),
-    Column("kind", String, nullable=False),
+    _number(),
+    _text("digest", unique=True),
+    _text("kind"),
     Column("row_dim", Integer, nullable=False),
     Column("feature_dim", Integer, nullable=False),
     Column("channels", Integer, nullable=False),
-    Column("draft", Boolean, nullable=False),
+    _flag("draft"),
 )
 
 contributions = Table(
     "contributions",
     metadata,
-    Column("number", Integer, primary_key=True),
-    Column("id", String, nullable=False, unique=True),
-    Column("object", String, nullable=False),
-    Column("site", ForeignKey("sites.name"), nullable=False, index=True),
+    _number(),
+    _text("id", unique=True),
+    _text("object", index=True),
+    _named("site", "sites.name", index=True),
     Column("public_key", LargeBinary, nullable=False),
-    Column("sequence", Integer, nullable=False),
-    Column("task", String, nullable=False),
-    Column("recipe", ForeignKey("recipes.digest"), nullable=False),
-    Column("generation", ForeignKey("generations.digest"), nullable=False),
-    Column("holds", String, nullable=False),
-    Column("bytes", Integer, nullable=False),
-    Column("received", String, nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    _text("task"),
+    _named("recipe", "recipes.digest"),
+    _named("generation", "generations.digest"),
+    _text("holds"),
+    Column("bytes", BigInteger, nullable=False),
+    _text("received"),
     UniqueConstraint("site", "sequence"),
 )
 
 tombstones = Table(
     "tombstones",
     metadata,
-    Column("id", String, primary_key=True),
-    Column("site", String, nullable=False, index=True),
-    Column("sequence", Integer, nullable=False),
-    Column("withdrawn", String, nullable=False),
+    Column("id", Text, primary_key=True),
+    _text("site", index=True),
+    Column("sequence", BigInteger, nullable=False),
+    _text("withdrawn"),
 )
 
 models = Table(
     "models",
     metadata,
-    Column("number", Integer, primary_key=True),
-    Column("digest", String, nullable=False, unique=True),
-    Column("object", String, nullable=False),
-    Column("task", String, nullable=False, index=True),
-    Column("generation", ForeignKey("generations.digest"), nullable=False),
-    Column("refined_for", String),
-    Column("withdrawn", Boolean, nullable=False, default=False),
-    Column("made", String, nullable=False),
+    _number(),
+    _text("digest", unique=True),
+    _text("object"),
+    _text("task", index=True),
+    _named("generation", "generations.digest"),
+    Column("refined_for", Text),
+    _flag("withdrawn"),
+    _text("made"),
 )
 
 model_parts = Table(
     "model_parts",
     metadata,
-    Column("model", ForeignKey("models.digest", ondelete="CASCADE"), primary_key=True),
-    Column("site", String, primary_key=True),
-    Column("contribution", String, nullable=False),
+    Column("model", Text, ForeignKey("models.digest", ondelete="CASCADE"), primary_key=True),
+    Column("site", Text, primary_key=True),
+    _text("contribution"),
 )
 
 # Files that may be deleted where no row names them: see `journal`.
-loose = Table("loose", metadata, Column("digest", String, primary_key=True))
+loose = Table("loose", metadata, Column("digest", Text, primary_key=True))
+
+# Rows are only ever added: see `ledger`.
+ledger = Table(
+    "ledger",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    _text("time"),
+    _text("kind"),
+    Column("site", Text),
+    Column("subject", Text),
+    _text("details"),
+    _text("previous"),
+    _text("hash"),
+)
 
 
 def now() -> str:

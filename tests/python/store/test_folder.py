@@ -97,10 +97,10 @@ def test_folders_and_files_may_be_named_by_strings(store: Store, sent: Send, tmp
 
 
 def test_a_store_of_a_newer_version_or_a_damaged_one_is_refused(store: Store) -> None:
-    for version in ("3", "two"):
-        change(store, f"UPDATE settings SET value = '{version}'")
+    for version in ("4", "two"):
+        change(store, f"UPDATE settings SET value = '{version}' WHERE key = 'schema_version'")
         with pytest.raises(
-            StoreError, match=f"store has schema version {version}, expected at most 2"
+            StoreError, match=f"store has schema version {version}, expected at most 3"
         ) as refusal:
             Store.open(store.folder)
         assert "a newer fedmed-server made it: upgrade this one" in str(refusal.value.hint)
@@ -115,10 +115,33 @@ def test_a_store_of_a_newer_version_or_a_damaged_one_is_refused(store: Store) ->
     assert Store.open(store.folder).tasks() == []
 
 
-def test_a_store_of_version_1_is_brought_up_to_date(store: Store, sent: Send, send_all: None) -> None:
-    change(store, "DROP TABLE loose", "UPDATE settings SET value = '1'")
+# What later versions added, taken out again.
+OLDER = {
+    "2": ["DROP TABLE ledger", "DELETE FROM settings WHERE key = 'ledger_head'"],
+    "1": ["DROP TABLE loose"],
+}
+
+
+@pytest.mark.parametrize("version", ["1", "2"])
+def test_a_store_of_an_older_version_is_brought_up_to_date(
+    version: str, store: Store, sent: Send, send_all: None
+) -> None:
+    store.withdraw("gamma")
+    store.import_contribution(sent("gamma", 2, seed=2))
+    for older in ("2", "1"):
+        if older >= version:
+            change(store, *OLDER[older])
+    change(
+        store,
+        "DROP INDEX ix_contributions_object",
+        f"UPDATE settings SET value = '{version}' WHERE key = 'schema_version'",
+    )
     opened = Store.open(store.folder)
     assert opened.verify() == []
+    (started,) = opened.ledger()
+    assert (started.kind, started.details["sites"]) == ("started", ["alpha", "beta", "gamma"])
+    assert sorted(started.details["contributions"].values()) == ["alpha", "beta", "gamma"]
+    assert list(started.details["withdrawn"].values()) == ["gamma"]
     assert len(opened.contributions("lesion")) == 3
     assert opened.import_contribution(sent("alpha", 2, seed=2)).new
     opened.withdraw("beta")
@@ -221,14 +244,15 @@ def test_an_import_goes_on_where_another_process_swept_its_journal(
     assert store.verify() == []
 
 
-def test_a_refused_import_leaves_nothing(store: Store, sent: Send) -> None:
+def test_a_refused_import_leaves_nothing_but_its_row_in_the_ledger(store: Store, sent: Send) -> None:
     store.import_contribution(sent("alpha", 2))
     held, index = objects_of(store), (store.folder / "index.sqlite").read_bytes()
+    assert not store.import_contribution(sent("alpha", 2)).new
+    assert (store.folder / "index.sqlite").read_bytes() == index
     with pytest.raises(InputError, match="`sequence` has 1, expected more than 2"):
         store.import_contribution(sent("alpha", 1, seed=1))
-    assert not store.import_contribution(sent("alpha", 2)).new
     assert objects_of(store) == held
-    assert (store.folder / "index.sqlite").read_bytes() == index
+    assert [entry.kind for entry in store.ledger()[-2:]] == ["contributed", "refused"]
     assert Store.open(store.folder).verify() == []
 
 

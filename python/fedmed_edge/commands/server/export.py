@@ -1,5 +1,6 @@
 """`fedmed-server export`: one signed file that `fedmed-edge infer` runs."""
 
+import hashlib
 from pathlib import Path
 
 import click
@@ -47,7 +48,11 @@ def command(
     if entry.withdrawn:
         raise StoreError(f"export: a site in model {entry.digest[:12]} has withdrawn", hint="rebuild first")
     chosen = parse_model(store.model_content(entry.digest), f"model {entry.digest[:12]}")
-    signature = write_signed(target, export_onnx(chosen, store.generation(chosen.generation)), key)
+    content = export_onnx(chosen, store.generation(chosen.generation))
+    # before the file is there: what left is in the ledger, whatever happens in between
+    told = {"task": task, "file": hashlib.sha256(content).hexdigest()}
+    store.ledger_append("exported", chosen.refined_for, chosen.digest, told)
+    signature = write_signed(target, content, key)
     answer = {
         "out": str(target),
         "signature": str(signature),
