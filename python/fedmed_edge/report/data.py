@@ -62,12 +62,12 @@ class CurvePoint:
     """Scores at the joining site when it has `labels` labelled images.
 
     Attributes:
-        gain: Rebuilt minus own_sums, paired.
+        gains: Rebuilt, and refined, minus own_sums, paired; empty where the site has no own sums.
     """
 
     labels: int
     values: Mapping[str, Value]
-    gain: Value | None = None
+    gains: Mapping[str, Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,12 +225,16 @@ def plain_statements(task: TaskFigures) -> list[str]:
 
 
 def _curve_statement(task: TaskFigures) -> list[str]:
-    by_verdict: dict[str, list[str]] = {}
-    for point in task.curve:
-        if point.gain is not None:
-            by_verdict.setdefault(_verdict(point.gain), []).append(str(point.labels))
-    parts = [f"with {_listed(counts)} {verdict}" for verdict, counts in by_verdict.items()]
-    return [f"By labelled images at {task.joined}: rebuilt {', '.join(parts)} own_sums."] if parts else []
+    said = []
+    for column in ("rebuilt", "refined"):
+        by_verdict: dict[str, list[str]] = {}
+        for point in task.curve:
+            if column in point.gains:
+                by_verdict.setdefault(_verdict(point.gains[column]), []).append(str(point.labels))
+        parts = [f"with {_listed(counts)} {verdict}" for verdict, counts in by_verdict.items()]
+        if parts:
+            said.append(f"{column} {', '.join(parts)} own_sums")
+    return [f"By labelled images at {task.joined}: {'; '.join(said)}."] if said else []
 
 
 def _listed(names: list[str]) -> str:

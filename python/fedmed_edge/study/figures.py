@@ -45,7 +45,8 @@ def document(runs: Runs, report: str) -> dict[str, Any]:
             {
                 "labels": count,
                 **{name: _rounded(_number(found.get(name))) for name in CURVE_COLUMNS},
-                "gain": _gain(found),
+                "gain": _gain(runs.curve_gains.get(count, {}).get("rebuilt")),
+                "refined_gain": _gain(runs.curve_gains.get(count, {}).get("refined")),
             }
             for count, found in runs.curve.items()
         ],
@@ -75,11 +76,10 @@ def document(runs: Runs, report: str) -> dict[str, Any]:
     }
 
 
-def _gain(found: Mapping[str, Figure]) -> dict[str, Any] | None:
-    """Rebuilt minus own_sums on the same patients and runs, where both are there."""
-    if "own_sums" not in found:
+def _gain(difference: Figure | None) -> dict[str, Any] | None:
+    """A paired difference as JSON values."""
+    if difference is None:
         return None
-    difference = found["rebuilt"] - found["own_sums"]
     return {"value": _rounded(difference.value), "interval": _interval(difference)}
 
 
@@ -107,11 +107,11 @@ def table(runs: Runs) -> list[str]:
     curve_heads = "".join(f"{name:>11}" for name in CURVE_COLUMNS)
     draws = max(len(answers["rebuilt"]) for answers in join.curve.values())
     often = f", labels drawn {draws} times a seed" if draws > 1 else ""
-    lines += ["", f"{f'labels at {join.joining}':<{width}}{curve_heads}   rebuilt - own_sums{often}"]
+    gain_heads = "".join(f"{f'{column} - own_sums':>27}" for column in ("rebuilt", "refined"))
+    lines += ["", f"{f'labels at {join.joining}':<{width}}{curve_heads}{gain_heads}{often}"]
     for count, found in runs.curve.items():
         line = _line(str(count), width, [_number(found.get(name)) for name in CURVE_COLUMNS])
-        if "own_sums" in found:
-            gain = found["rebuilt"] - found["own_sums"]
+        for gain in runs.curve_gains.get(count, {}).values():
             line += "   {:+.3f} ({:+.3f} to {:+.3f})".format(gain.value, *gain.interval)
         lines.append(line)
     return [*lines, "", *page.plain_statements(task_figures(runs))]
@@ -151,7 +151,7 @@ def task_figures(
             page.CurvePoint(
                 count,
                 {name: _value(one) for name, one in sorted(found.items())},
-                _value(found["rebuilt"] - found["own_sums"]) if "own_sums" in found else None,
+                {column: _value(one) for column, one in runs.curve_gains.get(count, {}).items()},
             )
             for count, found in runs.curve.items()
         ),

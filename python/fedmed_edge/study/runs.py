@@ -104,6 +104,15 @@ class Runs:
             for count in self.first.curve
         }
 
+    @cached_property
+    def curve_gains(self) -> dict[int, dict[str, Figure]]:
+        """Labels at the joining site → column → that column minus own_sums, where the site has its own."""
+        return {
+            count: {column: found[column] - found["own_sums"] for column in ("rebuilt", "refined")}
+            for count, found in self.curve.items()
+            if "own_sums" in found
+        }
+
     def spread(self, column: str) -> float | None:
         """Standard deviation over the runs of the mean over sites; None of one run."""
         if len(self.joins) < 2:

@@ -74,10 +74,14 @@ def test_losses_and_ties_are_said():
 
 
 def test_the_label_curve_is_said():
-    gains = {5: Value(0.1, 0.05, 0.2), 10: Value(0.1, 0.02, 0.2), 20: Value(0.03, -0.01, 0.1), 40: None}
+    above, tie = Value(0.1, 0.02, 0.2), Value(0.03, -0.01, 0.1)
+    gains = {5: {"rebuilt": above}, 10: {"rebuilt": above}, 20: {"rebuilt": tie, "refined": above}, 40: {}}
     points = tuple(CurvePoint(labels, {}, gain) for labels, gain in gains.items())
     said = plain_statements(task_of({"rebuilt": Value(0.8)}, curve=points))
-    assert said == ["By labelled images at b: rebuilt with 5 and 10 is above, with 20 ties with own_sums."]
+    assert said == [
+        "By labelled images at b: rebuilt with 5 and 10 is above, with 20 ties with own_sums; "
+        "refined with 20 is above own_sums."
+    ]
 
 
 def test_nothing_is_said_without_controls():

@@ -76,7 +76,9 @@ def test_document_has_every_column_at_every_site(join: tuple[Task, Path, Join]) 
         assert filled == set(COLUMNS) - ({"threshold"} if found["kind"] == "classification" else set())
         assert all(0 <= row[name] <= 1 for name in filled)
     assert [point["labels"] for point in found["label_curve"]] == [5, 10]
-    assert set(found["label_curve"][0]) == {"labels", "own_sums", "rebuilt", "refined", "gain"}
+    assert set(found["label_curve"][0]) == {
+        *("labels", "own_sums", "rebuilt", "refined", "gain", "refined_gain")
+    }
     assert found["join"]["bytes"] > 0
     assert found["join"]["others_bytes"] == 0
 
