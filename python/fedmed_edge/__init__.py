@@ -14,6 +14,9 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 # as soon as another program wants a core. A hospital that knows better may set it.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+# Before numpy brings in its OpenBLAS, for the same reason: each of its threads would spin for 30 ms first.
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
+
 __version__ = "0.1.0"
 
 __all__ = [
