@@ -14,8 +14,9 @@ import numpy.typing as npt
 from fedmed_edge.errors import InputError
 from fedmed_edge.images.geometry import world_axes
 from fedmed_edge.images.image import VOXEL_CAP, Float32, Float64, Image, UInt8, sides
+from fedmed_edge.images.intensity import scale_intensity
 from fedmed_edge.kernels import argmax_slab, resample
-from fedmed_edge.recipe import Intensity, Recipe
+from fedmed_edge.recipe import Recipe
 
 # Label of grid points that are padding: no class, left out of training and of statistics.
 IGNORE = 255
@@ -61,8 +62,8 @@ def prepare(image: Image, recipe: Recipe) -> Prepared:
 
     Source: MONAI's Orientation, Spacing, Resize, ScaleIntensityRange and NormalizeIntensity, which it equals.
     """
-    _check(image, recipe)
-    pixels = _one_channel(image) if recipe.channels == 1 else image.pixels
+    check_fits(image, recipe)
+    pixels = one_channel(image) if recipe.channels == 1 else image.pixels
     pixels = scale_intensity(pixels, recipe.intensity)
     prepared = _prepare_3d(pixels, image, recipe) if recipe.dimensions == 3 else _prepare_2d(pixels, recipe)
     if prepared.pixels.shape[0] == recipe.channels:
@@ -86,7 +87,7 @@ def prepare_mask(mask: UInt8, prepared: Prepared) -> UInt8:
     matrix, offset = prepared.to_source
     if mask.shape != prepared.source_shape:
         raise InputError(f"mask has size {sides(mask.shape)}, expected {sides(prepared.source_shape)}")
-    values, matrix, offset = _in_memory_order(mask.astype(np.float32)[None], matrix, offset)
+    values, matrix, offset = in_memory_order(mask.astype(np.float32)[None], matrix, offset)
     labels = resample(values, matrix, offset, prepared.valid, mode="nearest")[0]
     out = np.full(prepared.grid, IGNORE, np.uint8)
     out[tuple(slice(side) for side in prepared.valid)] = labels
@@ -127,40 +128,12 @@ def restore(probabilities: Float32, prepared: Prepared) -> UInt8:
     return labels
 
 
-def scale_intensity(pixels: Float32, intensity: Intensity) -> Float32:
-    """Apply an intensity rule.
+def check_fits(image: Image, recipe: Recipe) -> None:
+    """Refuse an image of another modality or number of dimensions than the recipe takes.
 
-    Args:
-        pixels: (C, ...) float32, left as it is.
-
-    Returns:
-        (C, ...) float32. `range` and `percentile`: 0 to 1, the percentiles taken over all channels together;
-        an image of one value becomes 0. `zscore`: mean 0, deviation 1 in each channel; a flat channel
-        becomes 0.
+    Raises:
+        InputError: With what it has and what is expected.
     """
-    if intensity.rule == "zscore":
-        return _zscore(pixels)
-    low, high = intensity.low, intensity.high
-    if intensity.rule == "percentile":
-        low, high = (float(value) for value in np.percentile(pixels, [low, high]))
-        if low == high:
-            return np.zeros_like(pixels)
-    scaled = pixels - np.float32(low)
-    scaled /= np.float32(high - low)
-    np.clip(scaled, 0, 1, out=scaled)
-    return scaled
-
-
-def _zscore(pixels: Float32) -> Float32:
-    axes = tuple(range(1, pixels.ndim))
-    mean = pixels.mean(axis=axes, dtype=np.float64, keepdims=True)
-    scaled: Float32 = pixels - mean.astype(np.float32)
-    deviation = np.sqrt(np.square(scaled, dtype=np.float32).mean(axis=axes, dtype=np.float64, keepdims=True))
-    scaled /= np.where(deviation > 0, deviation, 1).astype(np.float32)
-    return scaled
-
-
-def _check(image: Image, recipe: Recipe) -> None:
     if recipe.modality and image.modality and image.modality not in recipe.modality:
         raise InputError(
             f"{image.source}: `modality` has {image.modality}, expected {' or '.join(recipe.modality)}"
@@ -173,7 +146,12 @@ def _check(image: Image, recipe: Recipe) -> None:
         )
 
 
-def _one_channel(image: Image) -> Float32:
+def one_channel(image: Image) -> Float32:
+    """The one channel of a grey image, (1, ...), also where it is stored as three equal ones.
+
+    Raises:
+        InputError: The channels differ.
+    """
     first = image.pixels[:1]
     if any(not np.array_equal(first[0], other) for other in image.pixels[1:]):
         raise InputError(
@@ -233,6 +211,20 @@ def _gaussian(sigma: float) -> Float64:
 
 
 def _prepare_3d(pixels: Float32, image: Image, recipe: Recipe) -> Prepared:
+    to_source, valid = grid_of(image, recipe)
+    resampled = resample(*in_memory_order(pixels, *to_source), valid, mode="linear")
+    missing = [max(0, side - extent) for side, extent in zip(recipe.size, valid, strict=True)]
+    if any(missing):
+        resampled = np.pad(resampled, [(0, 0), *((0, rest) for rest in missing)], mode="edge")
+    return Prepared(resampled, valid, image.shape, to_source)
+
+
+def grid_of(image: Image, recipe: Recipe) -> tuple[tuple[Float64, Float64], tuple[int, ...]]:
+    """The recipe's grid over a volume: grid index → source index as matrix and offset, and its sides.
+
+    Raises:
+        InputError: The volume has no place in the patient, or the grid is too large.
+    """
     if image.affine_ras is None or recipe.spacing_mm is None:
         raise InputError(f"{image.source}: image has no place in the patient, expected one for a volume")
     to_source, valid = _grid_3d(image.affine_ras, image.shape, recipe.spacing_mm)
@@ -240,11 +232,7 @@ def _prepare_3d(pixels: Float32, image: Image, recipe: Recipe) -> Prepared:
         raise InputError(
             f"{image.source}: grid has {sides(valid)} voxels at `spacing_mm`, expected at most {VOXEL_CAP}"
         )
-    resampled = resample(*_in_memory_order(pixels, *to_source), valid, mode="linear")
-    missing = [max(0, side - extent) for side, extent in zip(recipe.size, valid, strict=True)]
-    if any(missing):
-        resampled = np.pad(resampled, [(0, 0), *((0, rest) for rest in missing)], mode="edge")
-    return Prepared(resampled, valid, image.shape, to_source)
+    return to_source, valid
 
 
 def _grid_3d(
@@ -290,7 +278,7 @@ def _homogeneous(matrix: Float64, offset: Float64) -> Float64:
     return affine
 
 
-def _in_memory_order(pixels: Float32, matrix: Float64, offset: Float64) -> tuple[Float32, Float64, Float64]:
+def in_memory_order(pixels: Float32, matrix: Float64, offset: Float64) -> tuple[Float32, Float64, Float64]:
     """Order the spatial axes as they lie in memory, so that the resampler needs no copy of the volume."""
     order = np.argsort([-abs(stride) for stride in pixels.strides[1:]], kind="stable")
     ordered = pixels.transpose(0, *(int(axis) + 1 for axis in order))

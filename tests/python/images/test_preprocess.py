@@ -14,7 +14,8 @@ from scipy.spatial.transform import Rotation
 
 from fedmed_edge.errors import InputError
 from fedmed_edge.images.image import Image
-from fedmed_edge.images.preprocess import IGNORE, prepare, prepare_mask, restore, scale_intensity
+from fedmed_edge.images.intensity import scale_intensity
+from fedmed_edge.images.preprocess import IGNORE, prepare, prepare_mask, restore
 from fedmed_edge.recipe import Intensity, Recipe
 
 RANGE = Intensity(rule="range", low=-100, high=150)
