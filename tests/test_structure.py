@@ -39,7 +39,10 @@ WALLS: dict[str, tuple[set[str], set[str]]] = {
     "model": ({"statistics", "kernels"}, {"threadpoolctl"}),
     "store": ({"statistics", "model"}, {"sqlalchemy"}),
     # Its site's side asks `hospital`; its server's side loads neither that nor torch: see below.
-    "federation": ({"statistics", "store", "model", "kernels", "hospital", "images", "features"}, {"nvflare"}),
+    "federation": (
+        {"statistics", "store", "model", "kernels", "hospital", "images", "features"},
+        {"nvflare", "psutil", "cryptography"},
+    ),
     "export": ({"features", "model", "runtime"}, {"onnx", "onnxscript", "google"}),
     "inference": ({"images", "kernels", "model", "runtime"}, {"PIL", "nibabel", "highdicom", "pydicom"}),
     "listener": (
@@ -71,6 +74,8 @@ ROOT_MODULES: dict[str, tuple[set[str], set[str]]] = {
 
 # Package: the only modules that may import it.
 SOLE_IMPORTERS = {
+    "nvflare": {"federation/engine/"},
+    "psutil": {"federation/engine/"},
     "onnxruntime": {"runtime.py"},
     "safetensors": {"tensorfile.py", "study/"},
     "torch": {"features/backbones.py", "features/training.py", "features/encoder_export.py", "study/"},

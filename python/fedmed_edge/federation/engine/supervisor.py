@@ -1,0 +1,138 @@
+"""Keeps the processes of a server or an agent alive, and ends them all when it ends."""
+
+import ctypes
+import fcntl
+import logging
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+
+from fedmed_edge.errors import InputError
+
+__all__ = ["Child", "only_one", "supervise"]
+
+LOOK_S: Final = 0.2
+GRACE_S: Final = 1.0
+"""Time that processes have to end by themselves; all that counts is on the disk by then."""
+
+_FIRST_PAUSE_S: Final = 1.0
+_LONGEST_PAUSE_S: Final = 60.0
+_WELL_S: Final = 60.0
+_PR_SET_PDEATHSIG: Final = 1
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Child:
+    """A process to keep alive.
+
+    Attributes:
+        output: File that takes what it prints.
+    """
+
+    name: str
+    command: list[str]
+    folder: Path
+    output: Path
+    environment: dict[str, str] = field(default_factory=dict)
+    process: Any = field(default=None, init=False)
+    began: float = field(default=0.0, init=False)
+    pause_s: float = field(default=_FIRST_PAUSE_S, init=False)
+    again_at: float = field(default=0.0, init=False)
+
+    def start(self) -> None:
+        """Start the process, in a session of its own, so that Ctrl-C reaches the supervisor alone."""
+        with self.output.open("ab") as output:
+            self.process = psutil.Popen(
+                self.command,
+                cwd=self.folder,
+                env=os.environ | self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+        self.began = time.monotonic()
+
+    def look(self) -> None:
+        """Start it again where it ended, after a pause that grows while it does not last."""
+        now = time.monotonic()
+        if self.process is not None and self.process.poll() is None:
+            return
+        if self.process is not None:
+            code, lasted = self.process.returncode, now - self.began
+            _end([self])
+            self.pause_s = _FIRST_PAUSE_S if lasted > _WELL_S else min(2 * self.pause_s, _LONGEST_PAUSE_S)
+            self.again_at, self.process = now + self.pause_s, None
+            log.warning("%s ended with %s; again in %.0f s", self.name, code, self.pause_s)
+        if now >= self.again_at:
+            self.start()
+
+
+@contextmanager
+def only_one(lock: Path, what: str) -> Iterator[None]:
+    """Refuse a second one on the same folder.
+
+    Raises:
+        InputError: One is running already.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"{lock.parent}: a {what} is running here already", hint="stop that one first"
+            ) from None
+        yield
+
+
+def supervise(children: list[Child], *, stop: Callable[[], bool] = lambda: False) -> None:
+    """Keep children alive until `stop` says so or an exception (Ctrl-C, SIGTERM) comes; then end them."""
+    try:
+        while not stop():
+            for child in children:
+                child.look()
+            time.sleep(LOOK_S)
+    finally:
+        _end(children)
+
+
+def _end(children: list[Child]) -> None:
+    """End children and what they started, jobs of the engine too, which leave the group."""
+    family: list[Any] = []
+    for child in children:
+        if child.process is None:
+            continue
+        with _gone():
+            family += child.process.children(recursive=True)
+        family.append(child.process)
+    for process in reversed(family):
+        with _gone():
+            process.terminate()
+    _, left = psutil.wait_procs(family, timeout=GRACE_S)
+    for process in left:
+        with _gone():
+            process.kill()
+    psutil.wait_procs(left, timeout=GRACE_S)
+
+
+@contextmanager
+def _gone() -> Iterator[None]:
+    with suppress(psutil.NoSuchProcess):
+        yield
+
+
+def _die_with_parent() -> None:
+    """A supervisor that is killed leaves nothing behind that would hold the port."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
