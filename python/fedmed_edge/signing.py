@@ -24,6 +24,7 @@ __all__ = [
     "FILE_DOMAIN",
     "PrivateKey",
     "PublicKey",
+    "detached_signature",
     "fingerprint",
     "generate_key",
     "parse_public_key",
@@ -32,6 +33,7 @@ __all__ = [
     "read_public_key",
     "sign_digest",
     "signature_path",
+    "verify_detached",
     "verify_digest",
     "verify_file",
     "verify_trusted",
@@ -184,19 +186,34 @@ def write_signed(path: Path, content: bytes, key: PrivateKey) -> Path:
         InputError: One of them cannot be written; an older pair then stays as it was.
     """
     beside = signature_path(path)
-    write_together({beside: _signature_of(content, key), path: content})
+    write_together({beside: detached_signature(hashlib.sha256(content).digest(), key), path: content})
     return beside
 
 
-def _signature_of(content: bytes, key: PrivateKey) -> bytes:
+def detached_signature(digest: bytes, key: PrivateKey) -> bytes:
+    """Content of the signature file of a file whose SHA-256 (32 bytes) is `digest`."""
     fields = {
         "format_version": 1,
         "signer": fingerprint(key.public_key()),
-        "signature": base64.b64encode(
-            sign_digest(FILE_DOMAIN, hashlib.sha256(content).digest(), key)
-        ).decode(),
+        "signature": base64.b64encode(sign_digest(FILE_DOMAIN, digest, key)).decode(),
     }
     return (json.dumps(fields) + "\n").encode()
+
+
+def verify_detached(signature: bytes, digest: bytes, key: PublicKey, where: str) -> None:
+    """Check the content of a signature file against the SHA-256 of the file, which need not be here yet.
+
+    Raises:
+        TrustError: It is no signature file, by another key, or wrong.
+
+    Example:
+        >>> key, digest = generate_key(), hashlib.sha256(b"content").digest()
+        >>> verify_detached(detached_signature(digest, key), digest, key.public_key(), "file")
+    """
+    signer, signed = _parse_signature(signature, where)
+    if signer != fingerprint(key):
+        raise TrustError(f"{where}: signed by {signer}, expected {fingerprint(key)}")
+    verify_digest(FILE_DOMAIN, digest, signed, key, where)
 
 
 def verify_file(path: Path, key: PublicKey) -> bytes:
@@ -243,14 +260,18 @@ def _read_signature(path: Path) -> tuple[str, bytes]:
         content = _read(path, _SIGNATURE_CAP)
     except InputError as error:
         raise TrustError(str(error), hint="a file without its signature is not trusted") from None
+    return _parse_signature(content, str(path))
+
+
+def _parse_signature(content: bytes, where: str) -> tuple[str, bytes]:
     try:
         fields = json.loads(content)
         version, signer = fields["format_version"], fields["signer"]
         signature = base64.b64decode(fields["signature"], validate=True)
     except (ValueError, KeyError, TypeError, RecursionError, binascii.Error):
-        raise TrustError(f"{path}: not a signature file, or cut off") from None
+        raise TrustError(f"{where}: not a signature file, or cut off") from None
     if version != 1 or not isinstance(signer, str):
-        raise TrustError(f"{path}: not a signature file of format 1")
+        raise TrustError(f"{where}: not a signature file of format 1")
     return signer[:50], signature
 
 

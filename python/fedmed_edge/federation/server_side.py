@@ -1,11 +1,73 @@
-"""The server's end of the wire: one request in, one reply out; everything it knows lies on the disk."""
+"""The server's end of the wire: one request in, one reply out; everything it knows lies on the disk.
 
+FEDERATION/inbox/SITE/DIGEST.part, .have   what arrives
+FEDERATION/inbox/SITE/DIGEST.json          what arrived and is in the store
+FEDERATION/offers/                         what sites may fetch
+FEDERATION/requests/SITE/                  what sites are asked
+FEDERATION/sites/SITE.json                 when a site was here last
+"""
+
+import logging
+import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated, Any
 
-from fedmed_edge.federation.wire import Reply, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from fedmed_edge import __version__
+from fedmed_edge.errors import FedmedError, InputError, StoreError, TrustError
+from fedmed_edge.federation.locks import locked
+from fedmed_edge.federation.messages import (
+    Commit,
+    Fields,
+    Get,
+    Hello,
+    Offer,
+    Offered,
+    Progress,
+    Put,
+    Report,
+    Taken,
+    Welcome,
+    parse_fields,
+)
+from fedmed_edge.federation.offers import Offers
+from fedmed_edge.federation.parts import Assembly, Incomplete, count_parts
+from fedmed_edge.federation.records import Records
+from fedmed_edge.federation.requests import Requests
+from fedmed_edge.federation.wire import PROTOCOL, Reply, Request, refusal
+from fedmed_edge.statistics.reading import parse_envelope
 from fedmed_edge.store.store import Store
 
-__all__ = ["serve"]
+__all__ = ["Heard", "heard_of", "serve"]
+
+log = logging.getLogger(__name__)
+
+OPEN_FILES_CAP = 4
+"""Files of one site that may be on their way at once."""
+
+ROOM_BYTES = 256 << 20
+"""Free bytes that a disk must have beyond what is to come."""
+
+_HEADER_BYTES = 2 << 20
+
+
+class Heard(BaseModel):
+    """When a site was here last, and what it said of itself."""
+
+    model_config = ConfigDict(frozen=True)
+
+    site: str
+    when: Annotated[float, Field(ge=0)]
+    version: str
+    has: tuple[str, ...] = ()
+
+
+def heard_of(folder: Path) -> Records[Heard]:
+    """What the sites said when they were here last, by name."""
+    return Records(folder / "sites", Heard)
 
 
 def serve(store: Store, folder: Path, site: str, request: Request) -> Reply:
@@ -17,4 +79,155 @@ def serve(store: Store, folder: Path, site: str, request: Request) -> Reply:
         folder: `federation/` of the server's folder: what arrives, what is on offer, what is asked.
         site: Name in the certificate that the request came with; nothing in the request can change it.
     """
-    raise NotImplementedError
+    try:
+        _check_site(store, site)
+        if request.op not in _OPERATIONS:
+            raise InputError("request: unknown operation")
+        operation, model = _OPERATIONS[request.op]
+        said = parse_fields(model, request.fields, request.op)
+        return operation(_Visit(store, folder, site), said, request.data)
+    except Incomplete as error:
+        return refusal(error, again=True)
+    except (InputError, TrustError) as error:
+        return _refuse(request, site, error)
+    except StoreError as error:  # its text is for the server's admin: it names paths
+        log.warning("%s of %s: %s", request.op[:10], site, error)
+        return refusal(StoreError("server: cannot take it now"), again=True)
+    except Exception:
+        log.exception("%s of %s", request.op[:10], site)
+        return refusal(FedmedError("server: failed"), again=True)
+
+
+def _refuse(request: Request, site: str, error: FedmedError) -> Reply:
+    log.warning("refused %s of %s: %s", ascii(request.op)[1:11], site, error)
+    return refusal(error)
+
+
+def _check_site(store: Store, site: str) -> None:
+    known = {entry.name: entry for entry in store.sites()}
+    if site not in known:
+        raise TrustError("site: is not enrolled")
+    if known[site].revoked:
+        raise TrustError(f"site `{site}`: was revoked")
+
+
+class _Visit:
+    """One request of one site."""
+
+    def __init__(self, store: Store, folder: Path, site: str) -> None:
+        self.store, self.folder, self.site = store, folder, site
+        self.inbox = folder / "inbox" / site
+        self.taken = Records(self.inbox, Taken)
+        self.offers, self.requests = Offers(folder / "offers"), Requests(folder / "requests")
+
+    def hello(self, said: Hello, data: bytes) -> Reply:
+        if said.protocol != PROTOCOL:
+            raise InputError(
+                f"hello: `protocol` has {said.protocol}, expected {PROTOCOL}",
+                hint=f"the server runs fedmed-edge {__version__}: upgrade the older of the two",
+            )
+        now = time.time()
+        heard_of(self.folder).write(
+            self.site, Heard(site=self.site, when=now, version=said.version, has=said.has)
+        )
+        every = self.offers.all()
+        held = [one for one in every if one.digest in said.has]
+        asked = self.requests.open_for(self.site)
+        welcome = Welcome(
+            protocol=PROTOCOL,
+            version=__version__,
+            clock=now,
+            sequence=self.store.next_sequence(self.site),
+            offers=tuple(
+                Offered.model_validate(one.model_dump())
+                for one in every
+                if one.is_for(self.site) and one not in held
+            )[:_LISTED],
+            requests=tuple(one.ask for one in asked)[:_LISTED],
+            withdrawn=tuple(one.digest for one in held if one.state == "withdrawn"),
+            taken_back=tuple(one.digest for one in held if one.state == "taken back"),
+        )
+        for one in asked:
+            self.requests.tell(one)
+        return Reply(welcome.values)
+
+    def offer(self, said: Offer, data: bytes) -> Reply:
+        with locked(self.inbox / "lock"):
+            if self.taken.read(said.digest) is not None:
+                return Reply(Progress(taken=True).values)
+            assembly = Assembly(self.inbox, said.digest)
+            if not assembly.begun:
+                self._check_room(said.bytes)
+            assembly.begin(said.bytes)
+            return Reply(Progress(taken=False, missing=assembly.missing()).values)
+
+    def _check_room(self, size: int) -> None:
+        coming = sum(1 for _ in self.inbox.glob("*.have"))
+        if coming >= OPEN_FILES_CAP:
+            raise StoreError(
+                f"{self.inbox}: {coming} files are on their way, expected fewer than {OPEN_FILES_CAP}"
+            )
+        free = shutil.disk_usage(self.inbox).free
+        if free < 2 * size + ROOM_BYTES:  # once here and once in the store
+            raise StoreError(f"{self.inbox}: disk has {free} bytes free, expected {2 * size + ROOM_BYTES}")
+
+    def put(self, said: Put, data: bytes) -> Reply:
+        Assembly(self.inbox, said.digest).put(said.part, data)
+        return Reply({})
+
+    def commit(self, said: Commit, data: bytes) -> Reply:
+        with locked(self.inbox / "lock"):
+            taken = self.taken.read(said.digest)
+            if taken is None:
+                assembly = Assembly(self.inbox, said.digest)
+                taken = self._import(assembly)
+                self.taken.write(said.digest, taken)
+                assembly.discard()
+            return Reply(taken.values)
+
+    def _import(self, assembly: Assembly) -> Taken:
+        path, where = assembly.finish(), f"contribution {assembly.digest[:12]}"
+        try:
+            self._check_claim(path, where)
+            done = self.store.import_contribution(path, details={"came": "federation"})
+        except (InputError, TrustError) as error:
+            assembly.discard()
+            raise type(error)(str(error).replace(str(path), where), hint=error.hint) from None
+        return Taken(id=done.id)
+
+    def _check_claim(self, path: Path, where: str) -> None:
+        """The header's site must be the certificate's; the store compares it with that of the signing key."""
+        with path.open("rb") as file:
+            claimed = parse_envelope(file.read(_HEADER_BYTES), where).header.site
+        if claimed == self.site:
+            return
+        why = f"`site` has {claimed}, expected {self.site}, whose certificate it came with"
+        self.store.ledger_append("refused", self.site, details={"why": why, "came": "federation"})
+        raise TrustError(f"{where}: {why}")
+
+    def get(self, said: Get, data: bytes) -> Reply:
+        offer = self.offers.read(said.digest)
+        if offer is None or not offer.is_for(self.site):
+            raise InputError("get: no such object for this site")
+        if said.part >= count_parts(offer.bytes):
+            raise InputError(f"get: `part` has {said.part}, expected less than {count_parts(offer.bytes)}")
+        return Reply({}, self.offers.part(said.digest, said.part))
+
+    def report(self, said: Report, data: bytes) -> Reply:
+        self.requests.answer(self.site, said)
+        return Reply({})
+
+
+_LISTED = 64
+"""Most offers and requests of one reply; the others come next time."""
+
+_Operation = tuple[Callable[[_Visit, Any, bytes], Reply], type[Fields]]
+
+_OPERATIONS: dict[str, _Operation] = {
+    "hello": (_Visit.hello, Hello),
+    "offer": (_Visit.offer, Offer),
+    "put": (_Visit.put, Put),
+    "commit": (_Visit.commit, Commit),
+    "get": (_Visit.get, Get),
+    "report": (_Visit.report, Report),
+}

@@ -1,0 +1,72 @@
+"""What the server asked this site to do, and how far it is: the site's own list.
+
+    REQUESTS/ID.json
+
+A sync writes down what is asked and reports what came of it; `duties` does it in between.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from fedmed_edge.federation.messages import Ask, Report
+from fedmed_edge.federation.records import Records
+
+__all__ = ["Asked", "Duty"]
+
+
+class Duty(BaseModel):
+    """One request of the server.
+
+    Attributes:
+        state: `open`, `answered` once `report` is known, `reported` once the server knows it.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    ask: Ask
+    state: Literal["open", "answered", "reported"] = "open"
+    report: Report | None = None
+
+
+class Asked:
+    """Requests of the server.
+
+    Args:
+        folder: `requests/` of the site's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._records = Records(folder, Duty)
+
+    def note(self, asks: Iterable[Ask]) -> list[Duty]:
+        """Write down what is asked now; those that are new. What is no longer asked goes."""
+        wanted, known = {ask.id: ask for ask in asks}, set(self._records)
+        for gone in known - set(wanted):
+            self._records.delete(gone)
+        new = [Duty(ask=wanted[key]) for key in wanted if key not in known]
+        for duty in new:
+            self._records.write(duty.ask.id, duty)
+        return new
+
+    def open(self) -> list[Duty]:
+        """What is to be done, the most urgent first."""
+        return sorted(
+            (duty for duty in self._records.all() if duty.state == "open"),
+            key=lambda duty: (duty.ask.deadline, duty.ask.id),
+        )
+
+    def answer(self, duty: Duty, report: Report) -> None:
+        """What came of it; the next sync reports it."""
+        answered = duty.model_copy(update={"state": "answered", "report": report})
+        self._records.write(duty.ask.id, answered)
+
+    def answered(self) -> list[Duty]:
+        """What the server is to be told."""
+        return [duty for duty in self._records.all() if duty.state == "answered"]
+
+    def told(self, duty: Duty) -> None:
+        """The server knows."""
+        self._records.write(duty.ask.id, duty.model_copy(update={"state": "reported"}))

@@ -1,0 +1,111 @@
+"""What came from the server, with its signature: generations, weights, models, styles.
+
+INBOX/DIGEST.part, .have       what is coming
+INBOX/DIGEST.KIND, .KIND.sig   what came
+INBOX/DIGEST.json              what it is
+"""
+
+import time
+from pathlib import Path
+from typing import Literal
+
+from fedmed_edge.atomic import TEMPORARY, sync_folder, write_atomic
+from fedmed_edge.errors import InputError, StoreError
+from fedmed_edge.federation.messages import Offered
+from fedmed_edge.federation.parts import Assembly
+from fedmed_edge.federation.records import Records
+from fedmed_edge.signing import signature_path
+
+__all__ = ["Arrived", "Inbox"]
+
+
+class Arrived(Offered):
+    """An object that came whole.
+
+    Attributes:
+        state: `here`; `taken back`: no longer published; `withdrawn`: must not be used any more.
+        came: When, by the site's clock.
+    """
+
+    state: Literal["here", "taken back", "withdrawn"] = "here"
+    came: float
+
+
+class Inbox:
+    """The inbox of a site.
+
+    Args:
+        folder: `inbox/` of the site's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._records = Records(folder, Arrived)
+
+    def all(self) -> list[Arrived]:
+        """Everything that ever came, oldest first."""
+        return sorted(self._records.all(), key=lambda one: (one.came, one.digest))
+
+    def newest(self, kind: str, *, task: str | None = None) -> Arrived | None:
+        """The object of a kind (and task) that came last and is published still, or None."""
+        fits = [one for one in self.all() if one.kind == kind and one.state == "here"]
+        return next((one for one in reversed(fits) if task in (None, one.task)), None)
+
+    def path(self, digest: str) -> Path:
+        """File of an object that is here; its signature stands beside it.
+
+        Raises:
+            InputError: It is not here, or not any more.
+        """
+        arrived = self._records.read(digest)
+        if arrived is None or arrived.state == "withdrawn":
+            state = "was withdrawn" if arrived else "has not come yet"
+            raise InputError(f"inbox: object {digest[:12]} {state}", hint="`fedmed-edge pull` fetches it")
+        return self._file(arrived)
+
+    def _file(self, offered: Offered) -> Path:
+        return self.folder / f"{offered.digest}.{offered.kind}"
+
+    def assembly(self, offered: Offered) -> Assembly:
+        """Where its parts come together."""
+        return Assembly(self.folder, offered.digest)
+
+    def take(self, offered: Offered) -> Arrived:
+        """Keep an object whose parts have all come, and whose signature was checked.
+
+        Raises:
+            InputError: Its content is not what its digest says.
+            StoreError: The disk is full.
+        """
+        assembly = self.assembly(offered)
+        path, target = assembly.finish(), self._file(offered)
+        try:
+            write_atomic(signature_path(target), offered.signature.encode())
+            path.replace(target)
+            sync_folder(self.folder)
+            arrived = Arrived(**offered.model_dump(), came=time.time())
+            self._records.write(offered.digest, arrived)
+        except (OSError, InputError) as error:
+            raise StoreError(f"inbox: cannot be written: {error}") from None
+        assembly.discard()
+        return arrived
+
+    def change(self, digest: str, state: Literal["taken back", "withdrawn"]) -> None:
+        """The server takes an object back; a withdrawn one, and what nobody needs any more, is deleted."""
+        arrived = self._records.read(digest)
+        if arrived is None or arrived.state in (state, "withdrawn"):
+            return
+        self._records.write(digest, arrived.model_copy(update={"state": state}))
+        if state == "withdrawn" or arrived.kind in ("backbone", "candidate"):
+            path = self._file(arrived)
+            path.unlink(missing_ok=True)
+            signature_path(path).unlink(missing_ok=True)
+
+    def sweep(self, offered: set[str]) -> None:
+        """Delete parts of what is no longer on offer, and what a killed process left."""
+        if not self.folder.is_dir():
+            return
+        for path in self.folder.iterdir():
+            stale = path.suffix in (".part", ".have") and path.stem not in offered
+            if stale or path.name.startswith(TEMPORARY):
+                path.unlink(missing_ok=True)

@@ -1,0 +1,131 @@
+"""What the server has for its sites: signed files that they fetch in parts.
+
+OFFERS/DIGEST        the file
+OFFERS/DIGEST.json   what it is, for whom, and the server's signature over it
+"""
+
+import hashlib
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import Literal
+
+from fedmed_edge.atomic import read_regular, write_atomic
+from fedmed_edge.errors import StoreError
+from fedmed_edge.federation.messages import Kind, Offered
+from fedmed_edge.federation.parts import part_of
+from fedmed_edge.federation.records import Records
+from fedmed_edge.signing import PrivateKey, detached_signature
+
+__all__ = ["Offers", "OnOffer"]
+
+_PIECE = 1 << 20
+
+
+class OnOffer(Offered):
+    """An object with what only the server knows of it.
+
+    Attributes:
+        sites: Who may have it; None is every site.
+        state: `on offer`, `taken back` (nobody gets it any more) or `withdrawn` (nor may use it).
+        made: When it was offered first.
+    """
+
+    sites: tuple[str, ...] | None = None
+    state: Literal["on offer", "taken back", "withdrawn"] = "on offer"
+    made: float
+
+    def is_for(self, site: str) -> bool:
+        """Whether a site may have it."""
+        return self.state == "on offer" and (self.sites is None or site in self.sites)
+
+
+class Offers:
+    """Objects on offer.
+
+    Args:
+        folder: `federation/offers/` of the server's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._records = Records(folder, OnOffer)
+
+    def publish(
+        self,
+        path: Path,
+        key: PrivateKey,
+        *,
+        kind: Kind,
+        sites: Collection[str] | None = None,
+        task: str | None = None,
+        generation: str | None = None,
+    ) -> OnOffer:
+        """Offer a file from now on; one that is on offer already changes its kind and its sites.
+
+        Args:
+            key: The server's, which every object is signed with.
+            sites: Who may have it; None is every site.
+
+        Raises:
+            InputError: The file cannot be read, or the disk is full.
+        """
+        digest, size = self._keep(path)
+        offer = OnOffer(
+            kind=kind,
+            digest=digest,
+            bytes=size,
+            signature=detached_signature(bytes.fromhex(digest), key).decode(),
+            task=task,
+            generation=generation,
+            sites=None if sites is None else tuple(sorted(sites)),
+            made=time.time(),
+        )
+        self._records.write(digest, offer)
+        return offer
+
+    def _keep(self, path: Path) -> tuple[str, int]:
+        """Copy a file among the objects, in pieces; its digest and size."""
+        read_regular(path, 1 << 62) if not path.is_file() else None  # its message
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            target = self.folder / digest
+            if not target.is_file():
+                self.folder.mkdir(parents=True, exist_ok=True)
+                file.seek(0)
+                write_atomic(target, iter(lambda: file.read(_PIECE), b""))
+        return digest, target.stat().st_size
+
+    def read(self, digest: str) -> OnOffer | None:
+        """What is known of an object, or None."""
+        return self._records.read(digest)
+
+    def all(self) -> list[OnOffer]:
+        """Every object that was ever offered, oldest first."""
+        return sorted(self._records.all(), key=lambda offer: (offer.made, offer.digest))
+
+    def for_site(self, site: str) -> list[OnOffer]:
+        """What a site may fetch, oldest first."""
+        return [offer for offer in self.all() if offer.is_for(site)]
+
+    def part(self, digest: str, part: int) -> bytes:
+        """One part of an object.
+
+        Raises:
+            InputError: It is beyond its end.
+        """
+        return part_of(self.folder / digest, part)
+
+    def take_back(self, digest: str, state: Literal["taken back", "withdrawn"]) -> OnOffer:
+        """Offer an object no more; the file goes.
+
+        Raises:
+            StoreError: There is no such object.
+        """
+        offer = self.read(digest)
+        if offer is None:
+            raise StoreError(f"offers: no object {digest[:12]}")
+        changed = offer.model_copy(update={"state": state})
+        self._records.write(digest, changed)
+        (self.folder / digest).unlink(missing_ok=True)
+        return changed

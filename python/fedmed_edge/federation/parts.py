@@ -1,0 +1,169 @@
+"""A file that comes in parts, at either end: in any order, some of them twice, cut off and gone on with.
+
+    FOLDER/DIGEST.part   its bytes, every part at its place
+    FOLDER/DIGEST.have   one byte a part: 1 once the part is on the disk
+
+Any number of processes may put parts of one file at once.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fedmed_edge.atomic import write_atomic
+from fedmed_edge.errors import InputError, StoreError
+from fedmed_edge.federation.wire import PART_BYTES
+
+__all__ = ["Assembly", "Incomplete", "count_parts", "file_digest", "part_of"]
+
+
+class Incomplete(InputError):
+    """A file is not here whole, or came damaged: offering it anew tells what is missing."""
+
+
+def count_parts(size: int) -> int:
+    """Parts of a file of so many bytes; an empty one has none.
+
+    Example:
+        >>> count_parts(PART_BYTES), count_parts(PART_BYTES + 1)
+        (1, 2)
+    """
+    return -(-size // PART_BYTES)
+
+
+def part_of(path: Path, part: int) -> bytes:
+    """One part of a file.
+
+    Raises:
+        InputError: The file is not there, or has no such part.
+    """
+    try:
+        with path.open("rb", buffering=0) as file:
+            data = os.pread(file.fileno(), PART_BYTES, part * PART_BYTES)
+    except OSError as error:
+        raise InputError(f"object: cannot be read: {error.strerror}") from None
+    if not data:
+        raise InputError(f"object: `part` has {part}, which is beyond its end")
+    return data
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal; reads it in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Assembly:
+    """One file that comes in parts.
+
+    Args:
+        digest: SHA-256 that the whole file must have.
+
+    Example:
+        >>> import tempfile
+        >>> digest = hashlib.sha256(b"whole").hexdigest()
+        >>> file = Assembly(Path(tempfile.mkdtemp()), digest)
+        >>> file.begin(5)
+        >>> file.missing(), file.put(0, b"whole"), file.missing()
+        ((0,), None, ())
+        >>> file.finish().read_bytes()
+        b'whole'
+    """
+
+    def __init__(self, folder: Path, digest: str) -> None:
+        self.digest = digest
+        self.path = folder / f"{digest}.part"
+        self._have = folder / f"{digest}.have"
+
+    @property
+    def begun(self) -> bool:
+        """Whether `begin` was called, by whichever process."""
+        return self._have.is_file() and self.path.is_file()
+
+    def begin(self, size: int) -> None:
+        """Make room for a file of so many bytes; one that was begun goes on.
+
+        Raises:
+            StoreError: The disk is full, or the folder cannot be written.
+        """
+        with _disk():
+            if self.begun and self.path.stat().st_size == size:
+                return
+            self.discard()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab") as file:
+                os.truncate(file.fileno(), size)
+            try:
+                write_atomic(self._have, bytes(count_parts(size)))
+            except InputError as error:
+                raise StoreError(str(error), hint=error.hint) from None
+
+    def missing(self) -> tuple[int, ...]:
+        """Parts that are still to come, in order."""
+        return tuple(part for part, there in enumerate(self._have.read_bytes()) if not there)
+
+    def put(self, part: int, data: bytes) -> None:
+        """Keep one part; the same part again changes nothing.
+
+        Raises:
+            Incomplete: The file was not begun.
+            InputError: The part is not one of it.
+            StoreError: The disk is full.
+        """
+        try:
+            size, parts = self.path.stat().st_size, self._have.stat().st_size
+        except FileNotFoundError:
+            raise Incomplete("put: of a file that was not offered") from None
+        if part >= parts:
+            raise InputError(f"put: `part` has {part}, expected less than {parts}")
+        wanted = min(PART_BYTES, size - part * PART_BYTES)
+        if len(data) != wanted:
+            raise InputError(f"put: part {part} has {len(data)} bytes, expected {wanted}")
+        with _disk():
+            _write_at(self.path, data, part * PART_BYTES)
+            _write_at(self._have, b"\1", part)  # only now: what this file names is on the disk
+
+    def finish(self) -> Path:
+        """The whole file, once every part is there; `discard` it when it has been taken over.
+
+        Raises:
+            Incomplete: Parts are missing, or the file is not what its digest says; it begins anew then.
+        """
+        if not self.begun:
+            raise Incomplete("commit: of a file that was not offered")
+        if missing := self.missing():
+            raise Incomplete(f"commit: {len(missing)} parts are missing, expected none")
+        if file_digest(self.path) != self.digest:
+            self.discard()
+            raise Incomplete("commit: the file's content is not what its digest says")
+        return self.path
+
+    def discard(self) -> None:
+        """Delete what came so far."""
+        self._have.unlink(missing_ok=True)  # first: parts without this list count as not there
+        self.path.unlink(missing_ok=True)
+
+
+def _write_at(path: Path, data: bytes, offset: int) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(descriptor, view, offset)
+            view, offset = view[written:], offset + written
+        os.fdatasync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _disk() -> Iterator[None]:
+    """A full or unwritable disk as a refusal that names no path."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"disk: cannot be written: {error.strerror}", hint="make room on it; what came is kept"
+        ) from None

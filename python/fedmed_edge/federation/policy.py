@@ -1,0 +1,65 @@
+"""What a site does of that which the server asks, as its `fedmed.toml` says."""
+
+from collections.abc import Sequence
+from datetime import datetime, time
+
+from fedmed_edge.config import SiteConfig, SiteFederation
+from fedmed_edge.federation.messages import Ask
+
+__all__ = ["let_out", "objection", "within_hours"]
+
+
+def objection(ask: Ask, config: SiteConfig, own_recipe: str) -> str | None:
+    """Why the site does not do what is asked, or None; the words cross the wall.
+
+    Args:
+        own_recipe: Digest of the site's recipe.
+
+    Example:
+        >>> ask = Ask(id="0" * 32, kind="train", recipe="a" * 64, generation="b" * 64, deadline=0)
+        >>> objection(ask, SiteConfig(site="alpha"), "a" * 64)
+        'policy: `may_train` is false'
+    """
+    rules = config.federation
+    if not getattr(rules, f"may_{ask.kind}"):
+        return f"policy: `may_{ask.kind}` is false"
+    if not _listed(ask.generation, rules.generations):
+        return "policy: the generation is not in `generations`"
+    if rules.recipes and not _listed(ask.recipe, rules.recipes):
+        return "policy: the recipe is not in `recipes`"
+    if ask.recipe != own_recipe:
+        return "policy: the recipe is not the site's"
+    if ask.kind == "train" and ask.epochs > rules.max_epochs:
+        return f"policy: {ask.epochs:g} epochs, expected at most {rules.max_epochs:g}"
+    if ask.kind == "train" and "weights" not in config.policy.parts:
+        return "policy: `parts` has no weights"
+    return None
+
+
+def _listed(digest: str, allowed: Sequence[str]) -> bool:
+    return not allowed or any(digest.startswith(one) for one in allowed)
+
+
+def within_hours(rules: SiteFederation, now: datetime) -> bool:
+    """Whether files may travel and work may begin at this time of the site's day.
+
+    Example:
+        >>> rules = SiteFederation(hours="22:00-06:00")
+        >>> [within_hours(rules, datetime(2026, 1, 1, hour)) for hour in (5, 6, 23)]
+        [True, False, True]
+    """
+    if rules.hours is None:
+        return True
+    begin, end = (time.fromisoformat(text) for text in rules.hours.split("-"))
+    clock = now.time()
+    return begin <= clock < end if begin <= end else clock >= begin or clock < end
+
+
+def let_out(parts: Sequence[str], min_cohort: int) -> str:
+    """The rule, in words, that let a contribution out.
+
+    Example:
+        >>> let_out(("classes", "style"), 10)
+        'policy.parts: classes, style; min_cohort 10'
+    """
+    return f"policy.parts: {', '.join(parts)}; min_cohort {min_cohort}"
