@@ -8,11 +8,20 @@ import difflib
 import hashlib
 import json
 import math
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from fedmed_edge.atomic import read_regular
 from fedmed_edge.errors import InputError
@@ -61,11 +70,53 @@ class Backbone(Frozen):
     arguments: dict[str, Any] = Field(default_factory=dict)
 
 
+Range = tuple[
+    Annotated[float, Field(ge=0, allow_inf_nan=False)], Annotated[float, Field(allow_inf_nan=False)]
+]
+"""Least and most."""
+
+
 class Lift(Frozen):
     """Fixed random features on top of the standardised ones (method: z = [relu(f R + b), f, 1])."""
 
     lift_dim: Annotated[int, Field(ge=0, le=1024)] = 512
     feature_dim: Annotated[int, Field(ge=1, le=1023)] = 512
+
+
+class SeriesRules(Frozen):
+    """Which DICOM series of a study the task is about, beside `modality` and `size`; empty takes any.
+
+    Attributes:
+        orientation: What the slices are nearest to.
+        image_type: Values that ImageType must hold; with `!` in front, must not hold.
+        description: Regular expression that is looked for in SeriesDescription, upper or lower case.
+        slices: Least and most slices of a volume.
+        distance_mm: Least and most distance of neighbouring slices.
+        thickness_mm: Least and most SliceThickness.
+
+    Example:
+        >>> SeriesRules(image_type=("ORIGINAL", "!LOCALIZER"), distance_mm=(0, 3)).image_type
+        ('ORIGINAL', '!LOCALIZER')
+    """
+
+    orientation: tuple[Literal["axial", "coronal", "sagittal"], ...] = ()
+    image_type: tuple[Annotated[str, Field(pattern=r"^!?[A-Z0-9 _]{1,16}$")], ...] = ()
+    description: Annotated[str, Field(max_length=200)] = ""
+    slices: tuple[Annotated[int, Field(ge=1)], int] | None = None
+    distance_mm: Range | None = None
+    thickness_mm: Range | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        try:
+            re.compile(self.description)
+        except re.error as error:
+            raise ValueError(f"description: not a regular expression: {error}") from None
+        for name in ("slices", "distance_mm", "thickness_mm"):
+            ends = getattr(self, name)
+            if ends and not ends[0] <= ends[1]:
+                raise ValueError(f"{name}: has {ends[0]} to {ends[1]}, expected the least first")
+        return self
 
 
 class Recipe(Frozen):
@@ -76,6 +127,7 @@ class Recipe(Frozen):
             x, y, z axes (3-D).
         spacing_mm: Voxel spacing along x, y, z that volumes are resampled to (3-D only).
         modality: DICOM modalities that are taken; empty takes any.
+        series: Which series of a DICOM study the task is about.
         pixel_stride: Step of the grid on which segmentation rows are sampled, in pixels of `size`.
         priors: Class priors of the posteriors: `uniform`, or `counted` from the contributions.
 
@@ -93,6 +145,7 @@ class Recipe(Frozen):
     size: Annotated[tuple[int, ...], Field(min_length=2, max_length=3)] = (128, 128)
     spacing_mm: tuple[float, float, float] | None = None
     intensity: Intensity = Intensity()
+    series: SeriesRules = SeriesRules()
     backbone: Backbone = Backbone()
     lift: Lift = Lift()
     pixel_stride: Annotated[int, Field(ge=1, le=64)] = 4
@@ -115,6 +168,14 @@ class Recipe(Frozen):
         if self.spacing_mm is not None and any(not 0.05 <= mm <= 50 for mm in self.spacing_mm):
             raise ValueError(f"spacing_mm: has {self.spacing_mm}, expected 0.05 to 50")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without empty `series`: recipes from before there were any keep their digests."""
+        values: dict[str, Any] = serialise(self)
+        if self.series == SeriesRules():
+            values.pop("series", None)
+        return values
 
     @property
     def dimensions(self) -> int:

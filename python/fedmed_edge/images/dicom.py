@@ -1,23 +1,23 @@
-"""DICOM files and series folders.
+"""DICOM pixels: a file, a series folder or a grouped series → Image; a mask → back on the source frames.
 
 A single frame is a 2-D image; a series of slices, or an enhanced multi-frame file, is a volume whose slices
-are ordered by position along their normal. What is no regular stack is refused, never guessed.
+are ordered by position along their normal. What is no regular stack is refused, never guessed; `lenient`
+resamples it to one and says so.
 """
 
 import hashlib
 import logging
-import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pydicom
 from pydicom.dataset import Dataset
-from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from fedmed_edge.errors import InputError
+from fedmed_edge.images.dicom_headers import frames_of, read_header, rescale, stated_spacing
 from fedmed_edge.images.dicom_pixels import (
+    Stored,
     colour_values,
     decode,
     fill_padding,
@@ -25,70 +25,25 @@ from fedmed_edge.images.dicom_pixels import (
     is_colour,
     reading,
 )
-from fedmed_edge.images.geometry import order_slices, spacing
-from fedmed_edge.images.image import Float32, Float64, Image, check_finite, check_size, sides
+from fedmed_edge.images.geometry import spacing
+from fedmed_edge.images.image import Float32, Image, UInt8, check_finite, check_size, sides
+from fedmed_edge.images.regrid import on_frames, straightened
+from fedmed_edge.images.series import Frame, Series
+from fedmed_edge.images.stacks import Stack, diagnose
 
 _logger = logging.getLogger(__name__)
 
 FILES_CAP = 20_000
-_INFLATED_CAP = 1 << 30
 
-_TAGS = [
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "StudyInstanceUID",
-    "SeriesInstanceUID",
-    "PatientID",
-    "Modality",
-    "Rows",
-    "Columns",
-    "NumberOfFrames",
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
-    "ImagePositionPatient",
-    "ImageOrientationPatient",
-    "PixelSpacing",
-    "ImagerPixelSpacing",
-    "RescaleSlope",
-    "RescaleIntercept",
-    "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence",
-]
-# Objects with pixel data that are no acquired image.
-_NO_IMAGES = {
-    "1.2.840.10008.5.1.4.1.1.66.4": "a segmentation",
-    "1.2.840.10008.5.1.4.1.1.66.7": "a label map segmentation",
-    "1.2.840.10008.5.1.4.1.1.481.2": "a radiotherapy dose",
-}
-# Samples a pixel of what is taken. Others (HSV, CMYK, YBR_PARTIAL) are retired or mean no single colour.
-_SAMPLES = {
-    "MONOCHROME1": 1,
-    "MONOCHROME2": 1,
-    "PALETTE COLOR": 1,
-    "RGB": 3,
-    "YBR_FULL": 3,
-    "YBR_FULL_422": 3,
-    "YBR_ICT": 3,
-    "YBR_RCT": 3,
-}
 # Files that lie about in exported folders and are no slices.
 _BYSTANDERS = {
     *(".txt", ".csv", ".json", ".xml", ".md", ".html", ".htm", ".pdf", ".ini", ".db", ".log", ".inf"),
     *("DICOMDIR", "README", "VERSION", "LOCKFILE"),
 }
-
-
-@dataclass(frozen=True)
-class _Frame:
-    """Where one slice lies: in which file, at which place in the patient."""
-
-    path: Path
-    index: int
-    position: Float64
-    orientation: Float64
-    spacing_mm: tuple[float, float]
-    slope: float
-    intercept: float
+_NO_PLACE = (
+    "image has {count} frames without a place in the patient each (a cine or a slide), "
+    "expected a single frame or an enhanced volume"
+)
 
 
 def read_dicom(path: Path) -> Image:
@@ -103,11 +58,15 @@ def read_dicom(path: Path) -> Image:
 
     Source: DICOM PS3.3 C.7.6.3 (image pixel), C.7.6.16 (functional groups), C.11.1 (modality LUT).
     """
-    header = _read_header(path)
+    header = read_header(path)
     with reading(path):
-        if int(header.get("NumberOfFrames") or 1) > 1:
-            return _volume(path, header, _enhanced_frames(path, header))
-        return _flat(path, header)
+        count = int(header.get("NumberOfFrames") or 1)
+        if count == 1:
+            return _flat(path, header)
+        frames = frames_of(path, header)
+        if frames[0].position is None:
+            raise InputError(f"{path}: {_NO_PLACE.format(count=count)}")
+        return _volume(path, header, frames)
 
 
 def read_series(folder: Path) -> Image:
@@ -129,8 +88,70 @@ def read_series(folder: Path) -> Image:
         return _series(folder)
 
 
+def read_volume(series: Series, *, lenient: bool = False) -> Image:
+    """Read a stack of slices.
+
+    Args:
+        lenient: Resample what is no regular stack to a straight one, and say so in `warnings`.
+
+    Returns:
+        Image of (1, columns, rows, slices); slice k is frame k of a regular stack.
+
+    Raises:
+        InputError: The frames are no stack, have colours, cannot be decoded, or are no regular stack.
+    """
+    where = series.files[0].parent if len(series.files) > 1 else series.files[0]
+    stack = series.stack
+    if stack is None:
+        raise InputError(f"{where}: series has no stack of slices, expected one for a volume")
+    if series.colour:
+        raise InputError(f"{where}: volume has colours, expected grey slices")
+    stack.require_regular(str(where), lenient=lenient)
+    check_size(where, (series.columns, series.rows, len(series.frames)))
+    with reading(where):
+        pixels = _stack(list(series.frames), (series.rows, series.columns), series.modality)
+        fill_padding(pixels)
+        check_finite(where, pixels)
+        image = _placed(where, pixels, series.frames[0], stack, series.modality)
+    return replace(image, warnings=(*series.warnings, *image.warnings))
+
+
+def read_frames(series: Series) -> Iterator[Image]:
+    """Read each frame as a 2-D image, one at a time, in the order of `series.frames`.
+
+    Raises:
+        InputError: A file cannot be decoded.
+    """
+    decoded: Path | None = None
+    for frame in series.frames:
+        with reading(frame.path):
+            if frame.path != decoded:
+                decoded = frame.path
+                header = read_header(frame.path)
+                stored, described = decode(frame.path)
+            image = _flat_frame(frame, header, stored, described)
+        yield replace(image, warnings=series.warnings)
+
+
+def frame_masks(mask: UInt8, series: Series) -> UInt8:
+    """Bring the mask of a volume back onto the frames that it was read from.
+
+    Args:
+        mask: Of the shape of the image that `read_volume` gave.
+
+    Returns:
+        (frames, rows, columns) uint8 in the order of `series.frames`.
+    """
+    stack = series.stack
+    if stack is None or not stack.faults:
+        return np.ascontiguousarray(mask.T)
+    first = series.frames[0]
+    assert first.orientation is not None and first.spacing_mm is not None
+    return on_frames(mask.T, stack, first.orientation, first.spacing_mm)
+
+
 def _series(folder: Path) -> Image:
-    read = [(path, _read_header(path, need_image=False)) for path in _series_files(folder)]
+    read = [(path, read_header(path)) for path in _series_files(folder)]
     headers = _without_copies(folder, [(path, header) for path, header in read if "Rows" in header])
     _logger.debug("%d files, of them %d without pixels or copies", len(read), len(read) - len(headers))
     if not headers:
@@ -142,48 +163,8 @@ def _series(folder: Path) -> Image:
     frames = []
     for path, header in headers:
         with reading(path):
-            frames.append(_plain_frame(path, header))
+            frames.append(_one_frame(path, header))
     return _volume(folder, headers[0][1], frames)
-
-
-def _read_header(path: Path, *, need_image: bool = True) -> Dataset:
-    with reading(path):
-        _check_inflated(path)
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
-        for _ in header:
-            # pydicom converts a value when it is first looked at: now, where a broken one names its file.
-            pass
-        sop_class = str(header.get("SOPClassUID", ""))
-        if sop_class in _NO_IMAGES:
-            raise InputError(f"{path}: file holds {_NO_IMAGES[sop_class]}, expected an image")
-        if "Rows" not in header and need_image:
-            raise InputError(f"{path}: DICOM file holds no image")
-        if "Rows" in header:
-            _check_kind(path, header)
-    return header
-
-
-def _check_kind(path: Path, header: Dataset) -> None:
-    # A missing one is a broken file: reading it raises.
-    samples, photometric = int(header.SamplesPerPixel), str(header.PhotometricInterpretation)
-    _ = int(header.Rows), int(header.Columns)
-    if samples != _SAMPLES.get(photometric):
-        raise InputError(f"{path}: image has {samples} samples of {photometric}, expected grey, RGB or YBR")
-
-
-def _check_inflated(path: Path) -> None:
-    """Refuse a deflated file whose content is over the cap, before pydicom inflates it in one go."""
-    meta = pydicom.filereader.read_file_meta_info(path)
-    if meta.TransferSyntaxUID != DeflatedExplicitVRLittleEndian:
-        return
-    inflater, inflated = zlib.decompressobj(-zlib.MAX_WBITS), 0
-    with path.open("rb") as file:
-        # Preamble, prefix and the group length element itself stand before what the group length counts.
-        file.seek(144 + int(meta.FileMetaInformationGroupLength))
-        while chunk := inflater.unconsumed_tail or file.read(1 << 16):
-            inflated += len(inflater.decompress(chunk, 1 << 20))
-            if inflated > _INFLATED_CAP:
-                raise InputError(f"{path}: deflated file has more than {_INFLATED_CAP} bytes inflated")
 
 
 def _series_files(folder: Path) -> list[Path]:
@@ -247,111 +228,64 @@ def _check_alike(headers: list[tuple[Path, Dataset]]) -> None:
                 raise InputError(f"{path}: `{keyword}` has {got}, expected {wanted} as in the first file")
 
 
-def _plain_frame(path: Path, header: Dataset) -> _Frame:
+def _one_frame(path: Path, header: Dataset) -> Frame:
     for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
         if not header.get(keyword):
             raise InputError(f"{path}: slice has no `{keyword}`, expected one for a volume")
-    slope, intercept = _rescale(header, 0)
-    return _frame(path, 0, header, header, header, slope, intercept)
-
-
-def _enhanced_frames(path: Path, header: Dataset) -> list[_Frame]:
-    count = int(header.NumberOfFrames)
-    # Before one object a frame is made.
-    check_size(path, (int(header.Rows), int(header.Columns)), count)
-    frames = []
-    for index in range(count):
-        place = _macro(header, index, "PlanePositionSequence", "ImagePositionPatient")
-        plane = _macro(header, index, "PlaneOrientationSequence", "ImageOrientationPatient")
-        measures = _macro(header, index, "PixelMeasuresSequence", "PixelSpacing")
-        if place is None or plane is None or measures is None:
-            raise InputError(
-                f"{path}: image has {count} frames without a place in the patient each (a cine or a slide), "
-                "expected a single frame or an enhanced volume"
-            )
-        frames.append(_frame(path, index, place, plane, measures, *_rescale(header, index)))
-    return frames
-
-
-def _macro(header: Dataset, index: int, sequence: str, keyword: str) -> Dataset | None:
-    """The functional group item of a frame that holds `keyword`: its own, else the one all frames share."""
-    per_frame = header.get("PerFrameFunctionalGroupsSequence") or []
-    shared = header.get("SharedFunctionalGroupsSequence") or []
-    for group in [*per_frame[index : index + 1], *shared[:1]]:
-        items = group.get(sequence) or []
-        if items and keyword in items[0]:
-            item: Dataset = items[0]
-            return item
-    return None
-
-
-def _rescale(header: Dataset, index: int) -> tuple[float, float]:
-    item = _macro(header, index, "PixelValueTransformationSequence", "RescaleSlope") or header
-    slope, intercept = item.get("RescaleSlope"), item.get("RescaleIntercept")
-    return 1.0 if slope is None else float(slope), 0.0 if intercept is None else float(intercept)
-
-
-def _frame(
-    path: Path, index: int, place: Dataset, plane: Dataset, measures: Dataset, slope: float, intercept: float
-) -> _Frame:
-    position = np.array([float(mm) for mm in place.ImagePositionPatient])
-    orientation = np.array([float(cosine) for cosine in plane.ImageOrientationPatient])
-    row_mm, column_mm = (float(mm) for mm in measures.PixelSpacing)
-    if position.shape != (3,) or not np.isfinite(position).all():
-        raise InputError(f"{path}: `ImagePositionPatient` has no three numbers")
-    axes = orientation.reshape(2, 3)
-    if np.abs(axes @ axes.T - np.eye(2)).max() > 0.01:
-        raise InputError(f"{path}: `ImageOrientationPatient` has no two unit vectors at a right angle")
-    if not (0 < row_mm < 1e4 and 0 < column_mm < 1e4):
-        raise InputError(f"{path}: `PixelSpacing` has {row_mm} and {column_mm} mm, expected more than 0")
-    return _Frame(path, index, position, orientation, (row_mm, column_mm), slope, intercept)
+    (frame,) = frames_of(path, header)
+    return frame
 
 
 def _flat(path: Path, header: Dataset) -> Image:
     check_size(path, (int(header.Rows), int(header.Columns)))
-    stored, described = decode(path)
+    frame = Frame(path, 0, "", None, None, stated_spacing(header), *rescale(header, 0))
+    return _flat_frame(frame, header, *decode(path))
+
+
+def _flat_frame(frame: Frame, header: Dataset, stored: Stored, described: Dataset) -> Image:
+    shape = (int(header.Rows), int(header.Columns))
+    _check_decoded(frame, stored, shape)
     modality = str(header.get("Modality") or "")
     if is_colour(described):
-        pixels = colour_values(stored[0], described)
+        pixels = colour_values(stored[frame.index], described)
     else:
-        pixels = grey_values(stored[0], described, modality, *_rescale(header, 0))[None]
+        pixels = grey_values(stored[frame.index], described, modality, frame.slope, frame.intercept)[None]
         fill_padding(pixels)
-    check_finite(path, pixels)
-    return Image(pixels, None, _flat_spacing(header), modality, "dicom", path)
+    check_finite(frame.path, pixels)
+    return Image(pixels, None, frame.spacing_mm, modality, "dicom", frame.path)
 
 
-def _flat_spacing(header: Dataset) -> tuple[float, float] | None:
-    measures = _macro(header, 0, "PixelMeasuresSequence", "PixelSpacing") or header
-    for keyword in ("PixelSpacing", "ImagerPixelSpacing"):
-        stated = measures.get(keyword)
-        if stated and len(stated) == 2 and min(float(mm) for mm in stated) > 0:
-            return float(stated[0]), float(stated[1])
-    return None
+def _check_decoded(frame: Frame, stored: Stored | None, shape: tuple[int, int]) -> None:
+    if stored is None or stored.shape[1:3] != shape or frame.index >= len(stored):
+        got = "none" if stored is None else sides(stored.shape)
+        raise InputError(f"{frame.path}: pixel data have size {got}, expected {sides(shape)} a frame")
 
 
-def _volume(source: Path, header: Dataset, frames: list[_Frame]) -> Image:
+def _volume(source: Path, header: Dataset, frames: list[Frame]) -> Image:
     rows, columns = int(header.Rows), int(header.Columns)
     check_size(source, (columns, rows, len(frames)))
     if is_colour(header):
         raise InputError(f"{source}: volume has colours, expected grey slices")
+    first = frames[0].spacing_mm
     for frame in frames[1:]:
-        if not np.allclose(frame.spacing_mm, frames[0].spacing_mm, rtol=1e-3):
+        if not np.allclose(frame.spacing_mm or (), first or (), rtol=1e-3):
             raise InputError(
-                f"{frame.path}: `PixelSpacing` has {frame.spacing_mm}, expected {frames[0].spacing_mm} "
-                "as in the first file"
+                f"{frame.path}: `PixelSpacing` has {frame.spacing_mm}, expected {first} as in the first file"
             )
-    orientations = np.stack([frame.orientation for frame in frames])
-    order, step = order_slices(np.stack([frame.position for frame in frames]), orientations, str(source))
-    ordered = [frames[index] for index in order]
+    stack = diagnose(
+        np.stack([frame.position for frame in frames if frame.position is not None]),
+        np.stack([frame.orientation for frame in frames if frame.orientation is not None]),
+    )
+    stack.require_regular(str(source))
+    ordered = [frames[index] for index in stack.order]
     modality = str(header.get("Modality") or "")
     pixels = _stack(ordered, (rows, columns), modality)
     fill_padding(pixels)
     check_finite(source, pixels)
-    affine = _affine(ordered[0], step)
-    return Image(pixels.T[None], affine, spacing(affine), modality, "dicom", source)
+    return _placed(source, pixels, ordered[0], stack, modality)
 
 
-def _stack(frames: list[_Frame], shape: tuple[int, int], modality: str) -> Float32:
+def _stack(frames: list[Frame], shape: tuple[int, int], modality: str) -> Float32:
     """Rescaled values (slices, rows, columns) of frames that are ordered already."""
     pixels = np.empty((len(frames), *shape), np.float32)
     current, stored, described = None, None, Dataset()
@@ -359,18 +293,29 @@ def _stack(frames: list[_Frame], shape: tuple[int, int], modality: str) -> Float
         if frame.path != current:
             stored, described = decode(frame.path)
             current = frame.path
-        if stored is None or stored.shape[1:] != shape or frame.index >= len(stored):
-            got = "none" if stored is None else sides(stored.shape)
-            raise InputError(f"{frame.path}: pixel data have size {got}, expected {sides(shape)} a frame")
+        _check_decoded(frame, stored, shape)
+        assert stored is not None
         pixels[place] = grey_values(stored[frame.index], described, modality, frame.slope, frame.intercept)
     return pixels
 
 
-def _affine(first: _Frame, step: Float64) -> Float64:
-    """Voxel index (column, row, slice) → RAS mm; DICOM's own axes run to left, posterior, superior."""
+def _placed(source: Path, pixels: Float32, first: Frame, stack: Stack, modality: str) -> Image:
+    """Slices with their affine, resampled first where they are no regular stack.
+
+    The affine maps voxel index (column, row, slice) to RAS mm; DICOM's own axes run to left, posterior,
+    superior.
+    """
+    assert first.orientation is not None and first.spacing_mm is not None and first.position is not None
+    notes = []
+    if stack.faults:
+        pixels = straightened(pixels, stack, first.orientation, first.spacing_mm)
+        notes += [f"resampled: {fault.text}; resampled to a straight stack" for fault in stack.faults]
+    if stack.tilted:
+        notes.append(f"tilt: slices are stacked {stack.tilt_degrees:.1f} degrees off their normal")
     affine = np.eye(4)
     affine[:3, 0] = first.orientation[:3] * first.spacing_mm[1]
     affine[:3, 1] = first.orientation[3:] * first.spacing_mm[0]
-    affine[:3, 2] = step
+    affine[:3, 2] = stack.step
     affine[:3, 3] = first.position
-    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    return Image(pixels.T[None], affine, spacing(affine), modality, "dicom", source, tuple(notes))

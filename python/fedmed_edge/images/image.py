@@ -36,6 +36,7 @@ class Image:
         modality: DICOM modality (`CT`, `MR`, …); empty where the file does not say.
         format: What the file was.
         source: The file, or the folder of the series.
+        warnings: What a reader of an answer should know of it, each beginning with a stable code.
 
     Example:
         >>> image = Image(np.zeros((1, 4, 6), np.float32), None, None, "", "png", Path("a.png"))
@@ -49,6 +50,7 @@ class Image:
     modality: str
     format: Format
     source: Path
+    warnings: tuple[str, ...] = ()
 
     @property
     def channels(self) -> int:

@@ -1,16 +1,256 @@
-"""What the command line names → the list of images to answer."""
+"""What the command line names → the images to answer: files, folders, DICOMDIRs, zips; series chosen."""
 
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import TracebackType
 
-from fedmed_edge.errors import InputError, NothingMatched
-from fedmed_edge.images.image import sniff
+from fedmed_edge.errors import FedmedError, InputError, NothingMatched
+from fedmed_edge.images.image import Image, read_image, sniff
+from fedmed_edge.images.selection import Verdict, judge
+from fedmed_edge.images.series import Grouped, Series
+from fedmed_edge.images.sources import Sources, find_sources
+from fedmed_edge.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
+# What is named like this and cannot be read was meant to be an image: its loss would go unnoticed.
+_DICOM_NAMES = (".dcm", ".dicom", ".ima")
 _NOT_IMAGES = ("DICOMDIR",)
+_NO_IMAGE = "no image found among the inputs, expected DICOM, NIfTI, PNG or JPEG"
+
+
+@dataclass(frozen=True, eq=False)
+class Input:
+    """One thing to answer.
+
+    Attributes:
+        name: What results call it: the path as given, of a zip's member the zip's path with its own behind,
+            of several series in one folder the folder with `#1`, `#2`, … behind.
+        path: File, or folder of a series; of an unpacked zip, temporary.
+        series: DICOM only. For a recipe of volumes a stack; for a recipe of 2-D images one instance, which
+            may hold the frames of a cine.
+    """
+
+    name: str
+    path: Path
+    series: Series | None = None
+
+    def images(self, *, lenient: bool = False) -> Iterator[Image]:
+        """Read it: one image, or those of a cine's frames one at a time.
+
+        Args:
+            lenient: Resample a volume whose slices are no regular stack.
+
+        Raises:
+            InputError: As `read_image`, `read_volume` and `read_frames`.
+        """
+        if self.series is None:
+            yield read_image(self.path)
+            return
+        from fedmed_edge.images.dicom import read_frames, read_volume
+
+        if self.series.is_volume:
+            yield replace(read_volume(self.series, lenient=lenient), source=self.path)
+        else:
+            yield from read_frames(self.series)
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What there is to answer; use it as a context, what was unpacked is deleted at its end.
+
+    Attributes:
+        refused: What cannot be answered, and why: inputs that failed.
+        not_taken: Series that the rules or the ranking passed over, and why: no failures.
+    """
+
+    inputs: tuple[Input, ...]
+    refused: tuple[tuple[str, FedmedError], ...] = ()
+    not_taken: tuple[tuple[str, str], ...] = ()
+    sources: Sources = field(default_factory=Sources, repr=False)
+
+    def __enter__(self) -> "Found":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.sources.close()
+
+
+def find_inputs(
+    paths: Sequence[Path],
+    recipe: Recipe,
+    *,
+    skip: Path | None = None,
+    series: str | None = None,
+    every: bool = False,
+) -> Found:
+    """Find the images behind files, folders, DICOMDIRs and zips that a recipe is about.
+
+    PNG, JPEG and NIfTI files are one input each. DICOM files are grouped into studies and series, wherever
+    they lie; the recipe's rules choose among these, and of several volumes of a study the best is taken. A
+    file that was named itself is an input whatever it holds: what is wrong with it is said when it is read.
+
+    Args:
+        skip: Folder that is passed over where it lies inside a given one: the results' own.
+        series: Take the series of this SeriesInstanceUID alone.
+        every: Take every volume of a study that the rules allow, not the best alone.
+
+    Raises:
+        NothingMatched: There is nothing to answer.
+        InputError: A zip or a DICOMDIR is broken.
+
+    Example:
+        >>> import tempfile
+        >>> recipe = Recipe(name="lesion", kind="classification", classes=("benign", "malignant"))
+        >>> find_inputs([Path(tempfile.mkdtemp())], recipe)
+        Traceback (most recent call last):
+        ...
+        fedmed_edge.errors.NothingMatched: no image found among the inputs, expected DICOM, NIfTI, PNG or JPEG
+    """
+    sources = find_sources(paths, skip=skip)
+    try:
+        found = _chosen(sources, recipe, series, every)
+        for path in paths:
+            if path.is_dir() and not any(_lies_in(name, path) for name in _names(found)):
+                log.warning("%s: folder holds no image", path)
+        if not found.inputs and not found.refused:
+            raise _nothing(found)
+    except BaseException:
+        sources.close()
+        raise
+    return found
+
+
+def survey(paths: Sequence[Path], recipe: Recipe) -> tuple[list[tuple[str, Verdict]], list[tuple[str, str]]]:
+    """Every DICOM series behind `paths` with its verdict, and everything else with what it is.
+
+    No pixel is read. What was unpacked is gone again.
+
+    Raises:
+        InputError: A zip or a DICOMDIR is broken.
+    """
+    with find_sources(paths) as sources:
+        names, grouped = _grouped(sources)
+        verdicts = [verdict for study in grouped.studies for verdict in judge(study.series, recipe)]
+        named = list(zip(_series_names(verdicts, names), verdicts, strict=True))
+        rest = [
+            (names[path], str(error).replace(str(path), names[path], 1)) for path, error in grouped.refused
+        ]
+        rest += [(names[path], kind) for path, kind in grouped.others]
+        rest += [
+            (source.name, source.reason or f"{source.kind} image, taken as it is")
+            for source in sources.files
+            if source.kind != "dicom"
+        ]
+        return named, rest
+
+
+def _nothing(found: Found) -> NothingMatched:
+    if not found.not_taken:
+        return NothingMatched(_NO_IMAGE)
+    name, reason = found.not_taken[0]
+    more = f" (and {len(found.not_taken) - 1} more)" if len(found.not_taken) > 1 else ""
+    return NothingMatched(
+        f"{name}: {reason}{more}", hint="`fedmed-edge inspect PATH --model M` says so of every series"
+    )
+
+
+def _names(found: Found) -> list[str]:
+    taken = [one.name for one in found.inputs]
+    return [*taken, *(name for name, _ in found.refused), *(name for name, _ in found.not_taken)]
+
+
+def _lies_in(name: str, folder: Path) -> bool:
+    return name.partition("#")[0] == str(folder) or Path(name).is_relative_to(folder)
+
+
+def _chosen(sources: Sources, recipe: Recipe, series: str | None, every: bool) -> Found:
+    inputs, refused, not_taken = [], [], []
+    for source in sources.files:
+        if source.kind is None:
+            if source.given or source.name.lower().endswith(_DICOM_NAMES):
+                refused.append((source.name, InputError(source.reason)))
+            else:
+                log.debug("passed over: %s", source.reason)
+        elif source.kind != "dicom" and series is None:
+            inputs.append(Input(source.name, source.path))
+    names, grouped = _grouped(sources)
+    given = {source.path for source in sources.files if source.given}
+    for path, error in grouped.refused:
+        refused.append((names[path], _renamed(error, path, names[path])))
+    for path, kind in grouped.others:
+        if path in given:
+            refused.append((names[path], InputError(f"{names[path]}: file holds {kind}, expected an image")))
+        else:
+            not_taken.append((names[path], f"holds {kind}, no image"))
+    verdicts = [v for study in grouped.studies for v in judge(study.series, recipe, every=every)]
+    for name, verdict in zip(_series_names(verdicts, names), verdicts, strict=True):
+        if series is not None and (verdict.series.series_uid != series or not verdict.matches):
+            chosen, reason = False, verdict.reason or "is not the series that was asked for"
+        else:
+            chosen, reason = verdict.taken or series is not None, verdict.reason
+        if not chosen:
+            not_taken.append((name, reason))
+        elif recipe.dimensions == 2:
+            inputs += [Input(names[one.files[0]], one.files[0], one) for one in _instances(verdict.series)]
+        else:
+            inputs.append(Input(name, _place(verdict.series), verdict.series))
+    return Found(tuple(inputs), tuple(refused), tuple(not_taken), sources)
+
+
+def _grouped(sources: Sources) -> tuple[dict[Path, str], Grouped]:
+    """Names of the DICOM files by path, and what they are grouped to."""
+    files = [source for source in sources.files if source.kind == "dicom"]
+    if not files:
+        return {}, Grouped((), (), ())
+    # Loads pydicom: only where DICOM comes in.
+    from fedmed_edge.images.grouping import group_files
+
+    return {source.path: source.name for source in files}, group_files(source.path for source in files)
+
+
+def _renamed(error: InputError, path: Path, name: str) -> InputError:
+    """What is unpacked goes by the zip's name."""
+    return InputError(str(error).replace(str(path), name, 1), hint=error.hint)
+
+
+def _instances(series: Series) -> list[Series]:
+    """One for each file of a series, its frames in the file's own order."""
+    found: dict[Path, list[int]] = {}
+    for place, frame in enumerate(series.frames):
+        found.setdefault(frame.path, []).append(place)
+    return [
+        replace(
+            series,
+            stack=None,
+            frames=tuple(sorted((series.frames[place] for place in places), key=lambda frame: frame.index)),
+        )
+        for places in found.values()
+    ]
+
+
+def _place(series: Series) -> Path:
+    files = series.files
+    return files[0] if len(files) == 1 else Path(os.path.commonpath([file.parent for file in files]))
+
+
+def _series_names(verdicts: list[Verdict], names: dict[Path, str]) -> list[str]:
+    plain = []
+    for verdict in verdicts:
+        own = [names[path] for path in verdict.series.files]
+        plain.append(own[0] if len(own) == 1 else os.path.commonpath([Path(name).parent for name in own]))
+    shared = {name for name in plain if plain.count(name) > 1}
+    counted: dict[str, int] = {}
+    told = []
+    for name in plain:
+        counted[name] = counted.get(name, 0) + 1
+        told.append(f"{name}#{counted[name]}" if name in shared else name)
+    return told
 
 
 def expand_inputs(paths: Sequence[Path], dimensions: int, *, skip: Path | None = None) -> list[Path]:

@@ -1,11 +1,13 @@
 import logging
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from fedmed_edge.errors import NothingMatched
-from fedmed_edge.inference.inputs import expand_inputs
+from fedmed_edge.errors import InputError, NothingMatched
+from fedmed_edge.inference.inputs import expand_inputs, find_inputs, survey
 from fedmed_edge.study.cohort import ABDOMEN, CHEST, write_cohort
 
 
@@ -71,3 +73,142 @@ def test_empty_folder_beside_a_good_one_is_named(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert expand_inputs([tmp_path / "empty", tmp_path / "good"], 2) == [image]
     assert f"{tmp_path / 'empty'}: folder holds no image" in caplog.text
+
+
+# --- find_inputs -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def scan(write_series, write_dicom, tmp_path):
+    """One folder with a stack, its localizer, a shorter stack, a broken file, a report and a picture."""
+    slices = np.zeros((4, 6, 5), np.int16)
+    write_series(slices, SeriesInstanceUID="1.1", Modality="MR", SeriesDescription="t1")
+    place = {"PixelSpacing": [1, 1], "ImageOrientationPatient": [0, 1, 0, 0, 0, -1]}
+    write_dicom(
+        "series/loc.dcm",
+        slices[0],
+        SeriesInstanceUID="1.1",
+        Modality="MR",
+        ImagePositionPatient=[0, 0, 0],
+        ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"],
+        **place,
+    )
+    for k in range(3):
+        write_dicom(
+            f"series/short{k}.dcm",
+            slices[0],
+            SeriesInstanceUID="1.2",
+            Modality="MR",
+            ImagePositionPatient=[k, 0, 0],
+            **place,
+        )
+    (tmp_path / "series" / "cut.dcm").write_bytes(b"")
+    (tmp_path / "series" / "notes.txt").write_text("a note")
+    png(tmp_path / "series" / "picture.png")
+    return tmp_path / "series"
+
+
+def test_one_folder_of_many_series_gives_the_best_stack(scan, recipe_of):
+    with find_inputs([scan], recipe_of("segmentation", (16, 16, 16), modality=("MR",))) as found:
+        assert [one.name for one in found.inputs] == [str(scan / "picture.png"), f"{scan}#1"]
+        volume = found.inputs[1]
+        (image,) = volume.images()
+        assert image.shape == (5, 6, 4) and image.source == scan == volume.path
+        assert dict(found.not_taken) == {
+            str(scan / "loc.dcm"): "`localizer` has a localizer, expected an image; "
+            "`place` has 1 slice, expected a stack of slices",
+            f"{scan}#2": "another series of the study comes first: it has 4 slices, this one 3 slices",
+        }
+        ((name, error),) = found.refused
+        assert name == str(scan / "cut.dcm") and str(error) == f"{scan / 'cut.dcm'}: is empty"
+
+
+def test_a_model_of_2d_images_answers_every_instance(scan, recipe_of):
+    found = find_inputs([scan], recipe_of(size=(16, 16)))
+    dicom = [one for one in found.inputs if one.series is not None]
+    assert len(dicom) == 7 and all(len(one.series.frames) == 1 for one in dicom)
+    assert [image.shape for one in dicom for image in one.images()] == [(6, 5)] * 7
+
+
+def test_the_frames_of_a_cine_are_one_input(write_dicom, recipe_of):
+    frames = np.random.default_rng(0).integers(0, 255, (5, 6, 4)).astype(np.uint8)
+    path = write_dicom("us.dcm", frames[0], Modality="US", NumberOfFrames=5, PixelData=frames.tobytes())
+    (cine,) = find_inputs([path], recipe_of(size=(16, 16))).inputs
+    assert cine.series.is_cine
+    for frame, image in zip(frames, cine.images(), strict=True):
+        np.testing.assert_array_equal(image.pixels[0], frame)
+
+
+def test_series_can_be_asked_for_by_uid(scan, recipe_of):
+    recipe = recipe_of("segmentation", (16, 16, 16), modality=("MR",))
+    (one,) = find_inputs([scan], recipe, series="1.2").inputs
+    assert one.series.series_uid == "1.2"
+    every = find_inputs([scan], recipe, every=True).inputs
+    assert len([one for one in every if one.series]) == 2
+    wrong = find_inputs([scan], recipe, series="1.3")
+    assert not wrong.inputs and ("is not the series that was asked for") in dict(wrong.not_taken).values()
+
+
+def test_nothing_that_fits_says_what_the_rules_found(scan, recipe_of):
+    recipe = recipe_of("segmentation", (16, 16, 16), modality=("CT",))
+    (scan / "picture.png").unlink()
+    (scan / "cut.dcm").unlink()
+    with pytest.raises(
+        NothingMatched, match=r"series#1: `modality` has MR, expected CT \(and 2 more\)"
+    ) as none:
+        find_inputs([scan], recipe)
+    assert none.value.exit_code == 4
+
+
+def test_a_named_file_that_is_no_image_is_refused_and_a_found_one_passed_over(
+    write_dicom, recipe_of, tmp_path
+):
+    seg = write_dicom("seg.dcm", np.zeros((4, 4), np.uint8), SOPClassUID="1.2.840.10008.5.1.4.1.1.66.4")
+    note = tmp_path / "note.txt"
+    note.write_text("none")
+    found = find_inputs([seg, note], recipe_of())
+    assert not found.inputs
+    assert [str(error).partition(": ")[2] for _, error in found.refused] == [
+        "not a PNG, JPEG, NIfTI or DICOM file",
+        "file holds a segmentation, expected an image",
+    ]
+    with pytest.raises(NothingMatched, match=r"seg.dcm: holds a segmentation, no image"):
+        find_inputs([tmp_path], recipe_of())
+
+
+def test_a_zip_is_read_and_cleaned_up(scan, recipe_of, tmp_path):
+    path = tmp_path / "study.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in scan.iterdir():
+            archive.write(file, f"exam/{file.name}")
+    recipe = recipe_of("segmentation", (16, 16, 16), modality=("MR",))
+    with find_inputs([path], recipe) as found:
+        assert [one.name for one in found.inputs] == [f"{path}/exam/picture.png", f"{path}/exam#1"]
+        assert [image.shape for image in found.inputs[1].images()] == [(5, 6, 4)]
+        assert str(dict(found.refused)[f"{path}/exam/cut.dcm"]) == f"{path}/exam/cut.dcm: is empty"
+        unpacked = found.sources.unpacked
+    assert not unpacked.exists()
+
+
+def test_a_crooked_stack_fails_when_it_is_read_and_lenient_reads_it(write_series, recipe_of):
+    positions = np.array([[0, 0, z] for z in (0.0, 1, 2, 4)])
+    folder = write_series(np.zeros((4, 6, 5), np.int16), positions)
+    (one,) = find_inputs([folder], recipe_of("segmentation", (16, 16, 16))).inputs
+    with pytest.raises(InputError, match=r"slices 3 and 4 along the normal are 2.000 mm apart"):
+        list(one.images())
+    (image,) = one.images(lenient=True)
+    assert image.shape == (5, 6, 5) and image.warnings[0].startswith("resampled: slices 3 and 4")
+
+
+def test_a_survey_reads_no_pixels_and_tells_of_everything(scan, recipe_of):
+    named, rest = survey([scan], recipe_of("segmentation", (16, 16, 16), modality=("MR",)))
+    assert [(Path(name).name, verdict.taken) for name, verdict in named] == [
+        ("series#1", True),
+        ("loc.dcm", False),
+        ("series#2", False),
+    ]
+    assert {Path(name).name: said.rpartition(": ")[2] for name, said in rest} == {
+        "cut.dcm": "is empty",
+        "notes.txt": "not a PNG, JPEG, NIfTI or DICOM file",
+        "picture.png": "png image, taken as it is",
+    }

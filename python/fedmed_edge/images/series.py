@@ -1,0 +1,143 @@
+"""Series: DICOM frames that belong together, as what is known of them without their pixels."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedmed_edge.errors import InputError
+from fedmed_edge.images.image import Float64
+from fedmed_edge.images.stacks import Stack
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+_PATIENT_AXES = ("sagittal", "coronal", "axial")
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One slice, or one frame of a cine.
+
+    Attributes:
+        path: Its file.
+        index: Place in its file, from 0; DICOM's own frame number is one more.
+        instance_uid: SOPInstanceUID of the file.
+        position: (3,) mm, ImagePositionPatient; None where the frame has no place in the patient.
+        orientation: (6,) ImageOrientationPatient, or None.
+        spacing_mm: Distance of its rows, then of its columns; None where the file does not say.
+        slope, intercept: Its own rescale.
+        told: What tells it from another frame at the same position, by keyword: echo, phase, acquisition.
+    """
+
+    path: Path
+    index: int
+    instance_uid: str
+    position: Float64 | None
+    orientation: Float64 | None
+    spacing_mm: tuple[float, float] | None
+    slope: float
+    intercept: float
+    told: dict[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """Frames that make one image: a stack of slices, or the images of one kind in a series.
+
+    One SeriesInstanceUID may hold several: a localizer and a stack, two echoes, two phases.
+
+    Attributes:
+        part: What told this one from the others of its SeriesInstanceUID, such as `EchoTime 80`.
+        frames: Of a stack, along its normal: frame k is slice k of the volume. Else by number, then by file.
+        stack: How the slices lie; None where frames have no place in the patient or there is one alone.
+        thickness_mm: SliceThickness; None where the files do not say.
+        warnings: What a reader of the answer should know, each beginning with a stable code.
+        patient_id, accession, description: Never in a message or a log.
+    """
+
+    study_uid: str
+    series_uid: str
+    sop_class_uid: str
+    modality: str
+    part: str
+    rows: int
+    columns: int
+    colour: bool
+    image_type: tuple[str, ...]
+    frames: tuple[Frame, ...] = field(repr=False)
+    stack: Stack | None = field(repr=False)
+    number: int | None = None
+    thickness_mm: float | None = None
+    frame_of_reference_uid: str = ""
+    warnings: tuple[str, ...] = ()
+    patient_id: str = field(default="", repr=False)
+    accession: str = field(default="", repr=False)
+    description: str = field(default="", repr=False)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Each file once, in the order of the frames."""
+        return tuple(dict.fromkeys(frame.path for frame in self.frames))
+
+    @property
+    def is_volume(self) -> bool:
+        """Whether the frames are a stack of slices."""
+        return self.stack is not None
+
+    @property
+    def is_cine(self) -> bool:
+        """Whether its one file has several frames, each an image of its own to a 2-D recipe."""
+        return len(self.frames) > 1 and len(self.files) == 1
+
+    @property
+    def is_localizer(self) -> bool:
+        """Whether it only shows where other series lie."""
+        return "LOCALIZER" in self.image_type or "SCOUT" in self.image_type
+
+    @property
+    def orientation(self) -> str:
+        """`axial`, `coronal` or `sagittal`, whichever its planes are nearest to; empty without a place."""
+        plane = self.frames[0].orientation
+        if plane is None:
+            return ""
+        return _PATIENT_AXES[int(np.abs(np.cross(plane[:3], plane[3:])).argmax())]
+
+    def headers(self) -> "list[Dataset]":
+        """The header of each of `files` without its pixels: what results copy patient and study from.
+
+        Raises:
+            InputError: A file is gone or was damaged since.
+        """
+        from fedmed_edge.images.dicom_headers import whole_header
+
+        return [whole_header(path) for path in self.files]
+
+
+@dataclass(frozen=True)
+class Study:
+    """The series of one study, all of one patient."""
+
+    study_uid: str
+    series: tuple[Series, ...]
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """What a heap of DICOM files holds.
+
+    Attributes:
+        studies: In order of the first file of each.
+        refused: Files and series that cannot be used, and why.
+        others: Objects that are no images: what each is. Segmentations and reports are among them.
+    """
+
+    studies: tuple[Study, ...]
+    refused: tuple[tuple[Path, InputError], ...]
+    others: tuple[tuple[Path, str], ...]
+
+    @property
+    def series(self) -> tuple[Series, ...]:
+        """Every series of every study."""
+        return tuple(series for study in self.studies for series in study.series)
