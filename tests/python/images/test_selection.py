@@ -67,8 +67,8 @@ def study(write_dicom: Any, tmp_path: Path) -> Any:
         (
             {"image_type": ["ORIGINAL", "!MIP"]},
             {"ImageType": ["DERIVED", "SECONDARY", "MIP"]},
-            r"`image_type` has DERIVED\SECONDARY\MIP, expected ORIGINAL; `image_type` has DERIVED\SECONDARY\"
-            "MIP, expected no MIP",
+            r"`image_type` has DERIVED\SECONDARY\MIP, expected ORIGINAL; "
+            r"`image_type` has DERIVED\SECONDARY\MIP, expected no MIP",
         ),
         ({"description": "^THORAX"}, {}, "`description` has no match, expected /^THORAX/"),
         ({"slices": [4, 100]}, {}, "`slices` has 3, expected 4 to 100"),
