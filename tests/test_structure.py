@@ -17,7 +17,7 @@ PACKAGE = REPOSITORY / "python" / "fedmed_edge"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Every room may import these, numpy and pydantic, and nothing else that the tables do not name.
-ROOT = {"errors", "atomic", "recipe", "listening", "config", "signing", "generation", "kinds", "tensorfile"}
+ROOT = {"errors", "atomic", "recipe", "listening", "config", "signing", "generation", "kinds", "tensorfile", "heartbeat"}
 SHARED_PACKAGES = {"numpy", "pydantic"}
 EVERY_ROOM = {
     *("kernels", "runtime", "images", "features", "statistics", "model", "store", "federation", "universal"),
@@ -37,7 +37,7 @@ WALLS: dict[str, tuple[set[str], set[str]]] = {
     # One site's own work: its folder through features and statistics to a contribution.
     "hospital": ({"images", "features", "statistics", "model"}, set()),
     "model": ({"statistics", "kernels"}, {"threadpoolctl"}),
-    "store": ({"statistics", "model"}, {"sqlalchemy"}),
+    "store": ({"statistics", "model"}, {"sqlalchemy", "fsspec"}),
     # Its site's side asks `hospital`; its server's side loads neither that nor torch: see below.
     "federation": (
         {"statistics", "store", "model", "kernels", "hospital", "images", "features"},
@@ -70,6 +70,7 @@ ROOT_MODULES: dict[str, tuple[set[str], set[str]]] = {
     "encoder_graph": ({"errors"}, set()),
     "generation": ({"errors", "atomic", "recipe", "tensorfile", "encoder_graph"}, set()),
     "kinds": (set(), set()),
+    "heartbeat": ({"errors", "atomic"}, set()),
 }
 
 # Package: the only modules that may import it.

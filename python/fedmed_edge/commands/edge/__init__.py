@@ -8,11 +8,14 @@ _VERBS = {
     "demo": "The whole path on this machine, with a report at the end.",
     "init": "Make a site folder with its settings and keys.",
     "doctor": "Check data, keys, runtime, device, disk and clock.",
+    "health": "Whether what runs in a site folder is well.",
     "train": "Train the backbone on this site's images.",
     "extract": "Measure feature statistics without signing or sending.",
     "contribute": "Extract, sign and write a contribution.",
     "inspect": "What is in a contribution, generation or model, tensor by tensor.",
     "infer": "Answer images with a model.",
+    "listen": "Answer studies that arrive by DICOM, beside the scanner.",
+    "send": "Send results that did not reach their destination.",
     "report": "Make the HTML report of a demo again.",
 }
 

@@ -10,6 +10,7 @@ _VERBS = {
     "generation": "Publish the backbone and lift that all sites share.",
     "import": "Take a contribution that came by file.",
     "status": "Who has contributed what, and which models exist.",
+    "health": "Whether what runs in a server folder is well.",
     "rebuild": "The global model, from the stored contributions alone.",
     "refine": "One site's model, from the stored contributions alone.",
     "withdraw": "Delete a site's contributions, rebuild and prove it.",
