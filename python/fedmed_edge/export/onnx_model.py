@@ -12,10 +12,10 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from fedmed_edge.errors import InputError
 from fedmed_edge.export.graph import Tail
-from fedmed_edge.export.parity import check_parity
+from fedmed_edge.export.parity import check_parity, reference_answers, sample_of
 from fedmed_edge.generation import Generation
 from fedmed_edge.model.global_model import GlobalModel
-from fedmed_edge.model.manifest import METADATA_KEY, Manifest
+from fedmed_edge.model.manifest import METADATA_KEY, Manifest, Sample
 
 __all__ = ["export_onnx", "manifest_of"]
 
@@ -28,8 +28,8 @@ LEAST_OPSET = 13
 def export_onnx(model: GlobalModel, generation: Generation) -> bytes:
     """Write a model as ONNX, with its manifest in the metadata.
 
-    The bytes depend on the model and the generation alone. Where a runtime is installed, the file is run and
-    compared with the reference (`parity`).
+    The bytes depend on the model and the generation alone, but for a sample input with the reference's
+    answer, which is in it where a runtime is installed; the file is then also run and compared (`parity`).
 
     Args:
         model: What `rebuild` or `refine` made.
@@ -55,11 +55,12 @@ def export_onnx(model: GlobalModel, generation: Generation) -> bytes:
     tail.distance(features)
     encoder.graph.name = "fedmed"
     del encoder.metadata_props[:]
+    references = reference_answers(model, generation)
     entry = encoder.metadata_props.add()
-    entry.key, entry.value = METADATA_KEY, manifest_of(model, generation).text
+    entry.key, entry.value = METADATA_KEY, manifest_of(model, generation, sample_of(references)).text
     onnx.checker.check_model(encoder, full_check=True)
     content = bytes(encoder.SerializeToString(deterministic=True))
-    difference = check_parity(content, model, generation)
+    difference = check_parity(content, references)
     log.info(
         "exported %s: %.1f MB, difference to the reference %s",
         model.digest[:12],
@@ -69,7 +70,7 @@ def export_onnx(model: GlobalModel, generation: Generation) -> bytes:
     return content
 
 
-def manifest_of(model: GlobalModel, generation: Generation) -> Manifest:
+def manifest_of(model: GlobalModel, generation: Generation, sample: Sample | None = None) -> Manifest:
     """What the exported file says of itself. Names of sites stay at the server."""
     sites, trainers = len(model.sites), len(generation.header.trained_by)
     made = "refined for one site" if model.kept == "refined" else "rebuilt"
@@ -99,6 +100,7 @@ def manifest_of(model: GlobalModel, generation: Generation) -> Manifest:
             "A site that withdraws is taken out of head, posterior and thresholds bit for bit by a rebuild. "
             "What the backbone learned from it stays until the next generation."
         ),
+        sample=sample,
     )
 
 

@@ -1,6 +1,9 @@
 """Does the exported file answer as the reference does? Measured on made-up images, where a runtime is."""
 
+import base64
 import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +13,7 @@ from fedmed_edge.features.encoder import Encoder, moments_of, pooled_of
 from fedmed_edge.features.lift import Lift
 from fedmed_edge.generation import Generation
 from fedmed_edge.model.global_model import GlobalModel
+from fedmed_edge.model.manifest import Sample, stretched
 from fedmed_edge.runtime import open_session
 
 TOLERANCE = 1e-4
@@ -19,40 +23,76 @@ DISTANCE_TOLERANCE = 1e-3
 """Largest difference of a squared distance, relative to it."""
 
 _ROWS = 4096
+_SAMPLE_ROWS = 64
 
 Float32 = npt.NDArray[np.float32]
+UInt8 = npt.NDArray[np.uint8]
 
 
-def check_parity(content: bytes, model: GlobalModel, generation: Generation) -> float | None:
-    """Run an exported model on smooth random images and compare it with encoder, lift and head in NumPy.
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A made-up image, and what encoder, lift and head in NumPy answer to it.
+
+    Attributes:
+        coarse: (channels, *cells) uint8, which the image is stretched from.
+        image: (channels, *size) float32.
+        axes: Indices along each axis that were looked at; empty for a classification.
+        probabilities: (N, C) float, of the image or of each place of `axes`.
+        distance: Squared Mahalanobis distance.
+    """
+
+    coarse: UInt8
+    image: Float32
+    axes: tuple[npt.NDArray[np.intp], ...]
+    probabilities: npt.NDArray[np.floating]
+    distance: float
+
+
+def reference_answers(model: GlobalModel, generation: Generation) -> list[Reference]:
+    """Answers of the reference on `coarse_images`; none where no runtime is installed.
+
+    Raises:
+        InputError: The encoder does not fit the generation.
+    """
+    if importlib.util.find_spec("onnxruntime") is None:
+        return []
+    encoder, lift, size = Encoder(generation, "cpu"), Lift(generation), generation.header.size
+    found = []
+    for coarse in coarse_images(generation):
+        image = stretched(coarse, size)
+        maps = encoder.maps(image)
+        pooled = pooled_of(moments_of(maps))
+        rows, axes = lift.image_row(pooled), tuple[npt.NDArray[np.intp], ...]()
+        if generation.header.kind == "segmentation":
+            rows, places = lift.pixel_rows(maps, _stride(size), size)
+            axes = tuple(places)
+        distance = float(generation.squared_distance(lift.standardise(pooled)[None])[0])
+        found.append(Reference(coarse, image, axes, model.probabilities(rows), distance))
+    return found
+
+
+def check_parity(content: bytes, references: Sequence[Reference]) -> float | None:
+    """Run an exported model and compare it with the reference.
 
     Returns:
-        The largest difference of a probability; None where no runtime is installed.
+        The largest difference of a probability; None where there is nothing to compare with.
 
     Raises:
         InputError: A probability differs by more than 1e-4 or a distance by more than 1e-3 of itself.
     """
-    if importlib.util.find_spec("onnxruntime") is None:
+    if not references:
         return None
     session = open_session(content, device="cpu")
-    encoder, lift = Encoder(generation, "cpu"), Lift(generation)
     worst = 0.0
-    for image in sample_images(generation):
-        got, distance = session.run({"image": image[None]})
-        maps = encoder.maps(image)
-        features = lift.standardise(pooled_of(moments_of(maps)))
-        wanted = float(generation.squared_distance(features[None])[0])
-        if not abs(float(distance[0]) - wanted) <= DISTANCE_TOLERANCE * max(wanted, 1.0):
+    for one in references:
+        got, distance = session.run({"image": one.image[None]})
+        if not abs(float(distance[0]) - one.distance) <= DISTANCE_TOLERANCE * max(one.distance, 1.0):
             raise InputError(
-                f"export: `distance` has {float(distance[0]):.6g}, expected the reference's {wanted:.6g}"
+                f"export: `distance` has {float(distance[0]):.6g}, "
+                f"expected the reference's {one.distance:.6g}"
             )
-        if generation.header.kind == "classification":
-            answer, reference = got, model.probabilities(lift.image_row(pooled_of(moments_of(maps))))
-        else:
-            rows, axes = lift.pixel_rows(maps, _stride(generation.header.size), generation.header.size)
-            answer = np.moveaxis(got[0][(slice(None), *np.ix_(*axes))], 0, -1).reshape(len(rows), -1)
-            reference = model.probabilities(rows)
-        worst = max(worst, float(np.abs(answer - reference).max()))
+        picked = np.moveaxis(got[0][:, *np.ix_(*one.axes)], 0, -1) if one.axes else got
+        worst = max(worst, float(np.abs(picked.reshape(one.probabilities.shape) - one.probabilities).max()))
     if not worst <= TOLERANCE:
         raise InputError(
             f"export: `probabilities` differ by {worst:.2g} from the reference, "
@@ -62,21 +102,32 @@ def check_parity(content: bytes, model: GlobalModel, generation: Generation) -> 
     return worst
 
 
-def sample_images(generation: Generation) -> list[Float32]:
-    """Two smooth random images (channels, *size) float32 in [0, 1], the same every time."""
-    header = generation.header
-    random = np.random.Generator(np.random.PCG64(0))
-    images = []
-    for cells in (4, 9):
-        image = random.random((header.channels, *[min(cells, side) for side in header.size]))
-        for axis, side in enumerate(header.size, start=1):
-            place = np.linspace(0, image.shape[axis] - 1, side)
-            low = np.minimum(place.astype(np.intp), image.shape[axis] - 1)
-            high = np.minimum(low + 1, image.shape[axis] - 1)
-            share = (place - low).reshape(-1, *[1] * (image.ndim - axis - 1))
-            image = image.take(low, axis) * (1 - share) + image.take(high, axis) * share
-        images.append(np.ascontiguousarray(image, np.float32))
-    return images
+def sample_of(references: Sequence[Reference]) -> Sample | None:
+    """The last of the references as a model carries it; None where there is none.
+
+    Rounded, so that equal models stay equal bytes on processors that add up in another order.
+    """
+    if not references:
+        return None
+    one, step = references[-1], 1
+    while np.prod([len(axis[::step]) for axis in one.axes]) > _SAMPLE_ROWS:
+        step += 1
+    picked = one.probabilities.reshape(*[len(axis) for axis in one.axes], -1)
+    picked = picked[tuple(slice(None, None, step) for _ in one.axes)]
+    return Sample(
+        shape=one.coarse.shape,
+        values=base64.b64encode(one.coarse.tobytes()).decode(),
+        at=tuple(tuple(axis[::step].tolist()) for axis in one.axes),
+        probabilities=tuple(np.round(picked.ravel(), 4).tolist()),
+        distance=float(f"{one.distance:.4g}"),
+    )
+
+
+def coarse_images(generation: Generation) -> list[UInt8]:
+    """Two random coarse images (channels, *cells), of few and of more cells; the same every time."""
+    header, random = generation.header, np.random.Generator(np.random.PCG64(0))
+    sides = ([min(cells, side) for side in header.size] for cells in (4, 9))
+    return [random.integers(0, 256, (header.channels, *shape), np.uint8) for shape in sides]
 
 
 def _stride(size: tuple[int, ...]) -> int:

@@ -3,10 +3,15 @@
 Importing this module loads no runtime, no ONNX and no torch.
 """
 
+import base64
+import binascii
 import json
-from typing import Literal
+import math
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, model_validator
 
 from fedmed_edge.errors import InputError
 from fedmed_edge.recipe import Frozen, Recipe, parse_settings
@@ -15,10 +20,104 @@ METADATA_KEY = "fedmed"
 """Key of the manifest among an ONNX model's metadata."""
 
 
+Precision = Literal["fp32", "fp16", "int8"]
+"""Numbers that a network is computed with."""
+
+TOLERANCES: dict[Precision, tuple[float, float]] = {
+    "fp32": (1e-3, 1e-2),
+    "fp16": (1e-2, 5e-2),
+    "int8": (1e-1, 2e-1),
+}
+"""Largest difference of a probability, and of a distance relative to it, at each precision."""
+
+Float32 = npt.NDArray[np.float32]
+Side = Annotated[int, Field(ge=1, le=1024)]
+
+
+class Sample(Frozen):
+    """An image that every machine can make from a few numbers, and what the model answers to it.
+
+    Attributes:
+        shape: Channels and sides of the coarse image.
+        values: Its values 0 to 255 as bytes, in base64; stretched linearly to the network's input, 255 is 1.
+        at: Indices along each axis whose probabilities were kept; empty for a classification.
+        probabilities: Class by class, of the image or of each place of `at`, the last axis running fastest.
+        distance: Squared Mahalanobis distance.
+    """
+
+    shape: tuple[Side, ...]
+    values: Annotated[str, Field(max_length=1 << 14)]
+    at: tuple[tuple[int, ...], ...] = ()
+    probabilities: Annotated[tuple[float, ...], Field(min_length=1, max_length=1 << 17)]
+    distance: float
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        try:
+            count = len(base64.b64decode(self.values, validate=True))
+        except binascii.Error:
+            raise ValueError("values: not base64") from None
+        if count != math.prod(self.shape):
+            raise ValueError(f"values: has {count} bytes, expected {math.prod(self.shape)}")
+        return self
+
+    def image(self, size: tuple[int, ...]) -> Float32:
+        """The image (channels, *size) float32."""
+        coarse = np.frombuffer(base64.b64decode(self.values), np.uint8).reshape(self.shape)
+        return stretched(coarse, size)
+
+    def difference(self, probabilities: npt.NDArray[np.float32], distance: float) -> tuple[float, float]:
+        """How far an answer is off: the largest difference of a probability, and the distance's relative one.
+
+        Args:
+            probabilities: (C,) or (C, *size) float32.
+            distance: Squared Mahalanobis distance.
+
+        Raises:
+            InputError: `probabilities` has other classes or sides than the sample.
+        """
+        rows = probabilities
+        try:
+            if self.at:
+                places: tuple[Any, ...] = (slice(None), *np.ix_(*self.at))
+                rows = np.moveaxis(probabilities[places], 0, -1)
+            off = np.abs(rows.ravel() - np.array(self.probabilities))
+        except (IndexError, ValueError):
+            raise InputError(
+                f"sample: `probabilities` has shape {probabilities.shape}, expected one that fits the sample"
+            ) from None
+        return float(off.max()), abs(distance - self.distance) / max(self.distance, 1.0)
+
+
+def stretched(coarse: npt.NDArray[np.uint8], size: tuple[int, ...]) -> Float32:
+    """Stretch values 0 to 255 of a coarse image linearly from corner to corner, to 0 to 1.
+
+    Args:
+        coarse: (channels, *cells) uint8.
+        size: Sides of the image.
+
+    Returns:
+        (channels, *size) float32.
+
+    Example:
+        >>> stretched(np.array([[0, 255]], np.uint8), (5,))
+        array([[0.  , 0.25, 0.5 , 0.75, 1.  ]], dtype=float32)
+    """
+    image = coarse / 255.0
+    for axis, side in enumerate(size, start=1):
+        place = np.linspace(0, image.shape[axis] - 1, side)
+        low = np.minimum(place.astype(np.intp), image.shape[axis] - 1)
+        high = np.minimum(low + 1, image.shape[axis] - 1)
+        share = (place - low).reshape(-1, *[1] * (image.ndim - axis - 1))
+        image = image.take(low, axis) * (1 - share) + image.take(high, axis) * share
+    return np.ascontiguousarray(image, np.float32)
+
+
 class Manifest(Frozen):
     """The manifest of an exported model, in its metadata as JSON.
 
     Attributes:
+        format_version: 2; a manifest of version 1 has neither `precision` nor `sample`.
         recipe: The whole recipe: preprocessing as data, classes, task.
         recipe_digest, generation, model: Digests of what it was made from.
         known_threshold: Squared Mahalanobis distance of an image above which it is unlike the sites' images;
@@ -31,9 +130,11 @@ class Manifest(Frozen):
         contributions: Ids of the contributions in it.
         provenance: In words, for the model card.
         withdrawn_notice: What a withdrawal does and does not take out of it.
+        precision: Numbers that its network is computed with.
+        sample: An input with the answer of the reference in it; None where it was made without a runtime.
     """
 
-    format_version: Literal[1] = 1
+    format_version: Literal[1, 2] = 2
     recipe: Recipe
     recipe_digest: str
     generation: str
@@ -49,6 +150,8 @@ class Manifest(Frozen):
     contributions: tuple[str, ...]
     provenance: str
     withdrawn_notice: str
+    precision: Precision = "fp32"
+    sample: Sample | None = None
 
     @property
     def task(self) -> str:
