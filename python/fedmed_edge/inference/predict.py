@@ -3,15 +3,17 @@
 import hashlib
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from fedmed_edge.errors import InputError, TrustError
-from fedmed_edge.images.image import Float32, Image, UInt8, read_image
-from fedmed_edge.images.preprocess import Prepared, prepare, restore
-from fedmed_edge.images.windows import blended, cover
+from fedmed_edge.images.image import Float32, Float64, Image, UInt8, read_image
+from fedmed_edge.images.preprocess import prepare, restore
+from fedmed_edge.images.windows import window_starts
+from fedmed_edge.inference.usage import Stopwatch
 from fedmed_edge.kinds import file_kind
 from fedmed_edge.model.manifest import METADATA_KEY, Manifest, parse_manifest
 from fedmed_edge.recipe import Recipe
@@ -20,6 +22,9 @@ from fedmed_edge.runtime import Session, as_batch, open_session
 log = logging.getLogger(__name__)
 
 UNLIKE = "unlike: the image is unlike those that the model was made from, so its answer may be wrong"
+
+# Slices so many times further apart than the model's voxels hold too little of what it looks for.
+_COARSE = 3.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +72,7 @@ class Prediction:
         threshold: Distance above which an image is unlike theirs; None: the model cannot tell.
         known: `distance <= threshold`, None without a threshold.
         seconds: Wall time from reading to answer.
+        stages: The same by stage: `read`, `prepare`, `network`, `blend`.
         warnings: What a reader of the answer should know, each beginning with a stable code.
     """
 
@@ -77,6 +83,7 @@ class Prediction:
     distance: float
     threshold: float | None
     seconds: float
+    stages: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
     @property
@@ -160,66 +167,103 @@ def predict(model: Model, image: Image | Path | str) -> Prediction:
         >>> answer.label, answer.probabilities["malignant"], answer.known
         ('malignant', 0.75, True)
     """
-    started = time.perf_counter()
+    started, watch = time.perf_counter(), Stopwatch()
     if not isinstance(image, Image):
-        image = read_image(image)
-    prepared = prepare(image, model.recipe)
+        with watch.stage("read"):
+            image = read_image(image)
+    asked = _Asked(model, watch)
     try:
-        whole, distance = _answer(model, prepared)
+        flat = model.recipe.dimensions == 2
+        shares, mask, warnings = (_answer_2d if flat else _answer_3d)(asked, image)
     except InputError as error:
-        raise InputError(f"{image.source}: {error}", hint=error.hint) from None
-    mask, label = None, None
-    if model.recipe.kind == "segmentation":
-        mask = restore(whole, prepared)
-        inside = whole[(slice(None), *(slice(side) for side in prepared.valid))]
-        shares = inside.reshape(len(whole), -1).mean(axis=1, dtype=np.float64)
-    else:
-        shares = whole.astype(np.float64)
-        label = model.recipe.classes[int(shares.argmax())]
-    threshold = model.manifest.known_threshold
-    warnings = _warnings(model.recipe, image, prepared)
+        prefix = "" if str(error).startswith(str(image.source)) else f"{image.source}: "
+        raise InputError(f"{prefix}{error}", hint=error.hint) from None
+    distance, threshold = float(np.mean(asked.distances)), model.manifest.known_threshold
     if threshold is not None and distance > threshold:
         warnings.insert(0, UNLIKE)
+    classes = model.recipe.classes
     return Prediction(
         image=image,
-        probabilities=dict(zip(model.recipe.classes, shares.tolist(), strict=True)),
-        label=label,
+        probabilities=dict(zip(classes, shares.tolist(), strict=True)),
+        label=classes[int(shares.argmax())] if mask is None else None,
         mask=mask,
         distance=distance,
         threshold=threshold,
         seconds=time.perf_counter() - started,
-        warnings=tuple(warnings),
+        stages=watch.seconds,
+        warnings=(*warnings, *image.warnings),
     )
 
 
-def _answer(model: Model, prepared: Prepared) -> tuple[Float32, float]:
-    """Probabilities (C,) or (C, *grid), and the distance of the image: the mean over its windows."""
-    if prepared.grid == model.recipe.size:
-        return _run(model, prepared.pixels)
-    return _classify(model, prepared) if model.recipe.kind == "classification" else _segment(model, prepared)
+_Answer = tuple[Float64, UInt8 | None, list[str]]
+"""(C,) shares, the mask of a segmentation, warnings."""
 
 
-def _classify(model: Model, prepared: Prepared) -> tuple[Float32, float]:
+def _answer_2d(asked: "_Asked", image: Image) -> _Answer:
+    recipe = asked.model.recipe
+    with asked.watch.stage("prepare"):
+        prepared = prepare(image, recipe)
+    whole = asked.run(prepared.pixels)
+    warnings = _warnings(recipe, image, prepared.valid)
+    if recipe.kind == "classification":
+        return whole.astype(np.float64), None, warnings
+    with asked.watch.stage("blend"):
+        shares = whole.reshape(len(whole), -1).mean(axis=1, dtype=np.float64)
+        return shares, restore(whole, prepared), warnings
+
+
+def _answer_3d(asked: "_Asked", image: Image) -> _Answer:
+    # Only for volumes: a picture is answered without them.
+    from fedmed_edge.images.slabs import label_volume
+    from fedmed_edge.images.volume_grid import VolumeGrid
+
+    recipe, watch = asked.model.recipe, asked.watch
+    with watch.stage("prepare"):
+        grid = VolumeGrid(image, recipe)
+    warnings = _warnings(recipe, image, grid.valid)
+
+    def answer(start: tuple[int, ...]) -> Float32:
+        with watch.stage("prepare"):
+            window = grid.window(start, recipe.size)
+        return asked.run(window, once=start)
+
+    if recipe.kind == "classification":
+        starts = window_starts(grid.shape, recipe.size, 0.0)
+        return _geometric_mean([answer(start) for start in starts]), None, warnings
+    with watch.stage("blend"):
+        mask, shares = label_volume(grid, recipe.size, answer, classes=len(recipe.classes))
+        return shares, mask, [*warnings, *_cut_off(mask, recipe.classes)]
+
+
+def _geometric_mean(answers: list[Float32]) -> Float64:
     """Normalised geometric mean over windows side by side: the softmax of the mean of their rows."""
-    answers = [_run(model, window) for window in cover(prepared.pixels, model.recipe.size)]
     with np.errstate(divide="ignore"):
-        logarithms = np.log([one.astype(np.float64) for one, _ in answers]).mean(axis=0)
+        logarithms = np.log(np.stack(answers).astype(np.float64)).mean(axis=0)
     powers = np.exp(logarithms - logarithms.max())
-    mean = np.asarray(powers / powers.sum(), np.float32)
-    return mean, float(np.mean([distance for _, distance in answers]))
+    shares: Float64 = powers / powers.sum()
+    return shares
 
 
-def _segment(model: Model, prepared: Prepared) -> tuple[Float32, float]:
-    """Windows that overlap, blended."""
-    distances = []
+class _Asked:
+    """Runs of a model for one image.
 
-    def answer(window: Float32) -> Float32:
-        probabilities, distance = _run(model, window)
-        distances.append(distance)
+    Attributes:
+        distances: Of each window, once.
+    """
+
+    def __init__(self, model: Model, watch: Stopwatch) -> None:
+        self.model, self.watch = model, watch
+        self._distances: dict[tuple[int, ...], float] = {}
+
+    @property
+    def distances(self) -> list[float]:
+        return list(self._distances.values())
+
+    def run(self, window: Float32, *, once: tuple[int, ...] = ()) -> Float32:
+        """Probabilities of a window; `once` names it, as a window may be asked for again."""
+        with self.watch.stage("network"):
+            probabilities, self._distances[once] = _run(self.model, window)
         return probabilities
-
-    whole = blended(prepared.pixels, model.recipe.size, answer, channels=len(model.recipe.classes))
-    return whole, float(np.mean(distances))
 
 
 def _run(model: Model, window: Float32) -> tuple[Float32, float]:
@@ -233,10 +277,24 @@ def _run(model: Model, window: Float32) -> tuple[Float32, float]:
     return np.ascontiguousarray(probabilities[0], np.float32), float(distance.reshape(-1)[0])
 
 
-def _warnings(recipe: Recipe, image: Image, prepared: Prepared) -> list[str]:
+def _warnings(recipe: Recipe, image: Image, valid: tuple[int, ...]) -> list[str]:
     found = []
     if recipe.modality and image.format == "dicom" and not image.modality:
         found.append(f"modality: the file states none, expected {' or '.join(recipe.modality)}")
-    if recipe.dimensions == 3 and any(v < s for v, s in zip(prepared.valid, recipe.size, strict=True)):
+    if recipe.dimensions == 3 and any(v < s for v, s in zip(valid, recipe.size, strict=True)):
         found.append("padded: the volume is smaller than the model's window")
+    if recipe.spacing_mm is not None and image.spacing_mm is not None:
+        apart, finest = max(image.spacing_mm), max(recipe.spacing_mm)
+        if apart > _COARSE * finest:
+            found.append(f"coarse: slices are {apart:.1f} mm apart, the model works at {finest:.1f} mm")
     return found
+
+
+def _cut_off(mask: UInt8, classes: tuple[str, ...]) -> list[str]:
+    """A warning for each class but the first that reaches the first or last slice."""
+    cut = np.union1d(mask[..., 0], mask[..., -1])
+    return [
+        f"edge: {classes[number]} reaches the border of the scan, its volume may be incomplete"
+        for number in cut.tolist()
+        if number > 0
+    ]

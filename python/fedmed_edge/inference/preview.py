@@ -1,6 +1,7 @@
 """Preview pictures: the image as grey or colour with the answer drawn on it."""
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -37,17 +38,33 @@ def draw_preview(prediction: Prediction) -> bytes:
     Returns:
         Content of a PNG file, longest side at least 512 pixels.
     """
+    picture = draw_answer(prediction)
+    if prediction.mask is not None:
+        return _png(Picture.fromarray(picture))
+    label = prediction.label or ""
+    text = f"{label}  {prediction.probabilities[label]:.2f}"
+    if prediction.known is False:
+        text += "  (unlike the images that the model was made from)"
+    return _png(Picture.fromarray(with_lines(picture, [text])))
+
+
+def draw_answer(prediction: Prediction) -> Colours:
+    """Draw the image, and a segmentation on it as tint and outline; no words.
+
+    Returns:
+        (rows, columns, 3) uint8, longest side at least 512 pixels.
+    """
     masks = () if prediction.mask is None else (prediction.mask,)
     grey, labels, spacing = display_plane(prediction.image, *masks)
     colours = np.repeat(grey[..., None], 3, axis=2) if grey.ndim == 2 else grey
     height, width = colours.shape[0] * spacing[0], colours.shape[1] * spacing[1]
     scale = max(_SIDE, *colours.shape[:2]) / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    picture = np.asarray(Picture.fromarray(colours).resize(size, Picture.Resampling.BILINEAR))
+    picture: Colours = np.asarray(Picture.fromarray(colours).resize(size, Picture.Resampling.BILINEAR))
     if labels:
         numbers = np.asarray(Picture.fromarray(labels[0]).resize(size, Picture.Resampling.NEAREST))
-        return _png(Picture.fromarray(overlay(picture, numbers)))
-    return _png(_caption(picture, prediction))
+        picture = overlay(picture, numbers)
+    return picture
 
 
 def overlay(picture: Colours, labels: npt.NDArray[np.uint8]) -> Colours:
@@ -123,22 +140,26 @@ def _window(image: Image, pixels: Float32) -> Colours:
     return np.ascontiguousarray(levels[0] if len(levels) == 1 else levels.transpose(1, 2, 0))
 
 
-def _caption(picture: Colours, prediction: Prediction) -> Picture.Image:
+def with_lines(picture: Colours, lines: Sequence[str]) -> Colours:
+    """Put lines of text below a picture, as small as the longest needs.
+
+    Example:
+        >>> with_lines(np.zeros((100, 300, 3), np.uint8), ["benign  0.93"]).shape
+        (128, 300, 3)
+    """
     height, width = picture.shape[:2]
-    line = max(14, width // 24)
-    canvas = Picture.new("RGB", (width, height + 2 * line), (16, 20, 24))
+    size = max(14, width // 24)
+    step = round(1.4 * size)
+    canvas = Picture.new("RGB", (width, height + (len(lines) - 1) * step + 2 * size), (16, 20, 24))
     canvas.paste(Picture.fromarray(picture), (0, 0))
-    label = prediction.label or ""
-    text = f"{label}  {prediction.probabilities[label]:.2f}"
-    if prediction.known is False:
-        text += "  (unlike the images that the model was made from)"
-    font = ImageFont.load_default(size=line)
     draw = ImageDraw.Draw(canvas)
-    while line > 8 and draw.textlength(text, font=font) > width - 2 * line:
-        line -= 1
-        font = ImageFont.load_default(size=line)
-    draw.text((line, height + line // 2), text, fill=(236, 240, 241), font=font)
-    return canvas
+    for number, line in enumerate(lines):
+        fitting = size
+        while fitting > 8 and draw.textlength(line, ImageFont.load_default(fitting)) > width - 2 * size:
+            fitting -= 1
+        place = (size, height + size // 2 + number * step)
+        draw.text(place, line, fill=(236, 240, 241), font=ImageFont.load_default(fitting))
+    return np.asarray(canvas)
 
 
 def _png(picture: Picture.Image) -> bytes:

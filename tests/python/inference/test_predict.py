@@ -102,7 +102,10 @@ def test_small_volume_is_padded_and_says_so(model_of, recipe_of):
     model, image = model_of(recipe_of("segmentation", (8, 8, 8))), volume((8, 8, 5))
     answer = predict(model, image)
     assert answer.mask.shape == (8, 8, 5)
-    assert answer.warnings == ("padded: the volume is smaller than the model's window",)
+    assert answer.warnings == (
+        "padded: the volume is smaller than the model's window",
+        "edge: bright reaches the border of the scan, its volume may be incomplete",
+    )
     inside = sigmoid(20 * (image.pixels[0].astype(np.float64) / 255 - 0.5))
     assert answer.probabilities["bright"] == pytest.approx(inside.mean(), abs=1e-4)
 
