@@ -17,7 +17,10 @@ PACKAGE = REPOSITORY / "python" / "fedmed_edge"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Every room may import these, numpy and pydantic, and nothing else that the tables do not name.
-ROOT = {"errors", "atomic", "recipe", "listening", "config", "signing", "generation", "kinds", "tensorfile", "heartbeat"}
+ROOT = {
+    *("errors", "atomic", "recipe", "listening", "config", "signing", "generation", "kinds"),
+    *("encoder_graph", "tensorfile", "heartbeat"),
+}
 SHARED_PACKAGES = {"numpy", "pydantic"}
 EVERY_ROOM = {
     *("kernels", "runtime", "images", "features", "statistics", "model", "store", "federation", "universal"),

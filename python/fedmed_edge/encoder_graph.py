@@ -12,7 +12,7 @@ from typing import Final
 
 from fedmed_edge.errors import InputError
 
-__all__ = ["ELEMENT_CAP", "NODE_CAP", "check_encoder"]
+__all__ = ["ELEMENT_CAP", "NODE_CAP", "check_encoder", "model_metadata"]
 
 NODE_CAP: Final = 20_000
 """Most operators; a DenseNet of 264 layers has some 4,000."""
@@ -30,6 +30,7 @@ _FLOAT = 1
 
 # field numbers of onnx.proto3
 _MODEL_GRAPH, _MODEL_OPSET, _MODEL_TRAINING, _MODEL_FUNCTIONS = 7, 8, 20, 25
+_MODEL_METADATA, _ENTRY_KEY, _ENTRY_VALUE = 14, 1, 2
 _OPSET_DOMAIN = 1
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT, _GRAPH_SPARSE = 1, 5, 11, 12, 15
 _NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DOMAIN = 4, 5, 7
@@ -176,6 +177,28 @@ def _told(ports: Sequence[tuple[str, int, tuple[int, ...]]]) -> str:
 
 def _sides(size: Sequence[int]) -> str:
     return ", ".join(map(str, size))
+
+
+def model_metadata(content: bytes, where: str) -> dict[str, str]:
+    """The texts that an ONNX file carries beside its graph, by name; the graph is not looked at.
+
+    Raises:
+        InputError: The bytes are no ONNX file.
+
+    Example:
+        >>> model_metadata(bytes.fromhex("72080a03666f6f120178"), "here")
+        {'foo': 'x'}
+    """
+    found = {}
+    try:
+        for number, value in _walk(memoryview(content)):
+            if number == _MODEL_METADATA:
+                entry = _fields(_bytes(value))
+                key, text = (bytes(_bytes(entry[part][0])).decode() for part in (_ENTRY_KEY, _ENTRY_VALUE))
+                found[key] = text
+        return found
+    except (_Malformed, KeyError, UnicodeDecodeError):
+        raise InputError(f"{where}: not an ONNX file, or cut off") from None
 
 
 # --- protobuf ----------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 # What is named like this and cannot be read was meant to be an image: its loss would go unnoticed.
 _DICOM_NAMES = (".dcm", ".dicom", ".ima")
 _NOT_IMAGES = ("DICOMDIR",)
-_NO_IMAGE = "no image found among the inputs, expected DICOM, NIfTI, PNG or JPEG"
+NO_IMAGE = "no image found among the inputs, expected DICOM, NIfTI, PNG or JPEG"
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,33 +126,9 @@ def find_inputs(
     return found
 
 
-def survey(paths: Sequence[Path], recipe: Recipe) -> tuple[list[tuple[str, Verdict]], list[tuple[str, str]]]:
-    """Every DICOM series behind `paths` with its verdict, and everything else with what it is.
-
-    No pixel is read. What was unpacked is gone again.
-
-    Raises:
-        InputError: A zip or a DICOMDIR is broken.
-    """
-    with find_sources(paths) as sources:
-        names, grouped = _grouped(sources)
-        verdicts = [verdict for study in grouped.studies for verdict in judge(study.series, recipe)]
-        named = list(zip(_series_names(verdicts, names), verdicts, strict=True))
-        rest = [
-            (names[path], str(error).replace(str(path), names[path], 1)) for path, error in grouped.refused
-        ]
-        rest += [(names[path], kind) for path, kind in grouped.others]
-        rest += [
-            (source.name, source.reason or f"{source.kind} image, taken as it is")
-            for source in sources.files
-            if source.kind != "dicom"
-        ]
-        return named, rest
-
-
 def _nothing(found: Found) -> NothingMatched:
     if not found.not_taken:
-        return NothingMatched(_NO_IMAGE)
+        return NothingMatched(NO_IMAGE)
     name, reason = found.not_taken[0]
     more = f" (and {len(found.not_taken) - 1} more)" if len(found.not_taken) > 1 else ""
     return NothingMatched(
@@ -179,17 +155,17 @@ def _chosen(sources: Sources, recipe: Recipe, series: str | None, every: bool) -
                 log.debug("passed over: %s", source.reason)
         elif source.kind != "dicom" and series is None:
             inputs.append(Input(source.name, source.path))
-    names, grouped = _grouped(sources)
+    names, grouped = grouped_dicom(sources)
     given = {source.path for source in sources.files if source.given}
     for path, error in grouped.refused:
-        refused.append((names[path], _renamed(error, path, names[path])))
+        refused.append((names[path], renamed(error, path, names[path])))
     for path, kind in grouped.others:
         if path in given:
             refused.append((names[path], InputError(f"{names[path]}: file holds {kind}, expected an image")))
         else:
             not_taken.append((names[path], f"holds {kind}, no image"))
     verdicts = [v for study in grouped.studies for v in judge(study.series, recipe, every=every)]
-    for name, verdict in zip(_series_names(verdicts, names), verdicts, strict=True):
+    for name, verdict in zip(series_names(verdicts, names), verdicts, strict=True):
         if series is not None and (verdict.series.series_uid != series or not verdict.matches):
             chosen, reason = False, verdict.reason or "is not the series that was asked for"
         else:
@@ -203,8 +179,8 @@ def _chosen(sources: Sources, recipe: Recipe, series: str | None, every: bool) -
     return Found(tuple(inputs), tuple(refused), tuple(not_taken), sources)
 
 
-def _grouped(sources: Sources) -> tuple[dict[Path, str], Grouped]:
-    """Names of the DICOM files by path, and what they are grouped to."""
+def grouped_dicom(sources: Sources) -> tuple[dict[Path, str], Grouped]:
+    """Names of the DICOM files by path, and what they are grouped to; without any, no pydicom is loaded."""
     files = [source for source in sources.files if source.kind == "dicom"]
     if not files:
         return {}, Grouped((), (), ())
@@ -214,7 +190,7 @@ def _grouped(sources: Sources) -> tuple[dict[Path, str], Grouped]:
     return {source.path: source.name for source in files}, group_files(source.path for source in files)
 
 
-def _renamed(error: InputError, path: Path, name: str) -> InputError:
+def renamed(error: InputError, path: Path, name: str) -> InputError:
     """What is unpacked goes by the zip's name."""
     return InputError(str(error).replace(str(path), name, 1), hint=error.hint)
 
@@ -239,7 +215,8 @@ def _place(series: Series) -> Path:
     return files[0] if len(files) == 1 else Path(os.path.commonpath([file.parent for file in files]))
 
 
-def _series_names(verdicts: list[Verdict], names: dict[Path, str]) -> list[str]:
+def series_names(verdicts: list[Verdict], names: dict[Path, str]) -> list[str]:
+    """What results call each series: its file, or its folder, numbered where that holds several."""
     plain = []
     for verdict in verdicts:
         own = [names[path] for path in verdict.series.files]

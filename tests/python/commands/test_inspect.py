@@ -125,3 +125,70 @@ def test_what_cannot_be_shown_is_refused(
     assert (said.code, said.out) == (1, "") and f"error: {path}: " in said.err and message in said.err
     said = kit.run(EDGE, "inspect", tmp_path / "gone")
     assert said.code == 1 and said.err == f"error: {tmp_path / 'gone'}: no such file\n"
+
+
+# --- which series a model would answer -------------------------------------------------------------------
+
+VOLUMES = """
+name = "t"
+kind = "segmentation"
+classes = ["a", "b"]
+modality = ["MR"]
+size = [16, 16, 16]
+spacing_mm = [1, 1, 1]
+[series]
+slices = [3, 100]
+"""
+
+
+@pytest.fixture
+def scan(write_series: Any, write_dicom: Any, tmp_path: Path) -> Path:
+    """A folder with a stack that lacks a slice, a localizer and a note; beside it a recipe."""
+    (tmp_path / "t.toml").write_text(VOLUMES)
+    positions = np.array([[0, 0, z] for z in (0.0, 1, 2, 4)])
+    folder: Path = write_series(np.zeros((4, 6, 5), np.int16), positions, Modality="MR", PatientName="Smith")
+    write_dicom(
+        "series/loc.dcm", np.zeros((6, 5), np.int16), Modality="MR", ImageType=["A", "B", "LOCALIZER"]
+    )
+    (folder / "notes.txt").write_text("a note")
+    return folder
+
+
+def test_every_series_says_rule_by_rule_why_it_is_taken_or_not(
+    scan: Path, kit: ModuleType, tmp_path: Path
+) -> None:
+    said = kit.run(EDGE, "inspect", scan, "--model", tmp_path / "t.toml")
+    assert said.code == 0 and "Smith" not in said.out + said.err
+    missing = "slices 3 and 4 along the normal are 2.000 mm apart, expected 1.000 mm; 1 missing"
+    assert said.out.splitlines() == [
+        f"faulty     {scan} (axial 6x5)",
+        f"           4 axial slices of 6x5, 1.000 mm apart; {missing}",
+        "           keeps  `modality` has MR, expected MR",
+        "           keeps  `localizer` has an image, expected an image",
+        "           keeps  `place` has a stack of slices, expected a stack of slices",
+        "           keeps  `colour` has grey, expected grey",
+        "           keeps  `slices` has 4, expected 3 to 100",
+        f"not taken  {scan / 'loc.dcm'} (6x5)",
+        "           1 image of 6x5",
+        "           keeps  `modality` has MR, expected MR",
+        "           breaks `localizer` has a localizer, expected an image",
+        "           breaks `place` has images without a common place in the patient, "
+        "expected a stack of slices",
+        "           keeps  `colour` has grey, expected grey",
+        "           breaks `slices` has 1, expected 3 to 100",
+        f"other      {scan / 'notes.txt'}: not a PNG, JPEG, NIfTI or DICOM file",
+    ]
+    document = kit.run(EDGE, "inspect", scan, "--model", tmp_path / "t.toml", "--json").json
+    first, second = document["series"]
+    assert (first["taken"], first["regular"], first["reason"]) == (True, False, missing)
+    assert not second["taken"] and {"name", "holds", "found", "expected"} == set(second["rules"][0])
+
+
+def test_nothing_taken_is_exit_4_and_a_missing_path_1(scan: Path, kit: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "t.toml").write_text(VOLUMES.replace("MR", "CT"))
+    assert kit.run(EDGE, "inspect", scan, "--model", tmp_path / "t.toml").code == 4
+    (tmp_path / "empty").mkdir()
+    assert kit.run(EDGE, "inspect", tmp_path / "empty", "--model", tmp_path / "t.toml").code == 4
+    said = kit.run(EDGE, "inspect", scan, tmp_path / "gone", "--model", tmp_path / "t.toml")
+    assert (said.code, said.err) == (1, f"error: {tmp_path / 'gone'}: no such file or folder\n")
+    assert kit.run(EDGE, "inspect", scan, scan).code == 2

@@ -4,6 +4,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image as Picture
 
 from fedmed_edge import signing
 from fedmed_edge.model.manifest import Manifest
@@ -128,3 +129,33 @@ def model_of(write_model, server):
 def manifest():
     """The manifest that a toy model of a recipe has."""
     return manifest_of
+
+
+@pytest.fixture
+def scan(write_series, write_dicom, tmp_path):
+    """One folder with a stack, its localizer, a shorter stack, a broken file, a report and a picture."""
+    slices = np.zeros((4, 6, 5), np.int16)
+    write_series(slices, SeriesInstanceUID="1.1", Modality="MR", SeriesDescription="t1")
+    place = {"PixelSpacing": [1, 1], "ImageOrientationPatient": [0, 1, 0, 0, 0, -1]}
+    write_dicom(
+        "series/loc.dcm",
+        slices[0],
+        SeriesInstanceUID="1.1",
+        Modality="MR",
+        ImagePositionPatient=[0, 0, 0],
+        ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"],
+        **place,
+    )
+    for k in range(3):
+        write_dicom(
+            f"series/short{k}.dcm",
+            slices[0],
+            SeriesInstanceUID="1.2",
+            Modality="MR",
+            ImagePositionPatient=[k, 0, 0],
+            **place,
+        )
+    (tmp_path / "series" / "cut.dcm").write_bytes(b"")
+    (tmp_path / "series" / "notes.txt").write_text("a note")
+    Picture.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "series" / "picture.png", "PNG")
+    return tmp_path / "series"

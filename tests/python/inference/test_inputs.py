@@ -1,13 +1,12 @@
 import logging
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image as Picture
 
 from fedmed_edge.errors import InputError, NothingMatched
-from fedmed_edge.inference.inputs import expand_inputs, find_inputs, survey
+from fedmed_edge.inference.inputs import expand_inputs, find_inputs
 from fedmed_edge.study.cohort import ABDOMEN, CHEST, write_cohort
 
 
@@ -76,36 +75,6 @@ def test_empty_folder_beside_a_good_one_is_named(tmp_path, caplog):
 
 
 # --- find_inputs -----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def scan(write_series, write_dicom, tmp_path):
-    """One folder with a stack, its localizer, a shorter stack, a broken file, a report and a picture."""
-    slices = np.zeros((4, 6, 5), np.int16)
-    write_series(slices, SeriesInstanceUID="1.1", Modality="MR", SeriesDescription="t1")
-    place = {"PixelSpacing": [1, 1], "ImageOrientationPatient": [0, 1, 0, 0, 0, -1]}
-    write_dicom(
-        "series/loc.dcm",
-        slices[0],
-        SeriesInstanceUID="1.1",
-        Modality="MR",
-        ImagePositionPatient=[0, 0, 0],
-        ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"],
-        **place,
-    )
-    for k in range(3):
-        write_dicom(
-            f"series/short{k}.dcm",
-            slices[0],
-            SeriesInstanceUID="1.2",
-            Modality="MR",
-            ImagePositionPatient=[k, 0, 0],
-            **place,
-        )
-    (tmp_path / "series" / "cut.dcm").write_bytes(b"")
-    (tmp_path / "series" / "notes.txt").write_text("a note")
-    png(tmp_path / "series" / "picture.png")
-    return tmp_path / "series"
 
 
 def test_one_folder_of_many_series_gives_the_best_stack(scan, recipe_of):
@@ -198,17 +167,3 @@ def test_a_crooked_stack_fails_when_it_is_read_and_lenient_reads_it(write_series
         list(one.images())
     (image,) = one.images(lenient=True)
     assert image.shape == (5, 6, 5) and image.warnings[0].startswith("resampled: slices 3 and 4")
-
-
-def test_a_survey_reads_no_pixels_and_tells_of_everything(scan, recipe_of):
-    named, rest = survey([scan], recipe_of("segmentation", (16, 16, 16), modality=("MR",)))
-    assert [(Path(name).name, verdict.taken) for name, verdict in named] == [
-        ("series#1", True),
-        ("loc.dcm", False),
-        ("series#2", False),
-    ]
-    assert {Path(name).name: said.rpartition(": ")[2] for name, said in rest} == {
-        "cut.dcm": "is empty",
-        "notes.txt": "not a PNG, JPEG, NIfTI or DICOM file",
-        "picture.png": "png image, taken as it is",
-    }
