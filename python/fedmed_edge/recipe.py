@@ -119,6 +119,26 @@ class SeriesRules(Frozen):
         return self
 
 
+class ClassCode(Frozen):
+    """What a class is, as DICOM results say it: a coded concept, and the colour it is shown in.
+
+    Attributes:
+        scheme: Coding scheme of `value`: `SCT` is SNOMED CT.
+        category: What kind of thing it is: part of the body, something abnormal in it, or just a region.
+        colour: Red, green and blue in hexadecimal; None: one of ours.
+
+    Example:
+        >>> ClassCode(value="10200004", meaning="Liver", category="anatomy").scheme
+        'SCT'
+    """
+
+    value: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,16}$")]
+    meaning: Annotated[str, Field(pattern=r"^[^\x00-\x1f\\]{1,64}$")]
+    scheme: Annotated[str, Field(pattern=r"^[A-Z0-9_.-]{1,16}$")] = "SCT"
+    category: Literal["anatomy", "abnormality", "region"] = "region"
+    colour: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")] | None = None
+
+
 class Recipe(Frozen):
     """One task: its classes and its preprocessing; and what the next generation should be made of.
 
@@ -128,6 +148,7 @@ class Recipe(Frozen):
         spacing_mm: Voxel spacing along x, y, z that volumes are resampled to (3-D only).
         modality: DICOM modalities that are taken; empty takes any.
         series: Which series of a DICOM study the task is about.
+        codes: Class name → what DICOM results call it; a class without gets a private code.
         pixel_stride: Step of the grid on which segmentation rows are sampled, in pixels of `size`.
         priors: Class priors of the posteriors: `uniform`, or `counted` from the contributions.
 
@@ -146,6 +167,7 @@ class Recipe(Frozen):
     spacing_mm: tuple[float, float, float] | None = None
     intensity: Intensity = Intensity()
     series: SeriesRules = SeriesRules()
+    codes: dict[str, ClassCode] = Field(default_factory=dict)
     backbone: Backbone = Backbone()
     lift: Lift = Lift()
     pixel_stride: Annotated[int, Field(ge=1, le=64)] = 4
@@ -159,6 +181,9 @@ class Recipe(Frozen):
             raise ValueError("classes: a name is empty or longer than 64 characters")
         if not all(name.isprintable() for name in self.classes):
             raise ValueError("classes: a name has a control character")
+        for name in self.codes:
+            if name not in self.classes:
+                raise ValueError(f"codes: has {name}, expected one of {', '.join(self.classes)}")
         if any(not 8 <= side <= 1024 for side in self.size):
             raise ValueError(f"size: has {self.size}, expected sides of 8 to 1024")
         if math.prod(self.size) > 1 << 24:
@@ -171,10 +196,12 @@ class Recipe(Frozen):
 
     @model_serializer(mode="wrap")
     def _as_written(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without empty `series`: recipes from before there were any keep their digests."""
+        """Without empty `series` and `codes`: recipes from before there were any keep their digests."""
         values: dict[str, Any] = serialise(self)
         if self.series == SeriesRules():
             values.pop("series", None)
+        if not self.codes:
+            values.pop("codes", None)
         return values
 
     @property

@@ -1,11 +1,12 @@
 """Recipes that nobody could use are refused when they are read."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from fedmed_edge.errors import InputError
-from fedmed_edge.recipe import read_recipe, read_toml
+from fedmed_edge.recipe import Recipe, parse_settings, read_recipe, read_toml
 
 PLAIN = 'name = "r"\nkind = "classification"\nclasses = ["a", "b"]\n'
 
@@ -53,3 +54,17 @@ def test_a_large_file_is_not_read(tmp_path: Path) -> None:
     path.write_bytes(b"#" * (1 << 17))
     with pytest.raises(InputError, match="has 131072 bytes, expected at most 65536"):
         read_toml(path)
+
+
+def test_codes_are_of_classes_and_no_codes_change_no_digest() -> None:
+    plain = Recipe(name="a", kind="classification", classes=("liver", "spleen"))
+    code = {"value": "10200004", "meaning": "Liver", "category": "anatomy", "colour": "#e69f00"}
+    coded = Recipe(name="a", kind="classification", classes=("liver", "spleen"), codes={"liver": code})
+    assert "codes" not in plain.model_dump() and plain.digest != coded.digest
+    assert Recipe.model_validate(coded.model_dump(mode="json")) == coded
+    for wrong, message in (
+        ({"kidney": code}, "codes: has kidney, expected one of liver, spleen"),
+        ({"liver": {**code, "colour": "red"}}, "codes.liver.colour"),
+    ):
+        with pytest.raises(InputError, match=re.escape(message)):
+            parse_settings(Recipe, {**plain.model_dump(), "codes": wrong}, "a.toml")

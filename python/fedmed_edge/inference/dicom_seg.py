@@ -1,0 +1,129 @@
+"""A mask as DICOM Segmentation: one segment a class but the first, on the source's own frames."""
+
+import re
+from typing import Literal
+
+import numpy as np
+from highdicom import PlanePositionSequence
+from highdicom.color import CIELabColor
+from highdicom.enum import CoordinateSystemNames
+from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentationTypeValues, SegmentDescription
+from highdicom.sr import CodedConcept
+from pydicom.uid import RLELossless
+
+from fedmed_edge.images.image import UInt8
+from fedmed_edge.inference import identity
+from fedmed_edge.inference.dicom_source import Source
+from fedmed_edge.inference.preview import PALETTE
+from fedmed_edge.recipe import Recipe
+
+SegKind = Literal["binary", "labelmap"]
+
+SERIES_NUMBER = 9001
+# A class of which the recipe names no code is a region, and no more is claimed.
+_CATEGORIES = {
+    "anatomy": CodedConcept("123037004", "SCT", "Anatomical Structure"),
+    "abnormality": CodedConcept("49755003", "SCT", "Morphologically Abnormal Structure"),
+    "region": CodedConcept("309825002", "SCT", "Spatial and Relational Concept"),
+}
+_OWN_SCHEME = "99FEDMED"
+
+
+def refusal(source: Source) -> str | None:
+    """Why no segmentation can be made for a source; None where one can."""
+    if not source.series.frame_of_reference_uid and source.series.frames[0].position is not None:
+        return "the source has no FrameOfReferenceUID"
+    if source.series.is_cine and source.series.frames[0].position is None:
+        return "frames of a cine have no place in the patient"
+    return None
+
+
+def make_segmentation(source: Source, masks: UInt8, kind: SegKind) -> Segmentation:
+    """Make the object.
+
+    A mask of nothing is a finding, too: every segment is described, and one empty frame stored.
+
+    Args:
+        masks: (frames, rows, columns) class numbers, in the order of the frames of `source.series`.
+    """
+    arguments = source.identity("seg", SERIES_NUMBER)
+    if kind == "labelmap":
+        # A byte a voxel, nearly all of them 0.
+        arguments["transfer_syntax_uid"] = RLELossless
+    frames, positions = _frames(source, masks)
+    made = Segmentation(
+        source.headers,
+        frames,
+        SegmentationTypeValues.LABELMAP if kind == "labelmap" else SegmentationTypeValues.BINARY,
+        [_described(source, number) for number in range(1, len(source.manifest.classes))],
+        plane_positions=positions,
+        omit_empty_frames=bool(frames.any()),
+        content_label="FEDMED_SEG",
+        content_description=identity.description(source.manifest, "SEG"),
+        **arguments,
+    )
+    # highdicom draws a new one each time.
+    organisation = identity.derived_uid("dimensions", made.SOPInstanceUID)
+    made.DimensionOrganizationSequence[0].DimensionOrganizationUID = organisation
+    for index in made.DimensionIndexSequence:
+        index.DimensionOrganizationUID = organisation
+    return made
+
+
+def _frames(source: Source, masks: UInt8) -> tuple[UInt8, list[PlanePositionSequence] | None]:
+    series = source.series
+    places = [frame.position for frame in series.frames if frame.position is not None]
+    if not places:
+        return masks, None
+    if not masks.any():
+        masks, places = np.ascontiguousarray(masks[:1]), places[:1]
+    # Not left to the library: frames of one file are ordered along the normal here, and anyhow there.
+    return masks, [PlanePositionSequence(CoordinateSystemNames.PATIENT, list(place)) for place in places]
+
+
+def _described(source: Source, number: int) -> SegmentDescription:
+    name = source.manifest.classes[number]
+    category, kind = segment_codes(source.manifest.recipe, name)
+    return SegmentDescription(
+        number,
+        name,
+        category,
+        kind,
+        SegmentAlgorithmTypeValues.AUTOMATIC,
+        source.algorithm(),
+        tracking_uid=tracking_uid(source, name),
+        tracking_id=name,
+        display_color=_colour(source.manifest.recipe, number),
+    )
+
+
+def tracking_uid(source: Source, name: str) -> str:
+    """What ties a segment to its measurements."""
+    return identity.derived_uid("tracking", source.sop_uid("seg"), name)
+
+
+def segment_codes(recipe: Recipe, name: str) -> tuple[CodedConcept, CodedConcept]:
+    """Category and type of a class: the recipe's codes, else a code of our own."""
+    code = recipe.codes.get(name)
+    if code is None:
+        return _CATEGORIES["region"], own_code(name)
+    return _CATEGORIES[code.category], CodedConcept(code.value, code.scheme, code.meaning)
+
+
+def _colour(recipe: Recipe, number: int) -> CIELabColor:
+    code = recipe.codes.get(recipe.classes[number])
+    if code is None or code.colour is None:
+        return CIELabColor.from_rgb(*PALETTE[(number - 1) % len(PALETTE)])
+    return CIELabColor.from_rgb(*bytes.fromhex(code.colour[1:]))
+
+
+def own_code(name: str) -> CodedConcept:
+    """A private code for a class that has none.
+
+    Example:
+        >>> own_code("left kidney").value
+        'LEFT_KIDNEY'
+    """
+    return CodedConcept(
+        re.sub(r"[^A-Z0-9]+", "_", name.upper())[:16].strip("_") or "CLASS", _OWN_SCHEME, name
+    )

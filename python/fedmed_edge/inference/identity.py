@@ -1,0 +1,66 @@
+"""Who made a result: names and UIDs that every object of ours carries. Loads no DICOM library."""
+
+import hashlib
+import uuid
+from typing import TYPE_CHECKING
+
+import fedmed_edge
+from fedmed_edge.model.manifest import Manifest
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+MANUFACTURER = "FedMed Edge"
+"""Manufacturer (0008,0070) of every DICOM object that is written here."""
+
+RESEARCH_USE = "RESEARCH USE ONLY"
+"""Stands in every DICOM object: at the beginning of SeriesDescription, in the report, in the pixels."""
+
+_LONG_STRING = 64
+
+
+def is_own_output(dataset: "Dataset") -> bool:
+    """Whether a DICOM object was made by this program: such a one is never answered again.
+
+    Example:
+        >>> is_own_output({"Manufacturer": "FedMed Edge"})
+        True
+    """
+    return str(dataset.get("Manufacturer") or "").strip() == MANUFACTURER
+
+
+def derived_uid(*parts: str) -> str:
+    """A UID that follows from texts: the same ones give the same UID, at any time and place.
+
+    Source: DICOM PS3.5 B.2 (UUID derived UID), RFC 9562 5.8 (UUID version 8).
+
+    Example:
+        >>> derived_uid("seg", "1.2.3") == derived_uid("seg", "1.2.3") != derived_uid("sr", "1.2.3")
+        True
+    """
+    digest = bytearray(hashlib.sha256("\0".join(parts).encode()).digest()[:16])
+    digest[6] = digest[6] & 0x0F | 0x80
+    digest[8] = digest[8] & 0x3F | 0x80
+    return f"2.25.{uuid.UUID(bytes=bytes(digest)).int}"
+
+
+def device_uid(manifest: Manifest) -> str:
+    """UID of a model as a device that makes results: another one for each model of each generation."""
+    return derived_uid("model", manifest.model, manifest.generation)
+
+
+def software_versions(manifest: Manifest) -> tuple[str, str]:
+    """Version of the program and digest of the model, as SoftwareVersions (0018,1020) holds them."""
+    return fedmed_edge.__version__, manifest.model[:_LONG_STRING]
+
+
+def description(manifest: Manifest, what: str) -> str:
+    """SeriesDescription of an object; cut off to what DICOM takes."""
+    return f"{RESEARCH_USE}: {manifest.task} {what}"[:_LONG_STRING]
+
+
+def provenance(manifest: Manifest) -> str:
+    """What made a result, in a sentence."""
+    sites = "1 site" if manifest.sites == 1 else f"{manifest.sites} sites"
+    made_by = f"digest {manifest.model}, generation {manifest.generation}"
+    return f"Model of task {manifest.task} from {sites}, {made_by}"
