@@ -15,7 +15,13 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from fedmed_edge.errors import InputError
-from fedmed_edge.images.dicom_headers import frames_of, read_header, rescale, stated_spacing
+from fedmed_edge.images.dicom_headers import (
+    derived_kind,
+    frames_of,
+    read_header,
+    rescale,
+    stated_spacing,
+)
 from fedmed_edge.images.dicom_pixels import (
     Stored,
     colour_values,
@@ -151,7 +157,7 @@ def frame_masks(mask: UInt8, series: Series) -> UInt8:
 
 
 def _series(folder: Path) -> Image:
-    read = [(path, read_header(path)) for path in _series_files(folder)]
+    read = [(path, _series_header(path)) for path in _series_files(folder)]
     headers = _without_copies(folder, [(path, header) for path, header in read if "Rows" in header])
     _logger.debug("%d files, of them %d without pixels or copies", len(read), len(read) - len(headers))
     if not headers:
@@ -165,6 +171,14 @@ def _series(folder: Path) -> Image:
         with reading(path):
             frames.append(_one_frame(path, header))
     return _volume(folder, headers[0][1], frames)
+
+
+def _series_header(path: Path) -> Dataset:
+    header = read_header(path, need_image=False)
+    kind = derived_kind(header)
+    if kind:
+        raise InputError(f"{path}: file holds {kind}, expected an image")
+    return header
 
 
 def _series_files(folder: Path) -> list[Path]:

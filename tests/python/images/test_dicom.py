@@ -1,7 +1,9 @@
 """DICOM files and series: geometry, varieties, and every refusal."""
 
+import importlib.util
 import itertools
 import shutil
+import sys
 import time
 import zlib
 from pathlib import Path
@@ -105,6 +107,12 @@ def test_copies_and_bystanders_are_passed_over(write_series: Any) -> None:
     (folder / "notes.txt").write_text("a note")
     (folder / ".cache").write_text("hidden")
     (folder / "DICOMDIR").write_text("index")
+    assert read_image(folder).shape == (6, 4, 5)
+
+
+def test_a_report_among_the_slices_is_passed_over(write_series: Any) -> None:
+    folder = write_series(SLICES)
+    shutil.copy(BUNDLED / "test-SR.dcm", folder / "report.dcm")
     assert read_image(folder).shape == (6, 4, 5)
 
 
@@ -371,6 +379,18 @@ def test_every_real_file_gives_an_image_or_a_refusal(shared_data: Path) -> None:
         "dcmqi/paramaps_701-ADCb500",
         "dcmqi/segmentations_23x38x3_multiframe",
     } <= readable
+
+
+@pytest.mark.data
+def test_no_real_file_makes_a_traceback_a_hang_or_a_crash(shared_data: Path) -> None:
+    script = Path(__file__).parents[2] / "bench" / "robustness.py"
+    spec = importlib.util.spec_from_file_location("robustness", script)
+    assert spec and spec.loader
+    robustness = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = robustness
+    spec.loader.exec_module(robustness)
+    found = list(robustness.outcomes(shared_data / "dicom"))
+    assert len(found) > 100 and not [one for one in found if one.fault]
 
 
 @pytest.mark.data
