@@ -167,6 +167,11 @@ _EXTRAS = {
     "matplotlib": "server",
     "jinja2": "server",
     "onnxruntime": "cpu",
+    "nvflare": "federation",
+    "psutil": "federation",
+    "pynetdicom": "listen",
+    "dicomweb_client": "listen",
+    "prometheus_client": "listen",
 }
 _SYSTEM_HINTS = {
     13: "check who owns the folder and its permissions",
@@ -189,6 +194,14 @@ def complain(message: str, hint: str | None) -> None:
     click.echo(f"error: {message}", err=True)
     if hint:
         click.echo(f"hint: {hint}", err=True)
+
+
+def ends_on_signal() -> Callable[[], bool]:
+    """For verbs that run until they are told to: whether Ctrl-C or SIGTERM came, which is no error then."""
+    ended: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda signum, frame: ended.append(signum))
+    return lambda: bool(ended)
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:

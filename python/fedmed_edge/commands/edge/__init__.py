@@ -12,6 +12,7 @@ _VERBS = {
     "train": "Train the backbone on this site's images.",
     "extract": "Measure feature statistics without signing or sending.",
     "contribute": "Extract, sign and write a contribution.",
+    "agent": "Stay connected to the server, within the site's policy.",
     "inspect": "What is in a contribution, generation or model, tensor by tensor.",
     "infer": "Answer images with a model.",
     "listen": "Answer studies that arrive by DICOM, beside the scanner.",

@@ -6,6 +6,7 @@ import click
 
 from fedmed_edge.atomic import write_atomic
 from fedmed_edge.commands.folders import FILE, FOLDER, make_key
+from fedmed_edge.commands.joining import install_answer, make_request
 from fedmed_edge.commands.verbs import Output, Verb
 from fedmed_edge.config import FILE_NAME, SiteConfig, write_config
 from fedmed_edge.errors import InputError
@@ -17,20 +18,39 @@ RECIPE, SERVER_KEY = "recipe.toml", "server.pub"
 
 @click.command(cls=Verb)
 @click.argument("folder", type=FOLDER)
-@click.option("--site", required=True, help="Name that the server's admin enrols this hospital under.")
+@click.option(
+    "--site", help="Name that the server's admin enrols this hospital under; needed without --install."
+)
 @click.option("--data", type=FOLDER, help="Dataset folder (labels.csv and images); it may come later.")
 @click.option("--recipe", type=FILE, help="Recipe file of the task; copied into the folder.")
 @click.option("--server-key", type=FILE, help="The server's public key; copied into the folder.")
+@click.option("--install", "answer", type=FILE, help="The server's answer to this hospital's request.")
+@click.option("--fingerprint", "told", help="Of the server's key, as its admin read it out; with --install.")
 @click.pass_obj
 def command(
-    out: Output, folder: Path, site: str, data: Path | None, recipe: Path | None, server_key: Path | None
+    out: Output,
+    folder: Path,
+    site: str | None,
+    data: Path | None,
+    recipe: Path | None,
+    server_key: Path | None,
+    answer: Path | None,
+    told: str | None,
 ) -> None:
-    """Make FOLDER with fedmed.toml and a key pair; the private key never leaves it.
+    """Make FOLDER with fedmed.toml, two key pairs and a request; the private keys never leave it.
 
-    A key, recipe or server key that lies there already is taken up, and nothing is written over.
+    A key, recipe or server key that lies there already is taken up, and nothing is written over. The request
+    holds both public keys; with the server's answer to it, --install lets this hospital connect.
 
     Example: fedmed-edge init hospital-a --site hospital-a --data /data/lesions --recipe lesion.toml
     """
+    if answer is not None:
+        if site or data or recipe or server_key:
+            raise click.UsageError("--install goes with --fingerprint alone")
+        out.answer(*install_answer(folder, answer, told))
+        return
+    if site is None or told:
+        raise click.UsageError("give --site NAME" if site is None else "--fingerprint goes with --install")
     if (folder / FILE_NAME).exists():
         raise InputError(f"{folder / FILE_NAME}: is there already", hint="choose another folder")
     copies = {RECIPE: recipe, SERVER_KEY: server_key}
@@ -45,6 +65,7 @@ def command(
     folder.mkdir(parents=True, exist_ok=True)
     key = make_key(private)
     write_public_key(public, key.public_key())
+    request = make_request(folder, site, key)
     for name, content in contents.items():
         write_atomic(folder / name, content)
     # last: where an init is cut off, this file is missing and the same command goes on
@@ -53,11 +74,11 @@ def command(
     missing = [str(path) for path in (folder / config.data, folder / config.recipe) if not path.exists()]
     out.answer(
         {"folder": str(folder), "site": site, "public_key": str(public), "fingerprint": mark}
-        | {"missing": missing},
+        | {"request": str(request), "missing": missing},
         [
             f"{folder}: ready for site {site}"
             + (f", with the {private.name} that was there" if kept else ""),
-            f"send {public} to the server's admin; its fingerprint is {mark}",
+            f"send {request} to the server's admin; its fingerprint is {mark}",
             *(
                 f"{path}: not there yet; `fedmed-edge doctor -C {folder}` tells when all is"
                 for path in missing

@@ -6,6 +6,7 @@ from fedmed_edge.commands.verbs import LazyGroup, run, version_option
 
 _VERBS = {
     "init": "Make a server folder with its settings, key and store.",
+    "start": "Let the hospitals connect; runs until it is told to stop.",
     "site": "Enrol hospitals and list them.",
     "generation": "Publish the backbone and lift that all sites share.",
     "import": "Take a contribution that came by file.",

@@ -1,5 +1,6 @@
 """`fedmed-server init`: a server folder with its settings, key and store."""
 
+import importlib.util
 from pathlib import Path
 
 import click
@@ -8,7 +9,7 @@ from fedmed_edge.commands.folders import FOLDER, make_key
 from fedmed_edge.commands.verbs import Output, Verb
 from fedmed_edge.config import ServerConfig, write_config
 from fedmed_edge.errors import InputError
-from fedmed_edge.recipe import read_toml
+from fedmed_edge.recipe import parse_settings, read_toml
 from fedmed_edge.signing import fingerprint, write_public_key
 from fedmed_edge.store.store import Store
 
@@ -17,26 +18,37 @@ PUBLIC_KEY = "server.pub"
 
 @click.command(cls=Verb)
 @click.argument("folder", type=FOLDER)
+@click.option("--host", default="localhost", help="Name or address that hospitals reach this server under.")
+@click.option("--port", default=8002, help="TCP port that they connect to.")
 @click.pass_obj
-def command(out: Output, folder: Path) -> None:
+def command(out: Output, folder: Path, host: str, port: int) -> None:
     """Make FOLDER with fedmed.toml, the key that models are signed with, and an empty store.
+
+    With the extra `federation` also the authority and the kits that hospitals connect by; without it
+    contributions and models travel as files.
 
     An `init` that was cut off is taken up where it stopped.
 
-    Example: fedmed-server init server
+    Example: fedmed-server init server --host federation.example.org
     """
-    config = ServerConfig()
+    config = parse_settings(ServerConfig, {"federation": {"host": host, "port": port}}, "init")
     _refuse_used(folder, config)
     folder.mkdir(parents=True, exist_ok=True)
     key = make_key(folder / config.key)
     public = folder / PUBLIC_KEY
     write_public_key(public, key.public_key())
     store, made = Store.open_or_create(folder / config.store)
+    connects = importlib.util.find_spec("nvflare") is not None
+    if connects:
+        from fedmed_edge.federation.engine.kits import ensure_server_kits
+
+        ensure_server_kits(folder, host, port)
     write_config(folder / "fedmed.toml", config)
     mark = fingerprint(key.public_key())
     held = len(store.contribution_entries())
     out.answer(
-        {"folder": str(folder), "public_key": str(public), "fingerprint": mark, "contributions": held},
+        {"folder": str(folder), "public_key": str(public), "fingerprint": mark, "contributions": held}
+        | {"connects": connects},
         [
             f"{folder}: ready" + ("" if made else f", with the store that was there: {held} contributions"),
             f"give {public} to the hospitals; its fingerprint is {mark}",
@@ -52,7 +64,7 @@ def _refuse_used(folder: Path, config: ServerConfig) -> None:
         raise InputError(f"{settings}: is there already, {whose}", hint="choose another folder")
     if not folder.is_dir():
         return
-    own = {PUBLIC_KEY, str(config.key), str(config.store)}
+    own = {PUBLIC_KEY, str(config.key), str(config.store), "engine"}
     found = sorted(path.name for path in folder.iterdir())
     strange = [name for name in found if name not in own and name != "lost+found" and name[0] != "."]
     if strange:

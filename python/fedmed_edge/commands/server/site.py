@@ -2,36 +2,104 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from fedmed_edge.commands.folders import FILE, folder_option, read_server
+from fedmed_edge.commands.folders import FILE, check_writable, folder_option, read_server
 from fedmed_edge.commands.verbs import Output, Verb
-from fedmed_edge.signing import fingerprint, read_public_key
+from fedmed_edge.errors import TrustError
+from fedmed_edge.federation.engine.identities import identities_of
+from fedmed_edge.signing import fingerprint, read_private_key, read_public_key
+
+if TYPE_CHECKING:
+    from fedmed_edge.config import ServerConfig
 
 
 @click.group()
 def command() -> None:
     """Enrol hospitals and list them.
 
-    Example: fedmed-server site add -C server hospital-a --key hospital-a.pub
+    Example: fedmed-server site add -C server hospital-a --request hospital-a.request
     """
 
 
 @command.command(cls=Verb)
 @folder_option("Server")
 @click.argument("name")
-@click.option("--key", type=FILE, required=True, help="The hospital's public key.")
+@click.option("--request", type=FILE, help="The hospital's request: it will connect.")
+@click.option("--key", type=FILE, help="The hospital's public key: its contributions come as files.")
+@click.option("--fingerprint", "told", help="Of the hospital's key, as it read it out; another is refused.")
+@click.option("--out", "answer", type=FILE, help="Answer to a request (default: NAME.signed).")
 @click.pass_obj
-def add(out: Output, folder: Path, name: str, key: Path) -> None:
-    """Enrol the hospital NAME by its public key.
+def add(
+    out: Output,
+    folder: Path,
+    name: str,
+    request: Path | None,
+    key: Path | None,
+    told: str | None,
+    answer: Path | None,
+) -> None:
+    """Enrol the hospital NAME, by its request or by its public key alone.
 
-    Example: fedmed-server site add -C server hospital-a --key hospital-a.pub
+    The answer to a request is a file for the hospital; there is no secret in it.
+
+    Example: fedmed-server site add -C server hospital-a --request hospital-a.request
     """
-    _, store = read_server(folder)
-    public = read_public_key(key)
-    store.add_site(name, public)
-    out.answer({"site": name, "fingerprint": fingerprint(public)}, f"{name}: enrolled, {fingerprint(public)}")
+    if (request is None) == (key is None) or (answer and key):
+        raise click.UsageError("give either --request FILE, which --out goes with, or --key FILE")
+    config, store = read_server(folder)
+    if key is not None:
+        public = read_public_key(key)
+        _compare(told, fingerprint(public))
+        store.add_site(name, public)
+        result, lines = {"site": name, "fingerprint": fingerprint(public)}, []
+    else:
+        assert request is not None
+        result, lines = _approve(folder, config, store, name, request, told, answer or Path(f"{name}.signed"))
+    out.answer(result, [f"{name}: enrolled, {result['fingerprint']}", *lines])
+
+
+def _approve(
+    folder: Path,
+    config: "ServerConfig",
+    store: Any,
+    name: str,
+    path: Path,
+    told: str | None,
+    answer: Path,
+) -> tuple[dict[str, Any], list[str]]:
+    from fedmed_edge.federation.engine.enrolment import read_request, write_answer
+    from fedmed_edge.federation.engine.kits import approve, ensure_server_kits
+
+    request, key, rules = read_request(path), read_private_key(config.key), config.federation
+    mark = fingerprint(request.signing_key)
+    _compare(told, mark)
+    check_writable(answer)
+    ensure_server_kits(folder, rules.host, rules.port)
+    made = approve(
+        folder,
+        request,
+        name,
+        host=rules.host,
+        port=rules.port,
+        server_key=key.public_key(),
+        enrol=store.add_site,
+    )
+    write_answer(answer, made, key)
+    return (
+        {"site": name, "fingerprint": mark, "answer": str(answer), "certificate": made.name},
+        [
+            "compare the fingerprint with what the hospital reads out, by another way than the file came",
+            f"send {answer} back; the hospital runs `fedmed-edge init FOLDER --install {answer.name}`",
+        ],
+    )
+
+
+def _compare(told: str | None, found: str) -> None:
+    if told is not None and told != found:
+        raise TrustError(f"site: `fingerprint` has {found}, expected {told}", hint="ask the hospital again")
 
 
 @command.command("list", cls=Verb)
@@ -43,15 +111,21 @@ def list_(out: Output, folder: Path) -> None:
     Example: fedmed-server site list -C server
     """
     _, store = read_server(folder)
-    entries = store.sites()
+    entries, identities = store.sites(), identities_of(folder)
+    until = {entry.name: [one.expires for one in identities.of(entry.name)] for entry in entries}
     out.answer(
-        {"sites": [asdict(entry) for entry in entries]},
+        {
+            "sites": [
+                {**asdict(entry), "certificate_until": (until[entry.name] or [None])[0]} for entry in entries
+            ]
+        },
         [
             f"{entry.name:<24} {entry.contributions:>4} contributions  {entry.fingerprint}"
+            + "".join(f"  connects, certificate until {day}" for day in until[entry.name])
             + ("  revoked" if entry.revoked else "")
             for entry in entries
         ]
-        or "no site is enrolled yet; `fedmed-server site add NAME --key FILE` enrols one",
+        or "no site is enrolled yet; `fedmed-server site add NAME --request FILE` enrols one",
     )
 
 
@@ -60,14 +134,15 @@ def list_(out: Output, folder: Path) -> None:
 @click.argument("name")
 @click.pass_obj
 def revoke(out: Output, folder: Path, name: str) -> None:
-    """Refuse what NAME contributes from now on; `withdraw` deletes what it contributed before.
+    """Refuse what NAME contributes and its connection from now on; `withdraw` deletes what is there of it.
 
     Example: fedmed-server site revoke -C server hospital-a
     """
     _, store = read_server(folder)
     store.revoke_site(name)
+    certificates = identities_of(folder).revoke(name)
     held = store.site(name).contributions
     out.answer(
-        {"site": name, "revoked": True, "contributions": held},
+        {"site": name, "revoked": True, "contributions": held, "certificates": certificates},
         f"{name}: revoked" + (f"; its {held} contributions stay until `withdraw`" if held else ""),
     )

@@ -25,7 +25,7 @@ from nvflare.fuel.f3.message import Message
 from fedmed_edge.config import ServerConfig, SiteConfig, read_config
 from fedmed_edge.errors import FedmedError, TrustError
 from fedmed_edge.federation.engine.channel import CHANNEL, TOPIC, EngineChannel
-from fedmed_edge.federation.engine.kits import identities_of
+from fedmed_edge.federation.engine.identities import identities_of
 from fedmed_edge.federation.server_side import serve
 from fedmed_edge.federation.site_side import sync
 from fedmed_edge.federation.wire import decode_request, encode, refusal
@@ -111,7 +111,7 @@ class SyncController(Controller):  # type: ignore[misc]  # the engine has no typ
         return Message({MessageHeaderKey.RETURN_CODE: CellReturnCode.OK}, encode(reply))
 
     def _check_sender(self, request: Message) -> None:
-        """The headers are those that the engine's server compared with the token of a certificate's holder."""
+        """By the headers that the engine's server compared with the token of a certificate's holder."""
         name = request.get_header(CellMessageAuthHeaderKey.CLIENT_NAME)
         origin = request.get_header(MessageHeaderKey.ORIGIN)
         if name != self._name or origin != self._origin:
@@ -138,7 +138,7 @@ class SyncExecutor(Executor):  # type: ignore[misc]
         def stopped() -> bool:
             return bool(abort_signal.triggered)
 
-        channel = EngineChannel(fl_ctx.get_engine().get_cell(), server, stopped, abort_signal)
+        channel = EngineChannel(fl_ctx.get_engine().get_cell(), server, abort_signal)
         try:
             result = sync(channel, site, read_config(SiteConfig, site), stop=stopped)
         except FedmedError as error:

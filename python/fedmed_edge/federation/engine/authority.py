@@ -3,7 +3,6 @@
 Made by the engine's library, so that they hold what the engine looks for.
 """
 
-import contextlib
 import datetime
 import os
 import stat
@@ -129,14 +128,3 @@ def _key_usage() -> x509.KeyUsage:
 def _validity(days: int) -> dict[str, datetime.datetime]:
     now = datetime.datetime.now(datetime.UTC)
     return {"not_valid_before": now - _CLOCK_SLACK, "not_valid_after": now + datetime.timedelta(days=days)}
-
-
-def expiry(certificate: bytes) -> datetime.datetime:
-    """When a certificate (PEM) expires, UTC.
-
-    Raises:
-        InputError: It is no certificate.
-    """
-    with contextlib.suppress(ValueError):
-        return x509.load_pem_x509_certificate(certificate).not_valid_after_utc
-    raise InputError("certificate: not one in PEM form")

@@ -15,7 +15,7 @@ from fedmed_edge.atomic import read_regular, write_atomic
 from fedmed_edge.errors import FedmedError, InputError, StoreError
 from fedmed_edge.tensorfile import strict_json
 
-__all__ = ["Identities", "Identity", "certificate_name"]
+__all__ = ["Identities", "Identity", "certificate_name", "identities_of"]
 
 _CAP: Final = 1 << 14
 
@@ -28,6 +28,11 @@ def certificate_name(site: str, tls_key: bytes) -> str:
         'st-mary-2c70e12b7a06'
     """
     return f"{re.sub('[^A-Za-z0-9]', '-', site)[:51]}-{hashlib.sha256(tls_key).hexdigest()[:12]}"
+
+
+def identities_of(server: Path) -> "Identities":
+    """The certificates that the server in a folder handed out."""
+    return Identities(server / "engine" / "sites")
 
 
 @dataclass(frozen=True)
@@ -60,13 +65,12 @@ class Identities:
         """The certificates of a site that are not revoked; none where it has no connection, else one."""
         return [identity for identity in self.all() if identity.site == site and not identity.revoked]
 
-    def add(self, identity: Identity) -> None:
-        """Keep a certificate; the same name again gets the new day that it expires on.
+    def check(self, identity: Identity) -> None:
+        """Refuse a certificate that may not be handed out.
 
         Raises:
             StoreError: It was revoked, or its site has another one.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
         known = self.find(identity.name)
         if known and known.revoked:
             raise StoreError(
@@ -78,6 +82,10 @@ class Identities:
                 f"site `{identity.site}`: has a certificate for another key already",
                 hint="`fedmed-server site revoke` first, then add it with its new request",
             )
+
+    def add(self, identity: Identity) -> None:
+        """Keep a certificate that `check` let pass; the same again gets the new day that it runs out on."""
+        self._folder.mkdir(parents=True, exist_ok=True)
         self._write(identity)
 
     def revoke(self, site: str) -> list[str]:

@@ -7,40 +7,41 @@ SERVER/engine/sites       which certificates were handed out
 SITE/engine               a site's kit
 """
 
+import datetime
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from fedmed_edge.atomic import write_atomic
 from fedmed_edge.errors import InputError
 from fedmed_edge.federation.engine import settings
-from fedmed_edge.federation.engine.authority import CERTIFICATE_DAYS, Authority, expiry
+from fedmed_edge.federation.engine.authority import CERTIFICATE_DAYS, Authority
+from fedmed_edge.federation.engine.certificates import expiry, names_of
 from fedmed_edge.federation.engine.enrolment import Answer, SiteRequest
-from fedmed_edge.federation.engine.identities import Identities, Identity, certificate_name
+from fedmed_edge.federation.engine.identities import Identity, certificate_name, identities_of
 from fedmed_edge.signing import PublicKey
 
-__all__ = ["ENGINE", "approve", "identities_of", "make_server_kits"]
+__all__ = ["ENGINE", "approve", "ensure_server_kits"]
 
 ENGINE: Final = "engine"
+RENEW_DAYS: Final = 31
 
 
-def identities_of(server: Path) -> Identities:
-    """The certificates that a server handed out."""
-    return Identities(server / ENGINE / "sites")
+def ensure_server_kits(server: Path, host: str, port: int) -> None:
+    """Make the authority and the kits of server and coordinator where they are not there yet.
 
-
-def make_server_kits(server: Path, host: str, port: int) -> None:
-    """Make the authority and the kits of server and coordinator; or the kits anew for another host or port.
-
-    Sites that are enrolled keep their certificates; a new host or port must be told to them.
+    The kits are made anew for another host or port, and where a certificate runs out within a month. Sites
+    keep their certificates; a new host or port must be told to them.
 
     Raises:
         InputError: A file cannot be written.
     """
     folder = server / ENGINE
+    if _up_to_date(folder / "server", host, port):
+        return
     authority = Authority.create(folder / "authority")
-    storage = (folder / "server" / "storage").resolve()
+    storage = _storage(folder / "server")
     for part in ("jobs", "snapshots"):
         (storage / part).mkdir(parents=True, exist_ok=True)
     own = authority.issue(settings.SERVER_NAME, host=host)
@@ -57,6 +58,21 @@ def make_server_kits(server: Path, host: str, port: int) -> None:
     )
 
 
+def _up_to_date(kit: Path, host: str, port: int) -> bool:
+    wanted = settings.server_files(host, port, _storage(kit))
+    try:
+        same = all(json.loads((kit / name).read_bytes()) == values for name, values in wanted.items())
+        certificate = (kit / "startup" / "server.crt").read_bytes()
+    except (OSError, ValueError):
+        return False
+    left = expiry(certificate) - datetime.datetime.now(datetime.UTC)
+    return same and left.days > RENEW_DAYS and host in names_of(certificate)
+
+
+def _storage(kit: Path) -> Path:
+    return (kit / "storage").resolve()
+
+
 def approve(
     server: Path,
     request: SiteRequest,
@@ -65,29 +81,28 @@ def approve(
     host: str,
     port: int,
     server_key: PublicKey,
+    enrol: Callable[[str, PublicKey], None],
     days: int = CERTIFICATE_DAYS,
 ) -> Answer:
     """Certificate and address for a site whose request is found good.
 
     Args:
+        enrol: Takes the site's name and its signing key into the store.
         days: How long the certificate holds.
 
     Raises:
-        InputError: The request is of another site, or this server has no kits.
+        InputError: The request is of another site.
         StoreError: The request's key was revoked, or the site has a certificate for another one.
     """
     if request.site != site:
         raise InputError(f"request: `site` has {request.site[:64]}, expected {site}")
-    folder = server / ENGINE / "authority"
-    if not folder.is_dir():
-        raise InputError(
-            f"{server}: has no kits to let hospitals connect",
-            hint='pip install "fedmed-edge[federation]" and run `fedmed-server init` again',
-        )
-    authority = Authority(folder)
+    authority = Authority(server / ENGINE / "authority")
     name = certificate_name(site, request.tls_key)
     certificate = authority.sign(name, request.tls_request, days=days)
-    identities_of(server).add(Identity(name, site, expiry(certificate).date().isoformat()))
+    identities, identity = identities_of(server), Identity(name, site, expiry(certificate).date().isoformat())
+    identities.check(identity)
+    enrol(site, request.signing_key)
+    identities.add(identity)
     return Answer(
         site=site,
         name=name,

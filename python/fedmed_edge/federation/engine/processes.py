@@ -7,25 +7,32 @@ what the server asked.
 import contextlib
 import json
 import logging
+import shutil
 import signal
 import sys
 import threading
 import time
+import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from fedmed_edge.atomic import write_atomic
 from fedmed_edge.config import ServerConfig, SiteConfig, read_config
 from fedmed_edge.errors import FedmedError, Unreachable
-from fedmed_edge.federation.engine.site_kit import installed_name
-from fedmed_edge.federation.engine.supervisor import Child
+from fedmed_edge.federation.engine.identities import identities_of
+from fedmed_edge.federation.engine.site_kit import CONNECTED, installed_name, set_server
+from fedmed_edge.federation.engine.supervisor import Child, only_one, supervise
 
-__all__ = ["agent_children", "server_children"]
+__all__ = ["connected", "run_agent", "run_server"]
 
 _ENGINE: Final = "nvflare.private.fed.app."
 _OFFLINE: Final = {"PYTHONUNBUFFERED": "1", "GRPC_VERBOSITY": "ERROR"}
 REVOCATIONS_S: Final = 1.0
 DUTIES_S: Final = 5.0
+STALE_S: Final = 30.0
+
+Tell = Callable[[dict[str, bool]], None]
 
 log = logging.getLogger(__name__)
 
@@ -65,13 +72,52 @@ def _own(role: str, folder: Path, output: Path) -> Child:
     )
 
 
-def refuse_revoked(server: Path) -> None:
-    """Tell the engine before it starts whom it must not let in."""
-    from fedmed_edge.federation.engine.kits import identities_of
+def run_server(server: Path, config: ServerConfig, tell: Tell, stop: Callable[[], bool]) -> None:
+    """Run engine and coordinator until `stop` says so.
 
-    names = sorted(one.name for one in identities_of(server).all() if one.revoked)
-    path = server / "engine" / "server" / "disabled_clients.json"
-    write_atomic(path, json.dumps({"disabled_clients": names}).encode())
+    Raises:
+        InputError: They run already in this folder.
+    """
+    from fedmed_edge.federation.engine.kits import ensure_server_kits
+
+    with only_one(server / "engine" / "lock", "server"):
+        ensure_server_kits(server, config.federation.host, config.federation.port)
+        revoked = sorted(one.name for one in identities_of(server).all() if one.revoked)
+        kit = server / "engine" / "server"
+        write_atomic(kit / "disabled_clients.json", json.dumps({"disabled_clients": revoked}).encode())
+        _sweep_jobs(kit)
+        supervise(server_children(server), tell, stop)
+
+
+def run_agent(site: Path, config: SiteConfig, tell: Tell, stop: Callable[[], bool]) -> None:
+    """Keep the connection, and do what the server asks, until `stop` says so.
+
+    Raises:
+        InputError: An agent runs already in this folder, or it has no kit.
+    """
+    if config.federation.server is not None:
+        set_server(site, config.federation.server)
+    children = agent_children(site, config.federation.proxy)
+    kit = site / "engine"
+    with only_one(kit / "lock", "agent"):
+        _sweep_jobs(kit)
+        supervise(children, lambda alive: tell(alive | {"connected": connected(site)}), stop)
+
+
+def connected(site: Path) -> bool:
+    """Whether the server answered a heartbeat in the last half minute."""
+    try:
+        return time.time() - (site / "engine" / CONNECTED).stat().st_mtime < STALE_S
+    except OSError:
+        return False
+
+
+def _sweep_jobs(kit: Path) -> None:
+    """Delete the folders of jobs that a killed engine left; nothing that lasts lies in them."""
+    for folder in kit.iterdir():
+        with contextlib.suppress(ValueError):
+            uuid.UUID(folder.name)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def coordinate(server: Path) -> None:

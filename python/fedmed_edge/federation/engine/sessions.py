@@ -13,7 +13,8 @@ from nvflare.fuel.flare_api.flare_api import new_secure_session
 from fedmed_edge.errors import Unreachable
 from fedmed_edge.federation.engine import settings
 from fedmed_edge.federation.engine.apps import write_job
-from fedmed_edge.federation.engine.kits import ENGINE, identities_of
+from fedmed_edge.federation.engine.identities import identities_of
+from fedmed_edge.federation.engine.presence import NEWS
 
 __all__ = ["EngineSites"]
 
@@ -51,6 +52,15 @@ class EngineSites:
         info = self._ask("get_system_info")
         found = [self._identities.find(client.name) for client in info.client_info]
         return sorted({one.site for one in found if one and not one.revoked})
+
+    def news(self) -> list[str]:
+        """Names of the sites that said with a heartbeat that something lies in their outbox; asked once."""
+        found = []
+        for path in (self._server / NEWS).glob("*"):
+            path.unlink(missing_ok=True)
+            identity = self._identities.find(path.name)
+            found += [identity.site] if identity and not identity.revoked else []
+        return sorted(found)
 
     def sync(self, site: str, deadline_s: float) -> None:
         """Have a site sync, and wait until it has.
@@ -133,7 +143,7 @@ class EngineSites:
         raise AssertionError
 
     def _login(self) -> Any:
-        kit = str((self._server / ENGINE / "admin").resolve())
+        kit = str((self._server / "engine" / "admin").resolve())
         return new_secure_session(settings.ADMIN, kit, timeout=LOGIN_S, auto_login_max_tries=1)
 
     def _drop(self) -> None:

@@ -25,6 +25,7 @@ _OUR_APPS: Final = ["fedmed_edge.federation.engine.apps."]
 _TLS: Final = {"ssl_root_cert": "rootCA.pem", "connection_security": "mtls"}
 
 _LAUNCHERS: Final = "nvflare.app_common.job_launcher."
+_PRESENCE: Final = "fedmed_edge.federation.engine.presence."
 
 
 def server_files(host: str, port: int, storage: Path) -> dict[str, Any]:
@@ -71,6 +72,7 @@ def server_files(host: str, port: int, storage: Path) -> dict[str, Any]:
             | {"args": {"uri_root": str(storage / "jobs"), "job_store_id": "job_store"}},
             _component("job_store", filesystem),
             _component("process_launcher", _LAUNCHERS + "server_process_launcher.ServerProcessJobLauncher"),
+            _component("presence", _PRESENCE + "ServerPresence"),
         ],
     }
     return {
@@ -109,6 +111,7 @@ def site_files(name: str, host: str, port: int, server_name: str) -> dict[str, A
                 "resource_consumer", managers + "resource_consumers.gpu_resource_consumer.GPUResourceConsumer"
             ),
             _component("process_launcher", _LAUNCHERS + "client_process_launcher.ClientProcessJobLauncher"),
+            _component("presence", _PRESENCE + "SitePresence"),
         ],
     }
     return {

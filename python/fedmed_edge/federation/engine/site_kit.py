@@ -10,11 +10,23 @@ from fedmed_edge.federation.engine import settings
 from fedmed_edge.federation.engine.enrolment import Answer
 from fedmed_edge.tensorfile import strict_json
 
-__all__ = ["CERTIFICATE", "ROOT", "TLS_KEY", "install", "installed_name", "server_address"]
+__all__ = [
+    "CERTIFICATE",
+    "CONNECTED",
+    "ROOT",
+    "TLS_KEY",
+    "install",
+    "installed_name",
+    "server_address",
+    "set_server",
+]
 
 TLS_KEY: Final = Path("engine/startup/client.key")
 CERTIFICATE: Final = Path("engine/startup/client.crt")
 ROOT: Final = Path("engine/startup/rootCA.pem")
+CONNECTED: Final = "connected"
+"""Touched in the kit at every heartbeat that the server answered."""
+
 _CLIENT: Final = Path("engine/startup/fed_client.json")
 
 
@@ -50,6 +62,18 @@ def server_address(site: Path) -> tuple[str, int]:
     """
     host, _, port = _settings(site)["servers"][0]["service"]["target"].rpartition(":")
     return host, int(port)
+
+
+def set_server(site: Path, address: str) -> None:
+    """Connect to another address of the same server from the next start on.
+
+    Raises:
+        InputError: No kit is installed.
+    """
+    values = _settings(site)
+    if values["servers"][0]["service"]["target"] != address:
+        values["servers"][0]["service"]["target"] = address
+        write_atomic(site / _CLIENT, (json.dumps(values, indent=1) + "\n").encode())
 
 
 def _settings(site: Path) -> dict[str, Any]:

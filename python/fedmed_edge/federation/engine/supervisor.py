@@ -20,6 +20,7 @@ from fedmed_edge.errors import InputError
 __all__ = ["Child", "only_one", "supervise"]
 
 LOOK_S: Final = 0.2
+TELL_S: Final = 5.0
 GRACE_S: Final = 1.0
 """Time that processes have to end by themselves; all that counts is on the disk by then."""
 
@@ -97,12 +98,22 @@ def only_one(lock: Path, what: str) -> Iterator[None]:
         yield
 
 
-def supervise(children: list[Child], *, stop: Callable[[], bool] = lambda: False) -> None:
-    """Keep children alive until `stop` says so or an exception (Ctrl-C, SIGTERM) comes; then end them."""
+def supervise(
+    children: list[Child], tell: Callable[[dict[str, bool]], None], stop: Callable[[], bool]
+) -> None:
+    """Keep children alive until `stop` says so, then end them.
+
+    Args:
+        tell: Called every few seconds with who of them is alive, by name.
+    """
+    told = 0.0
     try:
         while not stop():
             for child in children:
                 child.look()
+            if time.monotonic() - told > TELL_S:
+                told = time.monotonic()
+                tell({child.name: child.process is not None for child in children})
             time.sleep(LOOK_S)
     finally:
         _end(children)
