@@ -19,7 +19,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Every room may import these, numpy and pydantic, and nothing else that the tables do not name.
 ROOT = {
     *("errors", "atomic", "recipe", "listening", "config", "signing", "generation", "kinds"),
-    *("encoder_graph", "tensorfile", "heartbeat"),
+    *("encoder_graph", "tensorfile", "heartbeat", "machine"),
 }
 SHARED_PACKAGES = {"numpy", "pydantic"}
 EVERY_ROOM = {
@@ -73,6 +73,7 @@ ROOT_MODULES: dict[str, tuple[set[str], set[str]]] = {
     "encoder_graph": ({"errors"}, set()),
     "generation": ({"errors", "atomic", "recipe", "tensorfile", "encoder_graph"}, set()),
     "kinds": (set(), set()),
+    "machine": (set(), set()),
     "heartbeat": ({"errors", "atomic"}, set()),
 }
 

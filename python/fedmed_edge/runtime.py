@@ -1,13 +1,15 @@
 """ONNX Runtime, behind one door: provider checked, telemetry off, messages ours.
 
-The only importer of onnxruntime; it is loaded when the first session is opened.
+It is loaded when the first session is opened. What never ran where this was written: TensorRT.
 """
 
 import contextlib
+import hashlib
 import importlib.util
 import io
 import logging
 import os
+import re
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,8 +22,9 @@ import numpy.typing as npt
 from fedmed_edge.config import Device
 from fedmed_edge.errors import DeviceError, InputError
 from fedmed_edge.kernels import thread_count
+from fedmed_edge.machine import fingerprint, gpus
 
-__all__ = ["Device", "Session", "as_batch", "installed_flavours", "open_session"]
+__all__ = ["Device", "Session", "as_batch", "installed_flavours", "open_session", "usable_devices"]
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +37,11 @@ _PROVIDERS = {
 }
 # what an asked device needs, best first; each falls back to the next for single operators
 _CHAINS = {"cpu": ("cpu",), "cuda": ("cuda", "cpu"), "tensorrt": ("tensorrt", "cuda", "cpu")}
+# the smallest ONNX model, y = -x: a session on it shows which device comes up
+PROBE = bytes.fromhex(
+    "080812003a320a0b0a017812017922034e65671201705a0f0a0178120a0a08080112040a02080162"
+    "0f0a0179120a0a08080112040a02080142040a001011"
+)
 
 
 class Session:
@@ -46,8 +54,9 @@ class Session:
         metadata: The model's own texts by name.
     """
 
-    def __init__(self, session: Any, device: str) -> None:
+    def __init__(self, session: Any, device: str, binding: "_Binding | None" = None) -> None:
         self._session = session
+        self._binding = binding
         self.device = device
         self.inputs: dict[str, tuple[int, ...]] = {
             port.name: tuple(side if isinstance(side, int) else -1 for side in port.shape)
@@ -73,17 +82,51 @@ class Session:
             if array.ndim != len(wanted) or not all(fits):
                 raise InputError(f"runtime: `{name}` has shape {array.shape}, expected {wanted}")
         try:
+            if self._binding is not None:
+                return self._binding.run(feeds)
             return cast("list[npt.NDArray[Any]]", self._session.run(None, dict(feeds)))
         except Exception as error:
             raise InputError(f"runtime: the model could not be run: {_first_line(error)}") from None
 
 
-def open_session(model: bytes | Path, *, device: Device | str = "auto") -> Session:
+class _Binding:
+    """Inputs that keep their place in a device's memory from one run to the next.
+
+    Args:
+        kind: What ONNX Runtime calls the memory: `cuda` or `cpu`.
+    """
+
+    def __init__(self, runtime: ModuleType, session: Any, kind: str) -> None:
+        self._values, self._session, self._kind = runtime.OrtValue, session, kind
+        self._binding = session.io_binding()
+        self._places: dict[str, Any] = {}
+
+    def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+        for name, array in feeds.items():
+            contiguous, place = np.ascontiguousarray(array), self._places.get(name)
+            if place is not None and tuple(place.shape()) == contiguous.shape:
+                place.update_inplace(contiguous)
+                continue
+            self._places[name] = self._values.ortvalue_from_numpy(contiguous, self._kind, 0)
+            self._binding.bind_ortvalue_input(name, self._places[name])
+        self._binding.clear_binding_outputs()  # made anew: an answer outlives the next run
+        for port in self._session.get_outputs():
+            self._binding.bind_output(port.name, self._kind)
+        self._session.run_with_iobinding(self._binding)
+        return cast("list[npt.NDArray[Any]]", self._binding.copy_outputs_to_cpu())
+
+
+def open_session(model: bytes | Path, *, device: Device | str = "auto", precision: str = "fp32") -> Session:
     """Load an ONNX model on the asked device; `FEDMED_THREADS` bounds the threads of a run.
+
+    TensorRT's engines are kept in `FEDMED_CACHE`, or else the user's own cache folder, by GPU, driver,
+    versions and the model's digest: building one takes minutes.
 
     Args:
         model: The model's bytes, or its file.
-        device: `auto` takes a GPU where one comes up and else the processor; any other falls back to nothing.
+        device: `auto` takes CUDA where it comes up and else the processor, and says so where CUDA should have
+            come up; any other falls back to nothing.
+        precision: Of the model's network: `fp32`, `fp16` or `int8`. TensorRT has to be told.
 
     Raises:
         DeviceError: The asked device did not come up.
@@ -95,15 +138,42 @@ def open_session(model: bytes | Path, *, device: Device | str = "auto") -> Sessi
     available = runtime.get_available_providers()
     if device != "auto" and _PROVIDERS[device] not in available:
         raise _missing(device)
-    chain = _CHAINS["cuda" if device == "auto" else device]
-    providers = [_PROVIDERS[name] for name in chain if _PROVIDERS[name] in available]
-    session = _load(runtime, model, providers, _options(runtime))
+    wanted = ("cuda" if _PROVIDERS["cuda"] in available else "cpu") if device == "auto" else device
+    chain = [name for name in _CHAINS[wanted] if _PROVIDERS[name] in available]
+    why = ""
+    try:
+        session = _load(
+            runtime, model, [(_PROVIDERS[name], _settings(name, model, precision)) for name in chain]
+        )
+    except InputError as error:
+        if wanted == "cpu":
+            raise
+        # the processor tells whether it was the model or the device
+        session, why = _load(runtime, model, [(_PROVIDERS["cpu"], {})]), f": {error}"
     got = session.get_providers()
     came_up = next(name for name in ("tensorrt", "cuda", "cpu") if _PROVIDERS[name] in got)
     if device not in ("auto", came_up):
-        raise _missing(device)
+        raise _missing(device, why)
+    if came_up != wanted:
+        log.warning("warning: device: auto took the %s, as %s did not come up%s", came_up, wanted, why)
     log.debug("model loaded on %s", came_up)
-    return Session(session, came_up)
+    return Session(session, came_up, None if came_up == "cpu" else _Binding(runtime, session, "cuda"))
+
+
+def usable_devices() -> dict[str, str]:
+    """Every device that a session really comes up on → empty, and every other → why it does not.
+
+    Raises:
+        InputError: No runtime or two of them are installed.
+    """
+    found = {}
+    for device in _PROVIDERS:
+        try:
+            open_session(PROBE, device=device)
+            found[device] = ""
+        except DeviceError as error:
+            found[device] = str(error).removeprefix("runtime: ")
+    return found
 
 
 def installed_flavours() -> tuple[str, ...]:
@@ -147,24 +217,61 @@ def _options(runtime: ModuleType) -> Any:
     return options
 
 
-def _load(runtime: ModuleType, model: bytes | Path, providers: list[str], options: Any) -> Any:
+def _settings(device: str, model: bytes | Path, precision: str) -> dict[str, str]:
+    """Options of a provider."""
+    if device == "cuda":
+        return {"use_tf32": "0"}  # ten bits of mantissa would be no fp32
+    if device != "tensorrt":
+        return {}
+    settings = {
+        "trt_fp16_enable": str(int(precision == "fp16")),
+        "trt_int8_enable": str(int(precision == "int8")),
+    }
+    folder = engine_folder(model)
+    try:
+        # what lies in it is run: nobody else may write there
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if folder.stat().st_uid != os.geteuid() or folder.stat().st_mode & 0o022:
+            raise PermissionError(1, "others can write to it")
+    except OSError as error:
+        log.warning("warning: %s: engines cannot be kept here: %s", folder, error.strerror)
+        return settings
+    kept = {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(folder)}
+    return settings | kept | {"trt_timing_cache_enable": "1", "trt_timing_cache_path": str(folder)}
+
+
+def engine_folder(model: bytes | Path) -> Path:
+    """Where the TensorRT engines of a model are kept on this machine."""
+    content = model if isinstance(model, bytes) else model.read_bytes()
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedmed-edge"
+    root = Path(os.environ.get("FEDMED_CACHE") or caches)
+    gpu = re.sub(r"[^A-Za-z0-9]+", "-", gpus()[0]) if gpus() else "gpu"
+    return root / "tensorrt" / f"{gpu}-{fingerprint()}" / hashlib.sha256(content).hexdigest()[:32]
+
+
+def _load(runtime: ModuleType, model: bytes | Path, providers: list[tuple[str, dict[str, str]]]) -> Any:
     source: bytes | str = model if isinstance(model, bytes) else str(model)
-    if _PROVIDERS["cuda"] in providers and hasattr(runtime, "preload_dlls"):
+    if _PROVIDERS["cuda"] in dict(providers) and hasattr(runtime, "preload_dlls"):
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it did not find
             runtime.preload_dlls()
     try:
-        return runtime.InferenceSession(source, sess_options=options, providers=providers)
+        # its own fallback prints to stdout; settings within a model are nobody's to make
+        session = runtime.InferenceSession(
+            source, _options(runtime), providers, enable_fallback=0, read_config_from_model=0
+        )
+        session._model_bytes = None  # kept for that fallback alone
+        return session
     except Exception as error:
         where = "model" if isinstance(model, bytes) else str(model)
         raise InputError(f"{where}: not a model that can be loaded: {_first_line(error)}") from None
 
 
-def _missing(device: str) -> DeviceError:
+def _missing(device: str, why: str = "") -> DeviceError:
     hint = 'pip install "fedmed-edge[gpu]" and check the driver with nvidia-smi, or ask for `auto`'
     if device == "tensorrt":
         hint = 'install "fedmed-edge[gpu,tensorrt]" and check the driver with nvidia-smi, or ask for `cuda`'
     return DeviceError(
-        f"runtime: `device` has {device}, expected one that comes up on this machine", hint=hint
+        f"runtime: `device` has {device}, expected one that comes up on this machine{why}", hint=hint
     )
 
 

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from fedmed_edge import runtime
 from fedmed_edge.errors import DeviceError, InputError
-from fedmed_edge.runtime import as_batch, installed_flavours, open_session
+from fedmed_edge.runtime import Session, as_batch, engine_folder, installed_flavours, open_session
 
 
 @pytest.fixture(scope="module")
@@ -69,23 +69,92 @@ def test_a_device_that_is_not_there_is_refused(model: bytes) -> None:
             assert error.exit_code == 6 and "fedmed-edge[gpu" in (error.hint or "")
 
 
-def test_a_session_that_falls_back_is_refused(model: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+class Pretending:
+    """As onnxruntime-gpu on a machine without a GPU: it lists what it was built with."""
+
+    def __init__(self, breaks: bool) -> None:
+        self.real, self.breaks, self.asked = runtime._runtime(), breaks, list[Any]()
+        self.SessionOptions, self.OrtValue = self.real.SessionOptions, self.real.OrtValue
+
+    def get_available_providers(self) -> list[str]:
+        return ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    def preload_dlls(self) -> None:
+        print("nothing found")
+
+    def InferenceSession(self, source: Any, options: Any, providers: Any, **kwargs: Any) -> Any:
+        self.asked.append(dict(providers))
+        if self.breaks and len(providers) > 1:
+            raise RuntimeError("CUDA failure 100: no CUDA-capable device is detected\nand more")
+        return self.real.InferenceSession(source, options, providers=["CPUExecutionProvider"], **kwargs)
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+def test_a_session_that_falls_back_is_refused_and_auto_says_so(
+    model: bytes,
+    breaks: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """onnxruntime-gpu lists CUDA on any machine, and quietly gives the processor."""
-    real = runtime._runtime()
-
-    class Pretending:
-        get_available_providers = staticmethod(lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
-        SessionOptions = real.SessionOptions
-        preload_dlls = staticmethod(lambda: print("nothing found"))
-
-        @staticmethod
-        def InferenceSession(source: Any, sess_options: Any, providers: Any) -> Any:
-            return real.InferenceSession(source, sess_options, providers=providers[-1:])
-
-    monkeypatch.setattr(runtime, "_runtime", lambda: Pretending)
-    with pytest.raises(DeviceError, match="`device` has cuda, expected one that comes up"):
-        open_session(model, device="cuda")
+    monkeypatch.setenv("FEDMED_CACHE", str(tmp_path))
+    pretending = Pretending(breaks)
+    monkeypatch.setattr(runtime, "_runtime", lambda: pretending)
+    why = ": .*no CUDA-capable device is detected$" if breaks else "$"
+    for device in ("cuda", "tensorrt"):
+        with pytest.raises(
+            DeviceError, match=f"`device` has {device}, expected one that comes up on this machine{why}"
+        ):
+            open_session(model, device=device)
     assert open_session(model, device="auto").device == "cpu"
+    assert "auto took the cpu, as cuda did not come up" in caplog.text
+    if breaks:
+        with pytest.raises(InputError, match="model: not a model that can be loaded"):
+            open_session(model[:30], device="cuda")
+    assert pretending.asked[0]["CUDAExecutionProvider"] == {"use_tf32": "0"}
+    usable = runtime.usable_devices()
+    assert usable["cpu"] == "" and "has tensorrt, expected one that comes up" in usable["tensorrt"]
+    assert capsys.readouterr().out == ""
+
+
+def test_engines_are_kept_by_gpu_versions_and_model(
+    model: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("FEDMED_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(runtime, "gpus", lambda: ("NVIDIA H200",))
+    settings = runtime._settings("tensorrt", model, "fp16")
+    folder = Path(settings["trt_engine_cache_path"])
+    assert folder == engine_folder(model) and folder.is_relative_to(tmp_path / "cache" / "tensorrt")
+    assert folder.parent.name.startswith("NVIDIA-H200-") and folder.stat().st_mode & 0o777 == 0o700
+    assert (settings["trt_fp16_enable"], settings["trt_int8_enable"]) == ("1", "0")
+    assert engine_folder(model + b"x") != folder
+    (tmp_path / "model").write_bytes(model)
+    assert engine_folder(tmp_path / "model") == folder
+    monkeypatch.setattr(runtime, "fingerprint", lambda: "other versions")
+    assert engine_folder(model).parent != folder.parent
+    monkeypatch.undo()
+    monkeypatch.setenv("FEDMED_CACHE", str(tmp_path / "cache"))
+    engine_folder(model).mkdir(parents=True, exist_ok=True)
+    engine_folder(model).chmod(0o777)
+    assert "trt_engine_cache_path" not in runtime._settings("tensorrt", model, "fp32")
+    assert "engines cannot be kept here: others can write to it" in caplog.text
+
+
+def test_a_binding_answers_as_the_session_does(model: bytes) -> None:
+    session = open_session(model, device="cpu")
+    bound = Session(session._session, "cuda", runtime._Binding(runtime._runtime(), session._session, "cpu"))
+    earlier: list[Any] = []
+    for row in ([[1, 2]], [[3, 4]], [[5, 6, 7]]):
+        array = np.array(row, np.float32)
+        (answer,) = bound.run({"image": array})
+        np.testing.assert_array_equal(answer, 2 * array)
+        earlier.append((answer, 2 * array))
+    for answer, wanted in earlier:
+        np.testing.assert_array_equal(answer, wanted)
+    with pytest.raises(InputError, match=r"the model could not be run: .*data type"):
+        bound.run({"image": np.zeros((1, 2))})
 
 
 def test_two_flavours_and_none_are_refused(model: bytes, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,18 +15,12 @@ from fedmed_edge.config import SiteConfig
 from fedmed_edge.errors import FedmedError, InputError
 from fedmed_edge.kernels import thread_count
 from fedmed_edge.recipe import read_recipe
-from fedmed_edge.runtime import installed_flavours, open_session
+from fedmed_edge.runtime import PROBE, installed_flavours, open_session
 from fedmed_edge.signing import fingerprint, read_private_key, read_public_key
 
 LEAST_DISK = 2 << 30
 RELEASE_YEAR = 2025
 CLOCK_SLACK_S = 60
-# the smallest ONNX model, y = -x: a session on it shows which device comes up
-PROBE = bytes.fromhex(
-    "080812003a320a0b0a017812017922034e65671201705a0f0a0178120a0a08080112040a02080162"
-    "0f0a0179120a0a08080112040a02080142040a001011"
-)
-
 Answer = tuple[str, str] | tuple[str, str, str]
 Look = Callable[[SiteConfig], Answer]
 
