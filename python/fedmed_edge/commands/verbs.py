@@ -1,5 +1,6 @@
 """What all verbs share: lazy loading, `--json`, `-v/-q`, errors with their exit codes, progress on stderr."""
 
+import atexit
 import gc
 import importlib
 import json
@@ -118,6 +119,7 @@ class LazyGroup(click.Group):
 def run(group: click.Group, program: str) -> None:
     """Run a program and turn what went wrong into `error:` and `hint:` lines and an exit code."""
     signal.signal(signal.SIGTERM, _terminate)
+    atexit.register(gc.freeze)  # to search all that was loaded for garbage would be a tenth of a cold start
     try:
         code = group.main(prog_name=program, standalone_mode=False)
     except click.exceptions.Exit as stop:
@@ -150,7 +152,6 @@ def run(group: click.Group, program: str) -> None:
         log.debug("%s", program, exc_info=True)
         complain(f"unexpected {type(error).__name__}: {error}", "run it again with -v for where it happened")
         code = 1
-    gc.freeze()  # at the end: to search all that was loaded for garbage would be a tenth of a cold start
     sys.exit(code if isinstance(code, int) else 0)
 
 
