@@ -42,7 +42,7 @@ APART = (
 _TAGS = [
     *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"),
     *("PatientID", "AccessionNumber", "SeriesDescription", "SeriesNumber", "InstanceNumber", "Modality"),
-    *("ImageType", "SliceThickness", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel"),
+    *("Manufacturer", "ImageType", "SliceThickness", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel"),
     *("PhotometricInterpretation", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"),
     *("ImagerPixelSpacing", "RescaleSlope", "RescaleIntercept", "SharedFunctionalGroupsSequence"),
     *("PerFrameFunctionalGroupsSequence", *(keyword for keyword in APART if keyword not in ("FrameType",))),
@@ -53,6 +53,9 @@ _NO_IMAGES = {
     "1.2.840.10008.5.1.4.1.1.66.7": "a label map segmentation",
     "1.2.840.10008.5.1.4.1.1.481.2": "a radiotherapy dose",
 }
+MANUFACTURER = "FedMed Edge"
+"""What results of ours name as theirs."""
+
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
 STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
@@ -118,7 +121,9 @@ def whole_header(path: Path) -> Dataset:
 
 
 def derived_kind(header: Dataset) -> str:
-    """What an object with pixels is that is no acquired image, else nothing."""
+    """What an object with pixels is that is no acquired image, else nothing; results of ours among them."""
+    if str(header.get("Manufacturer", "")).strip() == MANUFACTURER:
+        return f"a result of {MANUFACTURER} itself"
     return _NO_IMAGES.get(str(header.get("SOPClassUID", "")), "")
 
 

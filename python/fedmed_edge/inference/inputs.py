@@ -38,11 +38,12 @@ class Input:
     path: Path
     series: Series | None = None
 
-    def images(self, *, lenient: bool = False) -> Iterator[Image]:
+    def images(self, *, lenient: bool = False, compact: bool = False) -> Iterator[Image]:
         """Read it: one image, or those of a cine's frames one at a time.
 
         Args:
             lenient: Resample a volume whose slices are no regular stack.
+            compact: Keep whole numbers of a DICOM volume as int16.
 
         Raises:
             InputError: As `read_image`, `read_volume` and `read_frames`.
@@ -53,7 +54,7 @@ class Input:
         from fedmed_edge.images.dicom import read_frames, read_volume
 
         if self.series.is_volume:
-            yield replace(read_volume(self.series, lenient=lenient), source=self.path)
+            yield replace(read_volume(self.series, lenient=lenient, compact=compact), source=self.path)
         else:
             yield from read_frames(self.series)
 

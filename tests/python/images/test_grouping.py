@@ -161,6 +161,27 @@ def test_broken_files_and_other_objects_stop_nothing(heap: Any, write_dicom: Any
     assert path.name == "cut.dcm" and "broken or cut off" in str(error)
 
 
+def test_results_of_our_own_are_no_inputs(heap: Any, write_dicom: Any) -> None:
+    heap("x", [0, 1])
+    write_dicom("heap/sc.dcm", PIXELS[0], Manufacturer="FedMed Edge")
+    found = heap.group()
+    assert lengths(found.series) == [2]
+    assert [kind for _, kind in found.others] == ["a result of FedMed Edge itself"]
+
+
+def test_whole_numbers_may_be_kept_in_half_the_memory(heap: Any, write_dicom: Any) -> None:
+    heap("x", [0, 1, 2], PixelPaddingValue=(int(PIXELS[0, 0, 0]), 9999, 9999), RescaleIntercept=-100)
+    (series,) = heap.group().series
+    plain, compact = read_volume(series), read_volume(series, compact=True)
+    assert (plain.pixels.dtype, compact.pixels.dtype) == (np.float32, np.int16)
+    np.testing.assert_array_equal(plain.pixels, compact.pixels)
+    assert plain.pixels[0, 0, 0, 0] == plain.pixels.min(), "padding has the smallest value of the others"
+    heap("y", [7, 8], RescaleSlope=(1, 0.5), SeriesInstanceUID="1.99")
+    other = next(one for one in heap.group().series if one.series_uid == "1.99")
+    assert read_volume(other, compact=True).pixels.dtype == np.float32
+    np.testing.assert_array_equal(read_volume(other, compact=True).pixels, read_volume(other).pixels)
+
+
 def enhanced(write_dicom: Any, heights: list[float], echoes: list[float]) -> Path:
     def item(**values: Any) -> list[Dataset]:
         ds = Dataset()
