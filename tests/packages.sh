@@ -1,18 +1,32 @@
 #!/bin/sh
-# sh tests/packages.sh   what pip cannot bring for the tests: GoogleTest, and an emulator of older processors
+# sh tests/packages.sh   what pip cannot bring for the tests: GoogleTest, an emulator of older processors, and DICOM's
+#                        own tools: a PACS (Orthanc), dcmtk, the validator dciodvfy, dcm2niix
 #
-# Root on a Debian gets what is missing; everybody else is told its name. Without the emulator its test is skipped.
+# Root on a Debian gets what is missing; everybody else is told its name. All but GoogleTest can be missing: the tests
+# that need it are skipped.
 set -eu
 
 missing=""
+# wants COMMAND PACKAGE...
+wants() {
+    command -v "$1" >/dev/null && return
+    shift
+    missing="$missing $*"
+}
+
 echo '#include <gtest/gtest.h>' | "${CXX:-c++}" -E -x c++ - >/dev/null 2>&1 || missing="$missing libgtest-dev"
 command -v qemu-x86_64 >/dev/null || command -v qemu-x86_64-static >/dev/null || missing="$missing qemu-user"
+wants Orthanc orthanc
+[ -e /usr/share/orthanc/plugins/libOrthancDicomWeb.so ] || missing="$missing orthanc-dicomweb"
+wants storescu dcmtk
+wants dciodvfy dicom3tools
+wants dcm2niix dcm2niix
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     apt-get update -q || true
     # shellcheck disable=SC2086  # one word a package
-    apt-get install -y -q $missing && exit 0
+    apt-get install -y -q --no-install-recommends $missing && exit 0
 fi
 echo "error: the tests lack$missing" >&2
 echo "hint: install them first, on Debian or Ubuntu: sudo apt-get install$missing" >&2

@@ -369,7 +369,7 @@ def _file(sop_class: str, where: str, study: str, patient: str, instance: str, n
     series = instance if study == "dx" else "series"
     dataset.SeriesInstanceUID = _uid(where, study, patient, series, "uid")
     dataset.SeriesNumber, dataset.InstanceNumber = (number, 1) if study == "dx" else (1, number)
-    dataset.Manufacturer, dataset.ManufacturerModelName = "FedMed Edge", f"phantom {site}"
+    dataset.Manufacturer, dataset.ManufacturerModelName = "phantoms", f"phantom {site}"
     dataset.ImageComments = "synthetic phantom, no patient"
     return dataset
 
