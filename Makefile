@@ -12,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.fedmed-installed
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
-EXTRAS := cpu,train,server,federation,listen,codecs,dev
+EXTRAS := cpu,train,server,postgres,s3,federation,listen,codecs,dev
 BUILT_FROM := pyproject.toml constraints.txt CMakeLists.txt $(wildcard cmake/*) \
 	$(shell find cpp -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 

@@ -1,6 +1,7 @@
 """Files that are there whole or not at all."""
 
 import contextlib
+import mmap
 import os
 import secrets
 import stat
@@ -134,6 +135,24 @@ def read_regular(path: Path, cap: int) -> bytes:
     Raises:
         InputError: The file is missing, no regular file, too large or unreadable.
     """
+    with _regular(path, cap) as (file, size):
+        return file.read(size)
+
+
+def map_regular(path: Path, cap: int) -> bytes | mmap.mmap:
+    """As `read_regular`, mapped into memory: of a large file only what is looked at is read, and given back.
+
+    Nobody else may shorten the file meanwhile: a mapped page that is gone ends the process.
+
+    Raises:
+        InputError: As `read_regular`.
+    """
+    with _regular(path, cap) as (file, size):
+        return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b""
+
+
+@contextlib.contextmanager
+def _regular(path: Path, cap: int) -> Iterator[tuple[BinaryIO, int]]:
     try:
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             status = os.fstat(file.fileno())
@@ -141,7 +160,7 @@ def read_regular(path: Path, cap: int) -> bytes:
                 raise InputError(f"{path}: not a file")
             if status.st_size > cap:
                 raise InputError(f"{path}: has {status.st_size} bytes, expected at most {cap}")
-            return file.read(status.st_size)
+            yield file, status.st_size
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except OSError as error:

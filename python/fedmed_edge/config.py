@@ -141,10 +141,15 @@ class ServerConfig(Frozen):
 
     Attributes:
         store: Folder of the store.
+        index: URL of the PostgreSQL database that keeps the store's index; None keeps it in a file there.
+        objects: fsspec URL, such as `s3://bucket/name`, of the place that keeps the store's files; None keeps
+            them there.
         key: The server's private key, which models are signed with.
     """
 
     store: Path = Path("store")
+    index: str | None = None
+    objects: str | None = None
     key: Path = Path("server.key")
     federation: ServerFederation = ServerFederation()
 

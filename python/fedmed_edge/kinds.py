@@ -51,6 +51,17 @@ def file_kind(path: Path) -> FileKind | None:
                 start += file.read(length + 8 - len(start))
     except OSError:
         return None
+    return content_kind(start)
+
+
+def content_kind(start: bytes) -> FileKind | None:
+    """What a file is that begins so; None where it is none of ours.
+
+    Example:
+        >>> content_kind(b"-----BEGIN PUBLIC KEY-----")
+        'public key'
+    """
+    length = int.from_bytes(start[:8], "little")
     if 2 <= length <= HEADER_CAP:
         said = re.search(rb'"__metadata__"\s*:\s*\{\s*"(\w+)"', start[8 : 8 + length])
         return _TENSOR_FILES.get(said[1]) if said else None

@@ -6,6 +6,7 @@ dtypes, shapes and offsets are checked here before a library parses the tensors.
 
 import json
 import math
+import mmap
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
@@ -20,6 +21,7 @@ __all__ = [
     "HEADER_CAP",
     "LARGEST",
     "TENSOR_CAP",
+    "Content",
     "Entry",
     "Layout",
     "Tensor",
@@ -48,7 +50,14 @@ _ITEM_BYTES: Final = {
     **{"U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1},
 }
 
+_DTYPES: Final = {
+    name: np.dtype("?" if name == "BOOL" else f"<{name[0].lower()}{size}")
+    for name, size in _ITEM_BYTES.items()
+}
+
 Tensor = npt.NDArray[Any]
+Content = bytes | mmap.mmap
+"""Bytes of a file, read or mapped."""
 
 
 class Entry(NamedTuple):
@@ -81,7 +90,7 @@ def tensor_file(tensors: Mapping[str, Tensor], key: str, said: str) -> bytes:
     return save(contiguous, metadata={key: said})
 
 
-def parse_layout(content: bytes, key: str, where: str, *, header_cap: int = HEADER_CAP) -> Layout:
+def parse_layout(content: Content, key: str, where: str, *, header_cap: int = HEADER_CAP) -> Layout:
     """Parse the beginning of a file; the tensors' bytes need not be there.
 
     Args:
@@ -92,7 +101,7 @@ def parse_layout(content: bytes, key: str, where: str, *, header_cap: int = HEAD
         InputError: The header is too long, cut off, no JSON, of another kind of file, or says what it may
             not say.
     """
-    kind = key.removeprefix("fedmed_")
+    kind = (key or "tensor").removeprefix("fedmed_")
     if len(content) < 8:
         raise InputError(f"{where}: cut off: has {len(content)} bytes")
     length = int.from_bytes(content[:8], "little")
@@ -102,6 +111,8 @@ def parse_layout(content: bytes, key: str, where: str, *, header_cap: int = HEAD
         raise InputError(f"{where}: cut off: header has {len(content) - 8} bytes, expected {length}")
     table = strict_json(content[8 : 8 + length], where)
     metadata = table.pop("__metadata__", None)
+    if key is None and metadata is None:
+        key, metadata = "", {"": ""}
     if not isinstance(metadata, dict) or list(metadata) != [key] or not isinstance(metadata[key], str):
         raise InputError(f"{where}: not a {kind} file: `__metadata__` has no `{key}` alone")
     if len(table) > TENSOR_CAP:
@@ -144,8 +155,10 @@ def strict_json(content: bytes | str, where: str) -> dict[str, Any]:
     return table
 
 
-def load_tensors(content: bytes, layout: Layout, where: str) -> dict[str, Tensor]:
+def load_tensors(content: Content, layout: Layout, where: str) -> dict[str, Tensor]:
     """The file's tensors by name, once their dtypes, sizes and places have been checked.
+
+    Those of a mapped file are views of it that cannot be written to.
 
     Raises:
         InputError: A dtype is unknown, or the bytes do not add up.
@@ -165,10 +178,18 @@ def load_tensors(content: bytes, layout: Layout, where: str) -> dict[str, Tensor
         raise InputError(f"{where}: cut off: tensors have {have} bytes, expected {place}")
     if have > place:
         raise InputError(f"{where}: has {have - place} bytes after its last tensor")
+    if not isinstance(content, bytes):
+        return {name: _view(content, layout, entry) for name, entry in layout.entries.items()}
     try:
         return dict(load(content))
     except (SafetensorError, ValueError) as error:
         raise InputError(f"{where}: not a safetensors file: {error}") from None
+
+
+def _view(content: Content, layout: Layout, entry: Entry) -> Tensor:
+    count, start = math.prod(entry.shape), layout.data_start + entry.begin
+    view = np.frombuffer(content, _DTYPES[entry.dtype], count, start).reshape(entry.shape)
+    return np.require(view, requirements="A")  # a header of odd length moves all of them
 
 
 def refuse_unusable(name: str, value: Tensor, where: str, *, largest: float = LARGEST) -> None:
@@ -179,9 +200,10 @@ def refuse_unusable(name: str, value: Tensor, where: str, *, largest: float = LA
     """
     if value.dtype.kind != "f" or not value.size:
         return
-    if not np.isfinite(value).all():
+    with np.errstate(invalid="ignore"):
+        most = max(abs(float(value.max())), abs(float(value.min())))
+    if not math.isfinite(most):
         raise InputError(f"{where}: `{name}` has NaN or Inf, expected finite values")
-    most = max(abs(float(value.max())), abs(float(value.min())))
     if most > largest:
         raise InputError(f"{where}: `{name}` has a value of {most:.3g}, expected at most {largest:g}")
 

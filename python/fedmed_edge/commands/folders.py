@@ -95,11 +95,11 @@ def read_site(folder: Path, **flags: Any) -> "SiteConfig":
 def read_server(folder: Path) -> "tuple[ServerConfig, Store]":
     """Settings and store of the server in `folder`."""
     from fedmed_edge.config import ServerConfig, read_config
-    from fedmed_edge.store.store import Store
+    from fedmed_edge.store.store import open_store
 
     _require_settings(folder, "fedmed-server init")
     config = read_config(ServerConfig, folder)
-    return config, Store.open(config.store)
+    return config, open_store(config)
 
 
 def read_site_data(config: "SiteConfig") -> "Dataset":

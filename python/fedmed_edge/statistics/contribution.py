@@ -44,7 +44,7 @@ from fedmed_edge.statistics.tensors import (
     to_statistics,
     to_tensors,
 )
-from fedmed_edge.tensorfile import tensor_file
+from fedmed_edge.tensorfile import Content, tensor_file
 
 __all__ = [
     "PARTS",
@@ -262,7 +262,7 @@ def read_contribution(path: Path | str, *, verify_key: PublicKey | None = None) 
 
 
 def parse_contribution(
-    content: bytes, where: str, *, verify_key: PublicKey | None = None, thorough: bool = True
+    content: Content, where: str, *, verify_key: PublicKey | None = None, thorough: bool = True
 ) -> Contribution:
     """Parse the bytes of a contribution file; `where` names them in messages.
 
@@ -277,7 +277,7 @@ def parse_contribution(
     return _open(content, where, verify_key, thorough=thorough)
 
 
-def _open(content: bytes, where: str, key: PublicKey | None, *, thorough: bool) -> Contribution:
+def _open(content: Content, where: str, key: PublicKey | None, *, thorough: bool) -> Contribution:
     envelope = parse_envelope(content, where)
     tensors = read_tensors(content, envelope, where)
     contribution = Contribution(envelope.header, None, signature=envelope.signature, signer=envelope.signer)

@@ -5,12 +5,12 @@ import binascii
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from fedmed_edge.atomic import read_regular
+from fedmed_edge.atomic import map_regular, read_regular
 from fedmed_edge.errors import InputError
 from fedmed_edge.recipe import parse_settings
 from fedmed_edge.statistics.header import ContributionHeader, canonical_json
 from fedmed_edge.statistics.tensors import WEIGHT_NAME, TensorRule, Tensors, tensor_rules, weight_rule
-from fedmed_edge.tensorfile import Entry, Layout, load_tensors, parse_layout, strict_json
+from fedmed_edge.tensorfile import Content, Entry, Layout, load_tensors, parse_layout, strict_json
 
 FILE_CAP: Final = 1 << 30
 METADATA_KEY: Final = "fedmed_contribution"
@@ -37,7 +37,16 @@ def read_content(path: Path) -> bytes:
     return read_regular(path, FILE_CAP)
 
 
-def parse_envelope(content: bytes, where: str) -> Envelope:
+def map_content(path: Path) -> Content:
+    """As `read_content`, mapped into memory and not read.
+
+    Raises:
+        InputError: As `read_content`.
+    """
+    return map_regular(path, FILE_CAP)
+
+
+def parse_envelope(content: Content, where: str) -> Envelope:
     """Parse the beginning of a contribution file; the tensors' bytes need not be there.
 
     Raises:
@@ -85,7 +94,7 @@ def _signer(claim: object, where: str) -> str | None:
     return claim
 
 
-def read_tensors(content: bytes, envelope: Envelope, where: str) -> Tensors:
+def read_tensors(content: Content, envelope: Envelope, where: str) -> Tensors:
     """The file's tensors, after names, dtypes, shapes and offsets have been checked against its header.
 
     Raises:

@@ -1,13 +1,17 @@
-"""Contributions and recipes in the index: recorded, listed, and which files the store must hold."""
+"""Recipes, generations and contributions in the index: recorded, listed, and which files the store holds."""
 
+from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
-from sqlalchemy import Connection, Table, delete, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from fedmed_edge.errors import StoreError
+from fedmed_edge.generation import Generation
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.statistics.contribution import Contribution
-from fedmed_edge.store import journal
+from fedmed_edge.statistics.header import ContributionHeader, canonical_json
+from fedmed_edge.store import journal, ledger
 from fedmed_edge.store.entries import ContributionEntry, GenerationEntry, Holds
 from fedmed_edge.store.tables import contributions, generations, models, now, recipes, tombstones
 
@@ -26,19 +30,53 @@ def newest_recipe(connection: Connection, task: str) -> Recipe:
     return Recipe.model_validate_json(content)
 
 
-def record(
-    connection: Connection, contribution: Contribution, stored: str, size: int, public_key: bytes
-) -> None:
-    """Write the row of a contribution whose file is kept under the digest `stored`, new or renewed."""
-    header = contribution.header
+def record_recipe(connection: Connection, recipe: Recipe) -> None:
+    """Write the row of a recipe, which becomes the newest of its task."""
+    # the foreign key from contributions forbids to delete and insert; a rising number is set instead
+    newest = (connection.scalar(select(func.max(recipes.c.number))) or 0) + 1
+    known = update(recipes).where(recipes.c.digest == recipe.digest)
+    if connection.execute(known.values(number=newest)).rowcount == 0:
+        content = canonical_json(recipe.model_dump(mode="json"))
+        values = {"number": newest, "digest": recipe.digest, "task": recipe.name, "content": content}
+        connection.execute(insert(recipes).values(**values))
+        ledger.append(connection, "recipe added", subject=recipe.digest, details={"task": recipe.name})
+
+
+def record_generation(connection: Connection, generation: Generation, stored: str) -> None:
+    """Write the row of a generation whose file is kept under the digest `stored`, unless it is there."""
+    if connection.scalar(select(generations.c.digest).where(generations.c.digest == stored)) is not None:
+        return
+    header = generation.header
     values: dict[str, Any] = {
+        "kind": header.kind,
+        "row_dim": generation.row_dim,
+        "feature_dim": generation.feature_dim,
+        "channels": sum(header.widths),
+        "draft": generation.draft,
+    }
+    connection.execute(insert(generations).values(digest=stored, **values))
+    learned = {"trained_by": header.trained_by, "measured_at": header.measured_at}
+    ledger.append(connection, "published", subject=stored, details=values | learned)
+
+
+def record(
+    connection: Connection,
+    contribution: Contribution,
+    stored: str,
+    size: int,
+    public_key: bytes,
+    details: Mapping[str, Any],
+) -> None:
+    """Write the row of a contribution whose file is kept under the digest `stored`, new or renewed.
+
+    Args:
+        details: What the ledger tells beside what the header says.
+    """
+    header = contribution.header
+    copied = ("site", "sequence", "task", "recipe", "generation")
+    values: dict[str, Any] = {name: getattr(header, name) for name in copied} | {
         "object": stored,
-        "site": header.site,
         "public_key": public_key,
-        "sequence": header.sequence,
-        "task": header.task,
-        "recipe": header.recipe,
-        "generation": header.generation,
         "holds": "sums" if contribution.statistics is not None else "weights",
         "bytes": size,
         "received": now(),
@@ -48,6 +86,14 @@ def record(
     renewed = update(contributions).where(contributions.c.id == contribution.id).values(**values)
     if connection.execute(renewed).rowcount == 0:
         connection.execute(insert(contributions).values(id=contribution.id, **values))
+    said = told(header) | {"signer": contribution.signer, "bytes": size, **details}
+    ledger.append(connection, "contributed", site=header.site, subject=contribution.id, details=said)
+
+
+def told(header: ContributionHeader) -> dict[str, Any]:
+    """What a contribution's header says of itself, for the ledger: with the policy it left under."""
+    kept = {"task", "sequence", "generation", "recipe", "parts", "folds", "min_cohort", "mode", "privacy"}
+    return header.model_dump(mode="json", include=kept)
 
 
 def entries(connection: Connection, task: str | None) -> list[ContributionEntry]:
@@ -57,18 +103,11 @@ def entries(connection: Connection, task: str | None) -> list[ContributionEntry]
         query = query.where(contributions.c.task == task)
     rows = connection.execute(query).all()
     newest = {(row.site, row.recipe, row.generation, row.holds): row.id for row in rows}
+    shown = [field.name for field in fields(ContributionEntry) if field.name != "current"]
     return [
         ContributionEntry(
-            id=row.id,
-            site=row.site,
-            sequence=row.sequence,
-            task=row.task,
-            recipe=row.recipe,
-            generation=row.generation,
-            holds=row.holds,
             current=newest[row.site, row.recipe, row.generation, row.holds] == row.id,
-            bytes=row.bytes,
-            received=row.received,
+            **{name: getattr(row, name) for name in shown},
         )
         for row in rows
     ]
@@ -119,9 +158,13 @@ def generation_entries(connection: Connection) -> list[GenerationEntry]:
 
 def known_objects(connection: Connection) -> set[str]:
     """Digests of all files that a row names."""
-    columns: list[tuple[Table, str]] = [
-        (contributions, "object"),
-        (models, "object"),
-        (generations, "digest"),
-    ]
-    return {digest for table, name in columns for digest in connection.scalars(select(table.c[name]))}
+    return {digest for column in _NAMING for digest in connection.scalars(select(column))}
+
+
+def names(connection: Connection, digest: str) -> bool:
+    """Whether a row names the file of a digest."""
+    found = (connection.scalar(select(column).where(column == digest).limit(1)) for column in _NAMING)
+    return any(found)
+
+
+_NAMING = (contributions.c.object, models.c.object, generations.c.digest)

@@ -1,8 +1,8 @@
 """The ledger: rows that are only ever added, each bound to the one before by its hash.
 
-A row is written in the same change as what it tells of. Whoever alters, deletes, inserts or moves a row breaks the
-chain there. Number and hash of the last row, the head, are kept beside the rows, so that a missing end is found
-too; and a chain that was written anew is told by a head that somebody wrote down elsewhere.
+A row is written in the same change as what it tells of. Who alters, deletes, inserts or moves a row breaks
+the chain there. Number and hash of the last row, the head, are kept beside the rows, so that a missing end is
+found too; a chain that was written anew is told by a head that somebody wrote down elsewhere.
 """
 
 import hashlib

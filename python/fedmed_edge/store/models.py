@@ -7,7 +7,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from fedmed_edge.errors import StoreError
 from fedmed_edge.recipe import Recipe
-from fedmed_edge.store import journal
+from fedmed_edge.store import journal, ledger
 from fedmed_edge.store.entries import ModelEntry
 from fedmed_edge.store.tables import contributions, model_parts, models, now
 
@@ -72,6 +72,13 @@ def record(connection: Connection, model: StoredModel, stored: str) -> None:
     ]
     if parts:
         connection.execute(insert(model_parts), parts)
+    told = {
+        "task": model.recipe.name,
+        "generation": model.generation,
+        "contributions": dict(zip(model.sites, model.contributions, strict=True)),
+    }
+    kind = "refined" if model.refined_for else "rebuilt"
+    ledger.append(connection, kind, site=model.refined_for, subject=model.digest, details=told)
 
 
 def entries(connection: Connection, task: str | None) -> list[ModelEntry]:

@@ -3,27 +3,29 @@
     STORE/index.sqlite       sites, recipes, generations, contributions, models, tombstones, journal, ledger
     STORE/objects/ab/abcdef… their files, named by SHA-256
 
+Either may be elsewhere: the index in a PostgreSQL database, the files where an fsspec URL says.
+
 A file is written before the row that names it and deleted after it, and the journal names it meanwhile, so a
 process may be killed at any point: what the journal names and no row does is swept when the store is opened
-next. Nothing else is ever deleted. Every change is one transaction under SQLite's write lock, files included,
-so two writers take turns.
+next. Nothing else is ever deleted. Every change is one transaction under the index's write lock, files
+included, so two writers take turns.
 """
 
-import json
 import logging
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, select
 
-from fedmed_edge.errors import FedmedError, InputError, StoreError, TrustError
+from fedmed_edge.config import ServerConfig
+from fedmed_edge.errors import InputError, StoreError, TrustError
 from fedmed_edge.generation import Generation, parse_generation
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.signing import PublicKey, public_pem
 from fedmed_edge.statistics.contribution import Contribution, parse_contribution
-from fedmed_edge.statistics.reading import Envelope, parse_envelope, read_content
+from fedmed_edge.statistics.reading import map_content, parse_envelope
 from fedmed_edge.store import admission, enrolment, holdings, journal, ledger, models, tables
 from fedmed_edge.store.entries import (
     ContributionEntry,
@@ -34,20 +36,34 @@ from fedmed_edge.store.entries import (
     SiteEntry,
     Withdrawal,
 )
-from fedmed_edge.store.index import WAIT_S, Index
+from fedmed_edge.store.index import INDEX_NAME, WAIT_S, Index, database_of
 from fedmed_edge.store.ledger import LedgerEntry, LedgerHead
-from fedmed_edge.store.objects import Objects, digest_of
+from fedmed_edge.store.objects import digest_of, objects_of
 from fedmed_edge.store.verification import faults
+from fedmed_edge.tensorfile import Content
 
 log = logging.getLogger(__name__)
 
-__all__ = ["ContributionEntry", "GenerationEntry", "Import", "ModelEntry", "SiteEntry", "Store", "Withdrawal"]
-
-INDEX_NAME = "index.sqlite"
+__all__ = [
+    "ContributionEntry",
+    "GenerationEntry",
+    "Import",
+    "LedgerEntry",
+    "LedgerHead",
+    "ModelEntry",
+    "SiteEntry",
+    "Store",
+    "Withdrawal",
+    "open_store",
+]
 
 
 class Store:
     """A store in a folder; make one with `Store.create`, use it with `Store.open`.
+
+    Args:
+        index: URL of the PostgreSQL database that keeps its index; default a file in the folder.
+        objects: fsspec URL of the place that keeps its files; default a folder in the folder.
 
     Example:
         >>> import tempfile
@@ -58,19 +74,19 @@ class Store:
         (['alpha'], [])
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, *, index: str | None = None, objects: str | None = None) -> None:
         self.folder = Path(folder)
-        self._index = Index(self.folder / INDEX_NAME)
-        self._objects = Objects(self.folder / "objects")
+        self._index = Index(database_of(self.folder, index))
+        self._objects = objects_of(self.folder, objects)
 
     @classmethod
-    def create(cls, folder: str | Path) -> "Store":
+    def create(cls, folder: str | Path, *, index: str | None = None, objects: str | None = None) -> "Store":
         """Make an empty store.
 
         Raises:
             StoreError: There is one already, the folder holds something else, or it cannot be made.
         """
-        store = cls(folder)
+        store = cls(folder, index=index, objects=objects)
         try:
             store.folder.mkdir(parents=True, exist_ok=True)
             strange = sorted({path.name for path in store.folder.iterdir()} - _OWN_NAMES)
@@ -78,32 +94,33 @@ class Store:
                 raise StoreError(
                     f"{folder}: holds `{strange[0]}`, expected an empty folder", hint="choose another folder"
                 )
-            (store.folder / "objects").mkdir(exist_ok=True)
+            store._objects.create()
         except OSError as error:
             raise StoreError(f"{folder}: cannot be made: {error.strerror}") from None
         store._index.create()
         return store
 
     @classmethod
-    def open_or_create(cls, folder: str | Path) -> tuple["Store", bool]:
+    def open_or_create(
+        cls, folder: str | Path, *, index: str | None = None, objects: str | None = None
+    ) -> tuple["Store", bool]:
         """The store in a folder, made where there is none yet; and whether it was made now.
 
         Raises:
             StoreError: As `create` and `open` do.
         """
-        store = cls(folder)
-        if store._index.finished():
-            return cls.open(folder), False
-        return cls.create(folder), True
+        if cls(folder, index=index, objects=objects)._index.finished():
+            return cls.open(folder, index=index, objects=objects), False
+        return cls.create(folder, index=index, objects=objects), True
 
     @classmethod
-    def open(cls, folder: str | Path) -> "Store":
+    def open(cls, folder: str | Path, *, index: str | None = None, objects: str | None = None) -> "Store":
         """Open a store, and sweep what killed processes left where no other process is writing.
 
         Raises:
             StoreError: There is none, it is of a newer version, or its index is damaged or cannot be read.
         """
-        store = cls(folder)
+        store = cls(folder, index=index, objects=objects)
         store._index.open()
         try:
             store._sweep_leftovers(wait_s=0)
@@ -150,16 +167,8 @@ class Store:
 
     def add_recipe(self, recipe: Recipe) -> str:
         """Keep a recipe, which becomes the newest of its task; its digest."""
-        content = json.dumps(recipe.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         with self._index.write() as connection:
-            # the foreign key from contributions forbids to delete and insert; a rising number is set instead
-            newest = (connection.scalar(select(func.max(tables.recipes.c.number))) or 0) + 1
-            known = update(tables.recipes).where(tables.recipes.c.digest == recipe.digest)
-            if connection.execute(known.values(number=newest)).rowcount == 0:
-                values = {"number": newest, "digest": recipe.digest, "task": recipe.name, "content": content}
-                connection.execute(insert(tables.recipes).values(**values))
-                told = {"task": recipe.name}
-                ledger.append(connection, "recipe added", subject=recipe.digest, details=told)
+            holdings.record_recipe(connection, recipe)
         return recipe.digest
 
     def tasks(self) -> list[str]:
@@ -185,22 +194,9 @@ class Store:
             StoreError: The disk is full.
         """
         generation = parse_generation(content, "generation")
-        table = tables.generations
-        with self._adding(content) as connection:
-            digest = self._objects.write(content)
-            if connection.scalar(select(table.c.digest).where(table.c.digest == digest)) is None:
-                values = {
-                    "digest": digest,
-                    "kind": generation.header.kind,
-                    "row_dim": generation.row_dim,
-                    "feature_dim": generation.feature_dim,
-                    "channels": sum(generation.header.widths),
-                    "draft": generation.draft,
-                }
-                connection.execute(insert(table).values(**values))
-                header = generation.header
-                told = {"trained_by": header.trained_by, "measured_at": header.measured_at}
-                ledger.append(connection, "published", subject=digest, details=values | told)
+        digest = digest_of(content)
+        with self._adding(digest) as connection:
+            holdings.record_generation(connection, generation, self._objects.write(content, digest))
         return digest
 
     def generations(self) -> list[str]:
@@ -226,14 +222,17 @@ class Store:
 
     # --- contributions -----------------------------------------------------------------------------
 
-    def import_contribution(self, path: str | Path, *, details: Mapping[str, Any] | None = None) -> Import:
-        """Take a contribution from its file.
+    def import_contribution(
+        self, path: str | Path, *, where: str | None = None, details: Mapping[str, Any] | None = None
+    ) -> Import:
+        """Take a contribution from its file, which nobody else may write to meanwhile.
 
         The very same contribution again changes nothing, but mends its file where that is damaged or missing.
         One that the site signed anew with a higher sequence becomes its newest. What is refused, once it is
         a contribution, is told in the ledger too, under the site that it claims to be of.
 
         Args:
+            where: Names the file in messages; default its path.
             details: What the ledger shall tell beside, such as how the file came.
 
         Raises:
@@ -242,15 +241,17 @@ class Store:
             TrustError: Unknown or revoked signer, wrong signature, or the key of another site.
             StoreError: Another process kept the lock, or the disk is full.
         """
-        content, where = read_content(Path(path)), str(path)
-        envelope = parse_envelope(content, where)
+        content, where = map_content(Path(path)), where or str(path)
+        envelope, digest = parse_envelope(content, where), digest_of(content)
         try:
-            return self._take(content, envelope, where, dict(details or {}))
+            return self._take(content, digest, where, details or {})
         except (InputError, TrustError) as refusal:
-            self._refuse(content, envelope, where, refusal, dict(details or {}))
+            why = {"file": digest, "why": str(refusal).removeprefix(f"{where}: "), "signer": envelope.signer}
+            self._refuse(envelope.header.site, holdings.told(envelope.header) | why | dict(details or {}))
             raise
 
-    def _take(self, content: bytes, envelope: Envelope, where: str, details: dict[str, Any]) -> Import:
+    def _take(self, content: Content, digest: str, where: str, details: Mapping[str, Any]) -> Import:
+        envelope = parse_envelope(content, where)
         with self._index.read() as connection:
             key = enrolment.signing_key(connection, envelope.signer, envelope.header.site, where)
             recipe = admission.check_known(connection, envelope.header, where)
@@ -258,40 +259,27 @@ class Store:
         contribution = parse_contribution(content, where, verify_key=key)
         with self._index.read() as connection:
             verdict = admission.admit(connection, contribution, recipe, where)
-        if verdict == "same":
-            self._mend(content)
+        if verdict == "same":  # its file may be damaged or missing
+            with self._index.write() as connection:
+                if holdings.names(connection, digest):
+                    self._objects.write(content, digest)
         else:
-            with self._adding(content) as connection:
+            with self._adding(digest) as connection:
                 verdict = admission.admit(connection, contribution, recipe, where)
                 if verdict != "same":  # another process may have taken it meanwhile
-                    stored = self._objects.write(content)
-                    holdings.record(connection, contribution, stored, len(content), public_pem(key))
-                    told = _told(envelope) | {"bytes": len(content)} | details
-                    site = contribution.header.site
-                    ledger.append(connection, "contributed", site=site, subject=contribution.id, details=told)
+                    stored = self._objects.write(content, digest)
+                    holdings.record(connection, contribution, stored, len(content), public_pem(key), details)
         if verdict == "renewed":
             self._sweep()
         header = contribution.header
         log.info("contribution %s of %s: %s", contribution.id[:12], header.site, verdict)
         return Import(contribution.id, header.site, header.task, header.sequence, verdict != "same")
 
-    def _refuse(
-        self, content: bytes, envelope: Envelope, where: str, refusal: FedmedError, details: dict[str, Any]
-    ) -> None:
-        told = _told(envelope) | {
-            "file": digest_of(content),
-            "why": str(refusal).removeprefix(f"{where}: "),
-        }
+    def _refuse(self, site: str, details: Mapping[str, Any]) -> None:
         try:
-            self.ledger_append("refused", envelope.header.site, details=told | details)
+            self.ledger_append("refused", site, details=details)
         except StoreError as error:  # the refusal itself is what the caller has to hear
             log.warning("refusal not in the ledger: %s", error)
-
-    def _mend(self, content: bytes) -> None:
-        """Write an object that is held again, where its file is damaged or missing."""
-        with self._index.write() as connection:
-            if digest_of(content) in holdings.known_objects(connection):
-                self._objects.write(content)
 
     def contribution_entries(self, task: str | None = None) -> list[ContributionEntry]:
         """Contributions that the store holds, of one task or all, by site and sequence."""
@@ -330,7 +318,7 @@ class Store:
             return self._objects.read(digest)
         except StoreError:
             with self._index.read() as connection:
-                if digest in holdings.known_objects(connection):
+                if holdings.names(connection, digest):
                     raise
         raise StoreError("store: a contribution was withdrawn while it was read", hint="run it again")
 
@@ -369,15 +357,9 @@ class Store:
         Raises:
             StoreError: A site in it withdrew meanwhile, or the disk is full.
         """
-        with self._adding(model.content) as connection:
-            models.record(connection, model, self._objects.write(model.content))
-            told = {
-                "task": model.recipe.name,
-                "generation": model.generation,
-                "contributions": dict(zip(model.sites, model.contributions, strict=True)),
-            }
-            kind = "refined" if model.refined_for else "rebuilt"
-            ledger.append(connection, kind, site=model.refined_for, subject=model.digest, details=told)
+        digest = digest_of(model.content)
+        with self._adding(digest) as connection:
+            models.record(connection, model, self._objects.write(model.content, digest))
         return model.digest
 
     def models(self, task: str | None = None) -> list[ModelEntry]:
@@ -457,14 +439,13 @@ class Store:
         return found + faults(self._index, self._objects)
 
     @contextmanager
-    def _adding(self, content: bytes) -> Iterator[Connection]:
-        """A change that may write the object `content`; its digest is journalled before it begins."""
-        digest = digest_of(content)
+    def _adding(self, digest: str) -> Iterator[Connection]:
+        """A change that may write the object of a digest, which is journalled before it begins."""
         while True:
             with self._index.write() as connection:
                 if digest in journal.loosened(connection):
                     yield connection
-                    if digest in holdings.known_objects(connection):
+                    if holdings.names(connection, digest):
                         journal.settle(connection, digest)
                     return
                 # committed by itself; where another process sweeps before we are back, it is done again
@@ -474,23 +455,25 @@ class Store:
         """Sweep where a killed process left something; a store that is only read is not written to."""
         with self._index.read() as connection:
             left = journal.loosened(connection) - holdings.known_objects(connection)
-        if self._objects.temporaries() or any(self._objects.path(digest).exists() for digest in left):
+        if self._objects.unfinished() or any(map(self._objects.holds, left)):
             self._sweep(wait_s=wait_s)
 
     def _sweep(self, *, wait_s: float = WAIT_S) -> None:
         """Delete the files that the journal names and no row does."""
         with self._index.write(wait_s=wait_s) as connection:
             left = journal.loosened(connection) - holdings.known_objects(connection)
-            for path in self._objects.delete(left):
-                log.info("swept %s", path.name)
+            for place in self._objects.delete(left):
+                log.info("swept %s", place.rpartition("/")[2])
             journal.clear(connection)
 
 
+def open_store(config: ServerConfig) -> Store:
+    """The store of a server.
+
+    Raises:
+        StoreError: As `Store.open`.
+    """
+    return Store.open(config.store, index=config.index, objects=config.objects)
+
+
 _OWN_NAMES = {INDEX_NAME, f"{INDEX_NAME}-journal", "objects", "lost+found"}
-
-
-def _told(envelope: Envelope) -> dict[str, Any]:
-    """What a contribution's header says of itself, for the ledger."""
-    header = envelope.header
-    kept = ("task", "sequence", "generation", "recipe", "parts", "folds", "min_cohort", "mode", "privacy")
-    return header.model_dump(mode="json", include=set(kept)) | {"signer": envelope.signer}

@@ -1,18 +1,16 @@
 """A store checked from the ground: every row, file, digest and signature against each other."""
 
 import contextlib
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, select
 
-from fedmed_edge.atomic import TEMPORARY
 from fedmed_edge.errors import FedmedError, StoreError
-from fedmed_edge.kinds import file_kind
+from fedmed_edge.kinds import content_kind
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.signing import parse_public_key
 from fedmed_edge.statistics.contribution import parse_contribution
-from fedmed_edge.statistics.reading import parse_envelope, read_content
+from fedmed_edge.statistics.reading import parse_envelope
 from fedmed_edge.store import holdings, journal, ledger
 from fedmed_edge.store.index import Index
 from fedmed_edge.store.objects import Objects
@@ -59,31 +57,32 @@ def _told(error: FedmedError) -> str:
 def _strangers(index: Index, objects: Objects) -> list[str]:
     """Files that neither a row nor the journal names."""
     try:
-        listed = list(objects.files())  # before the index: what is written later was journalled before
+        listed = list(objects.listed())  # before the index: what is written later was journalled before
     except StoreError as error:
         return [_told(error)]
     with index.read() as connection:
         named = holdings.known_objects(connection) | journal.loosened(connection)
     found = []
-    for path in listed:
-        if not objects.is_object(path):
-            if not path.name.startswith(TEMPORARY):
-                found.append(f"{path}: is no file of the store; move it elsewhere")
-        elif path.name not in named and path.exists():
-            what, todo = _unnamed(path)
+    for place, digest in listed:
+        if digest is None:
+            found.append(f"{place}: is no file of the store; move it elsewhere")
+        elif digest not in named and objects.holds(digest):
+            what, todo = _unnamed(objects, digest)
             found.append(
-                f"{path}: {what} that the index does not name, as after an older index was restored; "
+                f"{place}: {what} that the index does not name, as after an older index was restored; "
                 f"{todo}, or delete it"
             )
     return found
 
 
-def _unnamed(path: Path) -> tuple[str, str]:
+def _unnamed(objects: Objects, digest: str) -> tuple[str, str]:
     """What an object without a row is, and how it comes back."""
-    kind = file_kind(path)
-    if kind == "contribution":
-        with contextlib.suppress(FedmedError):
-            header = parse_envelope(read_content(path), str(path)).header
+    kind: str | None = None
+    with contextlib.suppress(FedmedError):
+        content = objects.read(digest)
+        kind = content_kind(content)
+        if kind == "contribution":
+            header = parse_envelope(content, "object").header
             what = f"contribution of site `{header.site}`, sequence {header.sequence},"
             return what, "`fedmed-server import` takes this very file"
     todo = {"model": "`fedmed-server rebuild` makes it anew", "generation": "publish it as it was made then"}

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from fedmed_edge.errors import StoreError
-from fedmed_edge.store.index import Index, StoreBusy
+from fedmed_edge.store.database import StoreBusy
 from fedmed_edge.store.store import Store
 
 Send = Callable[..., Path]
@@ -211,7 +211,7 @@ def lock(store: Store) -> Iterator[Callable[[float], threading.Thread]]:
         held = threading.Event()
 
         def body() -> None:
-            with Index(store.folder / "index.sqlite").write():
+            with store._index.write():
                 held.set()
                 time.sleep(seconds)
 
@@ -241,7 +241,7 @@ def test_a_writer_that_waited_too_long_says_so(
     message = r"index\.sqlite: another process is writing to the store"
     with (
         pytest.raises(StoreBusy, match=message) as refusal,
-        Index(store.folder / "index.sqlite").write(wait_s=0),
+        store._index.write(wait_s=0),
     ):
         pass
     assert refusal.value.hint == "wait for it and run it again"
