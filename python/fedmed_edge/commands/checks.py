@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from fedmed_edge.commands.connection_checks import CONNECTION_LOOKS, connects
 from fedmed_edge.commands.folders import read_site, read_site_data, read_site_generation
 from fedmed_edge.config import SiteConfig
 from fedmed_edge.errors import FedmedError, InputError
@@ -39,7 +40,8 @@ def examine(folder: Path) -> Iterator[Check]:
     """Every check of the site in `folder`; what one of them raises is its fault and ends no other."""
     config, looks = SiteConfig(site="unset", key=folder / "site.key"), MACHINE_LOOKS
     try:
-        config, looks = read_site(folder), SITE_LOOKS | MACHINE_LOOKS
+        config = read_site(folder)
+        looks = SITE_LOOKS | (CONNECTION_LOOKS if connects(config) else {}) | MACHINE_LOOKS
         yield Check("settings", "ok", f"{folder / 'fedmed.toml'}: site {config.site}")
     except FedmedError as error:
         yield Check("settings", "fault", str(error), error.hint)

@@ -3,10 +3,13 @@
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedmed_edge.errors import InputError
 from fedmed_edge.kinds import FileKind, file_kind
+
+if TYPE_CHECKING:
+    from fedmed_edge.statistics.contribution import Contribution
 
 Told = tuple[dict[str, Any], list[str]]
 
@@ -29,8 +32,36 @@ def tell(file: Path) -> Told:
     return {"kind": kind, **values}, lines
 
 
+def summary(contribution: "Contribution", *, every: bool = False) -> tuple[dict[str, Any], list[str]]:
+    """What a contribution holds, as JSON values and as lines for people; `every` lists the weights too."""
+    from fedmed_edge.statistics.description import describe
+
+    header, rows = contribution.header, describe(contribution)
+    document = {
+        "id": contribution.id,
+        "header": header.model_dump(mode="json"),
+        "tensors": [{**row._asdict(), "shape": list(row.shape)} for row in rows],
+        "bytes": sum(row.bytes for row in rows),
+    }
+    left_out = f"classes left out by min_cohort {header.min_cohort}: {', '.join(header.absent) or 'none'}"
+    lines = [
+        f"site {header.site}, task {header.task}, generation {header.generation[:12]}, "
+        f"sequence {header.sequence}",
+        left_out if "classes" in header.parts else "no class statistics",
+        *(
+            f"  {row.name:<20} {row.dtype:<8} {'×'.join(map(str, row.shape)) or '1':<16} "
+            f"{row.bytes:>12,} bytes  {row.meaning}"
+            for row in rows
+            if every or row.part != "weights"
+        ),
+    ]
+    sent = [row for row in rows if row.part == "weights"]
+    if sent and not every:
+        lines.append(f"  weights/…: {len(sent)} tensors, {sum(row.bytes for row in sent):,} bytes")
+    return document, [*lines, f"  {document['bytes']:,} bytes in all"]
+
+
 def _contribution(file: Path) -> Told:
-    from fedmed_edge.commands.edge.contribute import summary
     from fedmed_edge.statistics.contribution import read_contribution
 
     read = read_contribution(file)

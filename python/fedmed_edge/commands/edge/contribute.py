@@ -1,10 +1,10 @@
-"""`fedmed-edge contribute`: what this site hands over, signed; `--dry-run` shows it and writes nothing."""
+"""`fedmed-edge contribute`: what this site hands over, signed: to the server, or as a file."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
+from fedmed_edge.commands.contents import summary
 from fedmed_edge.commands.folders import (
     FILE,
     check_writable,
@@ -13,16 +13,24 @@ from fedmed_edge.commands.folders import (
     read_site_data,
     read_site_generation,
 )
+from fedmed_edge.commands.handing_over import (
+    NOT_DELIVERED,
+    check_connected,
+    newest_generation,
+    put_into_outbox,
+    wait_for,
+)
 from fedmed_edge.commands.verbs import Output, Verb
 from fedmed_edge.signing import read_private_key
-
-if TYPE_CHECKING:
-    from fedmed_edge.statistics.contribution import Contribution
 
 
 @click.command(cls=Verb)
 @folder_option("Site")
-@click.option("--generation", type=FILE, help="Generation to contribute to (default: that of fedmed.toml).")
+@click.option(
+    "--generation",
+    type=FILE,
+    help="Generation to contribute to (default: that of fedmed.toml, else the newest that came).",
+)
 @click.option(
     "--weights",
     type=FILE,
@@ -30,27 +38,37 @@ if TYPE_CHECKING:
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]))
 @click.option("--dry-run", is_flag=True, help="List every tensor that would leave; write nothing.")
-@click.option("--out", "target", type=FILE, help="Contribution file to write.")
-@click.pass_obj
+@click.option("--out", "target", type=FILE, help="Write a file, which goes to the server another way.")
+@click.option("--no-wait", is_flag=True, help="Do not wait until the server has taken it.")
+@click.pass_context
 def command(
-    out: Output,
+    ctx: click.Context,
     folder: Path,
     generation: Path | None,
     weights: Path | None,
     device: str | None,
     dry_run: bool,
     target: Path | None,
+    no_wait: bool,
 ) -> None:
     """Extract statistics from this site's training images, within the policy of fedmed.toml, and sign them.
 
+    They go into the outbox, from where `agent` hands them over; with --out, into a file. Exit code 7 where no
+    agent runs and they wait.
+
     Example: fedmed-edge contribute -C hospital-a --generation lesion.generation --out a.contribution
     """
-    if (target is None) == (not dry_run):
-        raise click.UsageError("give either --out FILE or --dry-run")
+    if (target and (dry_run or no_wait)) or (dry_run and no_wait):
+        raise click.UsageError("give one of --out FILE, --dry-run, --no-wait, or none of them")
+    out: Output = ctx.obj
     from fedmed_edge.hospital import SEQUENCE_FILE, make_contribution, next_sequence, record_sequence
     from fedmed_edge.statistics.contribution import write_contribution
 
     config = read_site(folder, generation=generation, device=device)
+    if not config.generation.exists() and generation is None:
+        config = read_site(folder, generation=newest_generation(folder), device=device)
+    if target is None and not dry_run:
+        check_connected(folder)
     for path in (target, folder / SEQUENCE_FILE) if target else ():
         check_writable(path)
     key = read_private_key(config.key)
@@ -66,39 +84,19 @@ def command(
             progress=advance,
         )
     answer, lines = summary(made, every=dry_run)
-    if dry_run or target is None:
+    if dry_run:
         out.answer({"dry_run": True, **answer}, ["dry run: nothing was written", *lines])
         return
     # first, so that no two files of one sequence are made where this is interrupted: a gap does no harm
     record_sequence(folder, sequence)
-    write_contribution(target, made.sign(key))
-    out.answer({"out": str(target), **answer}, [f"{target}: signed contribution {made.id[:12]}", *lines])
-
-
-def summary(contribution: "Contribution", *, every: bool = False) -> tuple[dict[str, Any], list[str]]:
-    """What a contribution holds, as JSON values and as lines for people; `every` lists the weights too."""
-    from fedmed_edge.statistics.description import describe
-
-    header, rows = contribution.header, describe(contribution)
-    document = {
-        "id": contribution.id,
-        "header": header.model_dump(mode="json"),
-        "tensors": [{**row._asdict(), "shape": list(row.shape)} for row in rows],
-        "bytes": sum(row.bytes for row in rows),
-    }
-    left_out = f"classes left out by min_cohort {header.min_cohort}: {', '.join(header.absent) or 'none'}"
-    lines = [
-        f"site {header.site}, task {header.task}, generation {header.generation[:12]}, "
-        f"sequence {header.sequence}",
-        left_out if "classes" in header.parts else "no class statistics",
-        *(
-            f"  {row.name:<20} {row.dtype:<8} {'×'.join(map(str, row.shape)) or '1':<16} "
-            f"{row.bytes:>12,} bytes  {row.meaning}"
-            for row in rows
-            if every or row.part != "weights"
-        ),
-    ]
-    sent = [row for row in rows if row.part == "weights"]
-    if sent and not every:
-        lines.append(f"  weights/…: {len(sent)} tensors, {sum(row.bytes for row in sent):,} bytes")
-    return document, [*lines, f"  {document['bytes']:,} bytes in all"]
+    if target is not None:
+        write_contribution(target, made.sign(key))
+        out.answer({"out": str(target), **answer}, [f"{target}: signed contribution {made.id[:12]}", *lines])
+        return
+    parcel = put_into_outbox(folder, made.sign(key))
+    if not no_wait:
+        parcel = wait_for(out, folder, parcel)
+    taken = parcel.state == "taken"
+    says = "the server took it" if taken else "in the outbox; `fedmed-edge agent` hands it over"
+    out.answer({"state": parcel.state, **answer}, [f"contribution {made.id[:12]}: {says}", *lines])
+    ctx.exit(0 if taken or no_wait else NOT_DELIVERED)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from fedmed_edge.commands.edge.contribute import summary
+from fedmed_edge.commands.contents import summary
 from fedmed_edge.commands.folders import (
     FILE,
     check_writable,

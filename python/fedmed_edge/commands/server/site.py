@@ -54,7 +54,8 @@ def add(
         public = read_public_key(key)
         _compare(told, fingerprint(public))
         store.add_site(name, public)
-        result, lines = {"site": name, "fingerprint": fingerprint(public)}, []
+        result: dict[str, Any] = {"site": name, "fingerprint": fingerprint(public)}
+        lines: list[str] = []
     else:
         assert request is not None
         result, lines = _approve(folder, config, store, name, request, told, answer or Path(f"{name}.signed"))
@@ -113,12 +114,9 @@ def list_(out: Output, folder: Path) -> None:
     _, store = read_server(folder)
     entries, identities = store.sites(), identities_of(folder)
     until = {entry.name: [one.expires for one in identities.of(entry.name)] for entry in entries}
+    rows = [{**asdict(entry), "certificate_until": next(iter(until[entry.name]), None)} for entry in entries]
     out.answer(
-        {
-            "sites": [
-                {**asdict(entry), "certificate_until": (until[entry.name] or [None])[0]} for entry in entries
-            ]
-        },
+        {"sites": rows},
         [
             f"{entry.name:<24} {entry.contributions:>4} contributions  {entry.fingerprint}"
             + "".join(f"  connects, certificate until {day}" for day in until[entry.name])

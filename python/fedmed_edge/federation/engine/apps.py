@@ -29,7 +29,7 @@ from fedmed_edge.federation.engine.identities import identities_of
 from fedmed_edge.federation.server_side import serve
 from fedmed_edge.federation.site_side import sync
 from fedmed_edge.federation.wire import decode_request, encode, refusal
-from fedmed_edge.store.store import Store
+from fedmed_edge.store.store import open_store
 
 __all__ = ["TASK", "SyncController", "SyncExecutor", "write_job"]
 
@@ -82,7 +82,7 @@ class SyncController(Controller):  # type: ignore[misc]  # the engine has no typ
         """Open the store and listen."""
         engine = fl_ctx.get_engine()
         self._server = _folder_of(engine)
-        self._store = Store.open(read_config(ServerConfig, self._server).store)
+        self._store = open_store(read_config(ServerConfig, self._server))
         self._origin = FQCN.join([self._name, fl_ctx.get_job_id()])
         engine.get_cell().register_request_cb(channel=CHANNEL, topic=TOPIC, cb=self._answer)
 

@@ -124,6 +124,7 @@ def coordinate(server: Path) -> None:
     """Run the coordinator until SIGTERM."""
     from fedmed_edge.federation.coordinator import Coordinator
     from fedmed_edge.federation.engine.sessions import EngineSites
+    from fedmed_edge.store.store import open_store
 
     config, sites, ended = read_config(ServerConfig, server), EngineSites(server), threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: ended.set())
@@ -141,7 +142,7 @@ def coordinate(server: Path) -> None:
             ended.wait(1.0)
     threading.Thread(target=revocations, daemon=True).start()
     try:
-        Coordinator(server, config, sites).run(ended.is_set)
+        Coordinator(server, config, open_store(config), sites).run(ended.is_set)
     finally:
         sites.close()
 

@@ -21,7 +21,7 @@ __all__ = ["Child", "only_one", "supervise"]
 
 LOOK_S: Final = 0.2
 TELL_S: Final = 5.0
-GRACE_S: Final = 1.0
+GRACE_S: Final = 0.5
 """Time that processes have to end by themselves; all that counts is on the disk by then."""
 
 _FIRST_PAUSE_S: Final = 1.0

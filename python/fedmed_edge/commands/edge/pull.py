@@ -1,0 +1,53 @@
+"""`fedmed-edge pull`: the newest model that the server published."""
+
+import shutil
+import time
+from pathlib import Path
+
+import click
+
+from fedmed_edge.commands.folders import FILE, check_writable, folder_option, read_site
+from fedmed_edge.commands.verbs import Output, Verb
+from fedmed_edge.errors import NothingMatched, Unreachable
+from fedmed_edge.heartbeat import running
+from fedmed_edge.signing import signature_path, verify_trusted
+
+LOOK_S = 0.5
+
+
+@click.command(cls=Verb)
+@folder_option("Site")
+@click.option("--task", help="Name of the recipe; needed where models of several came.")
+@click.option("--generation", is_flag=True, help="The newest generation instead.")
+@click.option("--wait", "wait_s", type=click.FloatRange(min=0), default=0.0, help="Seconds to wait for one.")
+@click.option("--out", "target", type=FILE, required=True, help="File to write, its .sig beside it.")
+@click.pass_obj
+def command(
+    out: Output, folder: Path, task: str | None, generation: bool, wait_s: float, target: Path
+) -> None:
+    """Check and copy the newest model that `agent` fetched: for this site where one was refined for it.
+
+    Example: fedmed-edge pull -C hospital-a --out lesion.onnx
+    """
+    from fedmed_edge.federation.inbox import Inbox
+
+    config, kind = read_site(folder), "generation" if generation else "model"
+    check_writable(target)
+    inbox, until = Inbox(folder / "inbox"), time.monotonic() + wait_s
+    while (found := inbox.newest(kind, task=task)) is None and time.monotonic() < until:
+        time.sleep(LOOK_S)
+    if found is None and "agent" not in running(folder):
+        raise Unreachable(
+            f"{folder}: no {kind} came, and no agent runs",
+            hint="`fedmed-edge agent` fetches what is published",
+        )
+    if found is None:
+        raise NothingMatched(f"{folder}: the server has not published a {kind} for this site yet")
+    source = inbox.path(found.digest)
+    verify_trusted(source, config.server_key)
+    for origin, copy in ((source, target), (signature_path(source), signature_path(target))):
+        shutil.copyfile(origin, copy)
+    out.answer(
+        {"out": str(target), "kind": kind, "digest": found.digest, "task": found.task, "bytes": found.bytes},
+        f"{target}: {kind} {found.digest[:12]}" + (f" for {found.task}" if found.task else ""),
+    )
