@@ -19,7 +19,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Every room may import these, numpy and pydantic, and nothing else that the tables do not name.
 ROOT = {
     *("errors", "atomic", "recipe", "listening", "config", "signing", "generation", "kinds"),
-    *("encoder_graph", "tensorfile", "heartbeat", "machine"),
+    *("encoder_graph", "tensorfile", "heartbeat", "machine", "metrics"),
 }
 SHARED_PACKAGES = {"numpy", "pydantic"}
 EVERY_ROOM = {
@@ -43,7 +43,7 @@ WALLS: dict[str, tuple[set[str], set[str]]] = {
     "store": ({"statistics", "model"}, {"sqlalchemy", "fsspec"}),
     # Its site's side asks `hospital`; its server's side loads neither that nor torch: see below.
     "federation": (
-        {"statistics", "store", "model", "kernels", "hospital", "images", "features"},
+        {"statistics", "store", "model", "kernels", "hospital", "images", "features", "inference"},
         {"nvflare", "psutil", "cryptography"},
     ),
     "export": ({"features", "model", "runtime"}, {"onnx", "onnxscript", "google"}),
@@ -73,6 +73,7 @@ ROOT_MODULES: dict[str, tuple[set[str], set[str]]] = {
     "encoder_graph": ({"errors"}, set()),
     "generation": ({"errors", "atomic", "recipe", "tensorfile", "encoder_graph"}, set()),
     "kinds": (set(), set()),
+    "metrics": (set(), set()),
     "machine": (set(), set()),
     "heartbeat": ({"errors", "atomic"}, set()),
 }
@@ -199,6 +200,12 @@ def test_what_runs_on_the_server_loads_neither_torch_nor_monai_nor_pydicom(room:
     if not modules_of(room):
         pytest.skip(f"there is no room `{room}` yet")
     assert not loaded_by(modules_of(room)) & {"torch", "monai", "pydicom"}
+
+
+def test_the_servers_side_of_the_federation_loads_neither_torch_nor_monai_nor_pydicom() -> None:
+    ends = ("server_side", "offers", "requests", "rounds", "candidates", "coordinator")
+    loaded = loaded_by([f"fedmed_edge.federation.{name}" for name in ends])
+    assert not loaded & {"torch", "monai", "pydicom", "nvflare"}
 
 
 def test_importing_the_package_and_its_rooms_is_cheap() -> None:
