@@ -35,12 +35,14 @@ class Model:
         path: File it came from.
         file_sha256: SHA-256 of the file, in hexadecimal.
         manifest: What it says of itself.
+        device_asked: The device that was asked for.
     """
 
     path: Path
     file_sha256: str
     manifest: Manifest
     session: Session = field(repr=False)
+    device_asked: str = "auto"
 
     @property
     def digest(self) -> str:
@@ -130,7 +132,7 @@ def load_model(path: Path | str, *, trust: Path | str | None, device: str = "aut
     text = session.metadata.get(METADATA_KEY)
     if text is None:
         raise InputError(f"{path}: has no manifest, expected a model made by `fedmed-server export`")
-    model = Model(path, hashlib.sha256(content).hexdigest(), parse_manifest(text, str(path)), session)
+    model = Model(path, hashlib.sha256(content).hexdigest(), parse_manifest(text, str(path)), session, device)
     _check_graph(model)
     log.info("%s: %s on %s", path.name, model.manifest.task, model.device)
     return model

@@ -11,6 +11,8 @@ from fedmed_edge.atomic import write_atomic
 from fedmed_edge.export.onnx_model import export_onnx
 from fedmed_edge.images.dataset import Task, read_dataset, read_task
 from fedmed_edge.inference.batch import infer
+from fedmed_edge.inference.inputs import find_inputs
+from fedmed_edge.inference.options import Options
 from fedmed_edge.inference.predict import load_model
 from fedmed_edge.model.evaluate import evaluate
 from fedmed_edge.report.data import ReportData, save_data
@@ -134,8 +136,9 @@ def _page(task: Task, runs: Runs, folder: Path, watch: Watch) -> Any:
     watch("infer")
     model = load_model(path, trust=public)
     held_out = [item.image for data in join.tests.values() for item in data.items[:2]]
-    for _ in infer(model, held_out, folder / "answers", preview=True):
-        watch("infer")
+    with find_inputs(held_out, model.recipe, every=True) as found:
+        for _ in infer(model, found, folder / "answers", Options(preview=True)):
+            watch("infer")
     store = Store.open(folder / join.setting.name / "never")
     evaluation = evaluate(store.contributions(join.recipe.name), join.recipe)
     counts = {site: len(read_dataset(place, task.recipe).train) for site, place in task.sites.items()}

@@ -223,13 +223,13 @@ def test_answering_a_png_is_light_from_a_cold_start(write_model, recipe_of, serv
     code = f"""
 import sys
 from pathlib import Path
-from fedmed_edge.inference.batch import infer
 from fedmed_edge.inference.predict import load_model
+from fedmed_edge.inference.study import answer_study
 model = load_model(Path({str(path)!r}), trust=Path({str(server / "server.pub")!r}))
-results = list(infer(model, [Path({str(image)!r})], Path({str(tmp_path / "out")!r})))
+results = answer_study(model, [Path({str(image)!r})], Path({str(tmp_path / "out")!r}))
 assert results[0].error is None, results
 import json, resource
-heavy = {{"torch", "monai", "nibabel", "pydicom", "scipy", "matplotlib", "onnx"}} & set(sys.modules)
+heavy = {{"torch", "monai", "nibabel", "pydicom", "highdicom", "scipy", "matplotlib", "onnx"}} & set(sys.modules)
 used = resource.getrusage(resource.RUSAGE_SELF)
 peak = Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]  # ru_maxrss has the parent's in it
 print(json.dumps([sorted(heavy), used.ru_utime + used.ru_stime, int(peak) / 1024]))

@@ -12,9 +12,13 @@ from PIL import Image as Picture
 
 from fedmed_edge.errors import InputError
 from fedmed_edge.images.image import read_image, read_mask
-from fedmed_edge.inference.batch import exit_code, infer
+from fedmed_edge.inference.batch import exit_code
+from fedmed_edge.inference.batch import infer as infer_found
+from fedmed_edge.inference.inputs import find_inputs
+from fedmed_edge.inference.options import Options
 from fedmed_edge.inference.predict import UNLIKE, predict
-from fedmed_edge.inference.results import Result, ResultsFolder, _stem
+from fedmed_edge.inference.result import Result
+from fedmed_edge.inference.results import ResultsFolder, _stem
 from fedmed_edge.study.cohort import ABDOMEN, write_cohort
 
 
@@ -34,6 +38,11 @@ def picture(path, level=200, size=(16, 16)):
     return path
 
 
+def infer(model, paths, out, **options):
+    """Results of what lies behind paths, one at a time."""
+    return infer_found(model, find_inputs(paths, model.recipe, skip=out), out, Options(**options))
+
+
 def table(out):
     with (out / "results.csv").open(newline="") as file:
         return list(csv.DictReader(file))
@@ -45,15 +54,20 @@ def test_document_has_the_fields_of_the_contract(model_of, recipe_of, tmp_path):
     (result,) = infer(model, [path], tmp_path / "out")
     document = result.document()
     names = (
-        "input output task label probabilities known distance threshold model model_file_sha256 device "
-        "seconds warnings error"
+        "format_version input output study series task label probabilities known distance threshold flags "
+        "warnings model model_file_sha256 generation sites device_asked device seconds stages peak_mib "
+        "idle_mib objects not_written error"
     )
     assert list(document) == names.split()
     assert document["input"] == str(path) and document["output"] == str(tmp_path / "out" / "a")
     assert (document["task"], document["label"], document["known"]) == ("toy", "bright", True)
     assert document["model"] == model.manifest.model == "1" * 64
     assert document["model_file_sha256"] == hashlib.sha256(model.path.read_bytes()).hexdigest()
-    assert document["device"] == "cpu" and document["error"] is None
+    assert document["device"] == document["device_asked"] == "cpu" and document["error"] is None
+    assert (document["generation"], document["sites"]) == ("0" * 64, 3)
+    assert list(document["stages"]) == ["read", "prepare", "network", "blend", "write"]
+    assert sum(document["stages"].values()) <= document["seconds"] + 1e-3
+    assert document["peak_mib"] >= document["idle_mib"] > 10
     json.dumps(document, allow_nan=False)
     stored = json.loads((tmp_path / "out" / "a" / "result.json").read_text())
     assert {**document, "source": str(path)} == stored
@@ -78,13 +92,14 @@ def test_mask_of_a_series_lies_on_the_patient(model_of, recipe_of, series, tmp_p
     recipe = recipe_of("segmentation", (16, 16, 16), modality=("CT",), spacing_mm=(4.0, 4.0, 4.0))
     model = model_of(recipe)
     (result,) = infer(model, [series], tmp_path / "out")
-    assert result.error is None and result.mask == str(tmp_path / "out" / "p000" / "mask.nii.gz")
+    folder = tmp_path / "out" / result.study / result.series
+    assert result.error is None and result.mask == str(folder / "mask.nii.gz")
     image = read_image(series)
     stored = nibabel.load(result.mask)
     assert np.allclose(stored.affine, image.affine_ras, atol=1e-4) and stored.shape == image.shape
     assert stored.get_data_dtype() == np.uint8 and stored.header.get_xyzt_units()[0] == "mm"
     assert np.array_equal(np.asarray(stored.dataobj), predict(model, series).mask)
-    assert np.array_equal(read_mask(tmp_path / "out" / "p000" / "mask.nii.gz", image, 2), stored.dataobj)
+    assert np.array_equal(read_mask(folder / "mask.nii.gz", image, 2), stored.dataobj)
 
 
 def test_same_answer_same_mask_bytes(model_of, recipe_of, series, tmp_path):
@@ -154,14 +169,19 @@ def test_a_bad_file_does_not_stop_the_others(model_of, recipe_of, tmp_path):
     broken, missing = tmp_path / "broken.png", tmp_path / "missing.png"
     broken.write_bytes(good.read_bytes()[:45])
     results = list(infer(model_of(recipe_of()), [broken, good, missing], out))
-    assert [r.error is None for r in results] == [False, True, False]
-    assert str(broken) in results[0].error and results[2].error == f"{missing}: no such file"
-    assert results[0].document()["probabilities"] is None and "failed" in results[0].line()
-    rows = table(out)
-    assert [bool(row["error"]) for row in rows] == [True, False, True]
+    missed, cut, answered = sorted(
+        results, key=lambda r: ("missing", "broken", "good").index(Path(r.input).stem)
+    )
+    assert str(broken) in cut.error and missed.error == f"{missing}: no such file" and not answered.error
+    assert cut.document()["probabilities"] is None and "failed" in cut.line()
+    assert {Path(row["input"]).stem: bool(row["error"]) for row in table(out)} == {
+        "broken": True,
+        "good": False,
+        "missing": True,
+    }
     assert sorted(p.name for p in out.iterdir() if p.is_dir()) == ["good"]
     assert exit_code(results) == 3
-    assert exit_code(results[1:2]) == 0 and exit_code(results[:1]) == 1
+    assert exit_code([answered]) == 0 and exit_code([cut]) == 1
 
 
 def test_an_earlier_answer_does_not_stay_beside_a_failure(model_of, recipe_of, tmp_path):
@@ -178,8 +198,8 @@ def test_a_fault_in_a_reader_is_one_failed_input(model_of, recipe_of, tmp_path, 
     def fault(path):
         raise KeyError("PixelData")
 
-    monkeypatch.setattr("fedmed_edge.inference.predict.read_image", fault)
-    (result,) = infer(model_of(recipe_of()), [tmp_path / "a.png"], tmp_path / "out")
+    monkeypatch.setattr("fedmed_edge.inference.inputs.read_image", fault)
+    (result,) = infer(model_of(recipe_of()), [picture(tmp_path / "a.png")], tmp_path / "out")
     assert result.error == f"{tmp_path / 'a.png'}: KeyError while it was answered: 'PixelData'"
 
 
@@ -208,14 +228,14 @@ def test_a_table_of_something_else_is_not_touched(model_of, recipe_of, tmp_path)
     out.mkdir()
     (out / "results.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match=r"results\.csv: has columns a,b, expected input,output"):
-        ResultsFolder(out, model_of(recipe_of()))
+        ResultsFolder(out, model_of(recipe_of()), Options())
     assert (out / "results.csv").read_text() == "a,b\n1,2\n"
 
 
 def test_folder_that_cannot_be_made(model_of, recipe_of, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="file/out: cannot be made: Not a directory"):
-        ResultsFolder(tmp_path / "file" / "out", model_of(recipe_of()))
+        ResultsFolder(tmp_path / "file" / "out", model_of(recipe_of()), Options())
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """`fedmed-edge infer`: answer images with a model."""
 
+import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -12,6 +13,8 @@ from fedmed_edge.errors import InputError
 
 if TYPE_CHECKING:
     from fedmed_edge.config import SiteConfig
+
+log = logging.getLogger(__name__)
 
 
 @click.command(cls=Verb)
@@ -28,6 +31,12 @@ if TYPE_CHECKING:
     help="Default: that of fedmed.toml here, else auto.",
 )
 @click.option("--threads", type=click.IntRange(1, 256), help="Processor threads (default: all).")
+@click.option("--series", help="Answer the DICOM series of this SeriesInstanceUID alone.")
+@click.option("--lenient", is_flag=True, help="Resample series whose slices are no regular stack.")
+@click.option("--format", "formats", help="Some of json,csv,seg,sr,sc,nifti,png (default: all that fit).")
+@click.option(
+    "--seg", type=click.Choice(["binary", "labelmap"]), default="binary", help="Kind of DICOM segmentation."
+)
 @click.option("--preview", is_flag=True, help="Also write a preview picture of each answer.")
 @click.pass_context
 def command(
@@ -38,36 +47,44 @@ def command(
     trust: Path | None,
     device: str | None,
     threads: int | None,
+    series: str | None,
+    lenient: bool,
+    formats: str | None,
+    seg: Literal["binary", "labelmap"],
     preview: bool,
 ) -> None:
-    """Answer INPUTS: DICOM files and series folders, NIfTI, PNG and JPEG, told apart by content.
+    """Answer INPUTS: DICOM files, folders, DICOMDIRs and zips, NIfTI, PNG and JPEG, told apart by content.
 
-    Each gets a folder with result.json and, for a segmentation, the mask; results.csv lists all. The exit
-    code is 3 where some inputs failed and 4 where there was none.
+    Each gets a folder with result.json and, for a segmentation, the mask; DICOM also gets DICOM results;
+    results.csv lists all. The exit code is 3 where some inputs failed and 4 where there was none.
 
     Example: fedmed-edge infer study/ -o results --model lesion.onnx --trust server.pub
     """
     from fedmed_edge.inference.batch import exit_code, infer
-    from fedmed_edge.inference.inputs import expand_inputs
+    from fedmed_edge.inference.inputs import find_inputs
+    from fedmed_edge.inference.options import FORMATS, Options, parse_formats
     from fedmed_edge.inference.predict import load_model
 
     out: Output = ctx.obj
     missing = next((path for path in inputs if not path.exists()), None)
     if missing is not None and len(inputs) == 1:
         raise InputError(f"{missing}: no such file or folder")
+    options = Options(parse_formats(formats or ",".join(FORMATS)), seg, preview, lenient)
     site = _site()
     trust = trust or (site.server_key if site else _server_key())
     device = device or (site.device if site else "auto")
     if threads:
         os.environ["FEDMED_THREADS"] = str(threads)
     loaded = load_model(model, trust=trust, device=device)
-    found = expand_inputs(inputs, loaded.recipe.dimensions, skip=target)
     results = []
-    with out.progress("answering", len(found)) as advance:
-        for result in infer(loaded, found, target, preview=preview):
-            out.answer(result.document(), result.line())
-            results.append(result)
-            advance(Path(result.input).name)
+    with find_inputs(inputs, loaded.recipe, skip=target, series=series) as found:
+        for name, reason in found.not_taken:
+            log.info("not taken: %s: %s", name, reason)
+        with out.progress("answering", len(found.inputs) + len(found.refused)) as advance:
+            for result in infer(loaded, found, target, options):
+                out.answer(result.document(), result.line())
+                results.append(result)
+                advance(Path(result.input).name)
     code = exit_code(results)
     if code:
         failed = sum(result.error is not None for result in results)
