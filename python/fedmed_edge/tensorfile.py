@@ -90,11 +90,12 @@ def tensor_file(tensors: Mapping[str, Tensor], key: str, said: str) -> bytes:
     return save(contiguous, metadata={key: said})
 
 
-def parse_layout(content: Content, key: str, where: str, *, header_cap: int = HEADER_CAP) -> Layout:
+def parse_layout(content: Content, key: str | None, where: str, *, header_cap: int = HEADER_CAP) -> Layout:
     """Parse the beginning of a file; the tensors' bytes need not be there.
 
     Args:
-        key: The one metadata entry, `fedmed_` and what the file is.
+        key: The one metadata entry, `fedmed_` and what the file is; None where there is none, as in what the
+            aggregation kernels write.
         where: Names the file in messages.
 
     Raises:

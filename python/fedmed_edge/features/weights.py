@@ -14,7 +14,15 @@ from fedmed_edge.atomic import read_regular, write_atomic
 from fedmed_edge.recipe import Backbone, Frozen, Kind, Recipe, parse_settings
 from fedmed_edge.tensorfile import load_tensors, parse_layout, refuse_unusable, strict_json, tensor_file
 
-__all__ = ["BackboneFile", "BackboneHeader", "Weights", "average_weights", "read_backbone", "write_backbone"]
+__all__ = [
+    "BackboneFile",
+    "BackboneHeader",
+    "Weights",
+    "average_weights",
+    "parse_backbone",
+    "read_backbone",
+    "write_backbone",
+]
 
 FILE_CAP = 1 << 30
 METADATA_KEY = "fedmed_backbone"
@@ -81,7 +89,15 @@ def read_backbone(path: Path) -> BackboneFile:
         InputError: The file is missing, cut off, too large, no backbone file, or has NaN, Inf or
             giant values.
     """
-    content, where = read_regular(path, FILE_CAP), str(path)
+    return parse_backbone(read_regular(path, FILE_CAP), str(path))
+
+
+def parse_backbone(content: bytes, where: str) -> BackboneFile:
+    """Parse the bytes of a backbone file; `where` names them in messages.
+
+    Raises:
+        InputError: As `read_backbone`.
+    """
     layout = parse_layout(content, METADATA_KEY, where)
     header = parse_settings(BackboneHeader, strict_json(layout.said, where), where)
     weights = load_tensors(content, layout, where)

@@ -5,6 +5,7 @@ INBOX/DIGEST.KIND, .KIND.sig   what came
 INBOX/DIGEST.json              what it is
 """
 
+import os
 import time
 from pathlib import Path
 from typing import Literal
@@ -89,6 +90,25 @@ class Inbox:
             raise StoreError(f"inbox: cannot be written: {error}") from None
         assembly.discard()
         return arrived
+
+    def has_as_other(self, offered: Offered) -> bool:
+        """Whether the very object is here as another kind."""
+        arrived = self._records.read(offered.digest)
+        return arrived is not None and arrived.kind != offered.kind and self._file(arrived).is_file()
+
+    def rename(self, offered: Offered) -> None:
+        """The object that is here is of this kind now; its signature is the same."""
+        arrived, target = self._records.read(offered.digest), self._file(offered)
+        assert arrived is not None
+        old = self._file(arrived)
+        try:
+            write_atomic(signature_path(target), offered.signature.encode())
+            os.link(old, target) if not target.exists() else None
+            self._records.write(offered.digest, Arrived(**offered.model_dump(), came=time.time()))
+        except (OSError, InputError) as error:
+            raise StoreError(f"inbox: cannot be written: {error}") from None
+        old.unlink(missing_ok=True)
+        signature_path(old).unlink(missing_ok=True)
 
     def change(self, digest: str, state: Literal["taken back", "withdrawn"]) -> None:
         """The server takes an object back; a withdrawn one, and what nobody needs any more, is deleted."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from fedmed_edge.config import SiteConfig
 from fedmed_edge.errors import Unreachable
+from fedmed_edge.federation.outbox import Outbox
 from fedmed_edge.federation.server_side import serve
 from fedmed_edge.federation.site_side import sync
 from fedmed_edge.federation.wire import Reply, Request, decode_reply, decode_request, encode
@@ -49,6 +50,10 @@ class LoopbackSites:
     def online(self) -> list[str]:
         """As `Sites.online`."""
         return sorted(self.sites)
+
+    def news(self) -> list[str]:
+        """As `Sites.news`."""
+        return [site for site in sorted(self.sites) if Outbox(self.sites[site][0] / "outbox").waiting()]
 
     def sync(self, site: str, deadline_s: float) -> None:
         """As `Sites.sync`.

@@ -65,12 +65,12 @@ class Fields(BaseModel):
 
 
 class Hello(Fields):
-    """A site begins: which release it runs, and which objects it has already."""
+    """A site begins: which release it runs, and which objects it has already, as what kind."""
 
     op: ClassVar[str] = "hello"
     protocol: Annotated[int, Field(ge=1, le=1000, strict=True)]
     version: Version
-    has: Annotated[tuple[Digest, ...], Field(max_length=1024)] = ()
+    has: Annotated[dict[Digest, Kind], Field(max_length=1024)] = {}
 
 
 class Offer(Fields):
@@ -208,6 +208,6 @@ def parse_fields(model: type[AnyFields], values: Any, what: str) -> AnyFields:
         return model.model_validate(values)
     except ValidationError as failure:
         fault = failure.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in fault["loc"])[:80]
-        shown = f"`{place}`: " if place.isprintable() else ""
+        place = fault["loc"][:1]  # what lies within a field may have keys of the sender's
+        shown = f"`{place[0]}`: " if place and place[0] in model.model_fields else ""
         raise InputError(f"{what}: {shown}{fault['msg']}") from None

@@ -116,6 +116,20 @@ class Offers:
         """
         return part_of(self.folder / digest, part)
 
+    def promote(self, digest: str, kind: Kind, sites: Collection[str] | None) -> OnOffer:
+        """What was offered as one kind is another from now on, for these sites (None: every site).
+
+        Raises:
+            StoreError: There is no such object.
+        """
+        offer = self.read(digest)
+        if offer is None:
+            raise StoreError(f"offers: no object {digest[:12]}")
+        to = None if sites is None else tuple(sorted(sites))
+        changed = offer.model_copy(update={"kind": kind, "sites": to, "state": "on offer"})
+        self._records.write(digest, changed)
+        return changed
+
     def take_back(self, digest: str, state: Literal["taken back", "withdrawn"]) -> OnOffer:
         """Offer an object no more; the file goes.
 

@@ -41,7 +41,7 @@ def write_record(path: Path, record: BaseModel) -> None:
         InputError: It cannot be written, as on a full disk; the older one stays then.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, record.model_dump_json(exclude_none=True).encode() + b"\n")
+    write_atomic(path, record.model_dump_json().encode() + b"\n")
 
 
 class Records(Generic[Record]):

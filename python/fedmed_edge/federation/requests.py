@@ -3,7 +3,7 @@
 REQUESTS/SITE/ID.json
 """
 
-import secrets
+import hashlib
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -55,16 +55,24 @@ class Requests:
     def _of(self, site: str) -> Records[Requested]:
         return Records(self.folder / site, Requested)
 
-    def make(self, site: str, **ask: Any) -> Requested:
-        """Ask a site; it hears of it when it comes next.
+    def make(self, site: str, purpose: str, **ask: Any) -> Requested:
+        """Ask a site; it hears of it when it comes next. The same purpose again asks nothing new.
 
         Args:
+            purpose: What it is asked for, such as a round by its number.
             ask: Fields of `Ask` but its id.
         """
-        made = Ask(id=secrets.token_hex(16), **ask)
-        request = Requested(ask=made, site=site, made=time.time())
-        self._of(site).write(made.id, request)
+        id = _id(purpose, site)
+        held = self.read(site, id)
+        if held is not None:
+            return held
+        request = Requested(ask=Ask(id=id, **ask), site=site, made=time.time())
+        self._of(site).write(id, request)
         return request
+
+    def expect(self, site: str, purpose: str) -> Requested | None:
+        """What a site was asked for a purpose, or None."""
+        return self.read(site, _id(purpose, site))
 
     def read(self, site: str, request: str) -> Requested | None:
         """A request to this site, or None."""
@@ -95,5 +103,11 @@ class Requests:
         return request
 
     def close(self, request: Requested) -> None:
-        """Go on without the site's answer."""
-        self._of(request.site).write(request.ask.id, request.model_copy(update={"state": "closed"}))
+        """Go on without the site's answer, where it has not answered."""
+        if request.state == "open":
+            closed = request.model_copy(update={"state": "closed"})
+            self._of(request.site).write(request.ask.id, closed)
+
+
+def _id(purpose: str, site: str) -> str:
+    return hashlib.sha256(f"{purpose}\0{site}".encode()).hexdigest()[:32]

@@ -24,6 +24,7 @@ from fedmed_edge.federation.messages import (
     Fields,
     Get,
     Hello,
+    Kind,
     Offer,
     Offered,
     Progress,
@@ -62,7 +63,7 @@ class Heard(BaseModel):
     site: str
     when: Annotated[float, Field(ge=0)]
     version: str
-    has: tuple[str, ...] = ()
+    has: dict[str, Kind] = {}
 
 
 def heard_of(folder: Path) -> Records[Heard]:
@@ -141,7 +142,7 @@ class _Visit:
             offers=tuple(
                 Offered.model_validate(one.model_dump())
                 for one in every
-                if one.is_for(self.site) and one not in held
+                if one.is_for(self.site) and said.has.get(one.digest) != one.kind
             )[:_LISTED],
             requests=tuple(one.ask for one in asked)[:_LISTED],
             withdrawn=tuple(one.digest for one in held if one.state == "withdrawn"),

@@ -153,7 +153,8 @@ class _Visit:
             self._report(duty)
 
     def _hello(self) -> Welcome:
-        has = tuple(one.digest for one in self.inbox.all() if one.state != "withdrawn")[-_HAS_CAP:]
+        here = [one for one in self.inbox.all() if one.state != "withdrawn"][-_HAS_CAP:]
+        has = {one.digest: one.kind for one in here}
         said = Hello(protocol=PROTOCOL, version=__version__, has=has)
         try:
             welcome = self._ask(said, Welcome, _IN_TOUCH)
@@ -230,6 +231,10 @@ class _Visit:
             assembly.put(part, self._once(asked, b"", _IN_TOUCH).data)
 
         try:
+            if self.inbox.has_as_other(offered):  # a candidate that was published
+                self.inbox.rename(offered)
+                self.result.received.append(offered.digest)
+                return
             assembly.begin(offered.bytes)
             self._all_parts(assembly.missing, get)
             self.inbox.take(offered)

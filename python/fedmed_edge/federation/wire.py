@@ -96,6 +96,14 @@ class Sites(Protocol):
         """
         ...
 
+    def news(self) -> list[str]:
+        """Names of those who said, since this was asked last, that they have something to hand over.
+
+        Raises:
+            Unreachable: As `online`.
+        """
+        ...
+
     def sync(self, site: str, deadline_s: float) -> None:
         """Have one site run `site_side.sync` against `server_side.serve`, and wait until that has ended.
 

@@ -1,8 +1,7 @@
 """A server with two enrolled hospitals, contributions of weights, and channels that misbehave."""
 
-import random
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,13 @@ import numpy as np
 import onnx.helper
 import pytest
 
-from fedmed_edge.config import SiteConfig, SiteFederation
+from fedmed_edge.config import ServerConfig, ServerFederation, SiteConfig, SiteFederation
 from fedmed_edge.errors import Unreachable
 from fedmed_edge.federation import parts
-from fedmed_edge.federation.loopback import Loopback
+from fedmed_edge.federation.asked import Asked
+from fedmed_edge.federation.coordinator import Coordinator
+from fedmed_edge.federation.loopback import Loopback, LoopbackSites
+from fedmed_edge.federation.messages import Report
 from fedmed_edge.federation.offers import Offers
 from fedmed_edge.federation.outbox import Outbox, Parcel
 from fedmed_edge.federation.requests import Requests
@@ -23,7 +25,7 @@ from fedmed_edge.federation.wire import Channel, Reply
 from fedmed_edge.generation import Generation, GenerationHeader
 from fedmed_edge.recipe import Backbone, Recipe
 from fedmed_edge.signing import PrivateKey, generate_key, write_key, write_public_key
-from fedmed_edge.statistics.contribution import new_contribution, write_contribution
+from fedmed_edge.statistics.contribution import Evidence, new_contribution, write_contribution
 from fedmed_edge.store.store import Store
 
 SMALL_PART = 1 << 10
@@ -69,12 +71,16 @@ class Hospital:
     recipe: Recipe
     generation: Generation
     made: int = 0
+    last_id: str = ""
+    weights: Any = None
 
     @property
     def outbox(self) -> Outbox:
         return Outbox(self.folder / "outbox")
 
-    def contribution(self, *, size: int = 700, sequence: int | None = None, site: str | None = None) -> Path:
+    def contribution(
+        self, *, size: int = 700, sequence: int | None = None, site: str | None = None, images: int = 1
+    ) -> Path:
         """A signed contribution of `size` weights, its values different every time."""
         self.made += 1
         values = np.random.default_rng([len(self.name), self.made]).normal(size=size).astype(np.float32)
@@ -85,19 +91,39 @@ class Hospital:
             site=site or self.name,
             sequence=sequence or self.made,
             weights={"stem": values},
+            evidence=Evidence(images={"train": images}),
         )
+        self.weights = values
         path = self.folder / f"{self.made}.made"
         write_contribution(path, made.sign(self.key))
         self.last_id = made.id
         return path
 
-    def put(self, **more: Any) -> Parcel:
+    def put(self, *, request: str | None = None, **more: Any) -> Parcel:
         """Make a contribution and put it into the outbox."""
         path = self.contribution(**more)
         sequence = more.get("sequence") or self.made
         return self.outbox.add(
-            path.read_bytes(), id=self.last_id, sequence=sequence, task="lesion", rule="policy.parts: weights"
+            path.read_bytes(),
+            id=self.last_id,
+            sequence=sequence,
+            task="lesion",
+            rule="policy.parts: weights",
+            request=request,
         )
+
+    def train(self) -> None:
+        """Answer every request to train with made-up weights."""
+        asked = Asked(self.folder / "requests")
+        for duty in asked.open():
+            parcel = self.put(request=duty.ask.id)
+            asked.answer(duty, Report(request=duty.ask.id, state="done", contribution=parcel.id))
+
+    def answer(self, **report: Any) -> None:
+        """Answer every request so."""
+        asked = Asked(self.folder / "requests")
+        for duty in asked.open():
+            asked.answer(duty, Report(request=duty.ask.id, **report))
 
 
 @dataclass
@@ -120,6 +146,17 @@ class Federation:
     def channel(self, name: str) -> Loopback:
         return Loopback(self.store, self.folder, name)
 
+    @property
+    def sites(self) -> LoopbackSites:
+        """All of them online."""
+        online = {name: (one.folder, one.config) for name, one in self.hospitals.items()}
+        return LoopbackSites(self.store, self.folder, online)
+
+    def coordinator(self, sites: Any = None, **rules: Any) -> Coordinator:
+        """A coordinator as a restart makes it."""
+        config = ServerConfig(key=self.folder.parent / "server.key", federation=ServerFederation(**rules))
+        return Coordinator(self.folder.parent, config, self.store, sites or self.sites)
+
     def sync(self, name: str, channel: Channel | None = None) -> SyncResult:
         hospital = self.hospitals[name]
         return sync(channel or self.channel(name), hospital.folder, hospital.config, patience_s=0)
@@ -131,11 +168,12 @@ class Federation:
         return sorted(entry.id for entry in self.store.contribution_entries())
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_federation(recipe: Recipe, generation: Generation) -> Callable[..., Federation]:
     def make(root: Path, *names: str, **rules: Any) -> Federation:
         key = generate_key()
         root.mkdir(parents=True, exist_ok=True)
+        write_key(root / "server.key", key)
         write_public_key(root / "server.pub", key.public_key())
         federation = Federation(Store.create(root / "store"), root / "federation", key)
         federation.store.publish_generation(generation.content)
@@ -205,9 +243,3 @@ class Faulty:
 @pytest.fixture
 def faulty() -> type[Faulty]:
     return Faulty
-
-
-@pytest.fixture(autouse=True)
-def _seeded() -> Iterator[None]:
-    random.seed(0)
-    yield

@@ -1,0 +1,167 @@
+"""A model asked about at the sites before it is published.
+
+    FEDERATION/candidates/DIGEST.json
+
+Each site that may says how well the candidate does on its own test images, and how well the model does that
+is published now. The candidate is published where, over the sites, it is not worse by more than a tolerance.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fedmed_edge.errors import InputError
+from fedmed_edge.federation.messages import Digest
+from fedmed_edge.federation.offers import Offers
+from fedmed_edge.federation.records import Records
+from fedmed_edge.federation.requests import Requests
+from fedmed_edge.recipe import Recipe
+from fedmed_edge.signing import PrivateKey
+from fedmed_edge.store.store import Store
+
+__all__ = ["Candidate", "Candidates"]
+
+log = logging.getLogger(__name__)
+
+
+class Candidate(BaseModel):
+    """A model that is being validated, or was.
+
+    Attributes:
+        sites: Who is asked, and who gets it once it is published (None: every site).
+        tolerance: By how much its mean score may be below that of the model before it.
+        scores: Site → its score and, where the site has one, that of the model before it.
+        why: It was published or not, in words.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    digest: Digest
+    task: str
+    asked: tuple[str, ...]
+    sites: tuple[str, ...] | None
+    quorum: Annotated[int, Field(ge=1)]
+    deadline: float
+    tolerance: float
+    scores: dict[str, tuple[float, float | None]] = {}
+    state: Literal["asked", "published", "rejected"] = "asked"
+    why: str = ""
+
+    @property
+    def purpose(self) -> str:
+        """What the sites are asked for."""
+        return f"validation of {self.digest}"
+
+
+class Candidates:
+    """Candidates of a server.
+
+    Args:
+        folder: `federation/` of the server's folder.
+        key: The server's, which models are signed with.
+    """
+
+    def __init__(self, store: Store, folder: Path, key: PrivateKey) -> None:
+        self._store, self._key = store, key
+        self._records = Records(folder / "candidates", Candidate)
+        self._offers, self._requests = Offers(folder / "offers"), Requests(folder / "requests")
+
+    def begin(
+        self,
+        path: Path,
+        recipe: Recipe,
+        generation: str,
+        asked: Sequence[str],
+        *,
+        sites: Sequence[str] | None = None,
+        quorum: int,
+        deadline_s: float,
+        tolerance: float = 0.02,
+    ) -> Candidate:
+        """Ask sites about an exported model; the same one again changes nothing.
+
+        Args:
+            path: The model's file.
+            generation: That the model belongs to.
+            asked: Sites that validate it.
+            sites: Who gets it once it is published; None is every site.
+
+        Raises:
+            InputError: Fewer sites than the quorum, or the file cannot be read.
+        """
+        if len(asked) < quorum:
+            raise InputError(f"validation: has {len(asked)} sites, expected at least the quorum {quorum}")
+        offer = self._offers.publish(
+            path, self._key, kind="candidate", sites=asked, task=recipe.name, generation=generation
+        )
+        held = self._records.read(offer.digest)
+        if held is not None:
+            return held
+        candidate = Candidate(
+            digest=offer.digest,
+            task=recipe.name,
+            asked=tuple(asked),
+            sites=None if sites is None else tuple(sites),
+            quorum=quorum,
+            deadline=time.time() + deadline_s,
+            tolerance=tolerance,
+        )
+        for site in asked:
+            self._requests.make(
+                site,
+                candidate.purpose,
+                kind="validate",
+                recipe=recipe.digest,
+                generation=generation,
+                object=offer.digest,
+                deadline=candidate.deadline,
+            )
+        self._records.write(offer.digest, candidate)
+        return candidate
+
+    def all(self) -> list[Candidate]:
+        """Every candidate, by digest."""
+        return self._records.all()
+
+    def step(self, candidate: Candidate, now: float | None = None) -> Candidate:
+        """Decide, once the sites' answers or the deadline allow."""
+        if candidate.state != "asked":
+            return candidate
+        now = time.time() if now is None else now
+        found = [self._requests.expect(site, candidate.purpose) for site in candidate.asked]
+        requests = [one for one in found if one is not None]
+        scores = {
+            one.site: (one.report.figures["score"], one.report.figures.get("current"))
+            for one in requests
+            if one.report is not None and one.done and "score" in one.report.figures
+        }
+        waiting = sum(one.state == "open" for one in requests)
+        if waiting and now < candidate.deadline:
+            return candidate
+        for one in requests:
+            self._requests.close(one)
+        return self._decide(candidate.model_copy(update={"scores": scores}))
+
+    def _decide(self, candidate: Candidate) -> Candidate:
+        steps = [score - before for score, before in candidate.scores.values() if before is not None]
+        change = sum(steps) / len(steps) if steps else 0.0
+        if len(candidate.scores) < candidate.quorum:
+            good = False
+            why = f"{len(candidate.scores)} sites validated it, expected {candidate.quorum}"
+        else:
+            good = change >= -candidate.tolerance
+            why = f"mean change {change:+.3f} at {len(steps)} sites, limit {-candidate.tolerance:+.3f}"
+        if good:
+            self._offers.promote(candidate.digest, "model", candidate.sites)
+        else:
+            self._offers.take_back(candidate.digest, "taken back")
+        told = {"task": candidate.task, "why": why, "sites": sorted(candidate.scores)}
+        self._store.ledger_append("offered" if good else "rejected", subject=candidate.digest, details=told)
+        decided = candidate.model_copy(update={"state": "published" if good else "rejected", "why": why})
+        self._records.write(candidate.digest, decided)
+        log.info("candidate %s: %s: %s", candidate.digest[:12], decided.state, why)
+        return decided

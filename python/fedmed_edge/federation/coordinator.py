@@ -1,0 +1,186 @@
+"""The server's own will: meet the sites, carry rounds and validations on, whoever is online and when.
+
+Engine-free: `wire.Sites` says who is there and lets one of them sync. What came of a sync stands on the disk,
+so nothing is believed that an engine says of it, and a coordinator that was killed goes on where it was.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from fedmed_edge.config import ServerConfig
+from fedmed_edge.errors import FedmedError, Unreachable
+from fedmed_edge.federation.candidates import Candidates
+from fedmed_edge.federation.locks import locked
+from fedmed_edge.federation.offers import Offers, OnOffer
+from fedmed_edge.federation.records import Records
+from fedmed_edge.federation.requests import Requests
+from fedmed_edge.federation.rounds import Rounds
+from fedmed_edge.federation.server_side import heard_of
+from fedmed_edge.federation.wire import Sites
+from fedmed_edge.signing import read_private_key
+from fedmed_edge.store.store import Store
+
+__all__ = ["FOLDER", "Coordinator", "Meeting"]
+
+log = logging.getLogger(__name__)
+
+FOLDER = "federation"
+"""Where all of this lies in the server's folder."""
+
+POLL_S = 1.0
+STALE_S = 30 * 86400.0
+"""A file of which no part has come for so long is given up."""
+
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 15.0, 3600.0
+_SWEEP_S = 3600.0
+
+
+class Meeting(BaseModel):
+    """How the last sync with a site went.
+
+    Attributes:
+        failures: Syncs without a word of the site, one after the other.
+        not_before: When to try again, seconds since 1970.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    failures: int = 0
+    not_before: float = 0.0
+
+
+class Coordinator:
+    """Meets the sites of one server; one for each server's folder.
+
+    Args:
+        folder: The server's folder.
+        sites: The engine's way to them.
+    """
+
+    def __init__(self, folder: Path, config: ServerConfig, store: Store, sites: Sites) -> None:
+        self._folder, self._rules, self._store, self._sites = folder / FOLDER, config.federation, store, sites
+        key = read_private_key(config.key)
+        self.rounds = Rounds(store, self._folder, key)
+        self.candidates = Candidates(store, self._folder, key)
+        self._offers, self._requests = Offers(self._folder / "offers"), Requests(self._folder / "requests")
+        self._heard = heard_of(self._folder)
+        self._meetings = Records(self._folder / "meetings", Meeting)
+        self._busy: dict[str, threading.Thread] = {}
+        self._complained: dict[str, str] = {}
+        self._swept = 0.0
+
+    def run(self, stop: Callable[[], bool]) -> None:
+        """Go on until `stop`; syncs that run then end by themselves or with the process.
+
+        Raises:
+            StoreError: Another coordinator runs for this server.
+        """
+        busy = "coordinator: another one is running for this server"
+        with locked(self._folder / "coordinator.lock", busy=busy):
+            log.info("coordinator: meets sites every %.0f s", self._rules.collect_s)
+            while not stop():
+                self._meet()
+                self._advance()
+                time.sleep(POLL_S)
+
+    def step(self) -> None:
+        """Meet every site that is due, wait for all of them, and carry rounds and validations on; once.
+
+        Raises:
+            StoreError: Another coordinator runs for this server.
+        """
+        busy = "coordinator: another one is running for this server"
+        with locked(self._folder / "coordinator.lock", busy=busy):
+            self._meet()
+            for thread in list(self._busy.values()):
+                thread.join()
+            self._advance()
+
+    # --- meeting -----------------------------------------------------------------------------------
+
+    def _meet(self) -> None:
+        """Begin a sync with every site that is online and due."""
+        self._busy = {site: thread for site, thread in self._busy.items() if thread.is_alive()}
+        try:
+            online, news = self._sites.online(), set(self._sites.news())
+        except Unreachable as error:
+            self._complain("engine", str(error))
+            return
+        self._complained.pop("engine", None)
+        offers = self._offers.all()
+        for site in online:
+            if len(self._busy) >= self._rules.at_once:
+                break
+            if site not in self._busy and self._due(site, news, offers):
+                thread = threading.Thread(target=self._sync, args=(site,), name=f"sync {site}", daemon=True)
+                self._busy[site] = thread
+                thread.start()
+
+    def _due(self, site: str, news: set[str], offers: list[OnOffer]) -> bool:
+        now, meeting, heard = time.time(), self._meetings.read(site), self._heard.read(site)
+        if meeting is not None and now < meeting.not_before <= now + _LONGEST_WAIT_S:
+            return False
+        if heard is None or site in news:
+            return True
+        if not 0 <= now - heard.when < self._rules.collect_s:  # a clock that was set back counts as due
+            return True
+        if any(offer.is_for(site) and offer.made > heard.when for offer in offers):
+            return True
+        return any(not one.told for one in self._requests.open_for(site))
+
+    def _sync(self, site: str) -> None:
+        """One sync; whether it was one is told by what the site said, not by how it ended."""
+        began, meeting = time.time(), self._meetings.read(site) or Meeting()
+        try:
+            self._sites.sync(site, self._rules.sync_s)
+        except Unreachable as error:
+            log.warning("site %s: %s", site, error)
+        except Exception:
+            log.exception("site %s", site)
+        heard = self._heard.read(site)
+        if heard is not None and heard.when >= began - 1:
+            self._meetings.write(site, Meeting())
+            return
+        wait = min(_FIRST_WAIT_S * 2**meeting.failures, _LONGEST_WAIT_S)
+        later = Meeting(failures=meeting.failures + 1, not_before=time.time() + wait)
+        self._meetings.write(site, later)
+
+    # --- what runs ---------------------------------------------------------------------------------
+
+    def _advance(self) -> None:
+        for training in self.rounds.all():
+            self._carefully(f"training {training.id[:12]}", partial(self.rounds.step, training))
+        for candidate in self.candidates.all():
+            self._carefully(f"candidate {candidate.digest[:12]}", partial(self.candidates.step, candidate))
+        if not 0 <= time.time() - self._swept < _SWEEP_S:
+            self._swept = time.time()
+            self._sweep()
+
+    def _carefully(self, what: str, step: Callable[[], object]) -> None:
+        """What goes wrong with one thing is said once and holds up no other."""
+        try:
+            step()
+            self._complained.pop(what, None)
+        except FedmedError as error:
+            self._complain(what, str(error))
+        except Exception:
+            log.exception("%s", what)
+
+    def _complain(self, what: str, why: str) -> None:
+        if self._complained.get(what) != why:
+            log.warning("%s: %s", what, why)
+        self._complained[what] = why
+
+    def _sweep(self) -> None:
+        """Give up files of which nothing has come for long."""
+        for path in (self._folder / "inbox").glob("*/*.have"):
+            if time.time() - path.stat().st_mtime > STALE_S:
+                path.unlink(missing_ok=True)
+                path.with_suffix(".part").unlink(missing_ok=True)
+                log.info("given up: %s of site %s", path.stem[:12], path.parent.name)

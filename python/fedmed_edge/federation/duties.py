@@ -1,0 +1,205 @@
+"""What the server asked, done at the site within its policy: statistics, training, validation.
+
+Each request is answered once: done, refused by the policy, or failed. Work that was cut off is done anew.
+What comes of it goes into the outbox, and the next sync hands it over.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+
+from fedmed_edge.config import SiteConfig
+from fedmed_edge.errors import FedmedError, InputError
+from fedmed_edge.federation.asked import Asked
+from fedmed_edge.federation.inbox import Inbox
+from fedmed_edge.federation.locks import locked
+from fedmed_edge.federation.messages import Ask, Report
+from fedmed_edge.federation.outbox import Outbox
+from fedmed_edge.federation.policy import let_out, objection, within_hours
+from fedmed_edge.generation import Generation, parse_generation
+from fedmed_edge.hospital import (
+    Progress,
+    make_contribution,
+    next_sequence,
+    record_sequence,
+    train_backbone,
+)
+from fedmed_edge.images.dataset import Dataset, read_dataset
+from fedmed_edge.recipe import Recipe, read_recipe
+from fedmed_edge.signing import read_private_key, verify_trusted
+from fedmed_edge.statistics.contribution import write_contribution
+
+__all__ = ["work"]
+
+log = logging.getLogger(__name__)
+
+
+def work(
+    folder: Path,
+    config: SiteConfig,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    progress: Progress | None = None,
+) -> list[Report]:
+    """Do what the server asked and the policy allows, the most urgent first.
+
+    Args:
+        folder: The site's folder.
+        stop: Asked between requests.
+
+    Returns:
+        What came of each; a request whose objects are still to come stays open.
+
+    Raises:
+        InputError: The recipe cannot be read, or the site's disk is full.
+        StoreError: Another process is at work in this folder.
+    """
+    answered = []
+    with locked(folder / "work.lock", busy="work: another process is at it"):
+        asked, site = Asked(folder / "requests"), _Site(folder, config, progress)
+        for duty in asked.open():
+            if stop() or not within_hours(config.federation, datetime.now()):
+                break
+            report = site.answer(duty.ask)
+            if report is not None:
+                asked.answer(duty, report)
+                answered.append(report)
+    return answered
+
+
+@dataclass
+class _Site:
+    folder: Path
+    config: SiteConfig
+    progress: Progress | None
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        return read_recipe(self.config.recipe)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        return read_dataset(self.config.data, self.recipe)
+
+    @property
+    def inbox(self) -> Inbox:
+        return Inbox(self.folder / "inbox")
+
+    def answer(self, ask: Ask) -> Report | None:
+        """Do one request; None where it has to wait for what it needs."""
+        why = objection(ask, self.config, self.recipe.digest)
+        if why is not None:
+            log.info("request %s to %s: refused: %s", ask.id[:12], ask.kind, why)
+            return Report(request=ask.id, state="refused", why=why)
+        here = {one.digest for one in self.inbox.all()}
+        wanted = {ask.object, None if ask.kind == "validate" else ask.generation} - {None}
+        if not wanted <= here:
+            return None
+        try:
+            report = {"contribute": self._contribute, "train": self._train, "validate": self._validate}[
+                ask.kind
+            ](ask)
+        except FedmedError as error:  # its text may name a path: it stays here
+            log.warning("request %s to %s: failed: %s", ask.id[:12], ask.kind, error)
+            return Report(request=ask.id, state="failed", why=f"could not be done: {type(error).__name__}")
+        except Exception:
+            log.exception("request %s to %s", ask.id[:12], ask.kind)
+            return Report(request=ask.id, state="failed", why="could not be done: unexpected")
+        log.info("request %s to %s: done", ask.id[:12], ask.kind)
+        return report
+
+    def _do(self, ask: Ask) -> Report:
+        if ask.kind == "contribute":
+            return self._contribute(ask)
+        return self._train(ask) if ask.kind == "train" else self._validate(ask)
+
+    def _generation(self, digest: str) -> Generation:
+        path = self.inbox.path(digest)
+        return parse_generation(verify_trusted(path, self.config.server_key), f"generation {digest[:12]}")
+
+    def _contribute(self, ask: Ask) -> Report:
+        return self._hand_over(ask, self._generation(ask.generation), None)
+
+    def _train(self, ask: Ask) -> Report:
+        from fedmed_edge.features.weights import parse_backbone
+
+        generation = self._generation(ask.generation)
+        start = generation
+        if ask.object is not None:
+            content = verify_trusted(self.inbox.path(ask.object), self.config.server_key)
+            start = replace(generation, weights=parse_backbone(content, "weights").weights)
+        trained = train_backbone(
+            self.dataset.train,
+            start,
+            epochs=ask.epochs,
+            site=self.config.site,
+            seed=ask.seed,
+            device=self.config.device,
+            progress=self.progress,
+        )
+        weights = self.folder / f"{ask.id}.backbone"
+        try:
+            trained.write(weights)
+            return self._hand_over(ask, generation, weights)
+        finally:
+            weights.unlink(missing_ok=True)
+
+    def _hand_over(self, ask: Ask, generation: Generation, weights: Path | None) -> Report:
+        """Make a contribution and put it into the outbox; where a killed process did so, that one counts."""
+        outbox = Outbox(self.folder / "outbox")
+        made = next((one.id for one in outbox.all() if one.request == ask.id), None)
+        if made is None:
+            sequence = next_sequence(self.folder)
+            contribution = make_contribution(
+                self.dataset,
+                generation,
+                self.config,
+                sequence=sequence,
+                weights_file=weights,
+                progress=self.progress,
+            )
+            record_sequence(self.folder, sequence)  # first: a gap does no harm, a number used twice does
+            signed = contribution.sign(read_private_key(self.config.key))
+            header = signed.header
+            path = self.folder / f"{ask.id}.contribution"
+            try:
+                write_contribution(path, signed)
+                outbox.add(
+                    path.read_bytes(),
+                    id=signed.id,
+                    sequence=sequence,
+                    task=header.task,
+                    rule=let_out(header.parts, header.min_cohort),
+                    request=ask.id,
+                )
+            finally:
+                path.unlink(missing_ok=True)
+            made = signed.id
+        return Report(request=ask.id, state="done", contribution=made)
+
+    def _validate(self, ask: Ask) -> Report:
+        """How the candidate does here, and the model that it would follow."""
+        from fedmed_edge.inference.predict import load_model
+        from fedmed_edge.inference.scoring import score_model
+
+        test = self.dataset.test.labelled
+        patients = len({item.patient for item in test})
+        if patients < self.config.policy.min_cohort:
+            raise InputError(
+                f"validation: {patients} labelled test patients, "
+                f"expected at least min_cohort {self.config.policy.min_cohort}"
+            )
+        assert ask.object is not None  # what was asked was checked
+        asked = {"score": ask.object}
+        now = self.inbox.newest("model", task=self.recipe.name)
+        if now is not None:
+            asked["current"] = now.digest
+        figures = {"images": float(len(test))}
+        for name, digest in asked.items():
+            path = self.inbox.path(digest)
+            model = load_model(path, trust=self.config.server_key, device=self.config.device)
+            figures[name] = score_model(model, test)
+        return Report(request=ask.id, state="done", figures=figures)

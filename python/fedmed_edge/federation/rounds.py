@@ -1,0 +1,343 @@
+"""Backbone rounds: sites train from common weights, the server takes the mean, and again.
+
+    FEDERATION/trainings/ID.json            what is asked for, and how far it is
+    FEDERATION/trainings/ID/NUMBER/         a round's weights while they are put together
+    FEDERATION/trainings/ID/NUMBER.backbone what came of the round
+
+Every round goes out from the weights of the round before (the first from the generation's own), and every
+site hands over the difference of its weights to the generation's, as a contribution like any other. The mean
+of the differences is made file by file by the streaming kernels, so the server holds some models, never one a
+site. A round ends when every site has answered, or at its deadline once there is a quorum; who comes later
+takes part in the next. A process may be killed anywhere: each step is made again with the same result.
+"""
+
+import hashlib
+import logging
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
+
+from fedmed_edge import kernels
+from fedmed_edge.errors import InputError
+from fedmed_edge.features.weights import write_backbone
+from fedmed_edge.federation.messages import Digest
+from fedmed_edge.federation.offers import Offers
+from fedmed_edge.federation.records import Records
+from fedmed_edge.federation.requests import Requested, Requests
+from fedmed_edge.recipe import Recipe
+from fedmed_edge.signing import PrivateKey
+from fedmed_edge.statistics.contribution import Contribution
+from fedmed_edge.store.store import Store
+from fedmed_edge.tensorfile import Tensor, load_tensors, parse_layout, tensor_file
+
+__all__ = ["Round", "Rounds", "Rule", "Training"]
+
+log = logging.getLogger(__name__)
+
+Rule: TypeAlias = Literal["mean", "median", "trimmed_mean"]
+
+_KEY: Final = "fedmed_weights"
+_MOST_IMAGES: Final = 1 << 20
+"""No site counts for more in a mean, whatever it says of itself."""
+
+
+class Round(BaseModel):
+    """A round that ended: who took part, and what came of it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    number: int
+    sites: tuple[str, ...]
+    missing: tuple[str, ...]
+    backbone: Digest
+    seconds: float
+
+
+class Training(BaseModel):
+    """A number of rounds from one generation.
+
+    Attributes:
+        generation: Whose backbone it starts from.
+        rounds, epochs: How many, and the passes over a site's images in each.
+        rule: How the sites' weights become one; `trim` of them at either end are left out by `trimmed_mean`.
+        quorum, deadline_s: As of `ServerFederation`.
+        opened: When the round that runs was opened; None between rounds.
+        ended: Rounds that ended, in order.
+        why: It stopped.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    task: str
+    recipe: Digest
+    generation: Digest
+    rounds: Annotated[int, Field(ge=1, le=10_000)]
+    epochs: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    seed: int = 0
+    rule: Rule = "mean"
+    trim: Annotated[float, Field(ge=0, lt=0.5)] = 0.1
+    sites: tuple[str, ...]
+    quorum: int
+    deadline_s: float
+    opened: float | None = None
+    ended: tuple[Round, ...] = ()
+    state: Literal["running", "finished", "stopped"] = "running"
+    why: str = ""
+
+    @property
+    def number(self) -> int:
+        """Of the round that runs, from 1."""
+        return len(self.ended) + 1
+
+    @property
+    def backbone(self) -> str | None:
+        """Digest of the newest weights, or None before the first round ended."""
+        return self.ended[-1].backbone if self.ended else None
+
+    @property
+    def purpose(self) -> str:
+        """What the sites are asked for in the round that runs."""
+        return f"training {self.id} round {self.number}"
+
+
+class Rounds:
+    """Trainings of a server.
+
+    Args:
+        folder: `federation/` of the server's folder.
+        key: The server's, which weights are signed with.
+    """
+
+    def __init__(self, store: Store, folder: Path, key: PrivateKey) -> None:
+        self._store, self._key = store, key
+        self._folder = folder / "trainings"
+        self._records = Records(self._folder, Training)
+        self._offers, self._requests = Offers(folder / "offers"), Requests(folder / "requests")
+
+    def begin(self, recipe: Recipe, generation: str, **asked: Any) -> Training:
+        """Ask for a training; the same one again changes nothing.
+
+        Args:
+            generation: Digest; it must be on offer to the sites.
+            asked: Fields of `Training` from `rounds` to `deadline_s`.
+
+        Raises:
+            InputError: Fewer sites than the quorum.
+        """
+        said = {"task": recipe.name, "recipe": recipe.digest, "generation": generation, **asked}
+        id = hashlib.sha256(repr(sorted(said.items())).encode()).hexdigest()[:32]
+        held = self._records.read(id)
+        if held is not None:
+            return held
+        training = Training(id=id, **said)
+        if len(training.sites) < training.quorum:
+            raise InputError(
+                f"training: has {len(training.sites)} sites, expected at least the quorum {training.quorum}"
+            )
+        self._records.write(id, training)
+        return training
+
+    def all(self) -> list[Training]:
+        """Every training, by id."""
+        return self._records.all()
+
+    def step(self, training: Training, now: float | None = None) -> Training:
+        """Go on as far as the sites' answers allow.
+
+        Raises:
+            InputError: The weights that came cannot be put together, or the disk is full.
+            StoreError: A file of the store is damaged.
+        """
+        now = time.time() if now is None else now
+        if training.state != "running":
+            return training
+        if training.opened is None:
+            training = self._open(training, now)
+        asked = [self._requests.expect(site, training.purpose) for site in training.sites]
+        requests = [one for one in asked if one is not None]
+        came = self._came(training, requests)
+        answered = sum(one.state != "open" for one in requests)
+        late = now >= (training.opened or now) + training.deadline_s
+        if answered < len(requests) and not (late and len(came) >= training.quorum):
+            return training
+        if len(came) < training.quorum:
+            return self._stop(training, requests, came)
+        return self._close(training, requests, came, now)
+
+    def _open(self, training: Training, now: float) -> Training:
+        for site in training.sites:
+            self._requests.make(
+                site,
+                training.purpose,
+                kind="train",
+                recipe=training.recipe,
+                generation=training.generation,
+                object=training.backbone,
+                epochs=training.epochs,
+                seed=training.seed + training.number,
+                deadline=now + training.deadline_s,
+            )
+        return self._kept(training, opened=now)
+
+    def _came(self, training: Training, requests: list[Requested]) -> dict[str, str]:
+        """Site → id of the weights that it handed over for this round, by name."""
+        held = {
+            entry.id
+            for entry in self._store.contribution_entries(training.task)
+            if entry.current and entry.holds == "weights" and entry.generation == training.generation
+        }
+        told = {one.site: one.report.contribution for one in requests if one.report is not None and one.done}
+        return {site: id for site, id in sorted(told.items()) if id is not None and id in held}
+
+    def _stop(self, training: Training, requests: list[Requested], came: Mapping[str, str]) -> Training:
+        """All have answered, and too few with weights: somebody has to look."""
+        reports = {one.site: one.report for one in requests if one.site not in came}
+        told = [f"{site}: {report.why or report.state}" for site, report in reports.items() if report]
+        why = f"{len(came)} sites handed over weights, expected {training.quorum}; {'; '.join(told)}"
+        log.warning("training %s stopped in round %d: %s", training.id[:12], training.number, why)
+        return self._kept(training, state="stopped", why=why[:1000])
+
+    def _close(
+        self, training: Training, requests: list[Requested], came: Mapping[str, str], now: float
+    ) -> Training:
+        backbone = self._aggregate(training, came)
+        for one in requests:
+            self._requests.close(one)
+        missing = tuple(site for site in training.sites if site not in came)
+        ended = Round(
+            number=training.number,
+            sites=tuple(came),
+            missing=missing,
+            backbone=backbone,
+            seconds=round(now - (training.opened or now), 3),
+        )
+        last = training.number == training.rounds
+        kept = self._kept(
+            training,
+            ended=(*training.ended, ended),
+            opened=None,
+            state="finished" if last else "running",
+        )
+        told = {
+            "training": training.id,
+            "round": ended.number,
+            "contributions": dict(came),
+            "rule": training.rule,
+        }
+        self._store.ledger_append("averaged", subject=backbone, details=told)
+        if training.backbone is not None:
+            self._offers.take_back(training.backbone, "taken back")
+        shutil.rmtree(self._place(training), ignore_errors=True)
+        log.info("training %s: round %d ended with %s", training.id[:12], ended.number, ", ".join(came))
+        return kept
+
+    def _aggregate(self, training: Training, came: Mapping[str, str]) -> str:
+        """Put the sites' weights together and offer what came of it; its digest."""
+        recipe = self._recipe(training)
+        place = self._place(training)
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        files, images = [], []
+        for site, id in came.items():
+            contribution = self._contribution(training, site, id)
+            files.append(place / f"{site}.safetensors")
+            files[-1].write_bytes(tensor_file(contribution.weights or {}, _KEY, "{}"))
+            images.append(contribution.header.evidence.images.get("train", 0))
+        mean = place / "mean.safetensors"
+        combine(
+            files, [min(max(1, count), _MOST_IMAGES) for count in images], mean, training.rule, training.trim
+        )
+        start = self._store.generation(training.generation)
+        moved = _moved(start.weights, mean)
+        taught = {site for one in training.ended for site in one.sites} | set(came)
+        path = self._backbone_path(training)
+        write_backbone(
+            path, moved, recipe, trained_by=[*start.header.trained_by, *taught], images=sum(images)
+        )
+        offer = self._offers.publish(
+            path,
+            self._key,
+            kind="backbone",
+            sites=training.sites,
+            task=training.task,
+            generation=training.generation,
+        )
+        return offer.digest
+
+    def backbone_file(self, training: Training) -> Path:
+        """File of the weights of the last round that ended.
+
+        Raises:
+            InputError: None has ended.
+        """
+        if not training.ended:
+            raise InputError(f"training {training.id[:12]}: no round has ended yet")
+        return self._folder / training.id / f"{len(training.ended)}.backbone"
+
+    def _backbone_path(self, training: Training) -> Path:
+        return self._folder / training.id / f"{training.number}.backbone"
+
+    def _place(self, training: Training) -> Path:
+        return self._folder / training.id / str(training.number)
+
+    def _recipe(self, training: Training) -> Recipe:
+        recipe = self._store.recipe(training.task)
+        if recipe.digest != training.recipe:
+            raise InputError(
+                f"training {training.id[:12]}: `recipe` has {training.recipe[:12]}, "
+                f"expected {recipe.digest[:12]}, the newest of task {training.task}"
+            )
+        return recipe
+
+    def _contribution(self, training: Training, site: str, id: str) -> Contribution:
+        others = {entry.name for entry in self._store.sites()} - {site}
+        found = self._store.contributions(
+            training.task, generation=training.generation, holds="weights", without=others
+        )
+        if [one.id for one in found] != [id]:
+            raise InputError(f"training {training.id[:12]}: the weights of `{site}` went away meanwhile")
+        return found[0]
+
+    def _kept(self, training: Training, **changed: Any) -> Training:
+        kept = training.model_copy(update=changed)
+        self._records.write(training.id, kept)
+        return kept
+
+
+def combine(files: list[Path], weights: list[int], out: Path, rule: Rule, trim: float) -> None:
+    """One set of weights of several, file by file.
+
+    Args:
+        files: Safetensors of the same tensors.
+        weights: Training images behind each; `mean` alone asks.
+        trim: Share of the files that `trimmed_mean` leaves out at either end, rounded down.
+
+    Raises:
+        InputError: The files differ in their tensors, or hold NaN or Inf.
+    """
+    if rule == "median":
+        kernels.median(files, out)
+    elif rule == "trimmed_mean":
+        kernels.trimmed_mean(files, int(trim * len(files)), out)
+    else:
+        kernels.weighted_mean(files, weights, out)
+
+
+def _moved(start: Mapping[str, npt.NDArray[np.generic]], differences: Path) -> dict[str, Tensor]:
+    """The generation's weights, moved by a file of differences."""
+    content = differences.read_bytes()
+    moves = load_tensors(content, parse_layout(content, None, "weights"), "weights")
+    shapes = {name: value.shape for name, value in moves.items()}
+    if shapes != {name: value.shape for name, value in start.items()}:
+        raise InputError("training: the sites' weights are not those of the generation's backbone")
+    return {
+        name: (value.astype(np.float64) + moves[name].astype(np.float64)).astype(value.dtype)
+        for name, value in start.items()
+    }

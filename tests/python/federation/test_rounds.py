@@ -1,0 +1,235 @@
+"""Backbone rounds over sites that come and go, and models that sites validate first."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedmed_edge.errors import InputError, StoreError
+from fedmed_edge.features.weights import parse_backbone
+from fedmed_edge.federation.coordinator import Coordinator
+from fedmed_edge.federation.locks import locked
+from fedmed_edge.federation.rounds import Training
+from fedmed_edge.recipe import Recipe
+
+Arrays = dict[str, Any]
+
+
+def begin(federation: Any, coordinator: Coordinator, recipe: Recipe, **asked: Any) -> Training:
+    said = {"rounds": 2, "sites": tuple(federation.hospitals), "quorum": 2, "deadline_s": 3600.0} | asked
+    return coordinator.rounds.begin(recipe, federation.hospitals["alpha"].generation.digest, **said)
+
+
+def weights_of(federation: Any, digest: str) -> Any:
+    content = (federation.folder / "offers" / digest).read_bytes()
+    return parse_backbone(content, "weights").weights["stem"]
+
+
+def finish(federation: Any, coordinator: Coordinator, names: list[str], steps: int = 12) -> Training:
+    """Sites come, train and come again, until the training has ended."""
+    for _ in range(steps):
+        coordinator.step()
+        for name in names:
+            federation.hospitals[name].train()
+        (training,) = coordinator.rounds.all()
+        if training.state != "running":
+            return training
+    return training
+
+
+def test_rounds_take_the_mean_by_images_and_go_on_from_it(federation: Any, recipe: Recipe) -> None:
+    coordinator = federation.coordinator(collect_s=0.001)
+    begin(federation, coordinator, recipe, rounds=1)
+    coordinator.step()
+    coordinator.step()
+    values = []
+    for name, images in (("alpha", 30), ("beta", 10)):
+        hospital = federation.hospitals[name]
+        (request,) = federation.requests.open_for(name)
+        hospital.put(images=images, request=request.ask.id)
+        hospital.answer(state="done", contribution=hospital.last_id)
+        values.append(hospital.weights.astype(np.float64))
+    training = finish(federation, coordinator, [])
+    assert training.state == "finished"
+    assert training.ended[0].sites == ("alpha", "beta")
+    wanted = (3 * values[0] + values[1]) / 4
+    got = weights_of(federation, training.ended[0].backbone)
+    np.testing.assert_allclose(got, wanted, rtol=1e-6, atol=1e-7)
+    offer = federation.offers.read(training.ended[0].backbone)
+    assert (offer.kind, offer.generation) == ("backbone", training.generation)
+    header = parse_backbone(coordinator.rounds.backbone_file(training).read_bytes(), "w").header
+    assert (header.trained_by, header.images) == (("alpha", "beta"), 40)
+    assert federation.store.ledger()[-1].kind == "averaged"
+
+
+def test_the_next_round_goes_out_from_the_last_one(federation: Any, recipe: Recipe) -> None:
+    coordinator = federation.coordinator(collect_s=0.001)
+    begin(federation, coordinator, recipe, rounds=3)
+    training = finish(federation, coordinator, ["alpha", "beta"])
+    assert [one.number for one in training.ended] == [1, 2, 3]
+    second = federation.requests.expect("alpha", f"training {training.id} round 2").ask
+    assert second.object == training.ended[0].backbone
+    assert federation.offers.read(training.ended[0].backbone).state == "taken back"
+    assert (
+        federation.hospitals["alpha"].folder / "inbox" / f"{training.ended[1].backbone}.backbone"
+    ).is_file()
+    assert federation.held()
+    assert not list((federation.folder / "trainings").glob("*/*/"))
+
+
+@pytest.mark.parametrize("rule", ["median", "trimmed_mean"])
+def test_robust_rules_leave_out_who_is_far_away(
+    make_federation: Any, tmp_path: Path, recipe: Recipe, rule: str
+) -> None:
+    names = ("a", "b", "c", "d", "e")
+    federation = make_federation(tmp_path, *names)
+    for name in names[:4]:
+        federation.hospitals[name].contribution()
+    coordinator = federation.coordinator(collect_s=0.001, at_once=8)
+    said = {"rounds": 1, "sites": names, "quorum": 5, "deadline_s": 60.0, "rule": rule, "trim": 0.2}
+    coordinator.rounds.begin(recipe, federation.hospitals["a"].generation.digest, **said)
+    training = finish(federation, coordinator, list(names))
+    rows = np.stack([federation.hospitals[name].weights for name in names])
+    ordered = np.sort(rows.astype(np.float64), axis=0)
+    wanted = ordered[2] if rule == "median" else ordered[1:4].mean(axis=0)
+    got = weights_of(federation, training.ended[0].backbone)
+    np.testing.assert_allclose(got, wanted, rtol=1e-6, atol=1e-7)
+
+
+def test_a_round_ends_without_stragglers_at_its_deadline_once_there_is_a_quorum(
+    make_federation: Any, tmp_path: Path, recipe: Recipe
+) -> None:
+    federation = make_federation(tmp_path, "alpha", "beta", "gamma")
+    coordinator = federation.coordinator(collect_s=0.001)
+    training = begin(federation, coordinator, recipe, rounds=1, deadline_s=1000.0)
+    coordinator.step()
+    coordinator.step()
+    for name in ("alpha", "beta"):
+        federation.hospitals[name].train()
+    coordinator.step()
+    (training,) = coordinator.rounds.all()
+    assert coordinator.rounds.step(training, time.time() + 999).state == "running"
+    ended = coordinator.rounds.step(training, time.time() + 1001)
+    assert ended.ended[0].missing == ("gamma",)
+    assert federation.requests.open_for("gamma") == []
+    federation.hospitals["gamma"].train()
+    result = federation.sync("gamma")
+    assert len(result.sent) == 1
+    assert coordinator.rounds.all()[0].ended[0].missing == ("gamma",)
+
+
+def test_a_deadline_without_a_quorum_is_waited_beyond(federation: Any, recipe: Recipe) -> None:
+    coordinator = federation.coordinator(collect_s=0.001)
+    training = begin(federation, coordinator, recipe, deadline_s=10.0)
+    coordinator.step()
+    training = coordinator.rounds.all()[0]
+    assert coordinator.rounds.step(training, time.time() + 1e6).ended == ()
+
+
+def test_a_training_that_too_few_take_part_in_stops_and_says_why(federation: Any, recipe: Recipe) -> None:
+    coordinator = federation.coordinator(collect_s=0.001)
+    begin(federation, coordinator, recipe)
+    coordinator.step()
+    coordinator.step()
+    federation.hospitals["alpha"].train()
+    federation.hospitals["beta"].answer(state="refused", why="policy: `may_train` is false")
+    training = finish(federation, coordinator, [])
+    assert training.state == "stopped"
+    assert training.why == "1 sites handed over weights, expected 2; beta: policy: `may_train` is false"
+
+
+def test_a_training_needs_as_many_sites_as_its_quorum(federation: Any, recipe: Recipe) -> None:
+    with pytest.raises(InputError, match="has 2 sites, expected at least the quorum 3"):
+        begin(federation, federation.coordinator(), recipe, quorum=3)
+
+
+def test_sites_that_are_online_one_at_a_time_and_a_coordinator_that_restarts_finish_a_training(
+    federation: Any, recipe: Recipe
+) -> None:
+    begin(federation, federation.coordinator(), recipe, rounds=2)
+    everyone = federation.sites.sites
+    for hour in range(24):
+        name = "alpha" if hour % 2 else "beta"
+        sites = federation.sites
+        sites.sites = {name: everyone[name]}
+        coordinator = federation.coordinator(sites, collect_s=0.001)
+        coordinator.step()
+        federation.hospitals[name].train()
+        (training,) = coordinator.rounds.all()
+        if training.state == "finished":
+            break
+    assert training.state == "finished"
+    assert [one.missing for one in training.ended] == [(), ()]
+    assert len(federation.held()) == 4
+
+
+def test_a_second_coordinator_is_refused(federation: Any) -> None:
+    with (
+        locked(federation.folder / "coordinator.lock"),
+        pytest.raises(StoreError, match="coordinator: another one is running for this server"),
+    ):
+        federation.coordinator().step()
+
+
+def test_a_site_that_does_not_answer_is_tried_later_and_later(federation: Any) -> None:
+    sites = federation.sites
+    gone = sites.sites.pop("beta")
+    sites.online = lambda: ["alpha", "beta"]
+    coordinator = federation.coordinator(sites, collect_s=0.001)
+    coordinator.step()
+    first = coordinator._meetings.read("beta")
+    assert first.failures == 1
+    coordinator.step()
+    assert coordinator._meetings.read("beta") == first  # not before its time
+    sites.sites["beta"] = gone
+    coordinator._meetings.write("beta", first.model_copy(update={"not_before": 0.0}))
+    coordinator.step()
+    assert coordinator._meetings.read("beta").failures == 0
+
+
+# --- candidates ------------------------------------------------------------------------------------------
+
+
+def candidate(federation: Any, coordinator: Coordinator, recipe: Recipe, tmp_path: Path, **more: Any) -> str:
+    path = tmp_path / "candidate.onnx"
+    path.write_bytes(b"a model of its own kind")
+    said = {"quorum": 2, "deadline_s": 3600.0} | more
+    generation = federation.hospitals["alpha"].generation.digest
+    made = coordinator.candidates.begin(path, recipe, generation, tuple(federation.hospitals), **said)
+    return str(made.digest)
+
+
+@pytest.mark.parametrize(("now", "state"), [(0.8, "published"), (0.79, "published"), (0.7, "rejected")])
+def test_a_candidate_is_published_where_it_is_not_worse(
+    federation: Any, recipe: Recipe, tmp_path: Path, now: float, state: str
+) -> None:
+    coordinator = federation.coordinator(collect_s=0.001)
+    digest = candidate(federation, coordinator, recipe, tmp_path)
+    coordinator.step()
+    for hospital in federation.hospitals.values():
+        assert (hospital.folder / "inbox" / f"{digest}.candidate").is_file()
+        hospital.answer(state="done", figures={"score": now, "current": 0.8})
+    coordinator.step()
+    (decided,) = coordinator.candidates.all()
+    assert decided.state == state
+    coordinator.step()
+    coordinator.step()
+    here = federation.hospitals["alpha"].folder / "inbox" / f"{digest}.model"
+    assert here.is_file() == (state == "published")
+    assert not here.with_suffix(".candidate").exists()
+
+
+def test_a_candidate_without_a_quorum_is_rejected_at_its_deadline(
+    federation: Any, recipe: Recipe, tmp_path: Path
+) -> None:
+    coordinator = federation.coordinator(collect_s=0.001)
+    candidate(federation, coordinator, recipe, tmp_path)
+    coordinator.step()
+    federation.hospitals["alpha"].answer(state="done", figures={"score": 0.9})
+    coordinator.step()
+    (asked,) = coordinator.candidates.all()
+    assert asked.state == "asked"
+    decided = coordinator.candidates.step(asked, time.time() + 4000)
+    assert (decided.state, decided.why) == ("rejected", "1 sites validated it, expected 2")
