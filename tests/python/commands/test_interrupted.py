@@ -100,6 +100,7 @@ def test_an_interrupted_step_leaves_nothing_half_written_and_goes_on(
 def _kept(verb: str) -> list[str]:
     """Files that a step may leave where it was interrupted: whole ones, that the next run takes up."""
     keys = ["new/site.key", "new/new.pub", "new/recipe.toml", "new/server.key", "new/server.pub"]
+    keys += ["new/engine/startup/client.key", "new/new.request"]
     answers = [f"out/1/{name}" for name in ("result.json", "preview.png")] + ["out/2/preview.png"]
     return {
         "contribute": ["c/sequence"],
