@@ -37,7 +37,7 @@ def command(out: Output, folder: Path, host: str, port: int) -> None:
     key = make_key(folder / config.key)
     public = folder / PUBLIC_KEY
     write_public_key(public, key.public_key())
-    store, made = Store.open_or_create(folder / config.store)
+    store, made = Store.open_or_create(folder / config.store, index=config.index, objects=config.objects)
     connects = importlib.util.find_spec("nvflare") is not None
     if connects:
         from fedmed_edge.federation.engine.kits import ensure_server_kits
