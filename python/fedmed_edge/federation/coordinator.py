@@ -179,8 +179,8 @@ class Coordinator:
 
     def _sweep(self) -> None:
         """Give up files of which nothing has come for long."""
-        for path in (self._folder / "inbox").glob("*/*.have"):
+        for path in (self._folder / "inbox").glob("*/*.part"):
             if time.time() - path.stat().st_mtime > STALE_S:
+                path.with_suffix(".have").unlink(missing_ok=True)
                 path.unlink(missing_ok=True)
-                path.with_suffix(".part").unlink(missing_ok=True)
                 log.info("given up: %s of site %s", path.stem[:12], path.parent.name)

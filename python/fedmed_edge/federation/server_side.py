@@ -154,9 +154,10 @@ class _Visit:
 
     def offer(self, said: Offer, data: bytes) -> Reply:
         with locked(self.inbox / "lock"):
-            if self.taken.read(said.digest) is not None:
-                return Reply(Progress(taken=True).values)
             assembly = Assembly(self.inbox, said.digest)
+            if self.taken.read(said.digest) is not None:
+                assembly.discard()  # where a process was killed before it did
+                return Reply(Progress(taken=True).values)
             if not assembly.begun:
                 self._check_room(said.bytes)
             assembly.begin(said.bytes)
@@ -190,10 +191,10 @@ class _Visit:
         path, where = assembly.finish(), f"contribution {assembly.digest[:12]}"
         try:
             self._check_claim(path, where)
-            done = self.store.import_contribution(path, details={"came": "federation"})
-        except (InputError, TrustError) as error:
+            done = self.store.import_contribution(path, where=where, details={"came": "federation"})
+        except (InputError, TrustError):
             assembly.discard()
-            raise type(error)(str(error).replace(str(path), where), hint=error.hint) from None
+            raise
         return Taken(id=done.id)
 
     def _check_claim(self, path: Path, where: str) -> None:

@@ -1,0 +1,280 @@
+"""Processes killed in the middle of an upload, of receiving, of a ledger row; full disks; clocks that are off."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedmed_edge.errors import InputError, StoreError
+from fedmed_edge.federation import egress, outbox, parts, server_side
+from fedmed_edge.federation.egress import read_egress
+
+# Lines between two points where the child is killed; smaller ones are run by hand.
+STEP = int(os.environ.get("FEDMED_TEST_STEP", "401"))
+
+# A child of fork is killed at its n-th line of ours: either it is site and server at once, or the server alone,
+# which a fresh one follows, while the site goes on.
+SCRIPT = """
+import os, shutil, signal, socket, sys
+from pathlib import Path
+from fedmed_edge.config import SiteConfig
+from fedmed_edge.errors import Unreachable
+from fedmed_edge.federation import parts
+from fedmed_edge.federation.loopback import Loopback
+from fedmed_edge.federation.outbox import Outbox
+from fedmed_edge.federation.server_side import serve
+from fedmed_edge.federation.site_side import sync
+from fedmed_edge.federation.wire import Request, decode_reply, decode_request, encode
+from fedmed_edge.store.store import Store
+
+parts.PART_BYTES = 1024
+who, template, work, step, wanted, served = *sys.argv[1:3], Path(sys.argv[3]), int(sys.argv[4]), *sys.argv[5:7]
+template = Path(template)
+site = work / "alpha"
+config = SiteConfig(site="alpha", key=site / "site.key", server_key=work / "server.pub",
+                    federation={"parts_in_flight": 1})
+
+def traced(limit):
+    count = 0
+    def trace(frame, event, argument):
+        nonlocal count
+        name = frame.f_code.co_filename
+        if not any(room in name for room in ("edge/federation", "edge/store", "edge/atomic.py")):
+            return None
+        if event == "line":
+            count += 1
+            if count == limit:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+    return trace
+
+def child(limit, run):
+    pid = os.fork()
+    if pid == 0:
+        try:
+            sys.settrace(traced(limit))
+            run()
+        except BaseException as error:
+            print("child:", repr(error), file=sys.stderr)
+            os._exit(3)
+        os._exit(0)
+    return pid
+
+def meet():
+    return sync(Loopback(Store.open(work / "store"), work / "federation", "alpha"), site, config, patience_s=0)
+
+class Served:
+    # the server in a child, at the other end of a socket
+    def __init__(self, limit):
+        self.near, far = socket.socketpair()
+        self.pid = child(limit, lambda: self.loop(far))
+        far.close()
+
+    def loop(self, far):
+        self.near.close()
+        store, file = Store.open(work / "store"), far.makefile("rwb")
+        while size := file.read(4):
+            request = decode_request(file.read(int.from_bytes(size, "big")))
+            content = encode(serve(store, work / "federation", "alpha", request))
+            file.write(len(content).to_bytes(4, "big") + content)
+            file.flush()
+
+    def ask(self, op, fields, data=b""):
+        content = encode(Request(op, fields, data))
+        try:
+            with self.near.makefile("rwb") as file:
+                file.write(len(content).to_bytes(4, "big") + content)
+                file.flush()
+                size = file.read(4)
+                if len(size) < 4:
+                    raise Unreachable("test: the server is gone")
+                return decode_reply(file.read(int.from_bytes(size, "big")))
+        except OSError:
+            raise Unreachable("test: the server is gone") from None
+
+    def end(self):
+        self.near.close()
+        return os.waitpid(self.pid, 0)[1]
+
+killed, limit = 0, 1
+while True:
+    shutil.rmtree(work, ignore_errors=True)
+    shutil.copytree(template, work)
+    if who == "both":
+        status = os.waitpid(child(limit, meet), 0)[1]
+        meet()
+    else:
+        server = Served(limit)
+        try:
+            sync(server, site, config, patience_s=0)
+        except Unreachable:
+            pass
+        status = server.end()
+        server = Served(-1)
+        sync(server, site, config, patience_s=0)
+        assert server.end() == 0, limit
+    assert not (os.WIFEXITED(status) and os.WEXITSTATUS(status) == 3), "failed otherwise"
+    store = Store.open(work / "store")
+    assert store.verify() == [], (limit, store.verify())
+    store.verify_ledger()
+    held = sorted(entry.id for entry in store.contribution_entries())
+    assert held == sorted(wanted.split()), (limit, held)
+    kinds = [entry.kind for entry in store.ledger()]
+    assert kinds.count("contributed") == len(held) and "refused" not in kinds, (limit, kinds)
+    assert Outbox(site / "outbox").waiting() == [], (limit, Outbox(site / "outbox").waiting())
+    assert not list((site / "outbox").glob("*.contribution")) and not list((site / "outbox").glob(".part*"))
+    assert not list((work / "federation").glob("inbox/*/*.part"))
+    assert (site / "inbox" / (served + ".model")).read_bytes() == (work / "object").read_bytes(), limit
+    if os.WIFEXITED(status):
+        break
+    killed, limit = killed + 1, limit + step
+print(killed)
+"""
+
+
+@pytest.mark.parametrize("who", ["both", "server"])
+def test_killed_at_any_point_nothing_is_lost_and_nothing_is_there_twice(
+    make_federation: Callable[..., Any], tmp_path: Path, who: str
+) -> None:
+    federation = make_federation(tmp_path / "template", "alpha")
+    alpha = federation.hospitals["alpha"]
+    wanted = [alpha.put(size=600).id, alpha.put(size=300).id]
+    source = tmp_path / "template" / "object"
+    source.write_bytes(np.random.default_rng(0).bytes(2500))
+    served = federation.offers.publish(source, federation.key, kind="model").digest
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c", SCRIPT, who, str(tmp_path / "template"), str(tmp_path / "work")),
+            *(str(STEP), " ".join(wanted), served),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert int(done.stdout) >= 3
+
+
+def full(*_arguments: object, **_more: object) -> None:
+    raise OSError(28, os.strerror(28))
+
+
+def test_a_full_disk_at_the_server_is_waited_for(
+    federation: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    alpha = federation.hospitals["alpha"]
+    first, second = alpha.put(), alpha.put()
+    with monkeypatch.context() as patched:
+        patched.setattr(parts, "_write_at", full)
+        result = federation.sync("alpha")
+    assert (result.sent, result.waiting) == ([], 2)
+    waiting = alpha.outbox.waiting()
+    assert [one.tries for one in waiting] == [1, 0]
+    assert waiting[0].why == "server: cannot take it now"
+    assert "disk: cannot be written: No space left on device" in caplog.text
+    assert federation.sync("alpha").sent == []  # not before its time
+    alpha.outbox._records.write(first.digest, waiting[0].model_copy(update={"not_before": 0.0}))
+    assert federation.sync("alpha").sent == [first.id, second.id]
+    assert federation.held() == sorted([first.id, second.id])
+
+
+def test_a_disk_that_has_no_room_for_a_file_is_told_before_a_byte_of_it_travels(
+    federation: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federation.hospitals["alpha"].put()
+    monkeypatch.setattr(server_side, "ROOM_BYTES", 1 << 60)
+    assert federation.sync("alpha").waiting == 1
+    assert {entry.op for entry in read_egress(federation.hospitals["alpha"].folder)} == {"hello", "offer"}
+
+
+def test_a_full_disk_at_the_site_is_told_and_what_came_is_kept(
+    federation: Any, small_parts: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    source = tmp_path / "object"
+    source.write_bytes(bytes(3 * small_parts))
+    offer = federation.offers.publish(source, federation.key, kind="model")
+    write, written = parts._write_at, []
+
+    def soon_full(path: Path, data: bytes, offset: int) -> None:
+        written.append(offset)
+        if len(written) > 4:
+            full()
+        write(path, data, offset)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(parts, "_write_at", soon_full)
+        with pytest.raises(StoreError, match="disk: cannot be written: No space left on device"):
+            federation.sync("alpha")
+    channel = federation.channel("alpha")
+    asked: list[str] = []
+    ask = channel.ask
+    channel.ask = lambda op, fields, data=b"": asked.append(op) or ask(op, fields, data)
+    assert federation.sync("alpha", channel).received == [offer.digest]
+    assert asked.count("get") == 1
+
+
+def test_nothing_leaves_that_cannot_be_written_down(federation: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    federation.hospitals["alpha"].put()
+    monkeypatch.setattr(egress.os, "write", full)
+    with pytest.raises(InputError, match=r"egress.jsonl: cannot be written: No space left on device"):
+        federation.sync("alpha")
+    assert federation.held() == []
+
+
+def test_a_record_that_is_damaged_is_named(federation: Any) -> None:
+    parcel = federation.hospitals["alpha"].put()
+    path = federation.hospitals["alpha"].folder / "outbox" / f"{parcel.digest}.json"
+    path.write_text("{")
+    with pytest.raises(InputError, match=r"\.json: is damaged"):
+        federation.sync("alpha")
+
+
+@pytest.mark.parametrize("off", [-600.0, 600.0, 86400.0])
+def test_a_clock_that_is_off_changes_nothing_but_a_warning(
+    federation: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, off: float
+) -> None:
+    real = time.time
+    sent = federation.hospitals["alpha"].put()
+    with monkeypatch.context() as patched:
+        patched.setattr(server_side.time, "time", lambda: real() + off)
+        # both ends share this process: the site's clock is right where it looks at it
+        patched.setattr("fedmed_edge.federation.site_side.time", Clock(real))
+        patched.setattr(outbox, "time", Clock(real))
+        assert federation.sync("alpha").sent == [sent.id]
+    assert f"clock: is {-off:.0f} seconds off the server's" in caplog.text
+    assert federation.held() == [sent.id]
+
+
+class Clock:
+    """The `time` module as one side sees it."""
+
+    def __init__(self, real: Callable[[], float]) -> None:
+        self.time, self.monotonic, self.sleep = real, time.monotonic, time.sleep
+
+
+def test_a_sync_that_runs_is_not_run_twice(federation: Any) -> None:
+    from fedmed_edge.federation.locks import locked
+
+    with (
+        locked(federation.hospitals["alpha"].folder / "sync.lock"),
+        pytest.raises(StoreError, match="sync: another one of this site is running"),
+    ):
+        federation.sync("alpha")
+
+
+def test_a_copied_folder_is_swept_of_what_a_killed_process_left(federation: Any, tmp_path: Path) -> None:
+    alpha = federation.hospitals["alpha"]
+    parcel = alpha.put()
+    copy = alpha.outbox.path(parcel.digest).with_name("00" * 32 + ".contribution")
+    shutil.copy(alpha.outbox.path(parcel.digest), copy)
+    federation.sync("alpha")
+    assert not copy.exists()
