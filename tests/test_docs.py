@@ -402,6 +402,7 @@ def test_the_story_of_the_readme_runs_as_it_stands(tmp_path: Path, monkeypatch: 
         done.add(verb)
     beside = {"fedmed-edge demo", "fedmed-edge extract", "fedmed-edge inspect", "fedmed-edge report"}
     beside |= {"fedmed-edge agent", "fedmed-edge pull", "fedmed-server start"}  # docs/federation.md
+    beside |= {"fedmed-edge listen", "fedmed-edge send"}  # docs/listen.md
     assert set(VERBS) - done == beside | {"fedmed-server site list", "fedmed-server site revoke"}
     assert (tmp_path / "results" / "one" / "result.json").is_file()
     (block,) = blocks(REPOSITORY / "README.md", "python")

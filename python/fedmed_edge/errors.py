@@ -6,6 +6,7 @@ FedmedError            exit 1  refused or failed
 ├── NothingMatched     exit 4  no input fits the model or the task
 ├── TrustError         exit 5  a signature, a signer, a digest: do not use the file
 ├── DeviceError        exit 6  the device that was asked for is not usable
+├── Undelivered        exit 7  a result was made but did not reach its destination: it can be sent again
 └── Unreachable        exit 8  the other end did not answer: try again later
 
 A message says what failed and shows what was found against what was expected; `hint` says what to do.
@@ -56,6 +57,12 @@ class DeviceError(FedmedError):
     """The device that was asked for is not usable here."""
 
     exit_code = 6
+
+
+class Undelivered(FedmedError):
+    """A result did not reach its destination."""
+
+    exit_code = 7
 
 
 class Unreachable(FedmedError):

@@ -3,7 +3,7 @@
 import ipaddress
 import re
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -11,6 +11,7 @@ from fedmed_edge.recipe import Frozen
 
 Seconds = Annotated[float, Field(gt=0, le=86400)]
 Port = Annotated[int, Field(ge=0, le=65535)]
+LabelKey = Literal["AccessionNumber", "StudyInstanceUID", "PatientID"]
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _AET = r"[!-\[\]-~](?:[ -\[\]-~]{0,14}[!-\[\]-~])?"
@@ -115,6 +116,10 @@ class Listen(Frozen):
         send: Whether results leave this machine. Until then they are written to disk alone (shadow mode).
         destination: Where results go: `dicom://AET@HOST:PORT`, `dicoms://…` for TLS, the URL of a
             DICOMweb server, or a folder.
+        objects: DICOM objects that go out, some of `seg`, `sr`, `sc`. Where a destination does not take the
+            first that there is, `sc`, a picture, goes instead.
+        segmentation: `binary`, which every viewer takes, or `labelmap`.
+        lenient: Resample volumes whose slices are no regular stack, in place of refusing them.
         model: Exported model; None: the one that is active in the site folder.
         timeout_s: Longest that one series may take.
         memory_gb: Memory that the process of the model may take; None: all.
@@ -136,6 +141,9 @@ class Listen(Frozen):
     settle_s: Seconds = 10.0
     send: bool = False
     destination: tuple[str, ...] = ()
+    objects: tuple[Literal["seg", "sr", "sc"], ...] = ("seg", "sr")
+    segmentation: Literal["binary", "labelmap"] = "binary"
+    lenient: bool = False
     model: Path | None = None
     timeout_s: Seconds = 600.0
     memory_gb: Annotated[float, Field(ge=0.1)] | None = None

@@ -1,0 +1,269 @@
+"""From settled series to results: jobs one after another, each in the process beside the node."""
+
+import json
+import logging
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedmed_edge.errors import DeviceError, FedmedError, InputError, NothingMatched, TrustError
+from fedmed_edge.listener.incoming import Incoming, linked, read_header
+from fedmed_edge.listener.journal import Answer, Job, Journal
+from fedmed_edge.listening import Listen
+
+log = logging.getLogger(__name__)
+
+LOAD_S = 300.0
+_KINDS = {kind.exit_code: kind for kind in (InputError, NothingMatched, TrustError, DeviceError)}
+_WAIT_FOR_ROOM_S = 5.0
+
+
+class WorkerEnded(Exception):
+    """The process ended or was ended while it answered; says how."""
+
+
+class WorkerProcess:
+    """The process that `worker` describes.
+
+    Args:
+        worker: Arguments of `worker.Worker`.
+        verbose: Let it write to stderr; decoders may show values of files there.
+    """
+
+    def __init__(self, worker: dict[str, Any], memory_bytes: int | None, *, verbose: bool = False) -> None:
+        self._settings = {"worker": worker, "memory_bytes": memory_bytes}
+        self._verbose = verbose
+        self._process: subprocess.Popen[bytes] | None = None
+        self._rest = b""
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process, where there is one."""
+        return self._process.pid if self._process else None
+
+    def start(self) -> dict[str, Any]:
+        """Start it and load the model, where that is not done yet.
+
+        Returns:
+            Task, digest and device of the model.
+
+        Raises:
+            FedmedError: The model cannot be loaded or trusted.
+        """
+        self.stop()
+        self._rest = b""
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "fedmed_edge.listener.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=None if self._verbose else subprocess.DEVNULL,
+            bufsize=0,
+            # Ctrl-C at a terminal is the node's to handle
+            start_new_session=True,
+        )
+        try:
+            said = self._ask(self._settings, LOAD_S)
+        except WorkerEnded as ended:
+            raise InputError(f"model: its process {ended} while it was loaded") from None
+        if "error" in said:
+            self.stop()
+            raise _KINDS.get(said["exit_code"], InputError)(said["error"], hint=said["hint"])
+        ready: dict[str, Any] = said["ready"]
+        return ready
+
+    def answer(self, folder: Path, out: Path, timeout_s: float) -> dict[str, Any]:
+        """Have a series answered; see `worker.Worker.answer`.
+
+        Raises:
+            WorkerEnded: It crashed, or took too long and was ended.
+            FedmedError: It had ended before and the model cannot be loaded again.
+        """
+        if self._process is None:
+            self.start()
+        return self._ask({"input": str(folder), "output": str(out)}, timeout_s)
+
+    def stop(self) -> None:
+        """End it at once; what it was at is not done."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    pipe.close()
+
+    def _ask(self, document: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        process = self._process
+        assert process is not None and process.stdin is not None and process.stdout is not None
+        deadline = time.monotonic() + timeout_s
+        try:
+            process.stdin.write(json.dumps(document).encode() + b"\n")
+            while b"\n" not in self._rest:
+                left = deadline - time.monotonic()
+                if left <= 0 or not select.select([process.stdout], [], [], left)[0]:
+                    self.stop()
+                    raise WorkerEnded(f"took longer than {timeout_s:g} s")
+                read = os.read(process.stdout.fileno(), 1 << 16)
+                if not read:
+                    raise BrokenPipeError
+                self._rest += read
+        except (OSError, ValueError):  # ValueError: `stop` closed the pipe meanwhile
+            code = process.wait()
+            self.stop()
+            how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+            raise WorkerEnded(how) from None
+        line, self._rest = self._rest.split(b"\n", 1)
+        said: dict[str, Any] = json.loads(line)
+        return said
+
+
+class Answering:
+    """Settles series, takes jobs and records what became of them, in one thread.
+
+    Args:
+        finished: Called after every job with the seconds that it took.
+    """
+
+    def __init__(
+        self,
+        settings: Listen,
+        journal: Journal,
+        incoming: Incoming,
+        worker: WorkerProcess,
+        finished: Callable[[float], None],
+    ) -> None:
+        self._settings, self._journal, self._incoming = settings, journal, incoming
+        self._worker, self._finished = worker, finished
+        self._due: dict[str, float] = {}
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="answering", daemon=True)
+
+    def start(self) -> None:
+        """Go on where the journal stands."""
+        self._journal.requeue()
+        for series_uid in self._journal.fresh():
+            self.arrived(series_uid)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End at once; a series that is being answered is answered again after the next start."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        self._worker.stop()
+        if self._thread.is_alive():
+            self._thread.join(timeout=1)
+
+    def arrived(self, series_uid: str) -> None:
+        """An instance came: the series is complete once none has come for `settle_s`."""
+        with self._changed:
+            first = not self._due
+            self._due[series_uid] = time.monotonic() + self._settings.settle_s
+            if first:
+                self._changed.notify()
+
+    def _run(self) -> None:
+        while not self._stopping:
+            try:
+                if not self._step():
+                    self._wait()
+            except Exception as error:
+                if not self._stopping:
+                    log.error("listen: a job could not be recorded: %s", type(error).__name__)
+                    log.debug("", exc_info=True)
+                    time.sleep(1)
+
+    def _wait(self) -> None:
+        with self._changed:
+            if self._stopping:
+                return
+            due = min(self._due.values(), default=None)
+            self._changed.wait(None if due is None else max(0.0, due - time.monotonic()))
+
+    def _step(self) -> bool:
+        """Settle what is due and answer one series; False where there is none."""
+        with self._changed:
+            settled = [uid for uid, due in self._due.items() if due <= time.monotonic()]
+            for uid in settled:
+                del self._due[uid]
+        for uid in settled:
+            self._journal.settle(uid)
+        if self._incoming.free_bytes < self._incoming.watermark / 2:
+            log.warning("listen: less than half of `watermark_gb` is free: results wait")
+            with self._changed:
+                self._changed.wait(0 if self._stopping else _WAIT_FOR_ROOM_S)
+            return True
+        job = self._journal.take_job()
+        if job is None:
+            return False
+        self._answer(job)
+        return True
+
+    def _answer(self, job: Job) -> None:
+        base, started = self._settings.folder, time.perf_counter()
+        out = base / "results" / str(job.job)
+        shutil.rmtree(out, ignore_errors=True)
+        try:
+            with linked(job.files, base / "running") as folder:
+                out.mkdir(parents=True)
+                said = self._worker.answer(folder, out, self._settings.timeout_s)
+        except (WorkerEnded, FedmedError, OSError) as ended:
+            if self._stopping:
+                self._journal.give_back(job)
+                return
+            said = {"state": "failed", "reason": _reason(ended)}
+        self._record(job, out, said, time.perf_counter() - started)
+
+    def _record(self, job: Job, out: Path, said: dict[str, Any], seconds: float) -> None:
+        state = said["state"]
+        objects = [{kind: Path(path) for kind, path in one.items()} for one in said.get("objects", [])]
+        self._journal.finish_job(
+            job,
+            state,
+            reason=said.get("reason"),
+            seconds=seconds,
+            folder=out,
+            model=said.get("model"),
+            answers=[Answer(one["label"], one["known"]) for one in said.get("answers", [])],
+            made=[str(read_header(path).SOPInstanceUID) for one in objects for path in one.values()],
+            deliveries=[
+                (to, path, fallback)
+                for to in (self._settings.destination if self._settings.send else ())
+                for one in objects
+                for path, fallback in to_send(one, self._settings.objects)
+            ],
+        )
+        log.info("listen: job %d %s, %d files, %.1f s", job.job, state, len(job.files), seconds)
+        if state == "failed":
+            log.warning("listen: job %d failed; its reason stands in the report", job.job)
+        self._finished(seconds)
+
+
+def to_send(made: Mapping[str, Path], wanted: Sequence[str]) -> list[tuple[Path, Path | None]]:
+    """Objects of one image that go out, the first of them with the capture as its fallback.
+
+    Example:
+        >>> made = {kind: Path(kind) for kind in ("seg", "sr", "sc")}
+        >>> [(str(path), fallback and str(fallback)) for path, fallback in to_send(made, ["sr", "seg"])]
+        [('seg', 'sc'), ('sr', None)]
+    """
+    going = [path for kind, path in made.items() if kind in wanted]
+    capture = None if "sc" in wanted else made.get("sc")
+    if not going and capture is not None:
+        return [(capture, None)]
+    return [(path, None if number else capture) for number, path in enumerate(going)]
+
+
+def _reason(ended: Exception) -> str:
+    if isinstance(ended, WorkerEnded):
+        return f"the model's process {ended}"
+    return (ended.strerror or "cannot be read") if isinstance(ended, OSError) else str(ended)

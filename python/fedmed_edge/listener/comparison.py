@@ -1,0 +1,152 @@
+"""What the node would have said, by day and label, and against radiologists' labels where they are given.
+
+For the time before `send = true`: the results lie on the disk, nobody has seen them, and this table tells
+whether they may be shown.
+"""
+
+import csv
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedmed_edge.errors import InputError
+from fedmed_edge.listener.journal import Journal, open_journal
+from fedmed_edge.listening import LabelKey
+
+_COLUMNS: dict[LabelKey, str] = {
+    "AccessionNumber": "accession",
+    "StudyInstanceUID": "study_uid",
+    "PatientID": "patient",
+}
+
+
+@dataclass(frozen=True)
+class Day:
+    """One day of results: label → how many, and how many images were like those of the sites."""
+
+    day: str
+    labels: dict[str, int]
+    known: int
+    unlike: int
+
+    @property
+    def known_share(self) -> float | None:
+        """Known among those where the model can tell."""
+        told = self.known + self.unlike
+        return self.known / told if told else None
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Answers against given labels.
+
+    Attributes:
+        pairs: (given label, answered label) → how many.
+        unmatched: Rows of the file without an answer.
+    """
+
+    pairs: dict[tuple[str, str], int]
+    unmatched: int
+
+    @property
+    def agreeing(self) -> int:
+        """How many answers are the given label."""
+        return sum(count for (given, answered), count in self.pairs.items() if given == answered)
+
+
+def by_day(journal: Journal) -> list[Day]:
+    """Counts of every day, the earliest first; also of days whose studies are purged."""
+    days: dict[str, list[tuple[str, int | None, int]]] = {}
+    for day, label, known, count in journal.rows(
+        "SELECT day, coalesce(label, ''), known, count(*) FROM answers GROUP BY 1, 2, 3 ORDER BY 1, 2"
+    ):
+        days.setdefault(day, []).append((label, known, count))
+    return [
+        Day(
+            day,
+            dict(sum((Counter({label: count}) for label, _, count in rows), Counter())),
+            sum(count for _, known, count in rows if known == 1),
+            sum(count for _, known, count in rows if known == 0),
+        )
+        for day, rows in days.items()
+    ]
+
+
+def failures(journal: Journal) -> dict[str, int]:
+    """Why series were not answered → how many."""
+    rows = journal.rows(
+        "SELECT state || ': ' || coalesce(reason, ''), count(*) FROM jobs"
+        " WHERE state IN ('failed', 'skipped') GROUP BY 1 ORDER BY 2 DESC"
+    )
+    return {str(reason): int(count) for reason, count in rows}
+
+
+def against(journal: Journal, labels: Path, by: LabelKey) -> Agreement:
+    """Compare with a table that has the column `by` and one called `label`.
+
+    A study with several answers counts with each of them.
+
+    Raises:
+        InputError: The file cannot be read or lacks a column.
+    """
+    try:
+        with labels.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            missing = {by, "label"} - set(reader.fieldnames or ())
+            if missing:
+                raise InputError(f"{labels}: has no column {' and '.join(sorted(missing))}")
+            given = {row[by].strip(): row["label"].strip() for row in reader if row[by] and row["label"]}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{labels}: cannot be read: {error}") from None
+    answers = journal.rows(f"SELECT {_COLUMNS[by]}, coalesce(label, '') FROM answers")
+    pairs = Counter((given[key], label) for key, label in answers if key in given)
+    answered = {key for key, _ in answers}
+    return Agreement(dict(pairs), sum(key not in answered for key in given))
+
+
+def compare_folder(folder: Path, labels: Path | None, by: LabelKey) -> tuple[dict[str, Any], list[str]]:
+    """The whole report over a node's folder, as JSON values and as lines for people.
+
+    Raises:
+        InputError: There is no journal, or the table of labels is none.
+    """
+    journal = open_journal(folder)
+    try:
+        return compare(journal, labels, by)
+    finally:
+        journal.close()
+
+
+def compare(journal: Journal, labels: Path | None, by: LabelKey) -> tuple[dict[str, Any], list[str]]:
+    """The same of a journal that is open."""
+    days, lost = by_day(journal), failures(journal)
+    document: dict[str, Any] = {
+        "days": [
+            {"day": one.day, "labels": one.labels, "known": one.known, "unlike": one.unlike} for one in days
+        ],
+        "not_answered": lost,
+    }
+    lines = [
+        f"{one.day}  "
+        + ", ".join(f"{label or 'answered'} {count}" for label, count in one.labels.items())
+        + ("" if one.known_share is None else f"  known {one.known_share:.0%}")
+        for one in days
+    ] or ["no series was answered yet"]
+    lines += [f"{count} {reason}" for reason, count in lost.items()]
+    if labels is not None:
+        found = against(journal, labels, by)
+        total = sum(found.pairs.values())
+        document["agreement"] = {
+            "compared": total,
+            "agreeing": found.agreeing,
+            "pairs": [
+                {"given": given, "answered": answered, "count": count}
+                for (given, answered), count in sorted(found.pairs.items())
+            ],
+            "unmatched": found.unmatched,
+        }
+        lines.append(f"{found.agreeing} of {total} answers agree with {labels.name}")
+        lines += [f"  {given} answered as {said}: {n}" for (given, said), n in sorted(found.pairs.items())]
+        lines += [f"  rows without an answer: {found.unmatched}"]
+    return document, lines

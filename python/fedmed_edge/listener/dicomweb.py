@@ -1,0 +1,140 @@
+"""A DICOMweb server that is asked for new series, and the client that results go out with."""
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import requests
+from dicomweb_client import session_utils
+from dicomweb_client.web import DICOMwebClient
+from pydicom.dataset import Dataset
+
+from fedmed_edge.errors import InputError
+from fedmed_edge.listener.incoming import Incoming, Outcome
+from fedmed_edge.listener.journal import Journal
+from fedmed_edge.listening import Listen
+
+log = logging.getLogger(__name__)
+
+# Whatever the archive has: some fail to make plain copies of compressed instances.
+_AS_STORED = (("application/dicom", "*"),)
+_PAGE = 200
+_TIMEOUT_S = (10, 60)
+
+
+def open_client(url: str, settings: Listen) -> DICOMwebClient:
+    """A client of one server; it does not try again by itself, the node does."""
+    web = settings.dicomweb
+    session = session_utils.create_session()
+    if web.user:
+        if web.password_file is None:
+            raise InputError("listen.dicomweb: `user` has no `password_file`")
+        session = session_utils.create_session_from_user_pass(
+            web.user, web.password_file.read_text(encoding="utf-8").strip()
+        )
+    tls = settings.tls
+    if tls.certificate is not None:
+        session.cert = (str(tls.certificate), str(tls.key))
+    authority = web.authority or tls.authority
+    if authority is not None:
+        session.verify = str(authority)
+    client = DICOMwebClient(url, session=session, timeout=_TIMEOUT_S)
+    client.set_http_retry_params(retry=False)
+    return client
+
+
+class Polling:
+    """Asks for series that match, and fetches those that have grown since and are complete.
+
+    A series is fetched once two queries in a row told the same number of instances, and more than the journal
+    has. Its settling then goes as that of any other.
+
+    Args:
+        arrived: As the SCP's.
+    """
+
+    def __init__(
+        self, settings: Listen, journal: Journal, incoming: Incoming, arrived: Callable[[Outcome, str], None]
+    ) -> None:
+        self._settings, self._journal, self._incoming, self._arrived = settings, journal, incoming, arrived
+        self._client = open_client(settings.dicomweb.url, settings)
+        self._told: dict[str, int] = {}
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="polling", daemon=True)
+
+    def start(self) -> None:
+        """Ask every `poll_s` from now on."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask no more; a series that is being fetched is fetched after the next start."""
+        self._stopping.set()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            started = time.monotonic()
+            try:
+                self.poll()
+            except requests.RequestException as error:
+                log.warning("listen: the DICOMweb server cannot be asked: %s", type(error).__name__)
+            except Exception as error:  # a server may answer anything; the next time it may be sound
+                log.warning(
+                    "listen: the DICOMweb server's answer is not understood: %s", type(error).__name__
+                )
+                log.debug("", exc_info=True)
+            self._stopping.wait(max(0.0, self._settings.dicomweb.poll_s - (time.monotonic() - started)))
+
+    def poll(self) -> int:
+        """Ask once; returns how many instances were fetched."""
+        told, fetched = {}, 0
+        for study_uid, series_uid, count in self._query():
+            told[series_uid] = count
+            ((have,),) = self._journal.rows("SELECT count(*) FROM instances WHERE series_uid = ?", series_uid)
+            if have < count and self._told.get(series_uid) == count and not self._stopping.is_set():
+                fetched += self._fetch(study_uid, series_uid)
+        self._told = told
+        return fetched
+
+    def _query(self) -> list[tuple[str, str, int]]:
+        web = self._settings.dicomweb
+        found: list[tuple[str, str, int]] = []
+        today = date.today()
+        since = today - timedelta(days=web.days)
+        filters: dict[str, Any] = {"StudyDate": f"{since:%Y%m%d}-{today:%Y%m%d}", **web.query}
+        while True:
+            page = self._client.search_for_series(
+                search_filters=filters,
+                fields=["NumberOfSeriesRelatedInstances", "StudyInstanceUID"],
+                limit=_PAGE,
+                offset=len(found),
+            )
+            for one in map(Dataset.from_json, page):
+                count = int(one.get("NumberOfSeriesRelatedInstances") or 0)
+                found.append((str(one.StudyInstanceUID), str(one.SeriesInstanceUID), count))
+            if len(page) < _PAGE:
+                return found
+
+    def _fetch(self, study_uid: str, series_uid: str) -> int:
+        fetched = 0
+        path = self._incoming.receiving / f"dicomweb-{secrets.token_hex(8)}"
+        try:
+            for dataset in self._client.iter_series(study_uid, series_uid, media_types=_AS_STORED):
+                if self._stopping.is_set() or self._incoming.full:
+                    break
+                dataset.save_as(path)
+                outcome, uid = self._incoming.take(path, self._client.host)
+                self._arrived(outcome, uid or series_uid)
+                fetched += outcome is Outcome.STORED
+                _delete(path)
+        finally:
+            _delete(path)
+        return fetched
+
+
+def _delete(path: Path) -> None:
+    path.unlink(missing_ok=True)

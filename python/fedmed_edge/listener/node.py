@@ -1,0 +1,146 @@
+"""The whole node: its parts, in the order in which they start and stop."""
+
+import fcntl
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from fedmed_edge.errors import InputError
+from fedmed_edge.listener.answering import Answering, WorkerProcess
+from fedmed_edge.listener.delivery import Delivering
+from fedmed_edge.listener.incoming import Incoming, Outcome
+from fedmed_edge.listener.journal import JOURNAL, Journal
+from fedmed_edge.listener.metrics import Metrics, MetricsServer
+from fedmed_edge.listener.retention import Retention
+from fedmed_edge.listener.storage_scp import StorageScp
+from fedmed_edge.listening import Listen
+
+log = logging.getLogger(__name__)
+
+_GB = 1e9
+
+
+class Node:
+    """A DICOM node over one folder.
+
+    Args:
+        site: Site folder, whose active model answers where the settings name none.
+        trust: The server's public key.
+        verbose: Let the model's process write to stderr.
+
+    Raises:
+        InputError: Another node works on the folder, or the folder or a setting is unusable.
+    """
+
+    def __init__(
+        self, settings: Listen, site: Path, *, trust: Path | None, device: str = "auto", verbose: bool = False
+    ) -> None:
+        # The journal holds paths, and the node may be started from elsewhere the next time.
+        self.settings = settings = settings.model_copy(update={"folder": settings.folder.absolute()})
+        self._lock = _lock(settings.folder)
+        self.journal = Journal(settings.folder / JOURNAL)
+        self.incoming = Incoming(settings.folder / "incoming", self.journal, int(settings.watermark_gb * _GB))
+        memory = None if settings.memory_gb is None else int(settings.memory_gb * _GB)
+        arguments = {
+            "site": str(site.absolute()),
+            "path": str(settings.model) if settings.model else None,
+            "trust": str(trust) if trust else None,
+            "device": device,
+            "options": {
+                "formats": ["json", "csv", "seg", "sr", "sc"],
+                "seg": settings.segmentation,
+                "lenient": settings.lenient,
+            },
+        }
+        self.worker = WorkerProcess(arguments, memory, verbose=verbose)
+        self.metrics = Metrics(self.journal, self.incoming)
+        self._metrics_server = MetricsServer(self.metrics, self.faults)
+        self._retention = Retention(settings, self.journal, self.incoming)
+        self._delivering = Delivering(settings, self.journal)
+        self._answering = Answering(settings, self.journal, self.incoming, self.worker, self._finished)
+        self._scp = StorageScp(settings, self.incoming, self._arrived, self._refused)
+        self._polling = None
+        if settings.dicomweb.url:
+            # Loads an HTTP library: only where a server is named.
+            from fedmed_edge.listener.dicomweb import Polling
+
+            self._polling = Polling(settings, self.journal, self.incoming, self._arrived)
+
+    def start(self) -> dict[str, Any]:
+        """Go on where the journal stands, then listen.
+
+        Returns:
+            Where it listens, and what answers.
+
+        Raises:
+            FedmedError: The model is not trusted or not usable, or a port is taken.
+        """
+        answering = self.worker.start()
+        self.incoming.recover()
+        metrics_port = self._metrics_server.start(self.settings.metrics_port)
+        self._answering.start()
+        if self.settings.send:
+            self._delivering.start()
+        self._retention.start()
+        port = self._scp.start()
+        if self._polling is not None:
+            self._polling.start()
+        return {
+            "aet": self.settings.aet,
+            "address": str(self.settings.bind),
+            "port": port,
+            "tls": self.settings.tls.certificate is not None,
+            "metrics_port": metrics_port,
+            "send": self.settings.send,
+            "destination": list(self.settings.destination),
+            **answering,
+        }
+
+    def stop(self) -> None:
+        """End within two seconds: what is under way is taken up again after the next start."""
+        if self._polling is not None:
+            self._polling.stop()
+        self._scp.stop()
+        self._answering.stop()
+        self._delivering.stop()
+        self._retention.stop()
+        self._metrics_server.stop()
+        os.close(self._lock)
+
+    def faults(self) -> list[str]:
+        """What keeps the node from working, for the health page."""
+        return ["the disk is full: nothing more is received"] if self.incoming.full else []
+
+    def _arrived(self, outcome: Outcome, series_uid: str) -> None:
+        self.metrics.instances.labels(outcome.value).inc()
+        if outcome in (Outcome.STORED, Outcome.DUPLICATE):
+            self._answering.arrived(series_uid)
+        elif outcome is Outcome.FULL:
+            self._retention.hurry()
+            log.warning("listen: the disk has less than `watermark_gb` free: an instance was turned away")
+        elif outcome in (Outcome.CONFLICT, Outcome.UNREADABLE):
+            log.warning("listen: an instance was not kept: %s", outcome.value)
+
+    def _finished(self, seconds: float) -> None:
+        self.metrics.seconds.observe(seconds)
+        self._delivering.wake()
+
+    def _refused(self, reason: str) -> None:
+        self.metrics.refused.labels(reason).inc()
+        log.warning("listen: a peer was refused: %s", reason)
+
+
+def _lock(folder: Path) -> int:
+    """Nobody else works on the folder while this process lives."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise InputError(
+            f"{folder}: another `listen` works here",
+            hint="end it first, or name another `folder` in [listen]",
+        ) from None
+    return descriptor

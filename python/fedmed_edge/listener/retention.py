@@ -1,0 +1,138 @@
+"""What is no longer needed goes: after `retain_days`, and before the disk is full."""
+
+import contextlib
+import logging
+import shutil
+import threading
+import time
+from pathlib import Path
+
+from fedmed_edge.listener.incoming import Incoming
+from fedmed_edge.listener.journal import Journal
+from fedmed_edge.listening import Listen
+
+log = logging.getLogger(__name__)
+
+_EVERY_S = 60.0
+_STALE_S = 3600.0
+_DAY_S = 86400.0
+
+# Series that nothing is to be done with: all answered, nothing waiting to be sent.
+_AT_REST = """
+SELECT series_uid FROM series WHERE received_at < ? AND NOT fresh AND NOT EXISTS (
+    SELECT 1 FROM jobs LEFT JOIN deliveries USING (job) WHERE jobs.series_uid = series.series_uid AND (
+        jobs.state IN ('queued', 'running') OR deliveries.state = 'pending'))
+ORDER BY received_at
+"""
+
+
+class Retention:
+    """Purges every minute, and at once when an instance had to be turned away."""
+
+    def __init__(self, settings: Listen, journal: Journal, incoming: Incoming) -> None:
+        self._settings, self._journal, self._incoming = settings, journal, incoming
+        self._wake, self._stopping = threading.Event(), False
+        self._thread = threading.Thread(target=self._run, name="retention", daemon=True)
+
+    def start(self) -> None:
+        """Purge from now on."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Purge no more."""
+        self._stopping = True
+        self._wake.set()
+
+    def hurry(self) -> None:
+        """The disk is full: purge now."""
+        self._wake.set()
+
+    def _run(self) -> None:
+        while not self._stopping:
+            try:
+                self.purge()
+            except Exception as error:
+                log.error("listen: nothing could be purged: %s", type(error).__name__)
+                log.debug("", exc_info=True)
+            self._wake.wait(_EVERY_S)
+            # turned away once a second at most, whatever the senders do
+            time.sleep(0 if self._stopping else 1)
+            self._wake.clear()
+
+    def purge(self) -> int:
+        """Delete what is over `retain_days`, then images at rest while the disk is below the watermark.
+
+        Counts by day stay, without the study that they came from.
+
+        Returns:
+            How many series went.
+        """
+        before = time.time() - self._settings.retain_days * _DAY_S
+        expired = self._journal.execute(
+            "UPDATE deliveries SET state = 'expired' WHERE state = 'pending' AND job IN"
+            " (SELECT job FROM jobs WHERE finished_at < ?)",
+            before,
+        )
+        if expired:
+            log.error("listen: %d objects were not delivered within `retain_days` and are given up", expired)
+        gone = [uid for (uid,) in self._journal.rows(_AT_REST, before)]
+        for uid in gone:
+            self._forget(uid)
+        self._journal.execute(
+            "DELETE FROM series WHERE NOT fresh AND series_uid NOT IN"
+            " (SELECT series_uid FROM instances) AND received_at < ?",
+            before,
+        )
+        self._sweep()
+        return len(gone) + self._make_room()
+
+    def _make_room(self) -> int:
+        """Images of answered series go before their time, the oldest first: the archive has them."""
+        gone = 0
+        if self._incoming.full:
+            for (uid,) in self._journal.rows(_AT_REST, time.time()):
+                if not self._incoming.full:
+                    break
+                gone += self._drop_images(uid)
+        if gone:
+            log.warning("listen: images of %d answered series went before their time: the disk is full", gone)
+        return gone
+
+    def _drop_images(self, series_uid: str) -> bool:
+        files = [
+            Path(path)
+            for (path,) in self._journal.rows("SELECT path FROM instances WHERE series_uid = ?", series_uid)
+        ]
+        for file in files:
+            file.unlink(missing_ok=True)
+        self._journal.execute("DELETE FROM instances WHERE series_uid = ?", series_uid)
+        for folder in {file.parent for file in files}:
+            _remove_if_empty(folder)
+        return bool(files)
+
+    def _forget(self, series_uid: str) -> None:
+        self._drop_images(series_uid)
+        jobs = self._journal.rows("SELECT job, folder FROM jobs WHERE series_uid = ?", series_uid)
+        for job, folder in jobs:
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+            self._journal.execute(
+                "UPDATE answers SET study_uid = NULL, accession = NULL, patient = NULL WHERE job = ?", job
+            )
+            self._journal.execute("DELETE FROM deliveries WHERE job = ?", job)
+            self._journal.execute("DELETE FROM made WHERE job = ?", job)
+            self._journal.execute("UPDATE jobs SET folder = NULL, reason = NULL WHERE job = ?", job)
+        self._journal.execute("DELETE FROM series WHERE series_uid = ?", series_uid)
+
+    def _sweep(self) -> None:
+        """Files of associations that broke off."""
+        for file in self._incoming.receiving.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if file.stat().st_mtime < time.time() - _STALE_S:
+                    file.unlink()
+
+
+def _remove_if_empty(folder: Path) -> None:
+    for one in (folder, folder.parent):
+        with contextlib.suppress(OSError):
+            one.rmdir()

@@ -1,0 +1,152 @@
+"""The process beside the node that answers: `python -m fedmed_edge.listener.worker`, started by `answering`.
+
+It reads lines of JSON from stdin, first its settings, then one series a line, and writes one line for each to
+what was stdout. Whatever a model does to it (a crash, a loop, too much memory) meets this process alone. When
+its stdin ends, so does it.
+"""
+
+import contextlib
+import json
+import os
+import queue
+import resource
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+from fedmed_edge.errors import FedmedError, NothingMatched
+from fedmed_edge.inference.model_folder import ModelFolder
+from fedmed_edge.inference.options import Options
+from fedmed_edge.inference.predict import Model, load_model
+from fedmed_edge.inference.study import Result, answer_study
+
+Document = dict[str, Any]
+
+
+def main() -> None:
+    """Answer until stdin ends."""
+    out = os.fdopen(os.dup(1), "w", buffering=1)
+    # what libraries print does not belong among the answers
+    os.dup2(2, 1)
+    # A service manager tells every process of the service; the node decides when this one ends.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(lines,), daemon=True).start()
+    settings = json.loads(lines.get())
+    _confine(settings["memory_bytes"])
+    try:
+        worker = Worker(**settings["worker"])
+    except FedmedError as error:
+        _say(out, {"error": str(error), "hint": error.hint, "exit_code": error.exit_code})
+        return
+    _say(out, {"ready": worker.describe()})
+    while True:
+        request = json.loads(lines.get())
+        _say(out, worker.answer(Path(request["input"]), Path(request["output"])))
+
+
+class Worker:
+    """A model that stays loaded; one that takes its place, as a file or as the active one, is loaded then.
+
+    Args:
+        site: Site folder, whose active model answers.
+        path: Model file that answers instead, where there is one.
+        trust: The server's public key.
+        options: `Options` of what is written.
+
+    Raises:
+        FedmedError: As `load_model` and `ModelFolder.active`.
+    """
+
+    def __init__(
+        self, site: str, path: str | None, trust: str | None, device: str, options: Document
+    ) -> None:
+        self._site, self._path = Path(site), Path(path) if path else None
+        self._trust, self._device = trust, device
+        self._options = Options(**{**options, "formats": frozenset(options["formats"])})
+        self._loaded: tuple[Path, int, int] | None = None
+        self._load()
+
+    def _load(self) -> None:
+        path = self._path or ModelFolder(self._site).active().path
+        stamp = path.stat() if path.exists() else None
+        wanted = (path, stamp.st_ino, stamp.st_mtime_ns) if stamp else None
+        if wanted is None or wanted != self._loaded:
+            self._model: Model = load_model(path, trust=self._trust, device=self._device)
+            self._loaded = wanted
+
+    def describe(self) -> Document:
+        """Task, digest and device of the model."""
+        return {
+            "task": self._model.manifest.task,
+            "model": self._model.digest,
+            "device": self._model.device,
+        }
+
+    def answer(self, folder: Path, out: Path) -> Document:
+        """Answer the series in a folder; results go to `out`.
+
+        Returns:
+            `state` (`done`, `skipped`, `failed`) and `reason`; `answers`, of a label and `known` each;
+            `objects`, one map for each image of kind (`seg`, `sr`, `sc`) to file; `model`; `seconds`.
+        """
+        started = time.perf_counter()
+        document: Document = {"reason": None, "answers": [], "objects": [], "model": None}
+        try:
+            self._load()
+            document["model"] = self._model.digest
+            document |= self._told(answer_study(self._model, [folder], out, self._options))
+        except NothingMatched as error:
+            document |= {"state": "skipped", "reason": str(error)}
+        except FedmedError as error:
+            document |= {"state": "failed", "reason": str(error)}
+        except MemoryError:
+            document |= {"state": "failed", "reason": "needs more memory than there is"}
+        except Exception as error:  # a broken series costs itself alone
+            document |= {"state": "failed", "reason": f"{type(error).__name__} while it was answered"}
+        if document["reason"]:
+            # where it lay meanwhile says nothing to anybody
+            document["reason"] = document["reason"].replace(f"{folder}/", "").replace(f"{folder}", "series")
+        return document | {"seconds": time.perf_counter() - started}
+
+    def _told(self, results: list[Result]) -> Document:
+        answered = [one for one in results if one.error is None]
+        first = next((one.error for one in results if one.error is not None), None)
+        return {
+            "state": "done" if answered else "failed",
+            "reason": first,
+            "answers": [{"label": self._label(one), "known": one.known} for one in answered],
+            "objects": [{thing.kind: str(thing.path) for thing in one.objects} for one in answered],
+        }
+
+    def _label(self, result: Result) -> str:
+        """The label, or the classes that a mask holds; the first class where it holds none."""
+        found = [name for name, size in result.sizes.items() if size > 0]
+        return result.label or "+".join(found) or self._model.recipe.classes[0]
+
+
+def _read(lines: "queue.SimpleQueue[str]") -> None:
+    for line in sys.stdin:
+        lines.put(line)
+    # The node is gone: nobody waits for the answer.
+    os._exit(0)
+
+
+def _confine(memory_bytes: int | None) -> None:
+    if memory_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+    # Where the machine runs out of memory this process goes first, and the node stays.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def _say(out: TextIO, document: Document) -> None:
+    out.write(json.dumps(document) + "\n")
+
+
+if __name__ == "__main__":
+    main()

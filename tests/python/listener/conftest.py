@@ -1,0 +1,60 @@
+"""The node's own process, real senders and a real PACS; see tests/end_to_end/pacs.py."""
+
+import importlib.util
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+KIT = Path(__file__).parents[2] / "end_to_end" / "pacs.py"
+
+
+def load_kit() -> ModuleType:
+    name = "fedmed_test_pacs"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, KIT)
+        assert spec and spec.loader
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def pacs() -> ModuleType:
+    """The helpers; skips where the PACS or dcmtk is not installed."""
+    kit = load_kit()
+    if not (kit.DCMTK / "storescu").exists() or not shutil.which("Orthanc"):
+        pytest.skip("Orthanc or dcmtk is not installed: sh tests/packages.sh")
+    return kit
+
+
+@pytest.fixture
+def site_of(pacs: ModuleType, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Makes sites whose nodes end with the test."""
+    made: list[Any] = []
+
+    def make(**how: Any) -> Any:
+        made.append(pacs.Site(tmp_path / f"site{len(made)}", **how))
+        return made[-1]
+
+    yield make
+    for site in made:
+        site.kill()
+
+
+@pytest.fixture(scope="session")
+def orthanc_of(pacs: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
+    """Starts PACS that end with the session."""
+    made: list[Any] = []
+
+    def make(**how: Any) -> Any:
+        made.append(pacs.Orthanc(tmp_path_factory.mktemp("pacs") / "orthanc", **how))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.stop()
