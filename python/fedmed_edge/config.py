@@ -4,7 +4,6 @@ Precedence: flag > `FEDMED_*` > file > default. Keys of a table are joined by `_
 `FEDMED_POLICY_MIN_COHORT=20`.
 """
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from pydantic import BaseModel, Field
 from fedmed_edge.atomic import write_atomic
 from fedmed_edge.errors import InputError
 from fedmed_edge.listening import Listen
-from fedmed_edge.recipe import Frozen, Name, parse_settings, read_toml
+from fedmed_edge.recipe import Frozen, Name, parse_settings, read_toml, toml_lines
 
 FILE_NAME: Final = "fedmed.toml"
 PREFIX: Final = "FEDMED_"
@@ -262,13 +261,4 @@ def write_config(path: Path, config: SiteConfig | ServerConfig) -> None:
         if isinstance(field.default, BaseModel) and getattr(config, name) == field.default
     }
     values = config.model_dump(mode="json", exclude_none=True, exclude=unchanged - {"policy"})
-    write_atomic(path, ("\n".join(_lines("", values)) + "\n").encode())
-
-
-def _lines(title: str, values: dict[str, Any]) -> list[str]:
-    """A table as TOML, the tables in it behind its own keys."""
-    tables = {name: table for name, table in values.items() if isinstance(table, dict)}
-    lines = [f"{name} = {json.dumps(value)}" for name, value in values.items() if name not in tables]
-    for name, table in tables.items():
-        lines += ["", f"[{title}{name}]", *_lines(f"{title}{name}.", table)]
-    return lines
+    write_atomic(path, ("\n".join(toml_lines(values)) + "\n").encode())

@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from fedmed_edge.atomic import read_regular
+from fedmed_edge.atomic import read_regular, write_atomic
 from fedmed_edge.errors import InputError
 
 Kind = Literal["classification", "segmentation"]
@@ -231,6 +231,33 @@ def read_recipe(path: Path | str) -> Recipe:
         ('benign', 'malignant')
     """
     return parse_settings(Recipe, read_toml(Path(path)), str(path))
+
+
+def write_recipe(path: Path, recipe: Recipe) -> None:
+    """Write a recipe file, whole or not at all.
+
+    Raises:
+        InputError: It cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> recipe = Recipe(name="lesion", kind="classification", classes=("benign", "malignant"))
+        >>> path = Path(tempfile.mkdtemp()) / "lesion.toml"
+        >>> write_recipe(path, recipe)
+        >>> read_recipe(path) == recipe
+        True
+    """
+    values = recipe.model_dump(mode="json", exclude_none=True)
+    write_atomic(path, ("\n".join(toml_lines(values)) + "\n").encode())
+
+
+def toml_lines(values: dict[str, Any], title: str = "") -> list[str]:
+    """A table as lines of TOML, the tables in it behind its own keys; `title` is its name with a dot behind."""
+    tables = {name: table for name, table in values.items() if isinstance(table, dict)}
+    lines = [f"{name} = {json.dumps(value)}" for name, value in values.items() if name not in tables]
+    for name, table in tables.items():
+        lines += ["", f"[{title}{name}]", *toml_lines(table, f"{title}{name}.")]
+    return lines
 
 
 def read_toml(path: Path) -> dict[str, Any]:
