@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fedmed_edge.atomic import read_regular, write_atomic, write_together
+from fedmed_edge.atomic import map_regular, read_regular, write_atomic, write_together
 from fedmed_edge.errors import InputError
 
 
@@ -61,6 +61,17 @@ def test_pipes_and_devices_are_no_files(tmp_path: Path) -> None:
     write_atomic(tmp_path / "two", b"ab")
     with pytest.raises(InputError, match="has 2 bytes, expected at most 1"):
         read_regular(tmp_path / "two", 1)
+
+
+def test_a_mapped_file_reads_as_a_file_does(tmp_path: Path) -> None:
+    for content in (b"", b"x" * 10_000):
+        (tmp_path / "f").write_bytes(content)
+        assert map_regular(tmp_path / "f", 10_000)[:] == content == read_regular(tmp_path / "f", 10_000)
+    for read in (map_regular, read_regular):
+        with pytest.raises(InputError, match="f: has 10000 bytes, expected at most 9999"):
+            read(tmp_path / "f", 9999)
+        with pytest.raises(InputError, match="g: no such file"):
+            read(tmp_path / "g", 1)
 
 
 @pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])

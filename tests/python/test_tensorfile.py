@@ -1,7 +1,9 @@
 """One layout for all files of tensors; what is refused in it is tried in `tests/attacks`."""
 
 import json
+import mmap
 import struct
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from safetensors.numpy import load
 
+from fedmed_edge.atomic import map_regular
 from fedmed_edge.errors import InputError
 from fedmed_edge.tensorfile import LARGEST, load_tensors, parse_layout, refuse_unusable, tensor_file
 
@@ -28,11 +31,27 @@ def test_what_was_written_is_read(names: dict[str, Any], data: st.DataObject) ->
     assert {name: entry.shape for name, entry in layout.entries.items()} == {
         name: value.shape for name, value in tensors.items()
     }
-    read = load_tensors(content, layout, "f")
-    assert read.keys() == tensors.keys() == load(content).keys()
-    for name, value in tensors.items():
-        assert read[name].dtype == value.dtype
-        np.testing.assert_array_equal(read[name], value)
+    mapped = mmap.mmap(-1, len(content))
+    mapped[:] = content
+    for read in (load_tensors(content, layout, "f"), load_tensors(mapped, layout, "f")):
+        assert read.keys() == tensors.keys() == load(content).keys()
+        for name, value in tensors.items():
+            assert read[name].dtype == value.dtype and read[name].flags.aligned
+            np.testing.assert_array_equal(read[name], value)
+
+
+def test_tensors_of_a_mapped_file_are_views_that_cannot_be_written_to(tmp_path: Path) -> None:
+    content = tensor_file({"w": np.arange(4.0)}, KEY, "{}")
+    # a header of odd length moves the tensors: they are copied then, for who needs them aligned
+    header = content[8 : -4 * 8]
+    odd = (len(header) + 1).to_bytes(8, "little") + header + b" " + content[-4 * 8 :]
+    for text, copied in ((content, False), (odd, True)):
+        (tmp_path / "f").write_bytes(text)
+        mapped = map_regular(tmp_path / "f", 1 << 20)
+        layout = parse_layout(mapped, KEY, "f")
+        value = load_tensors(mapped, layout, "f")["w"]
+        np.testing.assert_array_equal(value, np.arange(4.0))
+        assert value.flags.aligned and value.flags.writeable is copied
 
 
 def test_a_transposed_tensor_is_written_by_its_values() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, CursorResult, Row, Table, insert, select, update
+from sqlalchemy import Connection, Row, Table, insert, select, update
 
 from fedmed_edge.errors import InputError, StoreError
 from fedmed_edge.statistics.header import canonical_json
@@ -124,9 +124,11 @@ def entries(connection: Connection) -> Iterator[LedgerEntry]:
         yield LedgerEntry(**row._asdict() | {"details": _details(row)})
 
 
-def _rows(connection: Connection) -> CursorResult[Any]:
+def _rows(connection: Connection) -> Iterator[Row[Any]]:
     """Rows in order, a few at a time: one may name thousands of sites."""
-    return connection.execute(select(rows).order_by(rows.c.number).execution_options(yield_per=100))
+    query = select(rows).order_by(rows.c.number).execution_options(yield_per=100)
+    with connection.execute(query) as found:
+        yield from found
 
 
 def verify(connection: Connection, known: str | None = None) -> LedgerHead:

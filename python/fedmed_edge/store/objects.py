@@ -24,7 +24,7 @@ def digest_of(content: Content) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def pieces_of(content: Content, digest: str) -> Iterator[memoryview]:
+def _pieces(content: Content, digest: str) -> Iterator[memoryview]:
     """Content in pieces, for who writes it.
 
     Raises:
@@ -128,7 +128,7 @@ class FolderObjects:
             if not path.parent.is_dir():
                 path.parent.mkdir(exist_ok=True)
                 sync_folder(self.folder)
-            write_atomic(path, pieces_of(content, digest))
+            write_atomic(path, _pieces(content, digest))
         except (InputError, OSError) as error:
             why = str(error) if isinstance(error, InputError) else f"{error.filename}: {error.strerror}"
             raise StoreError(

@@ -7,7 +7,7 @@ from typing import Any
 import fsspec  # type: ignore[import-untyped]
 
 from fedmed_edge.errors import InputError, StoreError
-from fedmed_edge.store.objects import OBJECT_CAP, RESTORE, digest_of, pieces_of, shelved
+from fedmed_edge.store.objects import OBJECT_CAP, RESTORE, digest_of, shelved
 from fedmed_edge.tensorfile import Content
 
 _REACH = "check `objects` in fedmed.toml, the credentials, and that the server runs; nothing was changed"
@@ -27,7 +27,7 @@ class RemoteObjects:
         self.url = url.rstrip("/")
         try:
             # two processes may write: nothing that was listed once is believed later
-            found = fsspec.core.url_to_fs(self.url, use_listings_cache=False, skip_instance_cache=True)
+            found = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
         except (ImportError, ValueError) as error:
             raise InputError(
                 f"`objects` has {self.url}: {error}", hint='for s3://: pip install "fedmed-edge[s3]"'
@@ -51,7 +51,10 @@ class RemoteObjects:
                 return digest
             path = self._path(digest)
             self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
-            self._files.pipe_file(path, b"".join(pieces_of(content, digest)))
+            whole = bytes(content)
+            if digest_of(whole) != digest:
+                raise InputError("file was changed while it was read")
+            self._files.pipe_file(path, whole)
         return digest
 
     def read(self, digest: str) -> bytes:

@@ -1,11 +1,23 @@
-"""A store with a small generation and recipe, and contributions of made-up sites."""
+"""A store with a small generation and recipe, and contributions of made-up sites.
 
-from collections.abc import Callable
+Its index is in a file or a real PostgreSQL, its files in a folder or in a bucket of an S3-compatible server.
+"""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import onnx.helper
 import pytest
+import sqlalchemy
 
 from fedmed_edge.generation import Generation, GenerationHeader
 from fedmed_edge.recipe import Backbone, Recipe
@@ -81,10 +93,154 @@ def keys() -> dict[str, PrivateKey]:
     return {name: generate_key() for name in ("alpha", "beta", "gamma")}
 
 
+class Cluster:
+    """A private PostgreSQL in a temporary folder, on a socket there, under a user that is not root."""
+
+    def __init__(self, programs: Path) -> None:
+        self.programs, self.folder = programs, Path(tempfile.mkdtemp(prefix="fedmed-pg-"))
+        self._process: subprocess.Popen[bytes] | None = None
+        self._user: dict[str, object] = {}
+        if os.geteuid() == 0:
+            self._user = {"user": "postgres", "group": "postgres", "extra_groups": []}
+            shutil.chown(self.folder, "postgres", "postgres")
+        # sorted as people would: a store must keep its own order of names
+        order = ["--locale=C.UTF-8", "--locale-provider=icu", "--icu-locale=en-US", "--encoding=UTF8"]
+        access = ["--username=fedmed", "--auth=trust", "--no-sync", "--pgdata", str(self.folder / "data")]
+        self._run("initdb", *access, *order)
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [str(self.programs / program), *arguments]
+        subprocess.run(command, check=True, capture_output=True, cwd=self.folder, **self._user)  # type: ignore[call-overload]
+
+    def start(self) -> None:
+        arguments = ["-D", str(self.folder / "data"), "-k", str(self.folder), "-h", "", "-F"]
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [str(self.programs / "postgres"), *arguments],
+                stderr=log,
+                stdout=log,
+                cwd=self.folder,
+                **self._user,  # type: ignore[call-overload]
+            )
+        for _ in range(400):
+            with contextlib.suppress(sqlalchemy.exc.OperationalError):
+                self.execute("SELECT 1")
+                return
+            time.sleep(0.05)
+        raise AssertionError((self.folder / "log").read_text())
+
+    def url(self, database: str) -> str:
+        return f"postgresql+psycopg://fedmed@/{database}?host={quote(str(self.folder), safe='')}"
+
+    def execute(self, *statements: str, database: str = "postgres") -> None:
+        engine = sqlalchemy.create_engine(
+            self.url(database), poolclass=sqlalchemy.NullPool, isolation_level="AUTOCOMMIT"
+        )
+        with engine.connect() as connection:
+            for statement in statements:
+                connection.exec_driver_sql(statement)
+
+    def stop(self) -> None:
+        """At once, as if its machine had lost power, but for what the system still writes."""
+        if self._process is not None:
+            self._process.send_signal(3)
+            self._process.wait(30)
+            self._process = None
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    found = shutil.which("initdb")
+    places = [Path(found).parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    programs = [place for place in places if (place / "initdb").exists()]
+    if not programs:
+        pytest.skip("there is no PostgreSQL: tests/packages.sh installs one")
+    cluster = Cluster(programs[-1])
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+        shutil.rmtree(cluster.folder)
+
+
+BUCKETS = """
+import sys
+from moto.server import ThreadedMotoServer
+server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+server.start()
+print(server.get_host_and_port()[1], flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="session")
+def buckets() -> Iterator[str]:
+    """Address of an S3-compatible server."""
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", BUCKETS],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None
+    yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
+    process.communicate(timeout=30)
+
+
+_count = 0
+
+
+def fresh_name() -> str:
+    global _count
+    _count += 1
+    return f"store{os.getpid()}x{_count}"
+
+
 @pytest.fixture
-def store(tmp_path: Path, recipe: Recipe, generation: Generation, keys: dict[str, PrivateKey]) -> Store:
+def database(cluster: Cluster) -> Iterator[str]:
+    """URL of an empty database."""
+    name = fresh_name()
+    cluster.execute(f"CREATE DATABASE {name}")
+    yield cluster.url(name)
+    cluster.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def bucket(buckets: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """fsspec URL of a place in an empty bucket."""
+    import s3fs
+
+    for key, value in {
+        "AWS_ENDPOINT_URL": buckets,
+        "AWS_ACCESS_KEY_ID": "somebody",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(key, value)
+    name = fresh_name()
+    s3fs.S3FileSystem().mkdir(name)
+    return f"s3://{name}/store"
+
+
+Place = dict[str, str]
+
+
+@pytest.fixture(params=["folder", "postgresql", "s3"])
+def place(request: pytest.FixtureRequest) -> Place:
+    """Where a store keeps its index and its files; nothing said is in its folder."""
+    if request.param == "postgresql":
+        return {"index": request.getfixturevalue("database")}
+    return {"objects": request.getfixturevalue("bucket")} if request.param == "s3" else {}
+
+
+@pytest.fixture
+def store(
+    tmp_path: Path, recipe: Recipe, generation: Generation, keys: dict[str, PrivateKey], place: Place
+) -> Store:
     """Sites alpha, beta and gamma enrolled, one recipe, one generation, no contribution."""
-    store = Store.create(tmp_path / "store")
+    store = Store.create(tmp_path / "store", **place)
     store.add_recipe(recipe)
     store.publish_generation(generation.content)
     for name, key in keys.items():

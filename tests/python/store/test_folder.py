@@ -6,12 +6,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
@@ -21,6 +23,7 @@ from fedmed_edge.generation import Generation
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.store import verification
 from fedmed_edge.store.index import Index
+from fedmed_edge.store.objects import FolderObjects
 from fedmed_edge.store.store import Store
 
 Send = Callable[..., Path]
@@ -43,6 +46,11 @@ def rebuilt(store: Store, recipe: Recipe, content: bytes = b"model") -> StandIn:
     taken = store.contributions(recipe.name)
     names = tuple(one.header.site for one in taken), tuple(one.id for one in taken)
     return StandIn(recipe, store.generations()[0], *names, content=content)
+
+
+@pytest.fixture
+def place() -> dict[str, str]:
+    return {}
 
 
 @pytest.fixture
@@ -256,12 +264,57 @@ def test_a_refused_import_leaves_nothing_but_its_row_in_the_ledger(store: Store,
     assert Store.open(store.folder).verify() == []
 
 
+def test_an_import_does_not_hold_its_file_in_memory(store: Store, sent: Send) -> None:
+    weights = {f"layer{number}": np.ones((512, 512), np.float32) for number in range(40)}
+    file = sent("alpha", weights=weights)
+    size = file.stat().st_size
+    assert size > 40 << 20
+    tracemalloc.start()
+    try:
+        assert store.import_contribution(file).new
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < size / 8
+    assert store.verify() == []
+
+
+def test_a_file_that_changes_while_it_is_taken_is_refused(
+    store: Store, sent: Send, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, write = sent("alpha"), FolderObjects.write
+
+    def change_and_write(self: FolderObjects, content: Any, digest: str) -> str:
+        with file.open("r+b") as opened:
+            opened.seek(-1, os.SEEK_END)
+            opened.write(b"x")
+        return write(self, content, digest)
+
+    monkeypatch.setattr(FolderObjects, "write", change_and_write)
+    with pytest.raises(StoreError, match="object not kept: file was changed while it was read"):
+        store.import_contribution(file)
+    assert store.contribution_entries() == []
+    assert Store.open(store.folder).verify() == []
+
+
 def test_a_model_made_anew_replaces_its_file(store: Store, send_all: None, recipe: Recipe) -> None:
     store.save_model(rebuilt(store, recipe, b"one"))
     store.save_model(rebuilt(store, recipe, b"two"))
     assert store.model_content("11" * 32) == b"two"
     assert Store.open(store.folder).verify() == []
     assert b"one" not in objects_of(store).values()
+
+
+def test_nothing_withdrawn_is_left_in_the_index_file(store: Store, sent: Send) -> None:
+    taken = store.import_contribution(sent("alpha"))
+    (entry,) = store.contribution_entries()
+    stored = next(
+        path.name for path in (store.folder / "objects").rglob("*/*") if path.stat().st_size == entry.bytes
+    )
+    store.withdraw("alpha")
+    index = (store.folder / "index.sqlite").read_bytes()
+    assert stored.encode() not in index
+    assert taken.id.encode() in index  # the tombstone
 
 
 # --- damaged -----------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,16 +23,31 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 # Lines between two points where the child is stopped; smaller ones are run by hand.
 STEP = int(os.environ.get("FEDMED_TEST_STEP", "31"))
 
+
+@pytest.fixture(params=["folder", "postgresql"])
+def place(request: pytest.FixtureRequest) -> dict[str, str]:
+    return {"index": request.getfixturevalue("database")} if request.param == "postgresql" else {}
+
+
+@pytest.fixture
+def in_folder(place: dict[str, str]) -> None:
+    if place:
+        pytest.skip("of a store that is a folder alone")
+
+
 # A child of fork runs one operation and dies at its n-th line of ours, for every n-th of all of them; with
-# `clock` it is killed from outside after a random time, so that SQLite's own commit is hit too.
+# `clock` it is killed from outside after a random time, so that the database's own commit is hit too.
 SCRIPT = """
 import os, random, shutil, signal, sys, time
 from dataclasses import dataclass
 from pathlib import Path
+from sqlalchemy import NullPool, create_engine, make_url
 from fedmed_edge.store.store import Store
 
 how, operation, template, work = sys.argv[1], sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4])
-files = [Path(name) for name in sys.argv[6:]]
+index, files = sys.argv[6] or None, [Path(name) for name in sys.argv[7:]]
+database = make_url(index).database if index else ""
+place = {"index": index.replace(database, "work" + database)} if index else {}
 
 @dataclass
 class StandIn:
@@ -80,7 +96,7 @@ def attempt(limit):
         if how != "clock":
             sys.settrace(traced(limit))
         try:
-            run(Store(work))
+            run(Store(work, **place))
         except KeyboardInterrupt:
             os._exit(2)
         except BaseException as error:
@@ -88,18 +104,24 @@ def attempt(limit):
             os._exit(3)
         os._exit(0)
     if how == "clock":
-        time.sleep(random.Random(limit).uniform(0, 0.04))
+        time.sleep(random.Random(limit).uniform(0, 0.2 if index else 0.04))
         os.kill(child, signal.SIGKILL)
     return os.waitpid(child, 0)[1]
 
 def fresh():
     shutil.rmtree(work, ignore_errors=True)
     shutil.copytree(template, work)
+    if index:
+        admin = make_url(index).set(database="postgres")
+        engine = create_engine(admin, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.exec_driver_sql(f"DROP DATABASE IF EXISTS work{database} WITH (FORCE)")
+            connection.exec_driver_sql(f"CREATE DATABASE work{database} TEMPLATE {database}")
 
 fresh()
-run(Store(work))
-wanted = state(Store.open(work))
-assert Store.open(work).verify() == []
+run(Store(work, **place))
+wanted = state(Store.open(work, **place))
+assert Store.open(work, **place).verify() == []
 stopped = 0
 limit = 1
 while True:
@@ -110,7 +132,7 @@ while True:
     if done and how != "clock":
         break
     stopped += not done
-    store = Store.open(work)
+    store = Store.open(work, **place)
     assert store.verify() == [], (limit, store.verify())
     run(store)
     assert state(store) == wanted, (limit, state(store), wanted)
@@ -143,12 +165,15 @@ def python() -> Run:
 @pytest.mark.parametrize("how", ["kill", "interrupt", "clock"])
 @pytest.mark.parametrize("operation", ["import", "withdraw", "save"])
 def test_stopped_at_any_point_the_store_is_whole_and_goes_on(
-    store: Store, sent: Send, python: Run, tmp_path: Path, how: str, operation: str
+    store: Store, sent: Send, python: Run, tmp_path: Path, place: dict[str, str], how: str, operation: str
 ) -> None:
+    if place and how == "interrupt":
+        pytest.skip("as in a folder")
     for site in ("alpha", "beta"):
         store.import_contribution(sent(site))
     files = [sent("gamma"), sent("alpha", 2, seed=3)] if operation == "import" else []
-    done = python(SCRIPT, how, operation, store.folder, tmp_path / "work", STEP, *files)
+    index, step = place.get("index", ""), STEP * (2 if place else 1)
+    done = python(SCRIPT, how, operation, store.folder, tmp_path / "work", step, index, *files)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) >= (1 if how == "clock" else 3)
 
@@ -159,20 +184,21 @@ import sys, time
 from pathlib import Path
 from fedmed_edge.store.store import Store
 
-folder, start, ended, *files = map(Path, sys.argv[1:])
-store = Store.open(folder)
+place = {"index": sys.argv[1]} if sys.argv[1] else {}
+folder, start, ended, *files = map(Path, sys.argv[2:])
+store = Store.open(folder, **place)
 print("ready", flush=True)
 while not start.exists():
     time.sleep(0.001)
 for file in files:
     store.import_contribution(file)
 while not files and not ended.exists():
-    print(*Store.open(folder).verify(), sep="\\n", end="")
+    print(*Store.open(folder, **place).verify(), sep="\\n", end="")
 """
 
 
 def test_two_writers_take_turns_and_nothing_is_lost_while_a_third_checks(
-    store: Store, sent: Send, tmp_path: Path
+    store: Store, sent: Send, tmp_path: Path, place: dict[str, str]
 ) -> None:
     start, ended = tmp_path / "start", tmp_path / "ended"
     processes = []
@@ -180,7 +206,8 @@ def test_two_writers_take_turns_and_nothing_is_lost_while_a_third_checks(
         # the last one goes back to the first, signed anew: its older file is swept
         seeds = [1, 2, 3, 4, 1]
         files = [sent(site, 1 + turn, seed=seed) for turn, seed in enumerate(seeds)] if site else []
-        arguments = [sys.executable, "-c", PROCESS, *map(str, (store.folder, start, ended, *files))]
+        given = (place.get("index", ""), store.folder, start, ended, *files)
+        arguments = [sys.executable, "-c", PROCESS, *map(str, given)]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         processes.append(subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=environment))
     try:
@@ -238,7 +265,7 @@ def test_a_writer_that_waited_too_long_says_so(
     store: Store, lock: Callable[[float], threading.Thread]
 ) -> None:
     lock(0.5)
-    message = r"index\.sqlite: another process is writing to the store"
+    message = r": another process is writing to the store$"
     with (
         pytest.raises(StoreBusy, match=message) as refusal,
         store._index.write(wait_s=0),
@@ -247,9 +274,11 @@ def test_a_writer_that_waited_too_long_says_so(
     assert refusal.value.hint == "wait for it and run it again"
 
 
-def test_opening_does_not_wait_for_a_writer(store: Store, lock: Callable[[float], threading.Thread]) -> None:
+def test_opening_does_not_wait_for_a_writer(
+    store: Store, lock: Callable[[float], threading.Thread], place: dict[str, str]
+) -> None:
     thread = lock(0.5)
-    assert Store.open(store.folder).tasks() == ["lesion"]
+    assert Store.open(store.folder, **place).tasks() == ["lesion"]
     assert thread.is_alive()
 
 
@@ -279,7 +308,7 @@ except FedmedError as error:
     ],
 )
 def test_a_full_disk_changes_nothing(
-    store: Store, sent: Send, python: Run, room: int, message: str, hint: str
+    in_folder: None, store: Store, sent: Send, python: Run, room: int, message: str, hint: str
 ) -> None:
     file = sent("alpha", weights={"stem": np.ones((1, 100_000), np.float32)})
     assert 60_000 < (store.folder / "index.sqlite").stat().st_size < 200_000 < file.stat().st_size
@@ -314,3 +343,57 @@ def test_an_object_folder_that_is_not_writable_is_named(
     with pytest.raises(StoreError, match=r"store: object not kept: .*Permission denied"):
         store.import_contribution(file)
     assert store.contribution_entries() == []
+
+
+# --- another process, on PostgreSQL ------------------------------------------------------------------------
+
+
+HOLDER = """
+import sys, time
+from fedmed_edge.store.store import Store
+
+with Store.open(sys.argv[2], index=sys.argv[1])._index.write():
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_killed_writer_holds_no_lock(store: Store, sent: Send, place: dict[str, str]) -> None:
+    if not place:
+        pytest.skip("of a lock that is not the system's")
+    file = sent("alpha")
+    arguments = [sys.executable, "-c", HOLDER, place["index"], str(store.folder)]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    with pytest.raises(StoreBusy), store._index.write(wait_s=0.05):
+        pass
+    process.kill()
+    process.communicate()
+    assert store.import_contribution(file).new
+
+
+def test_a_database_that_stops_in_a_change_leaves_nothing_of_it(
+    store: Store, sent: Send, cluster: Any, place: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not place:
+        pytest.skip("of a database that is a process")
+    file, write = sent("alpha"), type(store._objects).write
+
+    def stop_and_write(self: Any, content: Any, digest: str) -> str:
+        cluster.stop()
+        return write(self, content, digest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(store._objects), "write", stop_and_write)
+        with pytest.raises(
+            StoreError, match=r"postgresql\+psycopg://fedmed@/store\w+: cannot be reached"
+        ) as no:
+            store.import_contribution(file)
+    assert "check `index` in fedmed.toml" in str(no.value.hint)
+    with pytest.raises(StoreError, match="cannot be reached"):
+        Store.open(store.folder, **place)
+    cluster.start()
+    opened = Store.open(store.folder, **place)
+    assert opened.verify() == [] and opened.contribution_entries() == []
+    assert opened.import_contribution(file).new
+    assert opened.verify() == []

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, text
-from sqlalchemy.pool import NullPool
 
 from fedmed_edge.errors import InputError, StoreError, TrustError
 from fedmed_edge.model.rebuild import rebuild
@@ -20,18 +18,21 @@ from fedmed_edge.store.store import Store
 Send = Callable[..., Path]
 
 
+@pytest.fixture(params=["folder", "postgresql"])
+def place(request: pytest.FixtureRequest) -> dict[str, str]:
+    return {"index": request.getfixturevalue("database")} if request.param == "postgresql" else {}
+
+
 def change(store: Store, *statements: str) -> None:
     """Write into the index behind the store's back."""
-    engine = create_engine(f"sqlite:///{store.folder / 'index.sqlite'}", poolclass=NullPool)
-    with engine.begin() as connection:
+    with store._index.write() as connection:
         for statement in statements:
             connection.exec_driver_sql(statement)
 
 
 def rows_of(store: Store) -> list[Any]:
-    engine = create_engine(f"sqlite:///{store.folder / 'index.sqlite'}", poolclass=NullPool)
-    with engine.begin() as connection:
-        return list(connection.execute(text("SELECT * FROM ledger ORDER BY number")).mappings())
+    with store._index.read() as connection:
+        return list(connection.exec_driver_sql("SELECT * FROM ledger ORDER BY number").mappings())
 
 
 def hash_of(row: Any) -> str:
@@ -163,7 +164,7 @@ def test_a_row_is_bound_to_the_one_before_by_the_hash_that_the_formats_state(tol
     [
         ("UPDATE ledger SET details = '{}' WHERE number = 7", "row 7 was changed: hash has "),
         ("UPDATE ledger SET site = NULL WHERE number = 4", "row 4 was changed: hash has "),
-        ("UPDATE ledger SET subject = x'00ff' WHERE number = 8", "row 8 was changed: hash has "),
+        ("UPDATE ledger SET subject = 'x' WHERE number = 8", "row 8 was changed: hash has "),
         ("UPDATE ledger SET time = '1999-01-01T00:00:00+00:00' WHERE number = 1", "row 1 was changed"),
         ("UPDATE ledger SET hash = 'ab' WHERE number = 5", "row 5 was changed: hash has ab"),
         ("DELETE FROM ledger WHERE number = 5", "row 5 is missing, 6 follows"),
