@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from fedmed_edge.images.preprocess import prepare, restore
 from fedmed_edge.images.windows import window_starts
 from fedmed_edge.inference.usage import Stopwatch
 from fedmed_edge.kinds import file_kind
-from fedmed_edge.model.manifest import METADATA_KEY, Manifest, parse_manifest
+from fedmed_edge.model.manifest import METADATA_KEY, Manifest, Precision, parse_manifest
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.runtime import Session, as_batch, open_session
 
@@ -128,7 +129,11 @@ def load_model(path: Path | str, *, trust: Path | str | None, device: str = "aut
     from fedmed_edge.signing import read_public_key, verify_file
 
     content = verify_file(path, read_public_key(Path(trust)))
-    session = open_session(content, device=device)
+    precision = "fp32"
+    if device == "tensorrt":  # it has to be told before the manifest, which is canonical JSON, can be read
+        said = (name for name in get_args(Precision) if f'"precision":"{name}"'.encode() in content)
+        precision = next(said, "fp32")
+    session = open_session(content, device=device, precision=precision)
     text = session.metadata.get(METADATA_KEY)
     if text is None:
         raise InputError(f"{path}: has no manifest, expected a model made by `fedmed-server export`")

@@ -15,6 +15,8 @@ _VERBS = {
     "agent": "Stay connected to the server, within the site's policy.",
     "pull": "The newest model that the server published.",
     "inspect": "What is in a contribution, generation or model, tensor by tensor.",
+    "model": "Models here: bring one, have it answer, go back.",
+    "bench": "Precisions and devices of a model, measured here.",
     "infer": "Answer images with a model.",
     "listen": "Answer studies that arrive by DICOM, beside the scanner.",
     "send": "Send results that did not reach their destination.",

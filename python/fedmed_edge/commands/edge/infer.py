@@ -13,6 +13,7 @@ from fedmed_edge.errors import InputError
 
 if TYPE_CHECKING:
     from fedmed_edge.config import SiteConfig
+    from fedmed_edge.inference.predict import Model
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +22,10 @@ log = logging.getLogger(__name__)
 @click.argument("inputs", nargs=-1, required=True, type=ANY_PATH)
 @click.option("-o", "--out", "target", type=FOLDER, required=True, help="Folder for the results.")
 @click.option(
-    "--model", type=FILE, required=True, envvar="FEDMED_MODEL", help="Model file, its .sig beside it."
+    "--model",
+    type=FILE,
+    envvar="FEDMED_MODEL",
+    help="Model file, its .sig beside it (default: the active model of the site folder here).",
 )
 @click.option("--trust", type=FILE, help="The server's public key (default: server_key of fedmed.toml here).")
 @click.option(
@@ -43,7 +47,7 @@ def command(
     ctx: click.Context,
     inputs: tuple[Path, ...],
     target: Path,
-    model: Path,
+    model: Path | None,
     trust: Path | None,
     device: str | None,
     threads: int | None,
@@ -63,7 +67,6 @@ def command(
     from fedmed_edge.inference.batch import exit_code, infer
     from fedmed_edge.inference.inputs import find_inputs
     from fedmed_edge.inference.options import FORMATS, Options, parse_formats
-    from fedmed_edge.inference.predict import load_model
 
     out: Output = ctx.obj
     missing = next((path for path in inputs if not path.exists()), None)
@@ -75,7 +78,7 @@ def command(
     device = device or (site.device if site else "auto")
     if threads:
         os.environ["FEDMED_THREADS"] = str(threads)
-    loaded = load_model(model, trust=trust, device=device)
+    loaded = _load(model, site, trust, device)
     results = []
     with find_inputs(inputs, loaded.recipe, skip=target, series=series) as found:
         for name, reason in found.not_taken:
@@ -94,10 +97,30 @@ def command(
     ctx.exit(code)
 
 
+def _load(model: Path | None, site: "SiteConfig | None", trust: Path | None, device: str) -> "Model":
+    """The named model, or the active one of the site folder."""
+    from fedmed_edge.inference.model_folder import ModelFolder
+    from fedmed_edge.inference.predict import load_model
+
+    if model is None and site is None:
+        raise click.UsageError("missing option `--model`, as there is no site folder here")
+    if model is None:
+        from fedmed_edge.inference.choice import load_active
+
+        return load_active(_folder(), trust=trust, device=device)
+    loaded = load_model(model, trust=trust, device=device)
+    if site is not None:
+        ModelFolder(_folder()).refuse_withdrawn(loaded.digest, model)
+    return loaded
+
+
+def _folder() -> Path:
+    return Path(os.environ.get("FEDMED_FOLDER", "."))
+
+
 def _site() -> "SiteConfig | None":
     """Settings of a site in this folder or in `FEDMED_FOLDER`, if there is one."""
-    folder = Path(os.environ.get("FEDMED_FOLDER", "."))
-    return read_site(folder) if (folder / "fedmed.toml").is_file() else None
+    return read_site(_folder()) if (_folder() / "fedmed.toml").is_file() else None
 
 
 def _server_key() -> Path | None:
