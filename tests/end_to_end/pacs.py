@@ -190,24 +190,25 @@ class Orthanc:
 class Site:
     """A site folder with a signed toy model and a table [listen]; its node runs in a process of its own."""
 
-    def __init__(self, folder: Path, *, dimensions: int = 2, **listen: Any) -> None:
+    def __init__(self, folder: Path, *, dimensions: int = 2, kind: str = "", **listen: Any) -> None:
         from fedmed_edge import signing
         from fedmed_edge.recipe import Intensity, Recipe
 
         folder.mkdir(parents=True)
         self.folder, self.base = folder, folder / "listen"
-        key = signing.generate_key()
-        signing.write_public_key(folder / "server.pub", key.public_key())
-        kit = toys()
-        recipe = Recipe(
+        self._key = signing.generate_key()
+        self.trust = folder / "server.pub"
+        signing.write_public_key(self.trust, self._key.public_key())
+        self._toys = toys()
+        self._recipe = Recipe(
             name="toy",
-            kind="classification" if dimensions == 2 else "segmentation",
-            classes=kit.CLASSES,
+            kind=kind or ("classification" if dimensions == 2 else "segmentation"),
+            classes=self._toys.CLASSES,
             size=(16,) * dimensions,
             spacing_mm=(1.0, 1.0, 1.0) if dimensions == 3 else None,
             intensity=Intensity(rule="range", low=0, high=255),
         )
-        signing.write_signed(folder / "model.onnx", kit.toy_onnx(recipe, kit.manifest_of(recipe).text), key)
+        self.write_model("model.onnx")
         self.listen: dict[str, Any] = {
             "port": 0,
             "metrics_port": 0,
@@ -218,6 +219,15 @@ class Site:
         }
         self.process: subprocess.Popen[str] | None = None
         self.said: dict[str, Any] = {}
+
+    def write_model(self, name: str, digest: str = "1" * 64) -> Path:
+        """Write a toy model, signed, that says of itself to be `digest`."""
+        from fedmed_edge import signing
+
+        manifest = self._toys.manifest_of(self._recipe).model_copy(update={"model": digest})
+        content = self._toys.toy_onnx(self._recipe, manifest.text)
+        signing.write_signed(self.folder / name, content, self._key)
+        return self.folder / name
 
     def configure(self, **listen: Any) -> None:
         """Change settings; they count from the next start."""
@@ -233,8 +243,23 @@ class Site:
                 lines += [f"[listen.{name}.{title}]", *(f"{k} = {json.dumps(v)}" for k, v in keys.items())]
         (self.folder / "fedmed.toml").write_text("\n".join(lines) + "\n")
 
-    def start(self, *, fails: bool = False) -> "Site":
+    def start(self) -> "Site":
         """Start the node and wait until it listens."""
+        line = self._start()
+        assert line, self.stderr
+        self.said = json.loads(line)
+        return self
+
+    def refused(self) -> int:
+        """Start a node that is to refuse; returns its exit code."""
+        assert not self._start()
+        assert self.process is not None and self.process.stdout is not None
+        code = self.process.wait(20)
+        self.process.stdout.close()
+        self.process = None
+        return code
+
+    def _start(self) -> str:
         self.configure()
         with (self.folder / "stderr").open("a") as log:
             self.process = subprocess.Popen(
@@ -245,11 +270,7 @@ class Site:
                 env=ENVIRONMENT,
             )
         assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not fails:
-            assert line, self.stderr
-            self.said = json.loads(line)
-        return self
+        return self.process.stdout.readline()
 
     @property
     def port(self) -> int:

@@ -1,0 +1,76 @@
+"""The long series: `python tests/faults/run.py`. Other runs of pytest do not collect it."""
+
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+collect_ignore_glob = [] if os.environ.get("FEDMED_TEST_FAULTS") else ["test_*.py"]
+BESIDE = Path(__file__).parent
+ONCE = BESIDE.parent / "end_to_end"
+WIDE = "lift_dim = 1024"
+"""A lift that makes a contribution of several parts."""
+
+
+def load(path: Path) -> ModuleType:
+    name = f"fedmed_test_{path.stem}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec and spec.loader
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def kit() -> ModuleType:
+    return load(ONCE / "federation.py")
+
+
+@pytest.fixture(scope="session")
+def net() -> ModuleType:
+    return load(ONCE / "network.py")
+
+
+@pytest.fixture(scope="session")
+def link() -> ModuleType:
+    return load(BESIDE / "link.py")
+
+
+@pytest.fixture(scope="session")
+def world(kit: ModuleType, net: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A server, the hospitals a, b and c with kits, and what each would hand over: files of several parts."""
+    made = kit.Federation(tmp_path_factory.mktemp("world"))
+    made.recipe.write_text(made.recipe.read_text().replace("lift_dim = 32", WIDE))
+    for seed, name in enumerate("abc"):
+        made.enrol(name, seed, gain=1 - 0.1 * seed)
+    made.learn("a", "b", "c")
+    for name in "abc":
+        made.contribute(name)
+    net.Network(made).enrol("a", "b", "c")
+    return made
+
+
+@pytest.fixture
+def network(world: Any, net: ModuleType, tmp_path: Path) -> Iterator[Any]:
+    """The same in a folder of this test's own, with a port of its own; nothing runs yet."""
+    copied = world.copy(tmp_path / "world")
+    with net.Network(copied) as made:
+        for name in "abc":
+            made.set(copied.root / name, server=f"localhost:{made.port}")
+        yield made
+
+
+@pytest.fixture
+def figure(request: pytest.FixtureRequest) -> Any:
+    """Note a figure for the table: `figure("name", value)`."""
+
+    def note(name: str, value: object) -> None:
+        request.node.user_properties.append((name, value))
+
+    return note

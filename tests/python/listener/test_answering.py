@@ -1,0 +1,150 @@
+"""From the last slice to the result, whatever the model's process does."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pydicom
+
+from fedmed_edge.inference.models import activate, add_model
+
+SiteOf = Callable[..., Any]
+
+
+def worker_of(site: Any) -> int:
+    """Process id of the model's process; 0 where there is none."""
+    children = Path(f"/proc/{site.process.pid}/task/{site.process.pid}/children")
+    threads = Path(f"/proc/{site.process.pid}/task").glob("*/children")
+    found = [pid for one in {children, *threads} for pid in one.read_text().split()]
+    return int(found[0]) if found else 0
+
+
+def results(site: Any) -> list[str]:
+    return sorted(path.name for path in (site.base / "results").rglob("*.*"))
+
+
+def test_a_late_slice_is_a_new_result_and_the_same_again_is_none(
+    pacs: ModuleType, site_of: SiteOf, tmp_path: Path
+) -> None:
+    site = site_of(dimensions=3).start()
+    pacs.write_series(tmp_path / "ct", 12, side=24)
+    late = tmp_path / "late.dcm"
+    (tmp_path / "ct" / "0011.dcm").rename(late)
+    for sent, states in (
+        (tmp_path / "ct", ["done"]),
+        (late, ["done", "done"]),
+        (tmp_path / "ct", ["done", "done"]),
+    ):
+        assert pacs.send(site.port, sent) == 0
+        assert site.idle()
+        assert site.states() == states
+    segs = [pydicom.dcmread(path) for path in sorted((site.base / "results").rglob("seg.dcm"))]
+    assert [len(seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence) for seg in segs] == [11, 12]
+    assert len({seg.SOPInstanceUID for seg in segs}) == 2
+    # in shadow mode
+    assert site.rows("SELECT count(*) FROM deliveries") == [(0,)]
+    assert not (site.base / "running").exists()
+    assert site.run("listen", "--report").stdout.split()[1:] == ["dark", "2", "known", "100%"]
+    # restarted, nothing is answered again
+    site.stop()
+    site.start()
+    assert site.idle()
+    assert site.states() == ["done", "done"]
+
+
+def test_what_the_model_is_not_for_is_skipped_and_what_is_broken_fails_alone(
+    pacs: ModuleType, site_of: SiteOf, tmp_path: Path
+) -> None:
+    site = site_of(dimensions=3).start()
+    pacs.write_series(tmp_path / "ct" / "flat", 1, side=24)
+    pacs.write_series(tmp_path / "ct" / "gap", 8, side=24)
+    (tmp_path / "ct" / "gap" / "0003.dcm").unlink()
+    pacs.write_series(tmp_path / "ct" / "good", 8, side=24)
+    assert pacs.send(site.port, tmp_path / "ct") == 0
+    assert site.idle()
+    assert sorted(site.states()) == ["done", "failed", "skipped"]
+    reasons = [reason for (reason,) in site.rows("SELECT reason FROM jobs WHERE state != 'done'")]
+    assert all(str(tmp_path) not in reason for reason in reasons), reasons
+    assert "Traceback" not in site.stderr
+
+
+def test_a_model_that_crashes_costs_that_series_and_the_next_one_is_answered(
+    pacs: ModuleType, site_of: SiteOf, tmp_path: Path
+) -> None:
+    site = site_of(settle_s=0.2).start()
+    pacs.write_series(tmp_path / "a", 20, side=24)
+    pacs.write_series(tmp_path / "b", 1, side=24)
+    assert pacs.send(site.port, tmp_path / "a") == 0
+    assert pacs.until(lambda: site.states() == ["running"])
+    os.kill(worker_of(site), signal.SIGSEGV)
+    assert pacs.until(lambda: site.states() == ["failed"])
+    assert site.rows("SELECT reason FROM jobs") == [("the model's process was ended by SIGSEGV",)]
+    assert pacs.send(site.port, tmp_path / "b") == 0
+    assert site.idle()
+    assert site.states() == ["failed", "done"]
+    # sent again, it is answered again
+    assert pacs.send(site.port, tmp_path / "a") == 0
+    assert site.idle()
+    assert site.states() == ["failed", "done", "done"]
+
+
+def test_a_model_that_takes_too_long_or_too_much_costs_that_series(
+    pacs: ModuleType, site_of: SiteOf, tmp_path: Path
+) -> None:
+    pacs.write_series(tmp_path / "a", 30, side=24)
+    site = site_of(timeout_s=0.5, settle_s=0.2).start()
+    assert pacs.send(site.port, tmp_path / "a") == 0
+    assert pacs.until(lambda: site.states() == ["failed"])
+    assert site.rows("SELECT reason FROM jobs") == [("the model's process took longer than 0.5 s",)]
+    site.stop()
+    site.configure(timeout_s=60, memory_gb=0.4)
+    pacs.write_series(tmp_path / "huge", 2, side=8000)
+    site.start()
+    assert pacs.send(site.port, tmp_path / "huge") == 0
+    assert site.idle()
+    assert site.states()[1] == "failed"
+    assert site.rows("SELECT reason FROM jobs")[1][0] is not None
+    assert site.process.poll() is None
+
+
+def test_the_active_model_answers_and_one_that_takes_its_place_answers_next(
+    pacs: ModuleType, site_of: SiteOf, tmp_path: Path
+) -> None:
+    site = site_of(settle_s=0.2)
+    del site.listen["model"]
+    for number in "34":
+        add_model(site.folder, site.write_model(f"{number}.onnx", number * 64), trust=site.trust)
+        activate(site.folder, None, trust=site.trust)
+        if site.process is None:
+            site.start()
+        pacs.write_series(tmp_path / number, 1, side=24)
+        assert pacs.send(site.port, tmp_path / number) == 0
+        assert site.idle()
+    assert site.rows("SELECT model FROM jobs ORDER BY job") == [("3" * 64,), ("4" * 64,)]
+
+
+def test_a_node_that_cannot_answer_does_not_start(site_of: SiteOf) -> None:
+    site = site_of()
+    (site.folder / "model.onnx.sig").unlink()
+    assert site.refused() == 5
+    del site.listen["model"]
+    assert site.refused() == 1
+    assert "models: none is active, expected one" in site.stderr
+
+
+def test_two_nodes_do_not_work_on_one_folder(site_of: SiteOf) -> None:
+    site = site_of().start()
+    said = site.run("listen")
+    assert said.returncode == 1
+    assert "another `listen` works here" in said.stderr
+
+
+def test_the_node_itself_loads_neither_runtime_nor_torch(site_of: SiteOf) -> None:
+    site = site_of().start()
+    maps = Path(f"/proc/{site.process.pid}/maps").read_text()
+    assert "onnxruntime" not in maps and "torch" not in maps
+    worker = Path(f"/proc/{worker_of(site)}/maps").read_text()
+    assert "onnxruntime" in worker and "torch" not in worker
