@@ -7,12 +7,13 @@ OFFERS/DIGEST.json   what it is, for whom, and the server's signature over it
 import hashlib
 import time
 from collections.abc import Collection
+from io import BufferedReader
 from pathlib import Path
 from typing import Literal
 
-from fedmed_edge.atomic import read_regular, write_atomic
-from fedmed_edge.errors import StoreError
-from fedmed_edge.federation.messages import Kind, Offered
+from fedmed_edge.atomic import write_atomic
+from fedmed_edge.errors import InputError, StoreError
+from fedmed_edge.federation.messages import Digest, Kind, Offered
 from fedmed_edge.federation.parts import part_of
 from fedmed_edge.federation.records import Records
 from fedmed_edge.signing import PrivateKey, detached_signature
@@ -27,11 +28,13 @@ class OnOffer(Offered):
 
     Attributes:
         sites: Who may have it; None is every site.
+        recipe: Digest; every site that hears of the generation is asked to contribute to it for this recipe.
         state: `on offer`, `taken back` (nobody gets it any more) or `withdrawn` (nor may use it).
         made: When it was offered first.
     """
 
     sites: tuple[str, ...] | None = None
+    recipe: Digest | None = None
     state: Literal["on offer", "taken back", "withdrawn"] = "on offer"
     made: float
 
@@ -60,12 +63,14 @@ class Offers:
         sites: Collection[str] | None = None,
         task: str | None = None,
         generation: str | None = None,
+        recipe: str | None = None,
     ) -> OnOffer:
         """Offer a file from now on; one that is on offer already changes its kind and its sites.
 
         Args:
             key: The server's, which every object is signed with.
             sites: Who may have it; None is every site.
+            recipe: Of a generation that these sites shall contribute to.
 
         Raises:
             InputError: The file cannot be read, or the disk is full.
@@ -79,6 +84,7 @@ class Offers:
             task=task,
             generation=generation,
             sites=None if sites is None else tuple(sorted(sites)),
+            recipe=recipe,
             made=time.time(),
         )
         self._records.write(digest, offer)
@@ -86,8 +92,7 @@ class Offers:
 
     def _keep(self, path: Path) -> tuple[str, int]:
         """Copy a file among the objects, in pieces; its digest and size."""
-        read_regular(path, 1 << 62) if not path.is_file() else None  # its message
-        with path.open("rb") as file:
+        with _readable(path) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             target = self.folder / digest
             if not target.is_file():
@@ -143,3 +148,10 @@ class Offers:
         self._records.write(digest, changed)
         (self.folder / digest).unlink(missing_ok=True)
         return changed
+
+
+def _readable(path: Path) -> BufferedReader:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None

@@ -34,7 +34,7 @@ from fedmed_edge.federation.messages import (
     Welcome,
     parse_fields,
 )
-from fedmed_edge.federation.offers import Offers
+from fedmed_edge.federation.offers import Offers, OnOffer
 from fedmed_edge.federation.parts import Assembly, Incomplete, count_parts
 from fedmed_edge.federation.records import Records
 from fedmed_edge.federation.requests import Requests
@@ -133,6 +133,7 @@ class _Visit:
         )
         every = self.offers.all()
         held = [one for one in every if one.digest in said.has]
+        self._ask_to_contribute(every, now)
         asked = self.requests.open_for(self.site)
         welcome = Welcome(
             protocol=PROTOCOL,
@@ -151,6 +152,19 @@ class _Visit:
         for one in asked:
             self.requests.tell(one)
         return Reply(welcome.values)
+
+    def _ask_to_contribute(self, offers: list[OnOffer], now: float) -> None:
+        """Whoever hears of a generation for the first time is asked for statistics, however late it joins."""
+        for offer in offers:
+            if offer.recipe is not None and offer.is_for(self.site):
+                self.requests.make(
+                    self.site,
+                    f"statistics {offer.digest} {offer.recipe}",
+                    kind="contribute",
+                    recipe=offer.recipe,
+                    generation=offer.digest,
+                    deadline=now + _CONTRIBUTE_S,
+                )
 
     def offer(self, said: Offer, data: bytes) -> Reply:
         with locked(self.inbox / "lock"):
@@ -219,6 +233,8 @@ class _Visit:
         self.requests.answer(self.site, said)
         return Reply({})
 
+
+_CONTRIBUTE_S = 30 * 86400.0
 
 _LISTED = 64
 """Most offers and requests of one reply; the others come next time."""

@@ -1,4 +1,4 @@
-"""Processes killed in the middle of an upload, of receiving, of a ledger row; full disks; clocks that are off."""
+"""Killed in the middle of an upload, of receiving, of a ledger row; full disks; clocks that are off."""
 
 import os
 import shutil
@@ -19,8 +19,8 @@ from fedmed_edge.federation.egress import read_egress
 # Lines between two points where the child is killed; smaller ones are run by hand.
 STEP = int(os.environ.get("FEDMED_TEST_STEP", "401"))
 
-# A child of fork is killed at its n-th line of ours: either it is site and server at once, or the server alone,
-# which a fresh one follows, while the site goes on.
+# A child of fork is killed at its n-th line of ours: either it is site and server at once, or the server
+# alone, which a fresh one follows, while the site goes on.
 SCRIPT = """
 import os, shutil, signal, socket, sys
 from pathlib import Path
@@ -35,8 +35,8 @@ from fedmed_edge.federation.wire import Request, decode_reply, decode_request, e
 from fedmed_edge.store.store import Store
 
 parts.PART_BYTES = 1024
-who, template, work, step, wanted, served = *sys.argv[1:3], Path(sys.argv[3]), int(sys.argv[4]), *sys.argv[5:7]
-template = Path(template)
+who, step, wanted, served = sys.argv[1], int(sys.argv[4]), *sys.argv[5:7]
+template, work = map(Path, sys.argv[2:4])
 site = work / "alpha"
 config = SiteConfig(site="alpha", key=site / "site.key", server_key=work / "server.pub",
                     federation={"parts_in_flight": 1})
@@ -68,7 +68,8 @@ def child(limit, run):
     return pid
 
 def meet():
-    return sync(Loopback(Store.open(work / "store"), work / "federation", "alpha"), site, config, patience_s=0)
+    channel = Loopback(Store.open(work / "store"), work / "federation", "alpha")
+    return sync(channel, site, config, patience_s=0)
 
 class Served:
     # the server in a child, at the other end of a socket
