@@ -168,6 +168,8 @@ _EXTRAS = {
     "matplotlib": "server",
     "jinja2": "server",
     "onnxruntime": "cpu",
+    "psycopg": "postgres",
+    "fsspec": "s3",
     "nvflare": "federation",
     "psutil": "federation",
     "pynetdicom": "listen",

@@ -161,7 +161,7 @@ def verify(connection: Connection, known: str | None = None) -> LedgerHead:
     if not found:
         raise StoreError(
             f"ledger: no row has the hash {known}, which was written down",
-            hint="rows were written anew since, or this is another store; " + _RESTORE,
+            hint="rows were written anew since, or this is another store; compare it with a backup",
         )
     return last
 

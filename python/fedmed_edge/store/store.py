@@ -411,6 +411,15 @@ class Store:
         with self._index.read() as connection:
             return list(ledger.entries(connection))
 
+    def ledger_head(self) -> LedgerHead:
+        """Number and hash of the last row, unchecked.
+
+        Raises:
+            StoreError: They are missing.
+        """
+        with self._index.read() as connection:
+            return ledger.head(connection)
+
     def verify_ledger(self, known: str | None = None) -> LedgerHead:
         """Check the chain of the ledger; where it ends.
 

@@ -12,6 +12,7 @@ _VERBS = {
     "import": "Take a contribution that came by file.",
     "status": "Who has contributed what, and which models exist.",
     "health": "Whether what runs in a server folder is well.",
+    "log": "The ledger: who did what, and whether anybody changed it.",
     "rebuild": "The global model, from the stored contributions alone.",
     "refine": "One site's model, from the stored contributions alone.",
     "withdraw": "Delete a site's contributions, rebuild and prove it.",

@@ -114,3 +114,26 @@ def publish(
             ),
         ],
     )
+
+
+@command.command(cls=Verb)
+@folder_option("Server")
+@click.option("--generation", "chosen", default="", help="Digest, or its beginning; default the newest.")
+@click.option(
+    "--out", "target", type=FILE, required=True, help="File to write; its signature stands beside it."
+)
+@click.pass_obj
+def export(out: Output, folder: Path, chosen: str, target: Path) -> None:
+    """Write a published generation and its signature once more, where either was lost.
+
+    Example: fedmed-server generation export -C server --out start.generation
+    """
+    config, store = read_server(folder)
+    key = read_private_key(config.key)
+    check_writable(target)
+    digest = next((one for one in store.generations() if one.startswith(chosen)), chosen)
+    signature = write_signed(target, store.generation(digest).content, key)
+    out.answer(
+        {"out": str(target), "signature": str(signature), "digest": digest},
+        f"{target}: generation {digest[:12]}, as it was published; signature {signature}",
+    )

@@ -7,7 +7,7 @@ import click
 
 from fedmed_edge.commands.folders import FOLDER, make_key
 from fedmed_edge.commands.verbs import Output, Verb
-from fedmed_edge.config import ServerConfig, write_config
+from fedmed_edge.config import ServerConfig, read_config, write_config
 from fedmed_edge.errors import InputError
 from fedmed_edge.recipe import parse_settings, read_toml
 from fedmed_edge.signing import fingerprint, write_public_key
@@ -20,8 +20,10 @@ PUBLIC_KEY = "server.pub"
 @click.argument("folder", type=FOLDER)
 @click.option("--host", default="localhost", help="Name or address that hospitals reach this server under.")
 @click.option("--port", default=8002, help="TCP port that they connect to.")
+@click.option("--index", help="URL of a PostgreSQL database for the store's index; default a file.")
+@click.option("--objects", help="fsspec URL (s3://bucket/name) for the store's files; default a folder.")
 @click.pass_obj
-def command(out: Output, folder: Path, host: str, port: int) -> None:
+def command(out: Output, /, folder: Path, host: str, port: int, **places: str | None) -> None:
     """Make FOLDER with fedmed.toml, the key that models are signed with, and an empty store.
 
     With the extra `federation` also the authority and the kits that hospitals connect by; without it
@@ -31,13 +33,15 @@ def command(out: Output, folder: Path, host: str, port: int) -> None:
 
     Example: fedmed-server init server --host federation.example.org
     """
-    config = parse_settings(ServerConfig, {"federation": {"host": host, "port": port}}, "init")
+    config = parse_settings(ServerConfig, {"federation": {"host": host, "port": port}, **places}, "init")
+    # where the environment names a place, every later verb looks there
+    found = read_config(ServerConfig, None, flags=places)
     _refuse_used(folder, config)
     folder.mkdir(parents=True, exist_ok=True)
     key = make_key(folder / config.key)
     public = folder / PUBLIC_KEY
     write_public_key(public, key.public_key())
-    store, made = Store.open_or_create(folder / config.store, index=config.index, objects=config.objects)
+    store, made = Store.open_or_create(folder / config.store, index=found.index, objects=found.objects)
     connects = importlib.util.find_spec("nvflare") is not None
     if connects:
         from fedmed_edge.federation.engine.kits import ensure_server_kits

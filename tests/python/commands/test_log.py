@@ -1,0 +1,92 @@
+"""The ledger as the admin reads it; a published generation written once more; a store elsewhere."""
+
+import sqlite3
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from fedmed_edge.signing import fingerprint, read_public_key, verify_file
+
+EDGE, SERVER = "fedmed-edge", "fedmed-server"
+
+
+def test_the_log_tells_the_story_and_who_was_in_the_model(copied: Any, kit: ModuleType) -> None:
+    f = copied
+    f.export("again.onnx")
+    f.admin("withdraw", "b", "--yes")
+    document = f.admin("log", "--verify")
+    kinds = [row["kind"] for row in document["rows"]]
+    assert kinds[:2] == ["started", "enrolled"] and kinds[-2:] == ["withdrew", "rebuilt"]
+    assert document["verified"] is True
+    assert document["head"] == {"number": len(kinds), "hash": document["rows"][-1]["hash"]}
+    exported = next(row for row in document["rows"] if row["kind"] == "exported")
+    rebuilt = next(row for row in document["rows"] if row["kind"] == "rebuilt")
+    assert exported["subject"] == rebuilt["subject"]
+    assert sorted(rebuilt["details"]["contributions"]) == ["a", "b"]
+    contributed = {row["subject"]: row["site"] for row in document["rows"] if row["kind"] == "contributed"}
+    assert rebuilt["details"]["contributions"] == {
+        site: one for one, site in contributed.items() if one in rebuilt["details"]["contributions"].values()
+    }
+    lines = kit.run(SERVER, "log", "-C", f.server, "--verify").out.splitlines()
+    assert len(lines) == len(kinds) + 1
+    assert lines[-1] == f"every row checked; head {len(kinds)} {document['head']['hash']}"
+    mark = fingerprint(read_public_key(f.root / "a" / "a.pub"))
+    assert lines[1].endswith(f" enrolled     a                 fingerprint {mark}")
+    some = kit.run(SERVER, "log", "-C", f.server, "--site", "b", "--last", "1").out.splitlines()
+    assert len(some) == 2 and " withdrew     b " in some[0] and some[1] == lines[-1].partition("; ")[2]
+
+
+def test_a_broken_chain_is_a_refusal_that_names_the_row(copied: Any, kit: ModuleType) -> None:
+    f = copied
+    head = f.admin("log")["head"]["hash"]
+    assert kit.run(SERVER, "log", "-C", f.server, "--verify", "--head", head[:16]).code == 0
+    said = kit.run(SERVER, "log", "-C", f.server, "--verify", "--head", "0" * 16)
+    assert said.code == 1 and "error: ledger: no row has the hash 0000000000000000, which was" in said.err
+    assert kit.run(SERVER, "log", "-C", f.server, "--head", head).code == 2
+    with sqlite3.connect(f.server / "store" / "index.sqlite") as index:
+        index.execute("UPDATE ledger SET site = 'c' WHERE number = 2")
+    index.close()
+    said = kit.run(SERVER, "log", "-C", f.server, "--verify", "--json")
+    assert said.code == 1 and said.out == ""
+    assert "error: ledger: row 2 was changed: hash has " in said.err
+    assert "hint: somebody wrote to the index past fedmed-server" in said.err
+    assert any("ledger: row 2 was changed" in fault for fault in f.admin("status")["faults"])
+    # it is still shown, and everything else goes on
+    assert len(f.admin("log")["rows"]) > 2 and f.admin("rebuild")["digest"]
+
+
+def test_a_generation_is_written_once_more_where_its_signature_was_lost(copied: Any, kit: ModuleType) -> None:
+    f = copied
+    lost, found = f.root / "tiny.generation", f.root / "found.generation"
+    told = f.admin("generation", "export", "--out", found)
+    assert found.read_bytes() == lost.read_bytes()
+    verify_file(found, read_public_key(f.server / "server.pub"))
+    draft = f.admin("status")["generations"][-1]
+    assert f.admin("generation", "export", "--generation", draft[:12], "--out", lost)["digest"] == draft
+    assert told["digest"] != draft
+    said = kit.run(SERVER, "generation", "export", "-C", f.server, "--generation", "ffff", "--out", found)
+    assert said.code == 1 and "error: store: no generation ffff" in said.err
+
+
+def test_the_folder_of_a_server_is_no_hospitals_to_doctor(copied: Any, kit: ModuleType) -> None:
+    said = kit.run(EDGE, "doctor", "-C", copied.server)
+    first = said.out.splitlines()[0]
+    assert said.code == 1 and first.startswith("fault    settings ")
+    assert first.endswith(f"{copied.server}: is the folder of a server, expected a hospital's")
+
+
+def test_a_store_elsewhere_stands_in_the_settings(
+    tmp_path: Path, kit: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, place = tmp_path / "server", "memory://test_a_store_elsewhere"
+    assert kit.run(SERVER, "init", server, "--objects", place).code == 0
+    assert f'objects = "{place}"' in (server / "fedmed.toml").read_text()
+    assert not (server / "store" / "objects").exists()
+    assert "all sound" in kit.run(SERVER, "status", "-C", server).out
+    monkeypatch.setenv("FEDMED_INDEX", "mysql://u:secret@host/db")
+    for words in (["status", "-C", server], ["init", tmp_path / "other"]):
+        said = kit.run(SERVER, *words)
+        assert said.code == 1 and "error: `index` has mysql, expected postgresql+psycopg://" in said.err
+        assert "secret" not in said.err
