@@ -401,6 +401,7 @@ def test_the_story_of_the_readme_runs_as_it_stands(tmp_path: Path, monkeypatch: 
         assert not code, (words, said.getvalue())
         done.add(verb)
     beside = {"fedmed-edge demo", "fedmed-edge extract", "fedmed-edge inspect", "fedmed-edge report"}
+    beside |= {"fedmed-edge dataset"}  # docs/commands.md
     beside |= {"fedmed-edge agent", "fedmed-edge pull", "fedmed-server start"}  # docs/federation.md
     beside |= {"fedmed-edge listen", "fedmed-edge send"}  # docs/listen.md
     assert set(VERBS) - done == beside | {"fedmed-server site list", "fedmed-server site revoke"}

@@ -31,7 +31,7 @@ EVERY_ROOM = {
 WALLS: dict[str, tuple[set[str], set[str]]] = {
     "kernels": ({"_kernels", "_kernels_cuda"}, set()),
     "runtime": ({"kernels"}, {"onnxruntime"}),
-    "images": ({"kernels"}, {"pydicom", "nibabel", "PIL"}),
+    "images": ({"kernels"}, {"pydicom", "nibabel", "PIL", "dicomweb_client", "requests"}),
     "features": (
         {"images", "kernels", "statistics", "runtime"},
         {"torch", "monai", "onnx", "onnxscript"},

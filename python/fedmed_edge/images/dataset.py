@@ -106,7 +106,7 @@ class Dataset:
         """
         if item.mask is None:
             raise InputError(f"{item.image}: image has no mask")
-        return read_mask(item.mask, image, len(self.recipe.classes))
+        return read_mask(item.mask, image, len(self.recipe.classes), self.recipe.classes)
 
     def classes_of(self, item: Item) -> tuple[int, ...]:
         """Class indices of an item: its label, or those that occur in its mask; none where it is unlabelled.
@@ -115,7 +115,7 @@ class Dataset:
             InputError: The mask cannot be read.
         """
         if item.mask is not None:
-            return mask_classes(item.mask, len(self.recipe.classes))
+            return mask_classes(item.mask, len(self.recipe.classes), self.recipe.classes)
         return () if item.label is None else (item.label,)
 
     def counts(self) -> dict[str, int]:

@@ -34,7 +34,7 @@ from fedmed_edge.images.dicom_pixels import (
     reading,
 )
 from fedmed_edge.images.geometry import spacing
-from fedmed_edge.images.image import Float32, Image, UInt8, check_finite, check_size, sides
+from fedmed_edge.images.image import Float32, Float64, Image, UInt8, check_finite, check_size, sides
 from fedmed_edge.images.regrid import on_frames, straightened
 from fedmed_edge.images.series import Frame, Series
 from fedmed_edge.images.stacks import Stack, diagnose
@@ -139,6 +139,18 @@ def read_frames(series: Series) -> Iterator[Image]:
                 stored, described = decode(frame.path)
             image = _flat_frame(frame, header, stored, described)
         yield replace(image, warnings=series.warnings)
+
+
+def grid_of(series: Series) -> tuple[Float64, tuple[int, int, int]]:
+    """Affine (4, 4) to RAS mm and shape (columns, rows, slices) of the volume that `read_volume` reads.
+
+    Raises:
+        InputError: The frames are no stack.
+    """
+    if series.stack is None:
+        raise InputError(f"{series.files[0]}: series has no stack of slices, expected one for a volume")
+    slices = round(float(series.stack.heights[-1]) / series.stack.distance_mm) + 1
+    return _affine(series.frames[0], series.stack), (series.columns, series.rows, slices)
 
 
 def frame_masks(mask: UInt8, series: Series) -> UInt8:
@@ -343,12 +355,8 @@ def _are_int16(values: Float32) -> bool:
 
 
 def _placed(source: Path, pixels: npt.NDArray[Any], first: Frame, stack: Stack, modality: str) -> Image:
-    """Slices with their affine, resampled first where they are no regular stack.
-
-    The affine maps voxel index (column, row, slice) to RAS mm; DICOM's own axes run to left, posterior,
-    superior.
-    """
-    assert first.orientation is not None and first.spacing_mm is not None and first.position is not None
+    """Slices with their affine, resampled first where they are no regular stack."""
+    assert first.orientation is not None and first.spacing_mm is not None
     notes = []
     if stack.faults:
         pixels = straightened(
@@ -357,10 +365,16 @@ def _placed(source: Path, pixels: npt.NDArray[Any], first: Frame, stack: Stack, 
         notes += [f"resampled: {fault.text}; resampled to a straight stack" for fault in stack.faults]
     if stack.tilted:
         notes.append(f"tilt: slices are stacked {stack.tilt_degrees:.1f} degrees off their normal")
+    affine = _affine(first, stack)
+    return Image(pixels.T[None], affine, spacing(affine), modality, "dicom", source, tuple(notes))
+
+
+def _affine(first: Frame, stack: Stack) -> Float64:
+    """Voxel index (column, row, slice) → RAS mm; DICOM's own axes run to left, posterior, superior."""
+    assert first.orientation is not None and first.spacing_mm is not None and first.position is not None
     affine = np.eye(4)
     affine[:3, 0] = first.orientation[:3] * first.spacing_mm[1]
     affine[:3, 1] = first.orientation[3:] * first.spacing_mm[0]
     affine[:3, 2] = stack.step
     affine[:3, 3] = first.position
-    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
-    return Image(pixels.T[None], affine, spacing(affine), modality, "dicom", source, tuple(notes))
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine

@@ -1,5 +1,6 @@
 """An image as the hospital has it: pixel values, and where they lie in the patient."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -104,14 +105,15 @@ def read_image(path: Path | str) -> Image:
     return read_dicom(path)
 
 
-def read_mask(path: Path, image: Image, classes: int) -> UInt8:
-    """Read the mask of `image`: a PNG of class numbers for a 2-D image, a NIfTI file for a volume.
+def read_mask(path: Path, image: Image, classes: int, names: Sequence[str] = ()) -> UInt8:
+    """Read the mask of `image`: PNG of class numbers for a 2-D image, NIfTI for a volume, DICOM SEG for both.
 
-    A NIfTI mask may have its axes in another order or direction than the image; it is brought to the image's
-    by the two affines, which must agree to a tenth of a voxel.
+    A mask in NIfTI or DICOM may have its axes in another order or direction than the image; it is brought to
+    the image's by their places in the patient, which must agree to a tenth of a voxel.
 
     Args:
         classes: Number of classes C; the mask holds 0 to C - 1.
+        names: Class names in order; segments of a DICOM SEG are told by them, else by number.
 
     Returns:
         uint8 of `image.shape`.
@@ -119,6 +121,10 @@ def read_mask(path: Path, image: Image, classes: int) -> UInt8:
     Raises:
         InputError: The mask cannot be read, is of another size or lies elsewhere, or holds another number.
     """
+    if _is_dicom(path):
+        from fedmed_edge.images.segments import classes_by_segment, read_segments, target_of
+
+        return read_segments(path, target_of(image), classes_by_segment(path, names, classes))
     values, affine = _stored_mask(path)
     if values.ndim != image.dimensions:
         wanted = "a volume in NIfTI" if image.dimensions == 3 else "a PNG"
@@ -138,12 +144,19 @@ def read_mask(path: Path, image: Image, classes: int) -> UInt8:
     return _class_numbers(path, values, classes)
 
 
-def mask_classes(path: Path, classes: int) -> tuple[int, ...]:
+def mask_classes(path: Path, classes: int, names: Sequence[str] = ()) -> tuple[int, ...]:
     """Class numbers that occur in a mask file, rising.
+
+    Args:
+        classes, names: As of `read_mask`.
 
     Raises:
         InputError: The mask cannot be read, or holds a number that is no class.
     """
+    if _is_dicom(path):
+        from fedmed_edge.images.segments import classes_by_segment, classes_inside
+
+        return tuple(sorted(classes_inside(path, classes_by_segment(path, names, classes))))
     values, _ = _stored_mask(path)
     return tuple(int(number) for number in np.unique(_class_numbers(path, values, classes)))
 
@@ -158,8 +171,12 @@ def _stored_mask(path: Path) -> tuple[npt.NDArray[np.generic], Float64 | None]:
         from fedmed_edge.images.nifti import read_voxels
 
         return read_voxels(path)
-    names = {"jpeg": "JPEG, which changes the numbers it stores", "dicom": "DICOM"}
-    raise InputError(f"{path}: mask is {names.get(kind, kind)}, expected PNG or NIfTI")
+    found = "JPEG, which changes the numbers it stores" if kind == "jpeg" else kind
+    raise InputError(f"{path}: mask is {found}, expected PNG, NIfTI or DICOM SEG")
+
+
+def _is_dicom(path: Path) -> bool:
+    return not path.is_dir() and sniff(path) == "dicom"
 
 
 def _class_numbers(path: Path, values: npt.NDArray[np.generic], classes: int) -> UInt8:

@@ -62,6 +62,20 @@ def read_voxels(path: Path) -> tuple[npt.NDArray[np.generic], Float64]:
         raise InputError(f"{path}: NIfTI file is broken or cut off: {_one_line(error)}") from None
 
 
+def nifti_bytes(values: npt.NDArray[Any], affine_ras: Float64) -> bytes:
+    """A gzipped NIfTI-1 file of a volume; without a time in it, the same volume gives the same bytes.
+
+    Args:
+        values: (i, j, k) uint8, int16 or float32.
+        affine_ras: (4, 4), voxel index → RAS mm.
+    """
+    from nibabel.nifti1 import Nifti1Image
+
+    volume = Nifti1Image(values, affine_ras)
+    volume.header.set_xyzt_units("mm")
+    return gzip.compress(volume.to_bytes(), compresslevel=6, mtime=0)
+
+
 def _read_stream(path: Path, stream: "BinaryIO | gzip.GzipFile") -> tuple[npt.NDArray[np.generic], Float64]:
     start = stream.read(_HEADER_BYTES[2])
     image_class, version = _image_class(path, start)

@@ -1,6 +1,6 @@
 """Series: DICOM frames that belong together, as what is known of them without their pixels."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -141,3 +141,18 @@ class Grouped:
     def series(self) -> tuple[Series, ...]:
         """Every series of every study."""
         return tuple(series for study in self.studies for series in study.series)
+
+
+def instances(series: Series) -> list[Series]:
+    """One for each file of a series, its frames in the file's own order."""
+    found: dict[Path, list[int]] = {}
+    for place, frame in enumerate(series.frames):
+        found.setdefault(frame.path, []).append(place)
+    return [
+        replace(
+            series,
+            stack=None,
+            frames=tuple(sorted((series.frames[place] for place in places), key=lambda frame: frame.index)),
+        )
+        for places in found.values()
+    ]

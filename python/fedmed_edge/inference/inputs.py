@@ -10,7 +10,7 @@ from types import TracebackType
 from fedmed_edge.errors import FedmedError, InputError, NothingMatched
 from fedmed_edge.images.image import Image, read_image, sniff
 from fedmed_edge.images.selection import Verdict, judge
-from fedmed_edge.images.series import Grouped, Series
+from fedmed_edge.images.series import Grouped, Series, instances
 from fedmed_edge.images.sources import Sources, find_sources
 from fedmed_edge.recipe import Recipe
 
@@ -174,7 +174,7 @@ def _chosen(sources: Sources, recipe: Recipe, series: str | None, every: bool) -
         if not chosen:
             not_taken.append((name, reason))
         elif recipe.dimensions == 2:
-            inputs += [Input(names[one.files[0]], one.files[0], one) for one in _instances(verdict.series)]
+            inputs += [Input(names[one.files[0]], one.files[0], one) for one in instances(verdict.series)]
         else:
             inputs.append(Input(name, _place(verdict.series), verdict.series))
     return Found(tuple(inputs), tuple(refused), tuple(not_taken), sources)
@@ -194,21 +194,6 @@ def grouped_dicom(sources: Sources) -> tuple[dict[Path, str], Grouped]:
 def renamed(error: InputError, path: Path, name: str) -> InputError:
     """What is unpacked goes by the zip's name."""
     return InputError(str(error).replace(str(path), name, 1), hint=error.hint)
-
-
-def _instances(series: Series) -> list[Series]:
-    """One for each file of a series, its frames in the file's own order."""
-    found: dict[Path, list[int]] = {}
-    for place, frame in enumerate(series.frames):
-        found.setdefault(frame.path, []).append(place)
-    return [
-        replace(
-            series,
-            stack=None,
-            frames=tuple(sorted((series.frames[place] for place in places), key=lambda frame: frame.index)),
-        )
-        for places in found.values()
-    ]
 
 
 def _place(series: Series) -> Path:

@@ -9,6 +9,7 @@ _VERBS = {
     "init": "Make a site folder with its settings and keys.",
     "doctor": "Check data, keys, runtime, device, disk and clock.",
     "health": "Whether what runs in a site folder is well.",
+    "dataset": "Make a dataset folder from DICOM and a spreadsheet of labels.",
     "train": "Train the backbone on this site's images.",
     "extract": "Measure feature statistics without signing or sending.",
     "contribute": "Extract, sign and hand over a contribution.",
