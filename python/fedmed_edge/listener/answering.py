@@ -234,7 +234,7 @@ class Answering:
             folder=out,
             model=said.get("model"),
             answers=[Answer(one["label"], one["known"]) for one in said.get("answers", [])],
-            made=[str(read_header(path).SOPInstanceUID) for one in objects for path in one.values()],
+            made={path: str(read_header(path).SOPInstanceUID) for one in objects for path in one.values()},
             deliveries=[
                 (to, path, fallback)
                 for to in (self._settings.destination if self._settings.send else ())

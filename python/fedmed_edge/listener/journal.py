@@ -13,9 +13,10 @@ import hashlib
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from fedmed_edge.errors import InputError
@@ -44,9 +45,9 @@ CREATE TABLE IF NOT EXISTS answers (
     study_uid TEXT, accession TEXT, patient TEXT);
 CREATE TABLE IF NOT EXISTS made (sop_uid TEXT PRIMARY KEY, job INTEGER NOT NULL REFERENCES jobs);
 CREATE TABLE IF NOT EXISTS deliveries (
-    delivery INTEGER PRIMARY KEY, job INTEGER REFERENCES jobs, destination TEXT NOT NULL, path TEXT NOT NULL,
-    fallback TEXT, state TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, due_at REAL NOT NULL,
-    reason TEXT, UNIQUE (destination, path));
+    delivery INTEGER PRIMARY KEY, job INTEGER NOT NULL REFERENCES jobs, destination TEXT NOT NULL,
+    sop_uid TEXT NOT NULL, path TEXT NOT NULL, fallback TEXT, state TEXT NOT NULL,
+    attempts INTEGER NOT NULL DEFAULT 0, due_at REAL NOT NULL, reason TEXT, UNIQUE (destination, sop_uid));
 CREATE INDEX IF NOT EXISTS deliveries_by_state ON deliveries (state, due_at);
 """
 
@@ -98,7 +99,7 @@ class Delivery:
     """One object on its way; `fallback` goes instead where the destination takes no such class."""
 
     delivery: int
-    job: int | None
+    job: int
     destination: str
     path: Path
     fallback: Path | None
@@ -245,15 +246,15 @@ class Journal:
         folder: Path | None = None,
         model: str | None = None,
         answers: Sequence[Answer] = (),
-        made: Sequence[str] = (),
+        made: Mapping[Path, str] = MappingProxyType({}),
         deliveries: Sequence[tuple[str, Path, Path | None]] = (),
     ) -> None:
         """A job has ended, and this is all that follows from it, in one change.
 
         Args:
             state: `done`, `skipped` (the model is not for such a series) or `failed`.
-            made: SOPInstanceUIDs of the objects made.
-            deliveries: Destination, object and its fallback.
+            made: Files of the objects made, with their SOPInstanceUIDs.
+            deliveries: Destination, object and its fallback; an object goes to a destination once.
         """
         now, day = time.time(), time.strftime("%Y-%m-%d")
         with self._write() as connection:
@@ -268,14 +269,14 @@ class Journal:
                 [(job.job, day, one.label, one.known, job.series_uid) for one in answers],
             )
             connection.executemany(
-                "INSERT INTO made VALUES (?, ?) ON CONFLICT DO NOTHING", [(uid, job.job) for uid in made]
+                "INSERT INTO made VALUES (?, ?) ON CONFLICT DO NOTHING",
+                [(uid, job.job) for uid in made.values()],
             )
             connection.executemany(
-                "INSERT INTO deliveries (job, destination, path, fallback, state, due_at)"
-                " VALUES (?, ?, ?, ?, 'pending', ?)"
-                " ON CONFLICT DO UPDATE SET job = excluded.job, state = 'pending', due_at = excluded.due_at",
+                "INSERT INTO deliveries (job, destination, sop_uid, path, fallback, state, due_at)"
+                " VALUES (?, ?, ?, ?, ?, 'pending', ?) ON CONFLICT DO NOTHING",
                 [
-                    (job.job, to, str(path), fallback and str(fallback), now)
+                    (job.job, to, made[path], str(path), fallback and str(fallback), now)
                     for to, path, fallback in deliveries
                 ],
             )
@@ -309,7 +310,7 @@ class Journal:
                 return []
             rows = connection.execute(
                 "SELECT delivery, job, destination, path, fallback, attempts FROM deliveries"
-                " WHERE job IS ? AND destination = ? AND state = 'pending' AND due_at <= ? ORDER BY delivery",
+                " WHERE job = ? AND destination = ? AND state = 'pending' AND due_at <= ? ORDER BY delivery",
                 (*first, now),
             ).fetchall()
             connection.executemany(

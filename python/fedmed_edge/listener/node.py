@@ -76,6 +76,7 @@ class Node:
         Raises:
             FedmedError: The model is not trusted or not usable, or a port is taken.
         """
+        _silence()
         answering = self.worker.start()
         self.incoming.recover()
         metrics_port = self._metrics_server.start(self.settings.metrics_port)
@@ -129,6 +130,13 @@ class Node:
     def _refused(self, reason: str) -> None:
         self.metrics.refused.labels(reason).inc()
         log.warning("listen: a peer was refused: %s", reason)
+
+
+def _silence() -> None:
+    """Libraries log and warn with the values that they stumble over; a log holds no value of DICOM."""
+    logging.captureWarnings(True)
+    for name in ("py.warnings", "pydicom", "pynetdicom", "dicomweb_client"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _lock(folder: Path) -> int:

@@ -69,6 +69,7 @@ class StorageScp:
         Raises:
             InputError: The address cannot be listened at, or a certificate cannot be read.
         """
+        _config.LOG_HANDLER_LEVEL = "none"
         # Every storage class, private ones too, in whatever transfer syntax: bytes are kept, not understood.
         _config.UNRESTRICTED_STORAGE_SERVICE = True
         # An instance goes to the disk as it comes, whatever its size, and to the disk where it will stay.

@@ -265,6 +265,25 @@ def test_tls_lets_in_whose_certificate_counts_here(
     assert "Traceback" not in site.stderr
 
 
+def test_results_go_over_tls_too(
+    pacs: ModuleType, site_of: SiteOf, certificates: Path, tmp_path: Path
+) -> None:
+    names = {"certificate": "node.pem", "key": "node.key", "authority": "authority.pem"}
+    tls = {name: str(certificates / file) for name, file in names.items()}
+    archive = site_of(tls=tls).start()
+    names |= {"certificate": "scanner.pem", "key": "scanner.key"}
+    tls = {name: str(certificates / file) for name, file in names.items()}
+    to = f"dicoms://FEDMED@127.0.0.1:{archive.port}"
+    site = site_of(send=True, destination=to, tls=tls)
+    pacs.write_series(tmp_path / "ct", 1, Manufacturer="FedMed Edge")
+    site.configure()
+    said = site.run("send", tmp_path / "ct" / "0000.dcm")
+    assert said.returncode == 0, said.stderr
+    assert archive.metric('fedmed_instances_total{outcome="ours"}') == 1
+    site.configure(destination=to.replace("dicoms", "dicom"))
+    assert site.run("send", tmp_path / "ct" / "0000.dcm").returncode == 7
+
+
 def test_tls_without_an_authority_asks_for_no_certificate(
     pacs: ModuleType, site_of: SiteOf, certificates: Path
 ) -> None:
