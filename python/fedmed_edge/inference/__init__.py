@@ -1,5 +1,5 @@
 """Answers beside the scanner: a signed model and images in; labels, masks, probabilities and files out.
 
-Torch-free. Public: `predict.load_model`, `predict.predict` (one image in memory), `inputs.expand_inputs`,
+Torch-free. Public: `predict.load_model`, `predict.predict` (one image in memory), `inputs.find_inputs`,
 `batch.infer` (many, onto disk), `results.Result`.
 """

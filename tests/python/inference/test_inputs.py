@@ -1,12 +1,14 @@
 import logging
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image as Picture
 
 from fedmed_edge.errors import InputError, NothingMatched
-from fedmed_edge.inference.inputs import expand_inputs, find_inputs
+from fedmed_edge.inference.inputs import find_inputs
+from fedmed_edge.recipe import Recipe
 from fedmed_edge.study.cohort import ABDOMEN, CHEST, write_cohort
 
 
@@ -21,60 +23,65 @@ def png(path):
     return path
 
 
+def names(found):
+    return [Path(one.name) for one in found.inputs]
+
+
 def test_a_file_is_one_input_whatever_it_is(tmp_path):
     missing = tmp_path / "none.png"
-    assert expand_inputs([missing, missing], 2) == [missing]
+    found = find_inputs([missing, missing], Recipe(name="t", kind="classification", classes=("a", "b")))
+    ((name, error),) = found.refused
+    assert not found.inputs and name == str(missing) and str(error) == f"{missing}: no such file"
 
 
-def test_folder_of_pictures_by_content_and_in_order(tmp_path):
+def test_folder_of_pictures_by_content_and_in_order(tmp_path, recipe_of):
     b, a = png(tmp_path / "b.png"), png(tmp_path / "a.without_ending")
     deep = png(tmp_path / "sub" / "c.png")
     (tmp_path / "labels.csv").write_text("image,label")
     (tmp_path / "fake.png").write_text("no picture")
     png(tmp_path / ".hidden" / "d.png")
     png(tmp_path / ".e.png")
-    assert expand_inputs([tmp_path], 2) == [a, b, deep]
-    assert expand_inputs([tmp_path / "sub", tmp_path], 2) == [deep, a, b]
+    assert names(find_inputs([tmp_path], recipe_of())) == [a, b, deep]
+    assert names(find_inputs([tmp_path / "sub", tmp_path], recipe_of())) == [deep, a, b]
 
 
-def test_series_folder_is_one_input_for_a_model_of_volumes(cohort):
+def test_series_folders_are_one_input_each_for_a_model_of_volumes(cohort, recipe_of):
     site = cohort[ABDOMEN] / "harbour"
     series = sorted((site / "series").iterdir())
-    assert expand_inputs([series[0]], 3) == [series[0]]
-    assert expand_inputs([site / "series"], 3) == series
-    with_masks = expand_inputs([site], 3)
+    volumes = recipe_of("segmentation", (16, 16, 16))
+    assert names(find_inputs([series[0]], volumes)) == [series[0]]
+    assert names(find_inputs([site / "series"], volumes, every=True)) == series
+    with_masks = names(find_inputs([site], volumes, every=True))
     assert set(series) < set(with_masks) and len(with_masks) == 2 * len(series)
-    assert len(expand_inputs([series[0]], 2)) == len(list(series[0].iterdir()))
+    assert len(find_inputs([series[0]], recipe_of()).inputs) == len(list(series[0].iterdir()))
 
 
-def test_folder_of_single_images_gives_one_input_each(cohort):
+def test_folder_of_single_images_gives_one_input_each(cohort, recipe_of):
     images = cohort[CHEST] / "harbour" / "images"
-    assert expand_inputs([images], 2) == sorted(images.iterdir())
+    assert sorted(names(find_inputs([images], recipe_of()))) == sorted(images.iterdir())
 
 
-def test_results_are_not_inputs_of_the_next_run(tmp_path):
+def test_results_are_not_inputs_of_the_next_run(tmp_path, recipe_of):
     image, out = png(tmp_path / "a.png"), tmp_path / "out"
-    png(out / "a" / "mask.png")
-    assert expand_inputs([tmp_path], 2, skip=out) == [image]
-    assert expand_inputs([out], 2, skip=out) == [out / "a" / "mask.png"], "asked for by name"
+    mask = png(out / "a" / "mask.png")
+    assert names(find_inputs([tmp_path], recipe_of(), skip=out)) == [image]
+    assert names(find_inputs([out], recipe_of(), skip=out)) == [mask], "asked for by name"
 
 
-def test_nothing_matched(tmp_path, caplog):
+def test_nothing_matched(tmp_path, caplog, recipe_of):
     with pytest.raises(NothingMatched, match="no image found among the inputs") as refused:
-        expand_inputs([tmp_path], 2)
+        find_inputs([tmp_path], recipe_of())
     assert refused.value.exit_code == 4
     assert "folder holds no image" in caplog.text
 
 
-def test_empty_folder_beside_a_good_one_is_named(tmp_path, caplog):
+def test_empty_folder_beside_a_good_one_is_named(tmp_path, caplog, recipe_of):
     image = png(tmp_path / "good" / "a.png")
     (tmp_path / "empty").mkdir()
     with caplog.at_level(logging.WARNING):
-        assert expand_inputs([tmp_path / "empty", tmp_path / "good"], 2) == [image]
+        assert names(find_inputs([tmp_path / "empty", tmp_path / "good"], recipe_of())) == [image]
     assert f"{tmp_path / 'empty'}: folder holds no image" in caplog.text
-
-
-# --- find_inputs -----------------------------------------------------------------------------------------
+    assert "good" not in caplog.text
 
 
 def test_one_folder_of_many_series_gives_the_best_stack(scan, recipe_of):
