@@ -134,7 +134,7 @@ def site_weights(between: SiteMap, site: str, reach: float, emphasis: float) -> 
 
     Example:
         >>> distances = np.array([[0.0, 1.0], [1.0, 0.0]])
-        >>> between = SiteMap(("a", "b"), distances, np.zeros((2, 2)), (), (0, 1))
+        >>> between = SiteMap(("a", "b"), distances)
         >>> {name: round(a, 3) for name, a in site_weights(between, "a", 1.0, 4.0).items()}
         {'a': 4.0, 'b': 0.368}
     """

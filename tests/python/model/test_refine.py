@@ -21,7 +21,7 @@ def odd_one_out(made: SimpleNamespace, **fields: object) -> dict:
 
 def test_weights_follow_their_formula() -> None:
     distances = np.array([[0.0, 1.0, 2.0], [1.0, 0.0, 3.0], [2.0, 3.0, 0.0]])
-    between = SiteMap(("a", "b", "c"), distances, np.zeros((3, 2)), (), (0, 1, 2))
+    between = SiteMap(("a", "b", "c"), distances)
     found = site_weights(between, "b", 0.5, 8.0)  # the median is 2, so tau is 1
     assert found == pytest.approx({"a": np.exp(-1), "b": 8.0, "c": np.exp(-9)})
     assert site_weights(between, "b", float("inf"), 1.0) == {"a": 1.0, "b": 1.0, "c": 1.0}
