@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -155,8 +156,45 @@ def run(group: click.Group, program: str) -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-version_option = partial(click.version_option, __version__, "--version")
-"""The `--version` flag of both programs."""
+def version_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The flags `--version` and, beside it, `--json` of both programs."""
+    option = partial(click.option, is_flag=True, expose_value=False)
+    # eager: it is known when `--version` answers, in either order
+    as_json = option("--json", callback=_remember_json, is_eager=True, help="With --version: as JSON.")
+    return option("--version", callback=_show_version, help="Show the version.")(as_json(command))
+
+
+def _remember_json(ctx: click.Context, _option: click.Parameter, given: bool) -> None:
+    ctx.meta["fedmed.json"] = given
+
+
+def _show_version(ctx: click.Context, _option: click.Parameter, given: bool) -> None:
+    if not given:
+        return
+    program = ctx.find_root().info_name
+    line = f"{program}, version {__version__}"
+    if ctx.meta["fedmed.json"]:
+        folder = Path(os.environ.get("FEDMED_FOLDER", "."))
+        line = json.dumps(
+            {
+                "program": program,
+                "version": __version__,
+                "revision": os.environ.get("FEDMED_REVISION") or None,
+                "model": _active_model(folder) if program == "fedmed-edge" else None,
+            }
+        )
+    click.echo(line)
+    ctx.exit()
+
+
+def _active_model(folder: Path) -> str | None:
+    """Digest of the model that answers in a site folder, where one does."""
+    from fedmed_edge.inference.model_folder import ModelFolder
+
+    try:
+        return ModelFolder(folder).active().model
+    except FedmedError:
+        return None
 
 
 _EXTRAS = {

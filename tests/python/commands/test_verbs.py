@@ -193,6 +193,16 @@ def test_version(program: str, kit: ModuleType) -> None:
     assert (said.code, said.out) == (0, f"{program}, version {__version__}\n")
 
 
+@pytest.mark.parametrize("order", [("--version", "--json"), ("--json", "--version")])
+def test_version_as_json_names_revision_and_active_model(
+    order: tuple[str, str], kit: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("FEDMED_REVISION", "0123abc")
+    monkeypatch.setenv("FEDMED_FOLDER", str(tmp_path))
+    said = kit.run("fedmed-edge", *order).json
+    assert said == {"program": "fedmed-edge", "version": __version__, "revision": "0123abc", "model": None}
+
+
 def test_infer_prints_one_line_an_input(copied: Any, kit: ModuleType) -> None:
     images = [copied.root / "a-data" / f"{n}.png" for n in (1, 2)]
     given = [*images, "-o", copied.root / "out", *model_of(copied)]

@@ -15,6 +15,7 @@ _VERBS = {
     "contribute": "Extract, sign and hand over a contribution.",
     "agent": "Stay connected to the server, within the site's policy.",
     "pull": "The newest model that the server published.",
+    "log": "Every byte that left this site, and under which rule.",
     "inspect": "What is in a contribution, generation or model, tensor by tensor.",
     "model": "Models here: bring one, have it answer, go back.",
     "bench": "Precisions and devices of a model, measured here.",
@@ -26,7 +27,7 @@ _VERBS = {
 
 
 @click.group(cls=LazyGroup, package=__name__, verbs=_VERBS)
-@version_option()
+@version_option
 def edge() -> None:
     """Train a medical-imaging model with other hospitals, and run it beside the scanner."""
 

@@ -9,6 +9,7 @@ _VERBS = {
     "start": "Let the hospitals connect; runs until it is told to stop.",
     "site": "Enrol hospitals and list them.",
     "generation": "Publish the backbone and lift that all sites share.",
+    "train": "Rounds of training over the hospitals that are connected.",
     "import": "Take a contribution that came by file.",
     "status": "Who has contributed what, and which models exist.",
     "health": "Whether what runs in a server folder is well.",
@@ -18,11 +19,13 @@ _VERBS = {
     "withdraw": "Delete a site's contributions, rebuild and prove it.",
     "evaluate": "What the sums tell: held-out errors, worth, distances.",
     "export": "One signed file that `fedmed-edge infer` runs.",
+    "publish": "Offer a generation or a model to the hospitals.",
+    "rollback": "Take back what was published.",
 }
 
 
 @click.group(cls=LazyGroup, package=__name__, verbs=_VERBS)
-@version_option()
+@version_option
 def server() -> None:
     """Keep every hospital's contribution and rebuild the global model from them at any time."""
 
