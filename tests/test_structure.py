@@ -46,7 +46,7 @@ WALLS: dict[str, tuple[set[str], set[str]]] = {
         {"statistics", "store", "model", "kernels", "hospital", "images", "features", "inference"},
         {"nvflare", "psutil", "cryptography"},
     ),
-    "export": ({"features", "model", "runtime"}, {"onnx", "onnxscript", "google"}),
+    "export": ({"features", "model", "runtime"}, {"onnx", "onnxscript", "onnxruntime", "google"}),
     "inference": ({"images", "kernels", "model", "runtime"}, {"PIL", "nibabel", "highdicom", "pydicom"}),
     "listener": (
         {"images", "inference"},
@@ -82,7 +82,7 @@ ROOT_MODULES: dict[str, tuple[set[str], set[str]]] = {
 SOLE_IMPORTERS = {
     "nvflare": {"federation/engine/"},
     "psutil": {"federation/engine/"},
-    "onnxruntime": {"runtime.py"},
+    "onnxruntime": {"runtime.py", "export/precision.py"},
     "safetensors": {"tensorfile.py", "study/"},
     "torch": {"features/backbones.py", "features/training.py", "features/encoder_export.py", "study/"},
     "monai": {"features/backbones.py", "features/training.py", "features/encoder_export.py", "study/"},

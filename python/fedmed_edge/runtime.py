@@ -10,6 +10,7 @@ import io
 import logging
 import os
 import re
+import tempfile
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,7 +25,15 @@ from fedmed_edge.errors import DeviceError, InputError
 from fedmed_edge.kernels import thread_count
 from fedmed_edge.machine import fingerprint, gpus
 
-__all__ = ["Device", "Session", "as_batch", "installed_flavours", "open_session", "usable_devices"]
+__all__ = [
+    "Device",
+    "Session",
+    "as_batch",
+    "compile_engine",
+    "installed_flavours",
+    "open_session",
+    "usable_devices",
+]
 
 log = logging.getLogger(__name__)
 
@@ -158,6 +167,31 @@ def open_session(model: bytes | Path, *, device: Device | str = "auto", precisio
         log.warning("warning: device: auto took the %s, as %s did not come up%s", came_up, wanted, why)
     log.debug("model loaded on %s", came_up)
     return Session(session, came_up, None if came_up == "cpu" else _Binding(runtime, session, "cuda"))
+
+
+def compile_engine(model: bytes, *, precision: str = "fp32") -> bytes:
+    """Build a model's TensorRT engine for this machine: an ONNX file whose one operator holds the engine.
+
+    Names of inputs and outputs stay; metadata do not.
+
+    Args:
+        model: The model's bytes.
+        precision: As `open_session`.
+
+    Raises:
+        DeviceError: TensorRT does not come up here, or does not take the whole model.
+        InputError: No runtime or two of them are installed.
+    """
+    open_session(PROBE, device="tensorrt")
+    runtime = _runtime()
+    with tempfile.TemporaryDirectory() as name:
+        target = Path(name) / "engine.onnx"
+        kept = {"trt_dump_ep_context_model": "1", "trt_ep_context_embed_mode": "1"}
+        settings = _settings("tensorrt", model, precision) | kept | {"trt_ep_context_file_path": str(target)}
+        _load(runtime, model, [(_PROVIDERS["tensorrt"], settings), (_PROVIDERS["cpu"], {})])
+        if not target.exists():
+            raise DeviceError("runtime: tensorrt does not take this model whole, expected one engine")
+        return target.read_bytes()
 
 
 def usable_devices() -> dict[str, str]:

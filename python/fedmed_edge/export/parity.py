@@ -13,7 +13,7 @@ from fedmed_edge.features.encoder import Encoder, moments_of, pooled_of
 from fedmed_edge.features.lift import Lift
 from fedmed_edge.generation import Generation
 from fedmed_edge.model.global_model import GlobalModel
-from fedmed_edge.model.manifest import Sample, stretched
+from fedmed_edge.model.manifest import Manifest, Sample, stretched
 from fedmed_edge.runtime import open_session
 
 TOLERANCE = 1e-4
@@ -121,6 +121,21 @@ def sample_of(references: Sequence[Reference]) -> Sample | None:
         probabilities=tuple(np.round(picked.ravel(), 4).tolist()),
         distance=float(f"{one.distance:.4g}"),
     )
+
+
+def sample_fault(content: bytes, manifest: Manifest, *, device: str = "cpu") -> str:
+    """What is wrong with how an exported file answers the sample of its manifest; empty where nothing is.
+
+    Raises:
+        InputError: The file cannot be run.
+        DeviceError: The device did not come up.
+    """
+    if manifest.sample is None:
+        return ""
+    session = open_session(content, device=device, precision=manifest.precision)
+    image = manifest.sample.image(manifest.recipe.size)
+    probabilities, distance = session.run({"image": image[None]})
+    return manifest.sample_fault(probabilities[0], float(distance.reshape(-1)[0]))
 
 
 def coarse_images(generation: Generation) -> list[UInt8]:

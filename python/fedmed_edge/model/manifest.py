@@ -117,7 +117,7 @@ class Manifest(Frozen):
     """The manifest of an exported model, in its metadata as JSON.
 
     Attributes:
-        format_version: 2; a manifest of version 1 has neither `precision` nor `sample`.
+        format_version: 2; a manifest of version 1 has no `precision`, `built_for` and `sample`.
         recipe: The whole recipe: preprocessing as data, classes, task.
         recipe_digest, generation, model: Digests of what it was made from.
         known_threshold: Squared Mahalanobis distance of an image above which it is unlike the sites' images;
@@ -131,6 +131,7 @@ class Manifest(Frozen):
         provenance: In words, for the model card.
         withdrawn_notice: What a withdrawal does and does not take out of it.
         precision: Numbers that its network is computed with.
+        built_for: GPU, driver and versions that an engine within the file was built for; empty: any machine.
         sample: An input with the answer of the reference in it; None where it was made without a runtime.
     """
 
@@ -151,6 +152,7 @@ class Manifest(Frozen):
     provenance: str
     withdrawn_notice: str
     precision: Precision = "fp32"
+    built_for: str = ""
     sample: Sample | None = None
 
     @property
@@ -162,6 +164,26 @@ class Manifest(Frozen):
     def classes(self) -> tuple[str, ...]:
         """Class names, in the order of the probabilities."""
         return self.recipe.classes
+
+    def sample_fault(self, probabilities: npt.NDArray[np.float32], distance: float) -> str:
+        """What is wrong with an answer to the sample; empty where nothing is, or there is no sample.
+
+        Args:
+            probabilities: (C,) or (C, *size) float32.
+            distance: Squared Mahalanobis distance.
+
+        Raises:
+            InputError: `probabilities` does not fit the sample.
+        """
+        if self.sample is None:
+            return ""
+        off = self.sample.difference(probabilities, distance)
+        for name, got, wanted in zip(
+            ("probabilities", "distance"), off, TOLERANCES[self.precision], strict=True
+        ):
+            if not got <= wanted:
+                return f"sample: `{name}` is off by {got:.2g}, expected at most {wanted:g}"
+        return ""
 
     @property
     def text(self) -> str:

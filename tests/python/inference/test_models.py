@@ -160,7 +160,7 @@ def test_what_is_not_as_it_was_signed_does_not_come_in(site, made, trust, tmp_pa
 
 def test_a_sample_that_is_answered_otherwise_is_refused(site, made, trust):
     with pytest.raises(
-        TrustError, match=r"sample: `probabilities` is off by 0\.05 on cpu, expected at most 0\.001"
+        TrustError, match=r"sample: `probabilities` is off by 0\.05, expected at most 0\.001, on cpu"
     ):
         add_model(site, made(1, off=0.05), trust=trust)
     assert verify_model(made(2), trust=trust, device="cpu").digest[-1] == "2"
