@@ -57,7 +57,8 @@ def group_files(paths: Iterable[Path]) -> Grouped:
     studies = []
     for uid, files in _by(heap.files, lambda file: _uid(file, "StudyInstanceUID")):
         try:
-            studies.append(Study(uid, _study_series(files, heap.changed)))
+            _check_one_patient(files)
+            studies.append(Study(uid, _study_series(files, heap)))
         except InputError as error:
             heap.refused.append((files[0].path, error))
     studies = _without_shared_series(studies, heap)
@@ -84,7 +85,7 @@ def _take(path: Path, heap: _Heap, seen: dict[str, Path]) -> None:
 def _class_name(header: Dataset) -> str:
     uid = header.get("SOPClassUID")
     name = getattr(uid, "name", "") or ""
-    return name.removesuffix(" Storage") if name and name != str(uid) else "no image"
+    return name.removesuffix(" Storage") if name and name != str(uid) else "an object of no known class"
 
 
 def _uid(file: _File, keyword: str) -> str:
@@ -103,23 +104,32 @@ def _content(path: Path) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def _study_series(files: list[_File], changed: dict[str, int]) -> tuple[Series, ...]:
+def _check_one_patient(files: list[_File]) -> None:
     patients = {_uid(file, "PatientID") for file in files}
     if len(patients) > 1:
         raise InputError(
             f"{files[0].path}: its study holds {len(patients)} patients (`PatientID`), expected one",
             hint="a result must reach one patient: find out which instances do not belong",
         )
+
+
+def _study_series(files: list[_File], heap: _Heap) -> tuple[Series, ...]:
     found: list[Series] = []
     for uid, own in _by(files, lambda file: _uid(file, "SeriesInstanceUID") or str(file.path)):
-        parts = [_series(part) for group in _alike(own) for part in _apart(group)]
-        if changed.get(uid):
-            note = (
-                f"copies: {changed[uid]} instances lie there twice with different content, the first was kept"
-            )
-            parts = [replace(part, warnings=(*part.warnings, note)) for part in parts]
-        found += _named(parts)
+        try:
+            with reading(own[0].path):
+                parts = [_series(part) for group in _alike(own) for part in _apart(group)]
+                found += _named([_noted(part, heap.changed.get(uid, 0)) for part in parts])
+        except InputError as error:
+            heap.refused.append((own[0].path, error))
     return tuple(found)
+
+
+def _noted(part: Series, changed: int) -> Series:
+    if not changed:
+        return part
+    note = f"copies: {changed} instances lie there twice with different content, the first was kept"
+    return replace(part, warnings=(*part.warnings, note))
 
 
 def _without_shared_series(studies: list[Study], heap: _Heap) -> list[Study]:
@@ -277,5 +287,7 @@ def _whole(value: object) -> int | None:
 
 def _thickness(header: Dataset) -> float | None:
     item = functional_group(header, 0, "PixelMeasuresSequence", "SliceThickness") or header
-    stated = item.get("SliceThickness")
-    return float(stated) if stated else None
+    try:
+        return float(item.get("SliceThickness") or 0) or None
+    except ValueError:  # nothing hangs on it but the ranking
+        return None

@@ -161,6 +161,23 @@ def test_broken_files_and_other_objects_stop_nothing(heap: Any, write_dicom: Any
     assert path.name == "cut.dcm" and "broken or cut off" in str(error)
 
 
+def test_damaged_headers_give_series_or_refusals_and_nothing_else(heap: Any, tmp_path: Path) -> None:
+    heap("x", [0, 1, 2], SliceThickness=2.5, EchoTime=3, SeriesNumber=4, AccessionNumber="A")
+    rng = np.random.default_rng(0)
+    files = sorted((tmp_path / "heap").iterdir())
+    whole = [path.read_bytes() for path in files]
+    for _ in range(150):
+        path, content = files[0], bytearray(whole[0])
+        for place in rng.integers(132, len(content) - 40, 4):
+            content[place] = rng.integers(256)
+        path.write_bytes(content)
+        found = heap.group()
+        assert all("\n" not in str(error) for _, error in found.refused)
+        assert sum(lengths(found.series)) + len(found.refused) + len(found.others) >= 1
+    path.write_bytes(whole[0].replace(b"2.5 ", b"2.\xe95"))
+    assert lengths(heap.group().series) == [3]
+
+
 def test_results_of_our_own_are_no_inputs(heap: Any, write_dicom: Any) -> None:
     heap("x", [0, 1])
     write_dicom("heap/sc.dcm", PIXELS[0], Manufacturer="FedMed Edge")
