@@ -8,7 +8,7 @@ is published now. The candidate is published where, over the sites, it is not wo
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,10 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from fedmed_edge.errors import InputError
 from fedmed_edge.federation.messages import Digest
 from fedmed_edge.federation.offers import Offers
+from fedmed_edge.federation.parts import file_digest
 from fedmed_edge.federation.records import Records
 from fedmed_edge.federation.requests import Requests
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.signing import PrivateKey
+from fedmed_edge.store.entries import ModelEntry
 from fedmed_edge.store.store import Store
 
 __all__ = ["Candidate", "Candidates"]
@@ -74,10 +76,10 @@ class Candidates:
         self,
         path: Path,
         recipe: Recipe,
-        generation: str,
+        entry: ModelEntry,
         asked: Sequence[str],
         *,
-        sites: Sequence[str] | None = None,
+        sites: Collection[str] | None = None,
         quorum: int,
         deadline_s: float,
         tolerance: float = 0.02,
@@ -86,7 +88,7 @@ class Candidates:
 
         Args:
             path: The model's file.
-            generation: That the model belongs to.
+            entry: The model in it.
             asked: Sites that validate it.
             sites: Who gets it once it is published; None is every site.
 
@@ -95,12 +97,18 @@ class Candidates:
         """
         if len(asked) < quorum:
             raise InputError(f"validation: has {len(asked)} sites, expected at least the quorum {quorum}")
-        offer = self._offers.publish(
-            path, self._key, kind="candidate", sites=asked, task=recipe.name, generation=generation
-        )
-        held = self._records.read(offer.digest)
+        held = self._records.read(file_digest(path)) if path.is_file() else None
         if held is not None:
             return held
+        offer = self._offers.publish(
+            path,
+            self._key,
+            kind="candidate",
+            sites=asked,
+            task=recipe.name,
+            generation=entry.generation,
+            model=entry.digest,
+        )
         candidate = Candidate(
             digest=offer.digest,
             task=recipe.name,
@@ -116,7 +124,7 @@ class Candidates:
                 candidate.purpose,
                 kind="validate",
                 recipe=recipe.digest,
-                generation=generation,
+                generation=entry.generation,
                 object=offer.digest,
                 deadline=candidate.deadline,
             )

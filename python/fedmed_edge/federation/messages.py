@@ -127,6 +127,7 @@ class Offered(Fields):
     Attributes:
         signature: Of the server's key over the object, as its `.sig` file has it.
         generation: That it belongs to, where it belongs to one.
+        model: Digest of the model in an exported one, as `fedmed-server rebuild` prints it.
     """
 
     kind: Kind
@@ -135,6 +136,7 @@ class Offered(Fields):
     signature: Annotated[str, Field(max_length=1024)]
     task: Name | None = None
     generation: Digest | None = None
+    model: Digest | None = None
 
 
 class Ask(Fields):
@@ -164,6 +166,7 @@ class Welcome(Fields):
         sequence: The least that the site's next contribution may have.
         withdrawn: Objects that the site has and must not use any more.
         taken_back: Objects that the site has and that are no longer published.
+        withdrawn_models: Models that nobody must use any more, as `fedmed-server rebuild` prints them.
     """
 
     protocol: Annotated[int, Field(ge=1, le=1000)]
@@ -174,6 +177,7 @@ class Welcome(Fields):
     requests: Annotated[tuple[Ask, ...], Field(max_length=256)] = ()
     withdrawn: Annotated[tuple[Digest, ...], Field(max_length=1024)] = ()
     taken_back: Annotated[tuple[Digest, ...], Field(max_length=1024)] = ()
+    withdrawn_models: Annotated[tuple[Digest, ...], Field(max_length=1024)] = ()
 
 
 class Progress(Fields):

@@ -64,6 +64,7 @@ class Offers:
         task: str | None = None,
         generation: str | None = None,
         recipe: str | None = None,
+        model: str | None = None,
     ) -> OnOffer:
         """Offer a file from now on; one that is on offer already changes its kind and its sites.
 
@@ -71,6 +72,7 @@ class Offers:
             key: The server's, which every object is signed with.
             sites: Who may have it; None is every site.
             recipe: Of a generation that these sites shall contribute to.
+            model: In an exported model.
 
         Raises:
             InputError: The file cannot be read, or the disk is full.
@@ -85,6 +87,7 @@ class Offers:
             generation=generation,
             sites=None if sites is None else tuple(sorted(sites)),
             recipe=recipe,
+            model=model,
             made=time.time(),
         )
         self._records.write(digest, offer)
@@ -148,6 +151,12 @@ class Offers:
         self._records.write(digest, changed)
         (self.folder / digest).unlink(missing_ok=True)
         return changed
+
+    def withdraw(self, models: Collection[str]) -> None:
+        """Nobody gets these models any more, nor may use them."""
+        for offer in self.all():
+            if offer.model in models and offer.state != "withdrawn":
+                self.take_back(offer.digest, "withdrawn")
 
 
 def _readable(path: Path) -> BufferedReader:

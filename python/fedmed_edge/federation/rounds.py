@@ -116,10 +116,10 @@ class Rounds:
     """
 
     def __init__(self, store: Store, folder: Path, key: PrivateKey) -> None:
-        self._store, self._key = store, key
+        self._store, self.key = store, key
         self._folder = folder / "trainings"
         self._records = Records(self._folder, Training)
-        self._offers, self._requests = Offers(folder / "offers"), Requests(folder / "requests")
+        self.offers, self._requests = Offers(folder / "offers"), Requests(folder / "requests")
 
     def begin(self, recipe: Recipe, generation: str, **asked: Any) -> Training:
         """Ask for a training; the same one again changes nothing.
@@ -233,7 +233,7 @@ class Rounds:
         }
         self._store.ledger_append("averaged", subject=backbone, details=told)
         if training.backbone is not None:
-            self._offers.take_back(training.backbone, "taken back")
+            self.offers.take_back(training.backbone, "taken back")
         shutil.rmtree(self._place(training), ignore_errors=True)
         log.info("training %s: round %d ended with %s", training.id[:12], ended.number, ", ".join(came))
         return kept
@@ -261,9 +261,9 @@ class Rounds:
         write_backbone(
             path, moved, recipe, trained_by=[*start.header.trained_by, *taught], images=sum(images)
         )
-        offer = self._offers.publish(
+        offer = self.offers.publish(
             path,
-            self._key,
+            self.key,
             kind="backbone",
             sites=training.sites,
             task=training.task,

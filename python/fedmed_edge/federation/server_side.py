@@ -131,6 +131,8 @@ class _Visit:
         heard_of(self.folder).write(
             self.site, Heard(site=self.site, when=now, version=said.version, has=said.has)
         )
+        withdrawn = [entry.digest for entry in self.store.models() if entry.withdrawn]
+        self.offers.withdraw(withdrawn)
         every = self.offers.all()
         held = [one for one in every if one.digest in said.has]
         self._ask_to_contribute(every, now)
@@ -148,6 +150,7 @@ class _Visit:
             requests=tuple(one.ask for one in asked)[:_LISTED],
             withdrawn=tuple(one.digest for one in held if one.state == "withdrawn"),
             taken_back=tuple(one.digest for one in held if one.state == "taken back"),
+            withdrawn_models=tuple(withdrawn[:_WITHDRAWN]),
         )
         for one in asked:
             self.requests.tell(one)
@@ -238,6 +241,8 @@ _CONTRIBUTE_S = 30 * 86400.0
 
 _LISTED = 64
 """Most offers and requests of one reply; the others come next time."""
+
+_WITHDRAWN = 1024
 
 _Operation = tuple[Callable[[_Visit, Any, bytes], Reply], type[Fields]]
 

@@ -40,6 +40,7 @@ from fedmed_edge.federation.outbox import Outbox, Parcel
 from fedmed_edge.federation.parts import part_of
 from fedmed_edge.federation.policy import within_hours
 from fedmed_edge.federation.wire import PROTOCOL, Channel, Reply
+from fedmed_edge.inference.model_folder import ModelFolder
 from fedmed_edge.signing import read_public_key, verify_detached
 
 __all__ = ["PATIENCE_S", "SyncResult", "sync"]
@@ -168,6 +169,8 @@ class _Visit:
             self.inbox.change(digest, "taken back")
         for digest in welcome.withdrawn:
             self.inbox.change(digest, "withdrawn")
+        if welcome.withdrawn_models:
+            ModelFolder(self.folder).mark_withdrawn(welcome.withdrawn_models)
         self.result.asked += [duty.ask.id for duty in self.asked.note(welcome.requests)]
         return welcome
 

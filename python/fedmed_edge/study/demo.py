@@ -20,8 +20,9 @@ from fedmed_edge.report.html import write_report
 from fedmed_edge.signing import generate_key, write_public_key, write_signed
 from fedmed_edge.store.store import Store
 from fedmed_edge.study.cohort import write_cohort
+from fedmed_edge.study.federated import Federated, run_federated
 from fedmed_edge.study.figures import document, examples, table, task_figures
-from fedmed_edge.study.join import run_join
+from fedmed_edge.study.join import Join, run_join
 from fedmed_edge.study.plan import Budget, Setting
 from fedmed_edge.study.runs import Runs
 
@@ -67,6 +68,7 @@ def run_demo(
     seeds: int = 1,
     joining: str | None = None,
     device: str = "auto",
+    federation: bool = False,
     watch: Watch = lambda step: None,
 ) -> DemoResult:
     """Run the whole path in `out`; what is finished there is not computed again.
@@ -76,14 +78,16 @@ def run_demo(
         full: Train `fedavg` and `pooled` to their plateau instead of a stated budget.
         seeds: Runs, with seeds 0, 1, …
         joining: Site that joins; the last by name where None.
+        federation: Tell the first task's story again over processes that connect by mutual TLS.
 
     Raises:
         InputError: A task folder cannot be used.
+        Unreachable: A step over the federation took too long.
     """
     folders = list(data) or list(write_cohort(out / "cohort").values())
     tasks = [read_task(folder) for folder in folders]
     budgets = FULL_BUDGET if full else DATA_BUDGET if data else SYNTHETIC_BUDGET
-    pages, documents, lines = [], [], []
+    pages, documents, lines, firsts = [], [], [], []
     report = out / "report.html"
     began = time.perf_counter()
     for task in tasks:
@@ -102,6 +106,7 @@ def run_demo(
             for seed in range(seeds)
         ]
         runs = Runs(tuple(joins))
+        firsts.append(runs.first)
         documents.append(document(runs, str(report)))
         lines += [*table(runs), ""]
         pages.append(_page(task, runs, out / task.name / f"seed-{runs.first.seed}", watch))
@@ -110,6 +115,12 @@ def run_demo(
         "seeds": str(seeds),
         "seconds": f"{time.perf_counter() - began:.0f} in this run",
     }
+    if federation:
+        made = _federated(tasks[0], firsts[0], out / tasks[0].name / "federated", watch)
+        documents[0]["federation"] = made.document
+        lines += [*made.lines, ""]
+        same = "have the same bytes" if all(made.identical.values()) else "DIFFER"
+        facts["over a federation"] = f"the models of {tasks[0].name} {same}"
     shown = ReportData(
         title="FedMed Edge",
         summary="A backbone learned without one hospital, which then joined by its statistics alone; "
@@ -122,6 +133,20 @@ def run_demo(
     write_report(report, shown)
     write_atomic(out / "results.json", _json(documents))
     return DemoResult(documents, [*lines, f"report: {report}"], report)
+
+
+def _federated(task: Task, join: Join, folder: Path, watch: Watch) -> Federated:
+    """The story of a run, over processes; the sites that contributed in it, on its generation."""
+    return run_federated(
+        folder,
+        join.generation,
+        join.recipe,
+        {site: task.sites[site] for site in join.story.after.sites},
+        join.story,
+        joining=join.joining,
+        min_cohort=join.setting.min_cohort,
+        watch=watch,
+    )
 
 
 def _page(task: Task, runs: Runs, folder: Path, watch: Watch) -> Any:

@@ -26,6 +26,7 @@ from fedmed_edge.errors import InputError
 @click.option("--full", is_flag=True, help="Train the networks compared with to their plateau (hours).")
 @click.option("--seeds", type=click.IntRange(1, 100), default=1, show_default=True)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--federation", is_flag=True, help="Tell the story again over processes that connect by TLS.")
 @click.pass_obj
 def command(
     out: Output,
@@ -36,6 +37,7 @@ def command(
     full: bool,
     seeds: int,
     device: str,
+    federation: bool,
 ) -> None:
     """Learn a backbone on all sites but one, let that one join by its sums, refine, withdraw, export, infer.
 
@@ -44,11 +46,11 @@ def command(
 
     Example: fedmed-edge demo --data tasks/lesions --out lesions-demo
     """
-    for name in ("torch", "monai", "sqlalchemy", "onnx", "matplotlib"):
+    needed = ("torch", "monai", "sqlalchemy", "onnx", "matplotlib", *(["nvflare"] if federation else []))
+    for name in needed:
         if importlib.util.find_spec(name) is None:
-            raise InputError(
-                f"demo: {name} is not installed", hint='pip install "fedmed-edge[cpu,train,server]"'
-            )
+            extras = "cpu,train,server" + (",federation" if federation else "")
+            raise InputError(f"demo: {name} is not installed", hint=f'pip install "fedmed-edge[{extras}]"')
     target.mkdir(parents=True, exist_ok=True)
     check_writable_folder(target)
     from fedmed_edge.study.demo import run_demo
@@ -63,6 +65,7 @@ def command(
             seeds=seeds,
             joining=joining,
             device=device,
+            federation=federation,
             watch=advance,
         )
     first, *more = result.documents

@@ -10,6 +10,7 @@ _VERBS = {
     "site": "Enrol hospitals and list them.",
     "generation": "Publish the backbone and lift that all sites share.",
     "train": "Rounds of training over the hospitals that are connected.",
+    "train": "Rounds of training over the hospitals that are connected.",
     "import": "Take a contribution that came by file.",
     "status": "Who has contributed what, and which models exist.",
     "health": "Whether what runs in a server folder is well.",
@@ -19,6 +20,8 @@ _VERBS = {
     "withdraw": "Delete a site's contributions, rebuild and prove it.",
     "evaluate": "What the sums tell: held-out errors, worth, distances.",
     "export": "One signed file that `fedmed-edge infer` runs.",
+    "publish": "Offer a generation or a model to the hospitals.",
+    "rollback": "Take back what was published.",
     "publish": "Offer a generation or a model to the hospitals.",
     "rollback": "Take back what was published.",
 }

@@ -32,6 +32,7 @@ def command() -> None:
     multiple=True,
     help="Imported contribution: weights are averaged into a draft, sums under a draft complete it.",
 )
+@click.option("--stored", "from_store", is_flag=True, help="Complete the newest draft by stored sums.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of weights and lift.")
 @click.option(
     "--out",
@@ -48,17 +49,18 @@ def publish(
     recipe_file: Path | None,
     backbone: Path | None,
     sources: tuple[Path, ...],
+    from_store: bool,
     seed: int,
     target: Path,
 ) -> None:
     """Publish a generation: a draft from a backbone, or complete a draft from the sites' sums.
 
-    Without --backbone and --from the draft has random weights, for the sites to train from.
+    Without --backbone, --from and --stored the draft has random weights, for the sites to train from.
 
     Example: fedmed-server generation publish -C server --from a.contribution --out g.generation
     """
-    if backbone and sources:
-        raise click.UsageError("give either --backbone or --from")
+    if bool(backbone) + bool(sources) + from_store > 1:
+        raise click.UsageError("give either --backbone or --from or --stored")
     from fedmed_edge.features.generations import from_backbone, from_contributions
     from fedmed_edge.recipe import read_recipe
     from fedmed_edge.store.entries import Holds
@@ -87,6 +89,15 @@ def publish(
                     f"{path}: is not what site `{one.site}` handed over last for {recipe.name}",
                     hint="name the site's newest contribution of that task",
                 )
+        generation = from_contributions(contributions, recipe, store.generation, seed=seed)
+    elif from_store:
+        draft = next((one.digest for one in store.generation_entries() if one.draft), "none")
+        contributions = store.contributions(recipe.name, generation=draft)
+        if not contributions:
+            raise InputError(
+                f"generation: the store holds no sums of {recipe.name} under draft {draft[:12]}",
+                hint="`fedmed-server publish` asks hospitals for them",
+            )
         generation = from_contributions(contributions, recipe, store.generation, seed=seed)
     else:
         generation = from_backbone(backbone, recipe, seed=seed)
