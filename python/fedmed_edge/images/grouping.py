@@ -171,7 +171,7 @@ def _alike(files: list[_File]) -> list[list[_Placed]]:
             str(header.get("Modality") or ""),
             int(header.Rows),
             int(header.Columns),
-            str(header.PhotometricInterpretation),
+            "colour" if is_colour(header) else str(header.PhotometricInterpretation),
             _is_localizer(header),
         )
         for frame in file.frames:
