@@ -1,0 +1,121 @@
+"""A hospital's models from the server's export to `infer`, by command."""
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from fedmed_edge.inference.choice import read_choice
+from fedmed_edge.inference.model_folder import ModelFolder
+
+
+@pytest.fixture
+def exported(copied: Any) -> Path:
+    """A model with both variants; INT8 was calibrated on the images of c."""
+    file: Path = copied.root / "lesion.onnx"
+    variants = ("--precision", "fp16", "--precision", "int8", "--calibration", copied.root / "c-data")
+    answer = copied.admin("export", *variants, "--out", file)
+    assert answer["variants"] == [str(copied.root / f"lesion.{name}.onnx") for name in ("fp16", "int8")]
+    return file
+
+
+def test_from_export_to_answer(copied: Any, exported: Path, kit: ModuleType, tmp_path: Path) -> None:
+    site, image = copied.root / "a", copied.root / "a-data" / "1.png"
+    ours = {"FEDMED_FOLDER": str(site)}
+
+    def infer(*more: object) -> Any:
+        return kit.run_alone("fedmed-edge", "infer", image, "-o", tmp_path / "out", "--json", *more, **ours)
+
+    refused = infer()
+    assert refused.code == 1 and "error: models: none is active, expected one" in refused.err
+    added = kit.run("fedmed-edge", "model", "add", "-C", site, exported, "--json").json
+    assert (added["state"], added["precisions"]) == ("waiting", ["fp32", "fp16", "int8"])
+    active = kit.run("fedmed-edge", "model", "activate", "-C", site, "--json").json
+    assert active["state"] == "active" and active["images"] == 4 and 0 <= active["score"] <= 1
+    listed = kit.run("fedmed-edge", "model", "list", "-C", site)
+    assert listed.out.startswith(f"{added['name']}  active") and "fp32 fp16 int8" in listed.out
+    verified = kit.run("fedmed-edge", "model", "verify", "-C", site, "--json").json
+    assert [check["precision"] for check in verified["checks"]] == ["fp32", "fp16", "int8"]
+
+    answered = infer()
+    assert answered.code == 0, answered.err
+    answer = answered.json
+    by_file = infer("--model", exported).json
+    assert answer["model"] == by_file["model"] == active["model"]
+    assert answer["probabilities"] == by_file["probabilities"]
+
+    measured = kit.run("fedmed-edge", "bench", "-C", site, "--seconds", 0, "--json")
+    rows = [json.loads(line) for line in measured.out.splitlines()]
+    assert {(row["precision"], row["device"]) for row in rows if row["milliseconds"]} >= {
+        ("fp32", "cpu"),
+        ("fp16", "cpu"),
+        ("int8", "cpu"),
+    }
+    (chosen,) = (row for row in rows if row["chosen"])
+    choice = read_choice(ModelFolder(site).active())
+    assert choice is not None and (choice.precision, choice.device) == (chosen["precision"], chosen["device"])
+    assert all(row["images"] == 16 for row in rows)
+    assert infer().json["label"] == answer["label"]
+    told = kit.run("fedmed-edge", "bench", "-C", site, "--seconds", 0, exported, "--images", 0)
+    assert told.code == 0 and "fp32  cpu" in told.out and "chosen" in told.out
+
+    ModelFolder(site).mark_withdrawn([active["model"]])
+    for more in ((), ("--model", exported)):
+        refused = infer(*more)
+        assert refused.code == 5 and "was withdrawn" in refused.err
+    again = kit.run("fedmed-edge", "model", "add", "-C", site, exported)
+    assert again.code == 5 and "was withdrawn" in again.err
+    gone = kit.run("fedmed-edge", "model", "rollback", "-C", site)
+    assert gone.code == 1 and "none was active before" in gone.err
+    assert "withdrawn" in kit.run("fedmed-edge", "model", "list", "-C", site).out
+
+
+def test_without_a_model_and_a_site_folder_infer_says_what_is_missing(
+    kit: ModuleType, copied: Any, tmp_path: Path
+) -> None:
+    said = kit.run("fedmed-edge", "infer", copied.root / "a-data" / "1.png", "-o", tmp_path / "out")
+    assert said.code == 2 and "missing option `--model`, as there is no site folder here" in said.err
+
+
+def test_a_device_that_does_not_come_up_is_exit_6_and_auto_falls_back(
+    kit: ModuleType, copied: Any, exported: Path, tmp_path: Path
+) -> None:
+    given = (copied.root / "a-data" / "1.png", "-o", tmp_path / "out", "--model", exported, "--json")
+    trusted = (*given, "--trust", copied.trust)
+    for device in ("cuda", "tensorrt"):
+        said = kit.run("fedmed-edge", "infer", *trusted, "--device", device)
+        if said.code:
+            assert said.code == 6 and f"`device` has {device}, expected one that comes up" in said.err
+            assert "hint: " in said.err
+    said = kit.run("fedmed-edge", "infer", *trusted, "--device", "auto")
+    assert said.code == 0 and said.json["device"] in ("cpu", "cuda")
+
+
+def test_forms_of_export(kit: ModuleType, copied: Any) -> None:
+    bundle = copied.admin("export", "--to", "bundle", "--precision", "fp16", "--out", copied.root / "bundle")
+    found = {
+        str(path.relative_to(copied.root / "bundle"))
+        for path in (copied.root / "bundle").rglob("*")
+        if path.is_file()
+    }
+    assert found == {
+        *("configs/metadata.json", "configs/inference.json", "docs/README.md"),
+        *(
+            "models/model.onnx",
+            "models/model.onnx.sig",
+            "models/model.fp16.onnx",
+            "models/model.fp16.onnx.sig",
+        ),
+    }
+    assert bundle["out"].endswith("models/model.onnx")
+    given = ("-C", copied.server, "--out", copied.root / "x.onnx")
+    said = kit.run("fedmed-server", "export", "--to", "tensorrt", *given)
+    if said.code:
+        assert said.code == 6 and "`device` has tensorrt, expected one that comes up" in said.err
+        assert not (copied.root / "x.onnx").exists()
+    said = kit.run("fedmed-server", "export", "--precision", "int8", *given)
+    assert said.code == 1 and "int8 has 0 images to calibrate on" in said.err and "--calibration" in said.err
+    said = kit.run("fedmed-server", "export", "-C", copied.server, "--out", copied.root / "bundle")
+    assert said.code == 1 and "is a folder, expected a file to write" in said.err
