@@ -77,7 +77,7 @@ def answer_input(model: Model, given: Input, options: Options) -> Answer:
 
 
 def _read(given: Input, options: Options, watch: Stopwatch) -> Iterator[Image]:
-    images = given.images(lenient=options.lenient)
+    images = given.images(lenient=options.lenient, compact=True)
     while True:
         with watch.stage("read"):
             image = next(images, None)

@@ -1,10 +1,10 @@
 """A mask as DICOM Segmentation: one segment a class but the first, on the source's own frames."""
 
 import re
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from highdicom import PlanePositionSequence
+from highdicom import PixelMeasuresSequence, PlanePositionSequence
 from highdicom.color import CIELabColor
 from highdicom.enum import CoordinateSystemNames
 from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentationTypeValues, SegmentDescription
@@ -20,6 +20,7 @@ from fedmed_edge.recipe import Recipe
 SegKind = Literal["binary", "labelmap"]
 
 SERIES_NUMBER = 9001
+_PATIENT = CoordinateSystemNames.PATIENT
 # A class of which the recipe names no code is a region, and no more is claimed.
 _CATEGORIES = {
     "anatomy": CodedConcept("123037004", "SCT", "Anatomical Structure"),
@@ -50,18 +51,21 @@ def make_segmentation(source: Source, masks: UInt8, kind: SegKind) -> Segmentati
     if kind == "labelmap":
         # A byte a voxel, nearly all of them 0.
         arguments["transfer_syntax_uid"] = RLELossless
-    frames, positions = _frames(source, masks)
+    frames, places = _frames(source, masks)
     made = Segmentation(
         source.headers,
         frames,
         SegmentationTypeValues.LABELMAP if kind == "labelmap" else SegmentationTypeValues.BINARY,
         [_described(source, number) for number in range(1, len(source.manifest.classes))],
-        plane_positions=positions,
+        **places,
         omit_empty_frames=bool(frames.any()),
         content_label="FEDMED_SEG",
         content_description=identity.description(source.manifest, "SEG"),
         **arguments,
     )
+    if "FrameOfReferenceUID" not in made:
+        # Type 2C without a frame of reference: empty where the source does not say.
+        made.PatientOrientation = source.first.get("PatientOrientation") or []
     # highdicom draws a new one each time.
     organisation = identity.derived_uid("dimensions", made.SOPInstanceUID)
     made.DimensionOrganizationSequence[0].DimensionOrganizationUID = organisation
@@ -70,15 +74,25 @@ def make_segmentation(source: Source, masks: UInt8, kind: SegKind) -> Segmentati
     return made
 
 
-def _frames(source: Source, masks: UInt8) -> tuple[UInt8, list[PlanePositionSequence] | None]:
+def _frames(source: Source, masks: UInt8) -> tuple[UInt8, dict[str, Any]]:
+    """Frames to store, and where they lie.
+
+    Not left to the library: it wants a SliceThickness, and frames of one file in the order of the file.
+    """
     series = source.series
     places = [frame.position for frame in series.frames if frame.position is not None]
     if not places:
-        return masks, None
+        return masks, {}
     if not masks.any():
         masks, places = np.ascontiguousarray(masks[:1]), places[:1]
-    # Not left to the library: frames of one file are ordered along the normal here, and anyhow there.
-    return masks, [PlanePositionSequence(CoordinateSystemNames.PATIENT, list(place)) for place in places]
+    distance = series.stack.distance_mm if series.stack and not series.stack.faults else None
+    measures = PixelMeasuresSequence(
+        list(series.frames[0].spacing_mm or (1.0, 1.0)), series.thickness_mm or distance, distance
+    )
+    return masks, {
+        "plane_positions": [PlanePositionSequence(_PATIENT, list(place)) for place in places],
+        "pixel_measures": measures,
+    }
 
 
 def _described(source: Source, number: int) -> SegmentDescription:

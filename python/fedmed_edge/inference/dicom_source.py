@@ -114,10 +114,13 @@ def read_source(series: Series, manifest: Manifest, setting: str) -> Source:
     Raises:
         InputError: A file is gone or was damaged since.
     """
-    return Source(series, manifest, setting, [_completed(header) for header in series.headers()])
+    distance_mm = series.stack.distance_mm if series.stack else None
+    thickness_mm = series.thickness_mm or distance_mm
+    headers = [_completed(header, thickness_mm) for header in series.headers()]
+    return Source(series, manifest, setting, headers)
 
 
-def _completed(header: Dataset) -> Dataset:
+def _completed(header: Dataset, thickness_mm: float | None) -> Dataset:
     # What is written may be of another character set than what was read.
     header.decode()
     for keyword in _EMPTY_WHERE_MISSING:
@@ -127,6 +130,9 @@ def _completed(header: Dataset) -> Dataset:
         header.PatientSex = ""
     # A part of an answer would else name another machine as its own maker.
     header.pop("ContributingEquipmentSequence", None)
+    # highdicom looks for it in every slice.
+    if header.get("SliceThickness") is None:
+        header.SliceThickness = thickness_mm
     return header
 
 
