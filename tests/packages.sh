@@ -1,6 +1,6 @@
 #!/bin/sh
 # sh tests/packages.sh   what pip cannot bring for the tests: GoogleTest, an emulator of older processors, and DICOM's
-#                        own tools: a PACS (Orthanc), dcmtk, the validator dciodvfy, dcm2niix
+#                        own tools: a PACS (Orthanc), dcmtk, the validator dciodvfy, dcm2niix; and strace
 #
 # Root on a Debian gets what is missing; everybody else is told its name. All but GoogleTest can be missing: the tests
 # that need it are skipped.
@@ -21,6 +21,7 @@ wants Orthanc orthanc
 wants storescu dcmtk
 wants dciodvfy dicom3tools
 wants dcm2niix dcm2niix
+wants strace strace
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
