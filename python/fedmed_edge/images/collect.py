@@ -24,7 +24,7 @@ from fedmed_edge.images.grouping import group_files
 from fedmed_edge.images.labels import COLUMNS
 from fedmed_edge.images.masks import MaskFile, mask_bytes, mask_files, mask_of
 from fedmed_edge.images.selection import Verdict, geometry_of, judge
-from fedmed_edge.images.series import Grouped, Series, Study, instances
+from fedmed_edge.images.series import Grouped, Series, Study, instances, shared_folder
 from fedmed_edge.images.sources import Source, find_sources
 from fedmed_edge.images.spreadsheet import LabelRow, read_labels
 from fedmed_edge.recipe import Recipe
@@ -171,8 +171,8 @@ class _Work:
 
     def name(self, series: Series) -> str:
         own = [self.names[path] for path in series.files]
-        folder = own[0] if len(own) == 1 else os.path.commonpath([Path(name).parent for name in own])
-        return f"{folder} ({series.part})" if series.part else folder
+        name = own[0] if len(own) == 1 else shared_folder(own)
+        return f"{name} ({series.part})" if series.part else name
 
     def classes(self, masks: Sequence[MaskFile]) -> list[str]:
         """Class names in the order of their numbers: the recipe's, else those that masks have."""

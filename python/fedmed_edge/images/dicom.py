@@ -110,8 +110,7 @@ def read_volume(series: Series, *, lenient: bool = False, compact: bool = False)
     Raises:
         InputError: The frames are no stack, have colours, cannot be decoded, or are no regular stack.
     """
-    where = series.files[0].parent if len(series.files) > 1 else series.files[0]
-    stack = series.stack
+    where, stack = series.place, series.stack
     if stack is None:
         raise InputError(f"{where}: series has no stack of slices, expected one for a volume")
     if series.colour:

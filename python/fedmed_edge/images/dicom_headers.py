@@ -19,6 +19,8 @@ from fedmed_edge.images.series import Frame
 logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
 
 _INFLATED_CAP = 1 << 30
+# A file can state any number; each frame becomes an object before its pixels are there.
+FRAMES_CAP = 1 << 16
 
 # Elements that tell slices at one position apart, the likeliest first. Acquisition comes late: many scanners
 # count it up along one volume.
@@ -163,6 +165,8 @@ def frames_of(path: Path, header: Dataset) -> list[Frame]:
     count = int(header.get("NumberOfFrames") or 1)
     # Before one object a frame is made.
     check_size(path, (int(header.Rows), int(header.Columns)), count)
+    if count > FRAMES_CAP:
+        raise InputError(f"{path}: image has {count} frames, expected at most {FRAMES_CAP}")
     places = [_place(header, index) for index in range(count)]
     uid = str(header.get("SOPInstanceUID", ""))
     if any(place is None for place in places):

@@ -1,5 +1,7 @@
 """Series: DICOM frames that belong together, as what is known of them without their pixels."""
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,6 +84,12 @@ class Series:
         return tuple(dict.fromkeys(frame.path for frame in self.frames))
 
     @property
+    def place(self) -> Path:
+        """Its one file, or the folder that its files share."""
+        files = self.files
+        return files[0] if len(files) == 1 else Path(shared_folder([str(path) for path in files]))
+
+    @property
     def is_volume(self) -> bool:
         """Whether the frames are a stack of slices."""
         return self.stack is not None
@@ -113,6 +121,20 @@ class Series:
         from fedmed_edge.images.dicom_headers import whole_header
 
         return [whole_header(path) for path in self.files]
+
+
+def shared_folder(names: Sequence[str]) -> str:
+    """The deepest folder that files share, by their names.
+
+    Example:
+        >>> shared_folder(["scan/a/1.dcm", "scan/b/2.dcm"])
+        'scan'
+    """
+    folders = [str(Path(name).parent) for name in names]
+    try:
+        return os.path.commonpath(folders)
+    except ValueError:  # some from the root, some from here
+        return folders[0]
 
 
 @dataclass(frozen=True)

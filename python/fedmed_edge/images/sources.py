@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -212,7 +213,9 @@ def _unzipped(path: Path, sources: Sources) -> Iterator[Source]:
             for number, member in enumerate(sorted(members, key=lambda member: member.filename)):
                 if member.flag_bits & 1:
                     raise InputError(f"{path}: zip is encrypted", hint="unpack it first")
-                inner = folder / f"{number:06}"
+                # With the member's own name behind, as far as it is harmless, for messages.
+                plain = re.sub(r"[^A-Za-z0-9._-]+", "_", PurePosixPath(member.filename).name)[-60:]
+                inner = folder / f"{number:06}-{plain}"
                 cap -= _copy_member(path, archive, member, inner, cap)
                 if _is_directory(inner, _start(inner)):
                     continue

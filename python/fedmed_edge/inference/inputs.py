@@ -1,7 +1,6 @@
 """What the command line names → the images to answer: files, folders, DICOMDIRs, zips; series chosen."""
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from types import TracebackType
 from fedmed_edge.errors import FedmedError, InputError, NothingMatched
 from fedmed_edge.images.image import Image, read_image
 from fedmed_edge.images.selection import Verdict, judge
-from fedmed_edge.images.series import Grouped, Series, instances
+from fedmed_edge.images.series import Grouped, Series, instances, shared_folder
 from fedmed_edge.images.sources import Sources, find_sources
 from fedmed_edge.recipe import Recipe
 
@@ -47,15 +46,20 @@ class Input:
         Raises:
             InputError: As `read_image`, `read_volume` and `read_frames`.
         """
-        if self.series is None:
-            yield read_image(self.path)
-            return
-        from fedmed_edge.images.dicom import read_frames, read_volume
+        try:
+            if self.series is None:
+                yield read_image(self.path)
+            elif self.series.is_volume:
+                from fedmed_edge.images.dicom import read_volume
 
-        if self.series.is_volume:
-            yield replace(read_volume(self.series, lenient=lenient, compact=compact), source=self.path)
-        else:
-            yield from read_frames(self.series)
+                yield replace(read_volume(self.series, lenient=lenient, compact=compact), source=self.path)
+            else:
+                from fedmed_edge.images.dicom import read_frames
+
+                yield from read_frames(self.series)
+        except InputError as error:
+            # What is unpacked goes by the zip's name.
+            raise renamed(error, self.path, self.name.partition("#")[0]) from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +179,7 @@ def _chosen(sources: Sources, recipe: Recipe, series: str | None, every: bool) -
         elif recipe.dimensions == 2:
             inputs += [Input(names[one.files[0]], one.files[0], one) for one in instances(verdict.series)]
         else:
-            inputs.append(Input(name, _place(verdict.series), verdict.series))
+            inputs.append(Input(name, verdict.series.place, verdict.series))
     return Found(tuple(inputs), tuple(refused), tuple(not_taken), sources)
 
 
@@ -195,17 +199,12 @@ def renamed(error: InputError, path: Path, name: str) -> InputError:
     return InputError(str(error).replace(str(path), name, 1), hint=error.hint)
 
 
-def _place(series: Series) -> Path:
-    files = series.files
-    return files[0] if len(files) == 1 else Path(os.path.commonpath([file.parent for file in files]))
-
-
 def series_names(verdicts: list[Verdict], names: dict[Path, str]) -> list[str]:
     """What results call each series: its file, or its folder, numbered where that holds several."""
     plain = []
     for verdict in verdicts:
         own = [names[path] for path in verdict.series.files]
-        plain.append(own[0] if len(own) == 1 else os.path.commonpath([Path(name).parent for name in own]))
+        plain.append(own[0] if len(own) == 1 else shared_folder(own))
     shared = {name for name in plain if plain.count(name) > 1}
     counted: dict[str, int] = {}
     told = []

@@ -279,6 +279,7 @@ def test_a_cine_is_refused(write_dicom: Any) -> None:
         ({"Rows": 1, "Columns": 1, "PixelData": bytes(2)}, "image has 1 pixel, expected at least 2 a side"),
         ({"Rows": 65535, "Columns": 65535}, "image has 4294836225 pixels, expected at most 67108864"),
         ({"NumberOfFrames": 2**31 - 1}, "voxels, expected at most 536870912"),
+        ({"NumberOfFrames": 70_000}, "image has 70000 frames, expected at most 65536"),
         ({"PixelData": None}, "pixel data are missing, cut off or broken"),
         ({"Columns": 7}, "pixel data are missing, cut off or broken"),
         ({"Rows": None}, "DICOM file holds no image"),

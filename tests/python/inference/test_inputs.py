@@ -163,6 +163,10 @@ def test_a_zip_is_read_and_cleaned_up(scan, recipe_of, tmp_path):
         assert [image.shape for image in found.inputs[1].images()] == [(5, 6, 4)]
         assert str(dict(found.refused)[f"{path}/exam/cut.dcm"]) == f"{path}/exam/cut.dcm: is empty"
         unpacked = found.sources.unpacked
+        for file in found.inputs[1].series.files:
+            file.write_bytes(file.read_bytes()[:-200])
+        with pytest.raises(InputError, match=rf"^{path}/exam/\d+-000.dcm: pixel data are missing, cut off"):
+            list(found.inputs[1].images())
     assert not unpacked.exists()
 
 
