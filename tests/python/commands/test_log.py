@@ -90,3 +90,15 @@ def test_a_store_elsewhere_stands_in_the_settings(
         said = kit.run(SERVER, *words)
         assert said.code == 1 and "error: `index` has mysql, expected postgresql+psycopg://" in said.err
         assert "secret" not in said.err
+
+
+def test_a_plan_says_bytes_seconds_and_that_rates_were_measured_here(tmp_path: Path, kit: ModuleType) -> None:
+    given = ("--sites", "50", "--feature-dim", "16", "--classes", "3", "--folds", "2", "--at", tmp_path)
+    document = kit.run(SERVER, "plan", *given, "--json").json
+    assert document["plan"]["round_bytes"] == 50 * document["plan"]["contribution_bytes"]
+    said = kit.run(SERVER, "plan", *given)
+    lines = said.out.splitlines()
+    assert lines[0].endswith("  2 folds of 3 classes, rows of 16") and said.err == ""
+    assert lines[-1].startswith("rates were measured on this machine in ")
+    said = kit.run(SERVER, "plan", *given[:-1], tmp_path, "--sites", "0")
+    assert said.code == 1 and "error: plan: `sites` has 0, expected 1 to 1000000" in said.err

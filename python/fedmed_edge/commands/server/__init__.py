@@ -10,7 +10,6 @@ _VERBS = {
     "site": "Enrol hospitals and list them.",
     "generation": "Publish the backbone and lift that all sites share.",
     "train": "Rounds of training over the hospitals that are connected.",
-    "train": "Rounds of training over the hospitals that are connected.",
     "import": "Take a contribution that came by file.",
     "status": "Who has contributed what, and which models exist.",
     "health": "Whether what runs in a server folder is well.",
@@ -19,9 +18,8 @@ _VERBS = {
     "refine": "One site's model, from the stored contributions alone.",
     "withdraw": "Delete a site's contributions, rebuild and prove it.",
     "evaluate": "What the sums tell: held-out errors, worth, distances.",
+    "plan": "What a federation of some size will ask of its server.",
     "export": "One signed file that `fedmed-edge infer` runs.",
-    "publish": "Offer a generation or a model to the hospitals.",
-    "rollback": "Take back what was published.",
     "publish": "Offer a generation or a model to the hospitals.",
     "rollback": "Take back what was published.",
 }
