@@ -67,7 +67,12 @@ class Link:
         target = asked.split()[1].decode()
         self.targets.append(target)
         host, _, port = target.rpartition(":")
-        server = socket.create_connection((host, int(port)))
+        try:
+            server = socket.create_connection((host, int(port)))
+        except OSError:
+            client.sendall(b"HTTP/1.1 502 Bad Gateway\r\n\r\n")
+            client.close()
+            return
         client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
         if self._context is not None:
             server.close()

@@ -114,8 +114,9 @@ def check(site: Any, stored: set[str], expected: dict[str, list[Path]]) -> dict[
         pixels = pydicom.dcmread(sources[uid]).PixelData
         assert pydicom.dcmread(path).PixelData == pixels, f"{path}: other pixels"
     jobs = site.rows("SELECT series_uid, instances, state, reason FROM jobs")
-    assert {state for *_, state, _ in jobs} == {"sent"}, [job for job in jobs if job[2] != "sent"]
-    sets = [(series, digest) for series, digest, *_ in jobs]
+    # A part of a series, as it had settled while its sender was cut off, may be no stack.
+    assert {state for *_, state, _ in jobs} <= {"sent", "failed", "skipped"}, jobs
+    sets = [(series, digest) for series, digest, state, _ in jobs if state == "sent"]
     assert len(sets) == len(set(sets)), "a set of instances was answered twice"
     for series in expected:
         rows = site.rows("SELECT sha256 FROM instances WHERE series_uid = ? ORDER BY sop_uid", series)
@@ -123,9 +124,14 @@ def check(site: Any, stored: set[str], expected: dict[str, list[Path]]) -> dict[
         assert (series, whole) in sets, "a series was not answered as a whole"
     delivered = site.rows("SELECT path FROM deliveries WHERE state = 'sent'")
     wanted = {str(pydicom.dcmread(path).SOPInstanceUID) for (path,) in delivered}
-    assert len(wanted) == len(delivered) == len(jobs), "an object is missing or twice"
+    assert len(wanted) == len(delivered) == len(sets), "an object is missing or twice"
     assert stored == wanted, f"the PACS lacks {len(wanted - stored)} and has {len(stored - wanted)} others"
-    return {"instances": len(files), "series": len(expected), "jobs": len(jobs), "objects": len(stored)}
+    return {
+        "instances": len(files),
+        "series": len(expected),
+        "parts": len(jobs) - len(expected),
+        "objects": len(stored),
+    }
 
 
 def main() -> None:

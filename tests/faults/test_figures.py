@@ -1,0 +1,146 @@
+"""What a federation costs: time to connect, a round, memory of the server, goodput of a slow link."""
+
+import threading
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from fedmed_edge.commands.handing_over import put_into_outbox
+from fedmed_edge.federation.outbox import Outbox
+from fedmed_edge.statistics.contribution import read_contribution
+
+MB = 1e6
+
+
+class Memory:
+    """Peak of what the processes under a supervisor hold for themselves (RssAnon), sampled."""
+
+    def __init__(self, network: Any, name: str) -> None:
+        self.network, self.name = network, name
+        self.idle = self.now()
+        self.peak, self._ended = self.idle, threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def now(self) -> int:
+        process = self.network.processes[self.name]
+        return sum(_anonymous(one.pid) for one in (process, *process.children(recursive=True)))
+
+    def _watch(self) -> None:
+        while not self._ended.wait(0.2):
+            self.peak = max(self.peak, self.now())
+
+    def __enter__(self) -> "Memory":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+
+def _anonymous(pid: int) -> int:
+    try:
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
+
+
+def hand_over(network: Any, name: str, file: Path) -> int:
+    return int(put_into_outbox(network.f.root / name, read_contribution(file)).bytes)
+
+
+def taken(network: Any, net: ModuleType, name: str, seconds: float = 600) -> None:
+    outbox = Outbox(network.f.root / name / "outbox")
+    net.until(f"{name} is taken", lambda: all(one.state == "taken" for one in outbox.all()), seconds=seconds)
+
+
+def seconds_of_puts(network: Any, name: str) -> float:
+    """From the first part that left to the answer that all were taken."""
+    import datetime
+    import json
+
+    lines = (network.f.root / name / "egress.jsonl").read_text().splitlines()
+    times = {"put": [], "commit": []}
+    for line in lines:
+        entry = json.loads(line)
+        if entry["op"] in times:
+            times[entry["op"]].append(datetime.datetime.fromisoformat(entry["when"]).timestamp())
+    return float(times["commit"][-1] - times["put"][0])
+
+
+@pytest.mark.parametrize("sites", [2, 8])
+def test_time_to_connect(sites: int, world: Any, net: ModuleType, tmp_path: Path, figure: Any) -> None:
+    federation = world.copy(tmp_path / "world")
+    names = "abcdefgh"[:sites]
+    for seed, name in enumerate(names):
+        if not (federation.root / name).exists():
+            federation.enrol(name, seed)
+    with net.Network(federation) as network:
+        network.enrol(*(name for name in names if name not in "abc"))
+        for name in "abc"[:sites]:
+            network.set(federation.root / name, server=f"localhost:{network.port}")
+        figure("all connected after, s", round(network.up(*names), 1))
+        figure("engine of the server idle, MB", round(Memory(network, "server").idle / MB))
+        figure("agent idle, MB", round(Memory(network, "a").idle / MB))
+
+
+def test_a_small_round(network: Any, net: ModuleType, figure: Any) -> None:
+    """From the outbox to the ledger, a contribution of about 1 MiB."""
+    network.f.recipe.write_text(network.f.recipe.read_text().replace("lift_dim = 1024", "lift_dim = 96"))
+    for name in "ab":
+        (network.f.root / name / "recipe.toml").write_bytes(network.f.recipe.read_bytes())
+    network.f.learn("a", "b")
+    file = network.f.contribute("a", file="small")
+    network.up("a")
+    time.sleep(10)
+    began = time.monotonic()
+    figure("MB", round(hand_over(network, "a", file) / MB, 2))
+    taken(network, net, "a")
+    figure("outbox to ledger, s", round(time.monotonic() - began, 1))
+    figure("of it the transfer, s", round(seconds_of_puts(network, "a"), 2))
+
+
+def test_memory_of_the_server(network: Any, net: ModuleType, figure: Any) -> None:
+    """Two contributions of about 500 MiB at once."""
+    network.f.recipe.write_text(network.f.recipe.read_text().replace("lift_dim = 1024", "lift_dim = 3600"))
+    for name in "ab":
+        (network.f.root / name / "recipe.toml").write_bytes(network.f.recipe.read_bytes())
+    network.f.learn("a", "b")
+    files = {name: network.f.contribute(name, file=f"{name}.wide") for name in "ab"}
+    network.up("a", "b")
+    time.sleep(5)
+    with Memory(network, "server") as memory:
+        began = time.monotonic()
+        for name, file in files.items():
+            figure(f"{name}, MiB", round(hand_over(network, name, file) / 2**20))
+        for name in "ab":
+            taken(network, net, name)
+        figure("both in the ledger after, s", round(time.monotonic() - began, 1))
+    figure("server idle, MB", round(memory.idle / MB))
+    figure("server above idle, MB", round((memory.peak - memory.idle) / MB))
+    assert network.f.admin("status")["faults"] == []
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("delay_ms", [0, 20])
+def test_goodput_of_a_slow_link(
+    parts: int, delay_ms: int, network: Any, net: ModuleType, link: ModuleType, figure: Any
+) -> None:
+    rate = 3e6
+    with link.Link(bytes_per_s=rate, delay_s=delay_ms / 1e3) as slow:
+        network.set(network.f.root / "a", proxy=slow.address, parts_in_flight=parts)
+        size = hand_over(network, "a", network.f.root / "a.contribution")
+        network.up("a")
+        taken(network, net, "a")
+        goodput = size / seconds_of_puts(network, "a")
+        figure("MB", round(size / MB))
+        figure("goodput, MB/s", round(goodput / MB, 2))
+        figure("of the link", f"{goodput / rate:.0%}")
+        figure("up in all, MB", round(slow.up / MB, 1))
+    assert goodput / rate >= (0.65 if parts == 1 else 0.85) or delay_ms
