@@ -115,7 +115,7 @@ def inbox(f: Any, name: str) -> Inbox:
 
 def test_what_was_published_is_taken_back(copied: Any, kit: ModuleType, meet: Meet) -> None:
     f = copied
-    first = f.admin("publish", f.export("first.onnx"))
+    first = f.admin("publish")
     f.admin("import", f.root / "c.contribution")
     f.admin("rebuild")
     second = f.admin("publish", f.export("second.onnx"))
@@ -150,3 +150,14 @@ def test_what_cannot_be_published_is_refused(copied: Any, kit: ModuleType) -> No
 
 def test_a_site_that_never_connected_has_nothing_in_its_log(copied: Any, kit: ModuleType) -> None:
     assert kit.run(EDGE, "log", "-C", copied.root / "a").out == "nothing left this site yet\n"
+
+
+def test_a_refined_model_goes_to_its_own_hospital_alone(copied: Any, kit: ModuleType, meet: Meet) -> None:
+    f = copied
+    f.admin("refine", "a")
+    offered = f.admin("publish", "--refined", "a")
+    assert offered["sites"] == ["a"]
+    meet(lambda: inbox(f, "a").newest("model") is not None)
+    assert inbox(f, "b").newest("model") is None
+    said = kit.run(SERVER, "publish", "-C", f.server, f.root / "tiny.onnx", "--refined", "a")
+    assert said.code == 2 and "give either FILE or --refined SITE" in said.err

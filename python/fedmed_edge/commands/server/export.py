@@ -70,7 +70,7 @@ def command(
     if form != "bundle" and target.is_dir():
         raise InputError(f"{target}: is a folder, expected a file to write")
     check_writable(target)
-    entry = _chosen(store, task, model, site)
+    entry = chosen_model(store, task, model, site)
     chosen = parse_model(store.model_content(entry.digest), f"model {entry.digest[:12]}")
     generation = store.generation(chosen.generation)
     content = export_onnx(chosen, generation)
@@ -102,7 +102,7 @@ def command(
     )
 
 
-def _chosen(store: "Store", task: str, model: str | None, site: str | None) -> "ModelEntry":
+def chosen_model(store: "Store", task: str, model: str | None, site: str | None) -> "ModelEntry":
     """The model that was asked for, if no site in it has withdrawn."""
     entries = [entry for entry in store.models(task) if model is None or entry.digest.startswith(model)]
     if model is None:
