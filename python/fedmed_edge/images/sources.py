@@ -8,7 +8,7 @@ import stat
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 
@@ -38,6 +38,7 @@ class Source:
         kind: Its format; None where it is none.
         reason: Why it is none.
         given: Whether it was named itself, not found in a folder.
+        root: The path that was named and that it lies behind.
     """
 
     path: Path
@@ -45,6 +46,7 @@ class Source:
     kind: Format | None
     reason: str = ""
     given: bool = False
+    root: Path | None = None
 
 
 @dataclass
@@ -87,7 +89,7 @@ def find_sources(paths: Sequence[Path], *, skip: Path | None = None) -> Sources:
                 where = Path(os.path.realpath(source.path)) if source.path.exists() else source.path
                 if where not in seen:
                     seen.add(where)
-                    sources.files.append(source)
+                    sources.files.append(replace(source, root=path))
     except BaseException:
         sources.close()
         raise

@@ -96,8 +96,8 @@ def find_inputs(
     """Find the images behind files, folders, DICOMDIRs and zips that a recipe is about.
 
     PNG, JPEG and NIfTI files are one input each. DICOM files are grouped into studies and series, wherever
-    they lie; the recipe's rules choose among these, and of several volumes of a study the best is taken. A
-    file that was named itself is an input whatever it holds: what is wrong with it is said when it is read.
+    they lie; the recipe's rules choose among these, and of several volumes of a study behind one path the
+    best is taken. What was named itself and is no image is refused; what lies in a folder is passed over.
 
     Args:
         skip: Folder that is passed over where it lies inside a given one: the results' own.
@@ -168,7 +168,7 @@ def _chosen(sources: Sources, recipe: Recipe, series: str | None, every: bool) -
             refused.append((names[path], InputError(f"{names[path]}: file holds {kind}, expected an image")))
         else:
             not_taken.append((names[path], f"holds {kind}, no image"))
-    verdicts = [v for study in grouped.studies for v in judge(study.series, recipe, every=every)]
+    verdicts = judged(grouped, sources, recipe, every=every)
     for name, verdict in zip(series_names(verdicts, names), verdicts, strict=True):
         if series is not None and (verdict.series.series_uid != series or not verdict.matches):
             chosen, reason = False, verdict.reason or "is not the series that was asked for"
@@ -181,6 +181,20 @@ def _chosen(sources: Sources, recipe: Recipe, series: str | None, every: bool) -
         else:
             inputs.append(Input(name, verdict.series.place, verdict.series))
     return Found(tuple(inputs), tuple(refused), tuple(not_taken), sources)
+
+
+def judged(grouped: Grouped, sources: Sources, recipe: Recipe, *, every: bool = False) -> list[Verdict]:
+    """A verdict of every series; those of a study that lie behind one named path compete."""
+    roots = {source.path: source.root for source in sources.files}
+    verdicts = []
+    for study in grouped.studies:
+        rivals: dict[Path | None, list[Series]] = {}
+        for series in study.series:
+            behind = {roots[path] for path in series.files}
+            rivals.setdefault(behind.pop() if len(behind) == 1 else None, []).append(series)
+        for group in rivals.values():
+            verdicts += judge(group, recipe, every=every)
+    return verdicts
 
 
 def grouped_dicom(sources: Sources) -> tuple[dict[Path, str], Grouped]:

@@ -7,9 +7,9 @@ from typing import Any
 from fedmed_edge.atomic import read_regular
 from fedmed_edge.encoder_graph import model_metadata
 from fedmed_edge.errors import InputError
-from fedmed_edge.images.selection import Verdict, judge
+from fedmed_edge.images.selection import Verdict
 from fedmed_edge.images.sources import find_sources
-from fedmed_edge.inference.inputs import grouped_dicom, series_names
+from fedmed_edge.inference.inputs import grouped_dicom, judged, renamed, series_names
 from fedmed_edge.kinds import file_kind
 from fedmed_edge.model.manifest import METADATA_KEY, parse_manifest
 from fedmed_edge.recipe import Recipe, read_recipe
@@ -41,11 +41,9 @@ def survey(paths: Sequence[Path], recipe: Recipe) -> tuple[list[tuple[str, Verdi
     """
     with find_sources(paths) as sources:
         names, grouped = grouped_dicom(sources)
-        verdicts = [verdict for study in grouped.studies for verdict in judge(study.series, recipe)]
+        verdicts = judged(grouped, sources, recipe)
         named = list(zip(series_names(verdicts, names), verdicts, strict=True))
-        rest = [
-            (names[path], str(error).replace(str(path), names[path], 1)) for path, error in grouped.refused
-        ]
+        rest = [(names[path], str(renamed(error, path, names[path]))) for path, error in grouped.refused]
         rest += [(names[path], kind) for path, kind in grouped.others]
         rest += [
             (source.name, source.reason or f"{source.kind} image, taken as it is")

@@ -125,6 +125,18 @@ def test_series_can_be_asked_for_by_uid(scan, recipe_of):
     assert not wrong.inputs and ("is not the series that was asked for") in dict(wrong.not_taken).values()
 
 
+def test_volumes_that_were_named_each_are_all_answered(write_series, write_dicom, recipe_of, tmp_path):
+    write_series(np.zeros((4, 6, 5), np.int16))
+    (tmp_path / "series").rename(tmp_path / "first")
+    write_series(np.zeros((3, 6, 5), np.int16), SeriesInstanceUID="1.9")
+    recipe = recipe_of("segmentation", (16, 16, 16))
+    named = [tmp_path / "first", tmp_path / "series"]
+    assert names(find_inputs(named, recipe)) == named
+    assert names(find_inputs([tmp_path], recipe)) == named[:1]
+    files = [path for folder in named for path in sorted(folder.iterdir())]
+    assert names(find_inputs(files, recipe)) == named[:1], "a shell's *.dcm"
+
+
 def test_nothing_that_fits_says_what_the_rules_found(scan, recipe_of):
     recipe = recipe_of("segmentation", (16, 16, 16), modality=("CT",))
     (scan / "picture.png").unlink()
