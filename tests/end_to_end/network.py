@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,12 +78,12 @@ class Network:
             self.f.admin("site", "add", name, "--request", folder / f"{name}.request", "--out", answer)
             self.f.ask(EDGE, "init", folder, "--install", answer)
 
-    def start(self, name: str, **environment: str) -> Any:
-        """Start the server (`server`) or the agent of a site."""
+    def start(self, name: str, *, under: Sequence[str] = (), **environment: str) -> Any:
+        """Start the server (`server`) or the agent of a site; `under` a tracer."""
         program, verb = (SERVER, "start") if name == "server" else (EDGE, "agent")
         with (self.f.root / f"{name}.console").open("ab") as console:
             self.processes[name] = psutil.Popen(
-                [sys.executable, "-c", PROGRAM, program, verb, "-C", str(self.f.root / name)],
+                [*under, sys.executable, "-c", PROGRAM, program, verb, "-C", str(self.f.root / name)],
                 env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
                 stdout=console,
                 stderr=console,

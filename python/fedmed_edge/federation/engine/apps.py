@@ -5,8 +5,10 @@ from what the engine's server checked (the token that it gave to the certificate
 the request says of itself: the engine's peer context is written by its sender.
 """
 
+import contextlib
 import json
 import logging
+import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,7 +26,7 @@ from nvflare.fuel.f3.message import Message
 
 from fedmed_edge.config import ServerConfig, SiteConfig, read_config
 from fedmed_edge.errors import FedmedError, TrustError
-from fedmed_edge.federation.engine.channel import CHANNEL, TOPIC, EngineChannel
+from fedmed_edge.federation.engine.channel import ALIVE, CHANNEL, TOPIC, EngineChannel
 from fedmed_edge.federation.engine.identities import identities_of
 from fedmed_edge.federation.server_side import serve
 from fedmed_edge.federation.site_side import sync
@@ -34,6 +36,12 @@ from fedmed_edge.store.store import open_store
 __all__ = ["TASK", "SyncController", "SyncExecutor", "write_job"]
 
 TASK: Final = "sync"
+
+START_S: Final = 90.0
+"""Time that a site's job has to start, before it counts as silent."""
+
+SILENT_S: Final = 30.0
+LOOK_S: Final = 0.2
 
 log = logging.getLogger(__name__)
 
@@ -84,21 +92,34 @@ class SyncController(Controller):  # type: ignore[misc]  # the engine has no typ
         self._server = _folder_of(engine)
         self._store = open_store(read_config(ServerConfig, self._server))
         self._origin = FQCN.join([self._name, fl_ctx.get_job_id()])
+        self._heard = time.monotonic() + START_S
         engine.get_cell().register_request_cb(channel=CHANNEL, topic=TOPIC, cb=self._answer)
+        engine.get_cell().register_request_cb(channel=CHANNEL, topic=ALIVE, cb=self._note_alive)
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
-        """Give the site its task and wait for the end of it."""
+        """Give the site its task and wait for the end of it, or for half a minute of silence."""
         task = Task(TASK, data=Shareable(), timeout=self._deadline_s)
-        self.broadcast_and_wait(
-            task=task, fl_ctx=fl_ctx, targets=[self._name], min_responses=1, abort_signal=abort_signal
-        )
+        self.broadcast(task=task, fl_ctx=fl_ctx, targets=[self._name], min_responses=1)
+        while task.completion_status is None and not abort_signal.triggered:
+            if time.monotonic() - self._heard > SILENT_S:
+                log.warning("%s: not heard of for %.0f s, given up", self._name, SILENT_S)
+                self.cancel_task(task, fl_ctx=fl_ctx)
+                return
+            time.sleep(LOOK_S)
 
     def stop_controller(self, fl_ctx: FLContext) -> None:
         """Nothing is held open: what came in lies on the disk."""
 
+    def _note_alive(self, request: Message) -> Message:
+        with contextlib.suppress(FedmedError):
+            self._check_sender(request)
+            self._heard = max(self._heard, time.monotonic())
+        return Message({MessageHeaderKey.RETURN_CODE: CellReturnCode.OK}, b"")
+
     def _answer(self, request: Message) -> Message:
         try:
             self._check_sender(request)
+            self._heard = max(self._heard, time.monotonic())
             content = request.payload
             if not isinstance(content, bytes | bytearray | memoryview):
                 raise TrustError("request: not a message of this protocol")
@@ -140,7 +161,8 @@ class SyncExecutor(Executor):  # type: ignore[misc]
 
         channel = EngineChannel(fl_ctx.get_engine().get_cell(), server, abort_signal)
         try:
-            result = sync(channel, site, read_config(SiteConfig, site), stop=stopped)
+            with channel.alive():
+                result = sync(channel, site, read_config(SiteConfig, site), stop=stopped)
         except FedmedError as error:
             # stays here: the text may name a path
             log.warning("sync: %s", error)

@@ -1,6 +1,8 @@
 """A site's way to the server: requests of the sync job, each waited for once."""
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 
 from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, ReturnCode
@@ -9,12 +11,15 @@ from nvflare.fuel.f3.message import Message
 from fedmed_edge.errors import InputError, Unreachable
 from fedmed_edge.federation.wire import Reply, Request, decode_reply, encode
 
-__all__ = ["CHANNEL", "TOPIC", "EngineChannel"]
+__all__ = ["ALIVE", "CHANNEL", "TOPIC", "EngineChannel"]
 
 CHANNEL: Final = "fedmed"
 TOPIC: Final = "ask"
 
-REPLY_S: Final = 30.0
+ALIVE: Final = "alive"
+ALIVE_S: Final = 5.0
+
+REPLY_S: Final = 20.0
 """How long a reply may take while nothing at all moves."""
 
 
@@ -52,3 +57,26 @@ class EngineChannel:
             return decode_reply(bytes(answer.payload))
         except InputError as error:
             raise Unreachable(f"server: {error}") from None
+
+    @contextmanager
+    def alive(self) -> Iterator[None]:
+        """Tell the server every few seconds that this job lives, also while nothing is asked."""
+        ended = threading.Event()
+
+        def tell() -> None:
+            while not ended.wait(ALIVE_S):
+                self._cell.fire_and_forget(
+                    channel=CHANNEL,
+                    topic=ALIVE,
+                    targets=self._server,
+                    message=Message({}, b""),
+                    optional=True,
+                )
+
+        thread = threading.Thread(target=tell, name="alive", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()

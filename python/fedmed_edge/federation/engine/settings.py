@@ -175,10 +175,21 @@ def _both(shell: str) -> dict[str, Any]:
             "max_message_size": MESSAGE_CAP,
             "streaming_max_blob_size": MESSAGE_CAP,
             "allow_adhoc_conns": False,
+            **_STREAMS,
         },
         "local/log_config.json": _LOGS,
     }
 
+
+# Small windows, so that on a slow link a request is seen to move; what a cut connection lost is sent again by
+# the engine, within a minute.
+_STREAMS: Final = {
+    "streaming_chunk_size": 128 << 10,
+    "streaming_window_size": 512 << 10,
+    "streaming_ack_interval": 128 << 10,
+    "streaming_reliable": True,
+    "streaming_retry_wait": 3.0,
+}
 
 _LOGS: Final = {
     "version": 1,
