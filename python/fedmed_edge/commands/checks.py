@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from fedmed_edge.commands import inference_checks
 from fedmed_edge.commands.connection_checks import CONNECTION_LOOKS, connects
 from fedmed_edge.commands.folders import read_site, read_site_data, read_site_generation
 from fedmed_edge.config import SiteConfig
@@ -22,6 +23,8 @@ from fedmed_edge.signing import fingerprint, read_private_key, read_public_key
 LEAST_DISK = 2 << 30
 RELEASE_YEAR = 2025
 CLOCK_SLACK_S = 60
+# where onnxruntime keeps what it would send
+EVENTS = Path("~/.cache/Microsoft/DeveloperTools/.onnxruntime")
 Answer = tuple[str, str] | tuple[str, str, str]
 Look = Callable[[SiteConfig], Answer]
 
@@ -114,6 +117,9 @@ def _runtime(config: SiteConfig) -> Answer:
     if os.environ.get("ORT_DISABLE_TELEMETRY") != "1":
         raise InputError("runtime: telemetry is on", hint="unset what changes ORT_DISABLE_TELEMETRY")
     flavour = next(iter(installed_flavours()), "")
+    if EVENTS.expanduser().exists():
+        hint = f"delete {EVENTS}; set ORT_DISABLE_TELEMETRY=1 for every other program"
+        return "warning", "telemetry off here, but another program had it on", hint
     return "ok", f"{flavour} {version(flavour)}, telemetry off" if flavour else "there, telemetry off"
 
 
@@ -134,9 +140,14 @@ def _disk(config: SiteConfig) -> Answer:
     folder = config.key.parent
     while not folder.exists():
         folder = folder.parent
-    free = shutil.disk_usage(folder).free
+    free, watermark = shutil.disk_usage(folder).free, config.listen.watermark_gb
     found = f"{free / 2**30:.1f} GiB free at {folder.absolute()}"
-    return ("warning", found, "make room: 2 GiB are wise") if free < LEAST_DISK else ("ok", found)
+    if free < LEAST_DISK:
+        return "warning", found, "make room: 2 GiB are wise"
+    listens = (config.key.parent / config.listen.folder).exists()
+    if listens and free < watermark * 10**9:
+        return "warning", found, f"below `watermark_gb` {watermark:g}, `listen` receives nothing"
+    return "ok", found
 
 
 def _clock(config: SiteConfig) -> Answer:
@@ -162,10 +173,13 @@ SITE_LOOKS: dict[str, Look] = {
     "generation": _generation,
     "key": _key,
     "server key": _server_key,
+    "model": inference_checks.model,
 }
 MACHINE_LOOKS: dict[str, Look] = {
     "runtime": _runtime,
     "device": _device,
+    "devices": inference_checks.devices,
+    "codecs": inference_checks.codecs,
     "torch": _torch,
     "disk": _disk,
     "clock": _clock,

@@ -26,7 +26,14 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 from pydicom.pixels.utils import pixel_array
-from pydicom.uid import UID, JPEGExtended12Bit
+from pydicom.uid import (
+    UID,
+    JPEG2000TransferSyntaxes,
+    JPEGExtended12Bit,
+    JPEGLSTransferSyntaxes,
+    JPEGTransferSyntaxes,
+    RLETransferSyntaxes,
+)
 
 from fedmed_edge.errors import FedmedError, InputError
 from fedmed_edge.images.image import Float32, sides
@@ -39,6 +46,12 @@ logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
 
 # Decoders of lossy data differ by a few grey levels, so the order is fixed; what every install has comes
 # first.
+_COMPRESSED = (
+    *JPEGTransferSyntaxes,
+    *JPEGLSTransferSyntaxes,
+    *(uid for uid in JPEG2000TransferSyntaxes if "Multi-component" not in uid.name),
+    *RLETransferSyntaxes,
+)
 _DECODERS = ("pillow", "pylibjpeg", "pyjpegls", "gdcm", "pydicom")
 # Modalities whose values are physical quantities: MONOCHROME1 there says how to show them, not what they are.
 _QUANTITIES = ("CT", "PT")
@@ -120,6 +133,16 @@ def decode(path: Path) -> tuple[Stored, Dataset]:
             f"{path}: pixel data are missing, cut off or broken ({uid.name})",
             hint="JPEG of 12 bits needs the package pylibjpeg-libjpeg (GPL)" if twelve_bits else None,
         )
+
+
+def missing_codecs() -> list[str]:
+    """Names of the compressed transfer syntaxes that nothing which is installed decodes.
+
+    Example:
+        >>> "RLE Lossless" in missing_codecs()  # pydicom itself does
+        False
+    """
+    return [uid.name for uid in _COMPRESSED if not set(_DECODERS) & set(get_decoder(uid).available_plugins)]
 
 
 def _usable_decoders(path: Path, uid: UID) -> list[str]:

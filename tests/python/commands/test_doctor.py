@@ -3,7 +3,7 @@
 import os
 import time
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,14 +11,16 @@ import pytest
 from fedmed_edge.commands import checks
 from fedmed_edge.config import SiteConfig, read_config
 from fedmed_edge.errors import DeviceError, InputError
+from fedmed_edge.inference.model_folder import ModelFolder
 
-SITE = ["settings", "recipe", "data", "generation", "key", "server key"]
-MACHINE = ["runtime", "device", "torch", "disk", "clock", "processor"]
+SITE = ["settings", "recipe", "data", "generation", "key", "server key", "model"]
+MACHINE = ["runtime", "device", "devices", "codecs", "torch", "disk", "clock", "processor"]
 
 
 @pytest.fixture
-def site(copied: Any) -> Path:
+def site(copied: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a site to which nothing is wanting."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))  # other programs may have left something in ours
     folder: Path = copied.root / "a"
     for end in ("", ".sig"):
         copied.generation.with_name(copied.generation.name + end).rename(
@@ -230,3 +232,44 @@ def test_the_processor(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert look(site, "processor").level == "warning"
     monkeypatch.setenv("FEDMED_THREADS", "many")
     assert look(site, "settings").found.startswith("FEDMED_THREADS: `threads`: ")
+
+
+def test_the_active_model_is_verified(site: Path, copied: Any, kit: ModuleType) -> None:
+    assert look(site, "model").found == "none is active"
+    kit.run("fedmed-edge", "model", "add", "-C", site, copied.root / "tiny.onnx")
+    assert look(site, "model").found == "none is active; 1 wait for `fedmed-edge model activate`"
+    kit.run("fedmed-edge", "model", "activate", "-C", site)
+    found = look(site, "model")
+    assert found.level == "ok" and "signature and sample right, not measured with" in found.found
+    entry = ModelFolder(site).active()
+    ModelFolder(site).mark_withdrawn([entry.model])
+    withdrawn = look(site, "model")
+    assert withdrawn.level == "fault" and "was withdrawn" in withdrawn.found
+    (site / "models" / "withdrawn.json").unlink()
+    entry.path.write_bytes(entry.path.read_bytes() + b" ")
+    damaged = look(site, "model")
+    assert damaged.level == "fault" and "is not the file that was added as" in damaged.found
+
+
+def test_devices_and_codecs_are_tried(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = look(site, "devices")
+    assert found.level == "ok" and found.found.startswith("cpu") and "come up" in found.found
+    assert look(site, "codecs").level == "ok"
+    monkeypatch.setattr("fedmed_edge.images.dicom_pixels.missing_codecs", lambda: ["JPEG 2000"])
+    missing = look(site, "codecs")
+    assert (missing.level, missing.found) == ("warning", "not readable: JPEG 2000")
+
+
+def test_what_another_program_left_of_telemetry_is_told(site: Path) -> None:
+    assert look(site, "runtime").level == "ok"
+    checks.EVENTS.expanduser().mkdir(parents=True)
+    told = look(site, "runtime")
+    assert told.level == "warning" and "another program had it on" in told.found
+
+
+def test_a_disk_below_the_watermark_of_listen_is_told(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=4 * 10**9))
+    assert look(site, "disk").level == "ok"
+    (site / "listen").mkdir()
+    told = look(site, "disk")
+    assert told.level == "warning" and "below `watermark_gb` 5" in (told.hint or "")
