@@ -19,6 +19,8 @@ SAME_PLACE_MM = 1e-3
 # Rounded positions make a straight stack lean by less than this; gantries tilt by up to 30 degrees.
 STRAIGHT_DEGREES, TILT_DEGREES = 1.0, 45.0
 
+_LENIENT = "find the missing or stray slice; `--lenient` resamples to a straight stack, and says so"
+
 Float64 = npt.NDArray[np.float64]
 Code = Literal["turned", "duplicate", "missing", "irregular", "sheared"]
 
@@ -75,7 +77,7 @@ class Stack:
         """
         for fault in self.faults:
             if not lenient or fault.code == "turned" or not self.step.any():
-                raise InputError(f"{where}: {fault.text}", hint=fault.hint)
+                raise InputError(f"{where}: {fault.text}", hint=fault.hint or _LENIENT)
 
 
 def diagnose(positions: Float64, orientations: Float64) -> Stack:
