@@ -274,3 +274,11 @@ def test_result_of_a_failure_has_no_numbers():
     assert document["mask"] is None and "label" not in document and "hint" not in document
     assert result.line() == "failed  a: broken (look)"
     assert not any(isinstance(value, float) and math.isnan(value) for value in document.values())
+
+
+def test_the_formats_page_names_every_field(model_of, recipe_of, tmp_path):
+    page = (Path(__file__).parents[3] / "docs" / "formats.md").read_text().partition("## Results")[2]
+    for kind in ("classification", "segmentation"):
+        model = model_of(recipe_of(kind), name=f"{kind}.onnx")
+        (result,) = infer(model, [picture(tmp_path / "a.png")], tmp_path / kind)
+        assert all(f"`{name}`" in page for name in result.document())
