@@ -5,6 +5,7 @@
 A sync writes down what is asked and reports what came of it; `duties` does it in between.
 """
 
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -22,6 +23,7 @@ class Duty(BaseModel):
 
     Attributes:
         state: `open`, `answered` once `report` is known, `reported` once the server knows it.
+        tries: How often it failed, and `not_before` when to try again (seconds since 1970).
     """
 
     model_config = ConfigDict(frozen=True)
@@ -29,6 +31,8 @@ class Duty(BaseModel):
     ask: Ask
     state: Literal["open", "answered", "reported"] = "open"
     report: Report | None = None
+    tries: int = 0
+    not_before: float = 0.0
 
 
 class Asked:
@@ -51,12 +55,19 @@ class Asked:
             self._records.write(duty.ask.id, duty)
         return new
 
+    def all(self) -> list[Duty]:
+        """Everything that is asked, the most urgent first."""
+        return sorted(self._records.all(), key=lambda duty: (duty.ask.deadline, duty.ask.id))
+
     def open(self) -> list[Duty]:
-        """What is to be done, the most urgent first."""
-        return sorted(
-            (duty for duty in self._records.all() if duty.state == "open"),
-            key=lambda duty: (duty.ask.deadline, duty.ask.id),
-        )
+        """What is to be done now, the most urgent first."""
+        now = time.time()
+        return [duty for duty in self.all() if duty.state == "open" and duty.not_before <= now]
+
+    def put_off(self, duty: Duty, wait_s: float) -> None:
+        """It failed: try it again later."""
+        later = {"tries": duty.tries + (wait_s > 0), "not_before": time.time() + wait_s}
+        self._records.write(duty.ask.id, duty.model_copy(update=later))
 
     def answer(self, duty: Duty, report: Report) -> None:
         """What came of it; the next sync reports it."""
@@ -65,7 +76,7 @@ class Asked:
 
     def answered(self) -> list[Duty]:
         """What the server is to be told."""
-        return [duty for duty in self._records.all() if duty.state == "answered"]
+        return [duty for duty in self.all() if duty.state == "answered"]
 
     def told(self, duty: Duty) -> None:
         """The server knows."""

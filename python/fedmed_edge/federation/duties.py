@@ -1,7 +1,7 @@
 """What the server asked, done at the site within its policy: statistics, training, validation.
 
-Each request is answered once: done, refused by the policy, or failed. Work that was cut off is done anew.
-What comes of it goes into the outbox, and the next sync hands it over.
+Each request is answered once: done, refused by the policy, or failed for the third time. Work that was cut
+off is done anew. What comes of it goes into the outbox, and the next sync hands it over.
 """
 
 import logging
@@ -32,7 +32,12 @@ from fedmed_edge.recipe import Recipe, read_recipe
 from fedmed_edge.signing import read_private_key, verify_trusted
 from fedmed_edge.statistics.contribution import write_contribution
 
-__all__ = ["work"]
+__all__ = ["TRIES", "work"]
+
+TRIES = 3
+"""How often something is tried before the server is told that it failed."""
+
+_FIRST_WAIT_S = 60.0
 
 log = logging.getLogger(__name__)
 
@@ -64,9 +69,13 @@ def work(
             if stop() or not within_hours(config.federation, datetime.now()):
                 break
             report = site.answer(duty.ask)
-            if report is not None:
-                asked.answer(duty, report)
-                answered.append(report)
+            if report is None:
+                continue
+            if report.state == "failed" and duty.tries + 1 < TRIES:
+                asked.put_off(duty, _FIRST_WAIT_S * 10**duty.tries)
+                continue
+            asked.answer(duty, report)
+            answered.append(report)
     return answered
 
 

@@ -1,0 +1,226 @@
+"""What a site lets out, when, how fast, and what it writes down of it."""
+
+import json
+import threading
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedmed_edge.config import Policy, SiteConfig, SiteFederation
+from fedmed_edge.errors import InputError, StoreError
+from fedmed_edge.federation import coordinator as coordinating
+from fedmed_edge.federation.asked import Asked, Duty
+from fedmed_edge.federation.duties import TRIES, work
+from fedmed_edge.federation.egress import Pace, read_egress
+from fedmed_edge.federation.messages import Ask, Report
+from fedmed_edge.federation.parts import Assembly, Incomplete
+from fedmed_edge.federation.policy import objection, within_hours
+from fedmed_edge.federation.wire import Request, encode
+from fedmed_edge.recipe import Recipe, write_recipe
+
+RECIPE, GENERATION = "a" * 64, "b" * 64
+
+
+def ask(kind: str = "train", **more: Any) -> Ask:
+    return Ask(
+        **{"id": "0" * 32, "kind": kind, "recipe": RECIPE, "generation": GENERATION, "deadline": 0} | more
+    )
+
+
+# --- policy ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("request_", "rules", "policy", "why"),
+    [
+        (ask("contribute"), {}, {}, "policy: `may_contribute` is false"),
+        (ask("train"), {"may_contribute": True}, {}, "policy: `may_train` is false"),
+        (ask("validate"), {}, {}, "policy: `may_validate` is false"),
+        (
+            ask("train"),
+            {"may_train": True, "generations": ("cc" * 8,)},
+            {},
+            "generation is not in `generations`",
+        ),
+        (ask("train"), {"may_train": True, "recipes": ("cc" * 8,)}, {}, "recipe is not in `recipes`"),
+        (ask("train", recipe="c" * 64), {"may_train": True}, {}, "policy: the recipe is not the site's"),
+        (ask("train", epochs=11), {"may_train": True}, {}, "policy: 11 epochs, expected at most 10"),
+        (ask("train"), {"may_train": True}, {"parts": ("classes",)}, "policy: `parts` has no weights"),
+        (ask("train"), {"may_train": True, "generations": ("bbbbbbbb",), "recipes": ("aaaaaaaa",)}, {}, None),
+        (ask("contribute", epochs=999), {"may_contribute": True}, {"parts": ("classes",)}, None),
+    ],
+)
+def test_a_site_does_what_its_settings_allow(
+    request_: Ask, rules: dict[str, Any], policy: dict[str, Any], why: str | None
+) -> None:
+    config = SiteConfig(site="alpha", federation=SiteFederation(**rules), policy=Policy(**policy))
+    found = objection(request_, config, RECIPE)
+    assert (found is None) if why is None else (why in (found or ""))
+
+
+@pytest.mark.parametrize(
+    ("hours", "hour", "within"),
+    [(None, 3, True), ("09:00-17:00", 9, True), ("09:00-17:00", 17, False), ("22:00-06:00", 3, True)],
+)
+def test_hours_may_span_midnight(hours: str | None, hour: int, within: bool) -> None:
+    assert within_hours(SiteFederation(hours=hours), datetime(2026, 5, 5, hour)) is within
+
+
+def test_outside_its_hours_a_site_says_hello_and_no_more(federation: Any, tmp_path: Path) -> None:
+    alpha = federation.hospitals["alpha"]
+    now = datetime.now()
+    hours = f"{(now.hour + 2) % 24:02}:00-{(now.hour + 3) % 24:02}:00"
+    rules = alpha.config.federation.model_copy(update={"hours": hours})
+    alpha.config = alpha.config.model_copy(update={"federation": rules})
+    alpha.put()
+    path = tmp_path / "model"
+    path.write_bytes(b"model")
+    federation.offers.publish(path, federation.key, kind="model")
+    result = federation.sync("alpha")
+    assert (result.sent, result.received, result.waiting) == ([], [], 1)
+    assert {entry.op for entry in read_egress(alpha.folder)} == {"hello"}
+
+
+def test_a_request_is_refused_with_the_rule_and_the_server_hears_it(federation: Any, recipe: Recipe) -> None:
+    alpha = federation.hospitals["alpha"]
+    alpha.config = alpha.config.model_copy(update={"recipe": alpha.folder / "recipe.toml"})
+    write_recipe(alpha.folder / "recipe.toml", recipe)
+    made = federation.requests.make(
+        "alpha", "test", kind="train", recipe=recipe.digest, generation=alpha.generation.digest, deadline=0
+    )
+    federation.sync("alpha")
+    (report,) = work(alpha.folder, alpha.config)
+    assert (report.state, report.why) == ("refused", "policy: `may_train` is false")
+    assert work(alpha.folder, alpha.config) == []
+    assert federation.sync("alpha").reported == [made.ask.id]
+    assert federation.requests.read("alpha", made.ask.id).report == report
+    assert federation.sync("alpha").reported == []
+
+
+def test_work_that_fails_tells_its_kind_and_no_path(
+    federation: Any, recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    alpha = federation.hospitals["alpha"]
+    rules = alpha.config.federation.model_copy(update={"may_contribute": True})
+    missing = {"recipe": alpha.folder / "recipe.toml", "data": tmp_path / "secret-place", "federation": rules}
+    alpha.config = alpha.config.model_copy(update=missing)
+    write_recipe(alpha.folder / "recipe.toml", recipe)
+    path = tmp_path / "generation"
+    path.write_bytes(alpha.generation.content)
+    federation.offers.publish(path, federation.key, kind="generation", recipe=recipe.digest)
+    federation.sync("alpha")
+    for _ in range(TRIES - 1):
+        assert work(alpha.folder, alpha.config) == []  # it may be done later: a disk, a device
+        (duty,) = asked_of(alpha)
+        assert duty.not_before > time.time() + 50
+        Asked(alpha.folder / "requests").put_off(duty, 0.0)
+    (report,) = work(alpha.folder, alpha.config)
+    assert (report.state, report.why) == ("failed", "could not be done: InputError")
+    assert "secret-place" in caplog.text
+
+
+def asked_of(hospital: Any) -> list[Duty]:
+    """Requests that are open, those that wait too."""
+    return [duty for duty in Asked(hospital.folder / "requests").all() if duty.state == "open"]
+
+
+def test_what_is_no_longer_asked_is_not_done(federation: Any) -> None:
+    alpha = federation.hospitals["alpha"]
+    said = {"kind": "train", "recipe": RECIPE, "generation": GENERATION, "deadline": 0}
+    made = federation.requests.make("alpha", "test", **said)
+    federation.sync("alpha")
+    assert [duty.ask.id for duty in Asked(alpha.folder / "requests").open()] == [made.ask.id]
+    federation.requests.close(made)
+    federation.sync("alpha")
+    assert Asked(alpha.folder / "requests").open() == []
+
+
+def test_the_first_report_counts(federation: Any) -> None:
+    said = {"kind": "train", "recipe": RECIPE, "generation": GENERATION, "deadline": 0}
+    made = federation.requests.make("alpha", "test", **said)
+    for state in ("failed", "done"):
+        federation.requests.answer("alpha", Report(request=made.ask.id, state=state))
+    assert federation.requests.read("alpha", made.ask.id).report.state == "failed"
+    with pytest.raises(InputError, match="of a request that this site was not asked"):
+        federation.requests.answer("beta", Report(request=made.ask.id, state="done"))
+
+
+# --- what left -------------------------------------------------------------------------------------------
+
+
+def test_every_byte_that_left_is_written_down_before_it_leaves(federation: Any, small_parts: int) -> None:
+    alpha = federation.hospitals["alpha"]
+    parcel = alpha.put(size=1000)
+    left: list[int] = []
+    channel = federation.channel("alpha")
+    ask_, lines = channel.ask, []
+
+    def watched(op: str, fields: Any, data: bytes = b"") -> Any:
+        left.append(len(encode(Request(op, fields, data))))
+        lines.append(sum(1 for _ in read_egress(alpha.folder)))
+        return ask_(op, fields, data)
+
+    channel.ask = watched
+    federation.sync("alpha", channel)
+    entries = list(read_egress(alpha.folder))
+    assert [entry.bytes for entry in entries] == left
+    assert lines == list(range(1, len(left) + 1))
+    puts = [entry for entry in entries if entry.op == "put"]
+    assert {(entry.subject, entry.rule) for entry in puts} == {(parcel.digest, "policy.parts: weights")}
+    assert sum(entry.bytes for entry in puts) >= parcel.bytes
+
+
+def test_a_line_that_was_cut_off_is_passed_over(tmp_path: Path) -> None:
+    good = {"when": "2026-01-01", "op": "put", "bytes": 1, "subject": "", "rule": ""}
+    (tmp_path / "egress.jsonl").write_text(
+        json.dumps(good) + "\n" + '{"when": "2026\n' + json.dumps(good) + "\n"
+    )
+    assert len(list(read_egress(tmp_path))) == 2
+    assert list(read_egress(tmp_path / "nowhere")) == []
+
+
+def test_the_bandwidth_is_kept_over_all_threads() -> None:
+    pace, began = Pace(1_000_000), time.monotonic()
+    threads = [threading.Thread(target=pace.wait, args=(100_000,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert 0.29 <= time.monotonic() - began < 3
+
+
+# --- parts and the coordinator's loop --------------------------------------------------------------------
+
+
+def test_a_file_of_another_size_begins_anew(tmp_path: Path) -> None:
+    file = Assembly(tmp_path, "0" * 64)
+    file.begin(10)
+    file.put(0, bytes(10))
+    file.begin(10)
+    assert file.missing() == ()
+    file.begin(11)
+    assert file.missing() == (0,)
+    with pytest.raises(Incomplete, match="1 parts are missing, expected none"):
+        file.finish()
+
+
+def test_the_coordinator_meets_sites_until_it_is_told_to_stop(
+    federation: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coordinating, "POLL_S", 0.01)
+    parcels = [federation.hospitals[name].put() for name in ("alpha", "beta")]
+    ended = threading.Event()
+    thread = threading.Thread(target=federation.coordinator(collect_s=0.01).run, args=(ended.is_set,))
+    thread.start()
+    until = time.monotonic() + 20
+    while len(federation.store.contribution_entries()) < 2 and time.monotonic() < until:
+        time.sleep(0.05)
+    with pytest.raises(StoreError, match="another one is running"):
+        federation.coordinator().step()
+    ended.set()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert federation.held() == sorted(parcel.id for parcel in parcels)
