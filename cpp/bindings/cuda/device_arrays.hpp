@@ -18,7 +18,7 @@
 
 /// Arrays of a CUDA device as views. Every check that concerns Python memory is here, as arrays.hpp has those of
 /// the host: dtype, axes, contiguity, alignment, leave to write, and which device. Nothing is converted. NumPy
-/// arrays are copied to the device and back: small results, and everything under FEDMED_DEVICE=cuda.
+/// arrays are copied to the device and back: small results, and everything under FEDMED_KERNELS=cuda.
 namespace fedmed::bindings {
 
 namespace py = pybind11;

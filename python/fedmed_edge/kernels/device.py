@@ -2,7 +2,7 @@
 
 Arrays of any library are taken as they lie on the device, through DLPack; the caller allocates, and when a
 call returns the device has done it. Nothing is moved from one memory to the other; what has no twin says
-so. The environment variable `FEDMED_DEVICE` forces a place, for tests: `cpu` refuses arrays on a GPU,
+so. The environment variable `FEDMED_KERNELS` forces a place, for tests: `cpu` refuses arrays on a GPU,
 `cuda` copies NumPy arrays to the GPU for each call, and back. The only importer of `_kernels_cuda`.
 """
 
@@ -75,9 +75,9 @@ def with_twin(*arrays: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 
 def _runs_on_cuda(kernel: str, arrays: dict[str, object]) -> bool:
-    forced = os.environ.get("FEDMED_DEVICE", "").strip()
+    forced = os.environ.get("FEDMED_KERNELS", "").strip()
     if forced not in ("", "cpu", "cuda"):
-        raise InputError(f"FEDMED_DEVICE: has `{forced}`, expected `cpu` or `cuda`")
+        raise InputError(f"FEDMED_KERNELS: has `{forced}`, expected `cpu` or `cuda`")
     places = {name: _place_of(kernel, name, array) for name, array in arrays.items() if array is not None}
     on_cuda = [name for name, place in places.items() if place == "cuda"]
     elsewhere = [name for name, place in places.items() if place != "cuda"]
@@ -86,7 +86,7 @@ def _runs_on_cuda(kernel: str, arrays: dict[str, object]) -> bool:
         return forced == "cuda" and "file" not in places.values()
     if forced == "cpu":
         raise ValueError(
-            f"{kernel}: `{on_cuda[0]}` is on a CUDA device, expected host memory as FEDMED_DEVICE is `cpu`"
+            f"{kernel}: `{on_cuda[0]}` is on a CUDA device, expected host memory as FEDMED_KERNELS is `cpu`"
         )
     if elsewhere and forced != "cuda":
         raise ValueError(
@@ -117,8 +117,8 @@ def _twin_of(kernel: str) -> Callable[..., object]:
     count, why_none = cuda_devices()
     if _cuda is None:
         raise DeviceError(f"{kernel}: {why_none}", hint="install a CUDA compiler and build again")
-    if count == 0 and os.environ.get("FEDMED_DEVICE"):
-        raise DeviceError(f"{kernel}: no CUDA device is usable: {why_none}", hint="unset FEDMED_DEVICE")
+    if count == 0 and os.environ.get("FEDMED_KERNELS"):
+        raise DeviceError(f"{kernel}: no CUDA device is usable: {why_none}", hint="unset FEDMED_KERNELS")
     return _TWINS[kernel]
 
 
