@@ -160,8 +160,8 @@ def test_the_environment_forces_a_place(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_the_device_of_a_site_is_none_of_the_kernels_business(monkeypatch: pytest.MonkeyPatch) -> None:
-    for device in ("auto", "cpu", "cuda", "tensorrt"):
-        monkeypatch.setenv("FEDMED_DEVICE", device)
+    for asked in ("auto", "cpu", "cuda", "tensorrt"):
+        monkeypatch.setenv("FEDMED_DEVICE", asked)
         assert channel_moments(np.ones((1, 3), np.float32))[0] == 3
 
 
