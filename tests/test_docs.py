@@ -403,6 +403,7 @@ def test_the_story_of_the_readme_runs_as_it_stands(tmp_path: Path, monkeypatch: 
     beside = {"fedmed-edge demo", "fedmed-edge extract", "fedmed-edge inspect", "fedmed-edge report"}
     beside |= {"fedmed-edge dataset"}  # docs/commands.md
     beside |= {"fedmed-edge agent", "fedmed-edge pull", "fedmed-server start"}  # docs/federation.md
+    beside |= {f"fedmed-server {verb}" for verb in ("log", "plan", "generation export", "generation import")}
     beside |= {"fedmed-edge listen", "fedmed-edge send"}  # docs/listen.md
     assert set(VERBS) - done == beside | {"fedmed-server site list", "fedmed-server site revoke"}
     assert (tmp_path / "results" / "one" / "result.json").is_file()

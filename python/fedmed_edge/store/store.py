@@ -313,6 +313,19 @@ class Store:
             if entry.site not in without
         ]
 
+    def contribution_content(self, contribution_id: str) -> bytes:
+        """Bytes of a contribution's file, as its site signed it.
+
+        Raises:
+            StoreError: There is no such contribution, or its file is damaged.
+        """
+        table = tables.contributions
+        with self._index.read() as connection:
+            stored = connection.scalar(select(table.c.object).where(table.c.id == contribution_id))
+        if stored is None:
+            raise StoreError(f"store: no contribution {contribution_id[:12]}")
+        return self._read(stored)
+
     def _read(self, digest: str) -> bytes:
         try:
             return self._objects.read(digest)

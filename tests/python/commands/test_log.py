@@ -102,3 +102,31 @@ def test_a_plan_says_bytes_seconds_and_that_rates_were_measured_here(tmp_path: P
     assert lines[-1].startswith("rates were measured on this machine in ")
     said = kit.run(SERVER, "plan", *given[:-1], tmp_path, "--sites", "0")
     assert said.code == 1 and "error: plan: `sites` has 0, expected 1 to 1000000" in said.err
+
+
+def test_a_centre_takes_up_what_the_server_of_a_region_holds(copied: Any, kit: ModuleType) -> None:
+    f, centre = copied, copied.root / "centre"
+    assert kit.run(SERVER, "init", centre).code == 0
+    take = (SERVER, "generation", "import", "-C", centre, "--recipe", f.root / "tiny.toml")
+    draft, complete = f.root / "draft", f.root / "tiny.generation"
+    f.admin("generation", "export", "--generation", f.admin("status")["generations"][-1], "--out", draft)
+    said = kit.run(*take, complete, "--trust", centre / "server.pub")
+    assert said.code == 5 and "tiny.generation: signed by SHA256:" in said.err
+    for file in (draft, complete):
+        assert kit.run(*take, file, "--trust", f.server / "server.pub").code == 0
+    assert (
+        kit.run(SERVER, "status", "-C", centre, "--json").json["generations"]
+        == f.admin("status")["generations"]
+    )
+    kit.run(SERVER, "site", "add", "-C", centre, "a", "--key", f.root / "a" / "a.pub")
+    said = kit.run(SERVER, "import", "-C", centre, f.server)
+    assert said.code == 3 and "of b: unknown signer SHA256:" in said.err
+    kit.run(SERVER, "site", "add", "-C", centre, "b", "--key", f.root / "b" / "b.pub")
+    told = kit.run(SERVER, "import", "-C", centre, f.server, "--json").json["imported"]
+    current = [one for one in f.admin("status")["contributions"] if one["current"]]
+    assert [(one["id"], one["site"]) for one in told] == [(one["id"], one["site"]) for one in current]
+    assert told[0]["file"] == f"{f.server}: contribution {told[0]['id'][:12]} of a"
+    made = kit.run(SERVER, "rebuild", "-C", centre, "--json").json
+    assert made["digest"] == f.admin("rebuild")["digest"]
+    said = kit.run(SERVER, "import", "-C", centre, f.root)
+    assert said.code == 1 and f"error: {f.root}: cannot be read: Is a directory" in said.err

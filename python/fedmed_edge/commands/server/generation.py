@@ -148,3 +148,24 @@ def export(out: Output, folder: Path, chosen: str, target: Path) -> None:
         {"out": str(target), "signature": str(signature), "digest": digest},
         f"{target}: generation {digest[:12]}, as it was published; signature {signature}",
     )
+
+
+@command.command("import", cls=Verb)
+@folder_option("Server")
+@click.argument("file", type=FILE)
+@click.option("--recipe", "recipe_file", type=FILE, required=True, help="Recipe of the task.")
+@click.option("--trust", type=FILE, required=True, help="Public key of the server that published it.")
+@click.pass_obj
+def take(out: Output, folder: Path, file: Path, recipe_file: Path, trust: Path) -> None:
+    """Take a generation that another server published, so that hospitals may contribute to it here.
+
+    Example: fedmed-server generation import -C east start.generation --recipe lesion.toml --trust centre.pub
+    """
+    from fedmed_edge.recipe import read_recipe
+    from fedmed_edge.signing import verify_trusted
+
+    _, store = read_server(folder)
+    content = verify_trusted(file, trust)
+    store.add_recipe(read_recipe(recipe_file))
+    digest = store.publish_generation(content)
+    out.answer({"digest": digest}, f"{file}: generation {digest[:12]}, as its server signed it")

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from fedmed_edge.commands.folders import ANY_PATH, folder_option, read_server
+from fedmed_edge.commands.regions import contribution_files
 from fedmed_edge.commands.verbs import Output, Verb, complain
 from fedmed_edge.errors import FedmedError, InputError
 from fedmed_edge.kinds import FileKind, file_kind
@@ -18,26 +19,26 @@ from fedmed_edge.kinds import FileKind, file_kind
 def command(ctx: click.Context, folder: Path, files: tuple[Path, ...]) -> None:
     """Check FILES and keep them; the same one again changes nothing. Exit code 3 where some were refused.
 
+    The folder of another server stands for every contribution that is current in its store.
+
     Example: fedmed-server import -C server a.contribution
     """
     out: Output = ctx.obj
     _, store = read_server(folder)
     taken, refused = {}, {}
-    with out.progress("importing", len(files)) as advance:
-        for file in files:
+    with out.progress("importing") as advance, contribution_files(files) as found:
+        for name, file in found:
             try:
-                taken[file] = store.import_contribution(file)
+                taken[name] = store.import_contribution(file, where=name)
             except FedmedError as error:
-                refused[file] = _other_kind(file) or error
-            advance(file.name)
+                refused[name] = _other_kind(file) or error
+            advance(name)
     for why in refused.values():
         complain(str(why), why.hint)
     out.answer(
         {
-            "imported": [{"file": str(file), **asdict(one)} for file, one in taken.items()],
-            "refused": [
-                {"file": str(file), "error": str(why), "hint": why.hint} for file, why in refused.items()
-            ],
+            "imported": [{"file": file, **asdict(one)} for file, one in taken.items()],
+            "refused": [{"file": file, "error": str(why), "hint": why.hint} for file, why in refused.items()],
         },
         [
             f"{file}: {one.id[:12]} of {one.site} for {one.task}, "
