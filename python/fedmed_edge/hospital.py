@@ -135,6 +135,7 @@ def make_contribution(
         parts=policy.parts,
         weights=weights,
         evidence=_evidence(dataset, sums),
+        share_style=policy.share_style,
     )
 
 

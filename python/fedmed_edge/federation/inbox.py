@@ -116,7 +116,7 @@ class Inbox:
         if arrived is None or arrived.state in (state, "withdrawn"):
             return
         self._records.write(digest, arrived.model_copy(update={"state": state}))
-        if state == "withdrawn" or arrived.kind in ("backbone", "candidate"):
+        if state == "withdrawn" or arrived.kind in ("backbone", "candidate", "styles"):
             path = self._file(arrived)
             path.unlink(missing_ok=True)
             signature_path(path).unlink(missing_ok=True)

@@ -29,12 +29,14 @@ class OnOffer(Offered):
     Attributes:
         sites: Who may have it; None is every site.
         recipe: Digest; every site that hears of the generation is asked to contribute to it for this recipe.
+        contributions: Ids of those whose styles are in it.
         state: `on offer`, `taken back` (nobody gets it any more) or `withdrawn` (nor may use it).
         made: When it was offered first.
     """
 
     sites: tuple[str, ...] | None = None
     recipe: Digest | None = None
+    contributions: tuple[Digest, ...] = ()
     state: Literal["on offer", "taken back", "withdrawn"] = "on offer"
     made: float
 
@@ -65,6 +67,7 @@ class Offers:
         generation: str | None = None,
         recipe: str | None = None,
         model: str | None = None,
+        contributions: Collection[str] = (),
     ) -> OnOffer:
         """Offer a file from now on; one that is on offer already changes its kind and its sites.
 
@@ -73,6 +76,7 @@ class Offers:
             sites: Who may have it; None is every site.
             recipe: Of a generation that these sites shall contribute to.
             model: In an exported model.
+            contributions: Ids of those whose styles are in it.
 
         Raises:
             InputError: The file cannot be read, or the disk is full.
@@ -88,6 +92,7 @@ class Offers:
             sites=None if sites is None else tuple(sorted(sites)),
             recipe=recipe,
             model=model,
+            contributions=tuple(contributions),
             made=time.time(),
         )
         self._records.write(digest, offer)
@@ -152,10 +157,16 @@ class Offers:
         (self.folder / digest).unlink(missing_ok=True)
         return changed
 
-    def withdraw(self, models: Collection[str]) -> None:
-        """Nobody gets these models any more, nor may use them."""
+    def withdraw(self, models: Collection[str], held: Collection[str]) -> None:
+        """What holds a site that withdrew: nobody gets it any more, nor may use it.
+
+        Args:
+            models: Digests of the models that were withdrawn.
+            held: Ids of the contributions that the store holds.
+        """
         for offer in self.all():
-            if offer.model in models and offer.state != "withdrawn":
+            gone = offer.model in models or not set(offer.contributions) <= set(held)
+            if gone and offer.state != "withdrawn":
                 self.take_back(offer.digest, "withdrawn")
 
 

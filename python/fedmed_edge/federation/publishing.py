@@ -11,8 +11,10 @@ from fedmed_edge.federation.candidates import Candidates
 from fedmed_edge.federation.offers import Offers, OnOffer
 from fedmed_edge.federation.parts import file_digest
 from fedmed_edge.federation.rounds import Rounds, Training
+from fedmed_edge.federation.styles import collect_styles
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.signing import PrivateKey
+from fedmed_edge.statistics.contribution import Contribution
 from fedmed_edge.store.entries import ModelEntry
 from fedmed_edge.store.store import Store
 
@@ -45,9 +47,40 @@ def publish_generation(
         path.write_bytes(store.generation(digest).content)
         wanted = recipe.digest if ask else None
         offer = offers.publish(path, key, kind="generation", sites=sites, task=recipe.name, recipe=wanted)
+        _publish_styles(store, offers, key, Path(folder) / "styles", recipe, digest, sites)
     told = {"kind": "generation", "task": recipe.name, "asked": ask, "sites": list(offer.sites or ())}
     store.ledger_append("offered", subject=digest, details=told)
     return offer
+
+
+def _publish_styles(
+    store: Store,
+    offers: Offers,
+    key: PrivateKey,
+    path: Path,
+    recipe: Recipe,
+    generation: str,
+    sites: Collection[str] | None,
+) -> None:
+    """Styles of sites that consent travel with a generation: what they handed over last under any other."""
+    newest: dict[str, Contribution] = {}
+    for digest in reversed(store.generations()):
+        newest |= {one.header.site: one for one in store.contributions(recipe.name, generation=digest)}
+    content, ids = collect_styles(list(newest.values()))
+    for offer in offers.all():
+        if (offer.kind, offer.task, offer.state) == ("styles", recipe.name, "on offer"):
+            offers.take_back(offer.digest, "taken back")
+    if content:
+        path.write_bytes(content)
+        offers.publish(
+            path,
+            key,
+            kind="styles",
+            sites=sites,
+            task=recipe.name,
+            generation=generation,
+            contributions=ids,
+        )
 
 
 def publish_model(

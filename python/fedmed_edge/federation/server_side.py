@@ -132,7 +132,7 @@ class _Visit:
             self.site, Heard(site=self.site, when=now, version=said.version, has=said.has)
         )
         withdrawn = [entry.digest for entry in self.store.models() if entry.withdrawn]
-        self.offers.withdraw(withdrawn)
+        self.offers.withdraw(withdrawn, {entry.id for entry in self.store.contribution_entries()})
         every = self.offers.all()
         held = [one for one in every if one.digest in said.has]
         self._ask_to_contribute(every, now)

@@ -156,6 +156,7 @@ def new_contribution(
     weights: dict[str, Tensor] | None = None,
     evidence: Evidence | None = None,
     privacy: Privacy | None = None,
+    share_style: bool = False,
 ) -> Contribution:
     """A contribution, not yet signed, with those of the allowed `parts` that hold something.
 
@@ -166,6 +167,7 @@ def new_contribution(
         parts: What the site's policy lets out.
         weights: Name → θ_s − θ⁰; sent as float32.
         evidence: What the site tells about its own work; patients by class go only with the class sums.
+        share_style: The style, where it is handed over, may be passed on to other sites.
 
     Raises:
         InputError: Nothing is left to hand over, or a name, digest or number is not one.
@@ -199,6 +201,7 @@ def new_contribution(
         "parts": tuple(part for part in PARTS if part in held),
         "min_cohort": min_cohort,
         "privacy": privacy,
+        "share_style": share_style and "style" in held,
         "evidence": told if "classes" in held else told.model_copy(update={"patients": {}}),
         "classes": recipe.classes,
     }

@@ -62,6 +62,7 @@ class ContributionHeader(Frozen):
         parts: What is in the file, in the order of `PARTS`.
         folds: 0, 2 or 5.
         mode: How products were summed; `exact` is float64.
+        share_style: The site consents that its style is passed on to other sites.
     """
 
     format_version: Literal[1] = 1
@@ -79,6 +80,7 @@ class ContributionHeader(Frozen):
     folds: Literal[0, 2, 5] = 0
     min_cohort: Annotated[int, Field(ge=1, le=1 << 20)] = 10
     mode: Literal["exact"] = "exact"
+    share_style: bool = False
     privacy: Privacy | None = None
     evidence: Evidence = Evidence()
 

@@ -12,6 +12,8 @@ from fedmed_edge.federation.coordinator import FOLDER, Coordinator
 from fedmed_edge.federation.duties import work
 from fedmed_edge.federation.inbox import Inbox
 from fedmed_edge.federation.loopback import LoopbackSites
+from fedmed_edge.federation.styles import parse_styles
+from fedmed_edge.signing import verify_trusted
 from fedmed_edge.store.store import open_store
 
 EDGE, SERVER = "fedmed-edge", "fedmed-server"
@@ -25,7 +27,9 @@ def meet(copied: Any, monkeypatch: pytest.MonkeyPatch) -> Meet:
     """Let the coordinator meet the hospitals, and these do what they are asked, until something is so."""
     for name in "abc":
         settings = copied.root / name / "fedmed.toml"
-        settings.write_text(settings.read_text() + RULES)
+        text = settings.read_text() + RULES
+        consent = f"share_style = {str(name != 'c').lower()}"
+        settings.write_text(text.replace("share_style = false", consent))
 
     def until(done: Callable[[], bool], turns: int = 12) -> None:
         config = read_config(ServerConfig, copied.server)
@@ -75,6 +79,10 @@ def test_from_rounds_of_training_to_a_validated_model(
     f.admin("publish", tmp_path / "g.generation")
     meet(lambda: held(f, made["digest"]) == ["a", "b", "c"])
 
+    styles = [one for one in inbox(f, "c").all() if one.kind == "styles"]
+    content = verify_trusted(inbox(f, "c").path(styles[-1].digest), f.trust)
+    assert len(parse_styles(content, "styles")) == 2  # of a and b, who consent
+
     f.admin("rebuild")
     model = f.export("global.onnx")
     offered = f.admin("publish", model, "--validate")
@@ -102,6 +110,7 @@ def test_from_rounds_of_training_to_a_validated_model(
     f.admin("withdraw", "b", "--yes")
     meet(lambda: inbox(f, "a").newest("model") is None)
     assert not (f.root / "a" / "inbox" / f"{offered['digest']}.model").exists()
+    assert not list((f.root / "c" / "inbox").glob("*.styles"))
 
 
 def held(f: Any, generation: str) -> list[str]:

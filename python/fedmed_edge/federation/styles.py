@@ -1,0 +1,94 @@
+"""Styles of sites that consent, as they travel with a generation to the others.
+
+One tensor file, `0/mean`, `0/deviation`, `1/mean` … without the names of the sites: (channels, h, w) float32
+mean and deviation of the log-amplitude of a site's images (`statistics.style`), for local training towards
+other scanners. Source: method §2.4 and §6.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Final, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from fedmed_edge.errors import InputError
+from fedmed_edge.federation.messages import Digest
+from fedmed_edge.recipe import Frozen, parse_settings
+from fedmed_edge.statistics.contribution import Contribution
+from fedmed_edge.tensorfile import load_tensors, parse_layout, refuse_unusable, strict_json, tensor_file
+
+__all__ = ["Style", "collect_styles", "parse_styles"]
+
+METADATA_KEY: Final = "fedmed_styles"
+
+Array = npt.NDArray[np.float32]
+
+
+class Style(NamedTuple):
+    """One site's style: (channels, h, w) mean and deviation of the log-amplitude."""
+
+    mean: Array
+    deviation: Array
+
+
+class StylesHeader(Frozen):
+    """What a file of styles says of itself.
+
+    Attributes:
+        recipe: Digest; the block's shape follows from its size.
+        count: Sites in it.
+    """
+
+    format_version: Literal[1] = 1
+    recipe: Digest
+    count: Annotated[int, Field(ge=1, le=1000)]
+
+
+def collect_styles(contributions: Sequence[Contribution]) -> tuple[bytes, tuple[str, ...]]:
+    """The file of those whose site consents, and their ids; empty bytes where there is none.
+
+    The order is that of the contributions' ids, which tells nothing of the sites.
+
+    Args:
+        contributions: Of one recipe, one a site.
+    """
+    willing = [one for one in contributions if one.header.share_style and one.statistics is not None]
+    willing = sorted((one for one in willing if _has_style(one)), key=lambda one: one.id)
+    if not willing:
+        return b"", ()
+    tensors = {}
+    for number, one in enumerate(willing):
+        assert one.statistics is not None
+        tensors[f"{number}/mean"] = one.statistics.style_mean.astype(np.float32)
+        tensors[f"{number}/deviation"] = one.statistics.style_deviation.astype(np.float32)
+    header = StylesHeader(recipe=willing[0].header.recipe, count=len(willing))
+    said = json.dumps(header.model_dump(mode="json"), sort_keys=True)
+    return tensor_file(tensors, METADATA_KEY, said), tuple(one.id for one in willing)
+
+
+def _has_style(contribution: Contribution) -> bool:
+    return contribution.statistics is not None and contribution.statistics.style_sum.size > 0
+
+
+def parse_styles(content: bytes, where: str) -> list[Style]:
+    """Styles from the bytes of a file whose signature was checked; `where` names it in messages.
+
+    Raises:
+        InputError: It is no such file, or a tensor is missing, of another shape, or has NaN or Inf.
+    """
+    layout = parse_layout(content, METADATA_KEY, where)
+    header = parse_settings(StylesHeader, strict_json(layout.said, where), where)
+    wanted = {f"{number}/{name}" for number in range(header.count) for name in Style._fields}
+    if set(layout.entries) != wanted:
+        raise InputError(f"{where}: has {len(layout.entries)} tensors, expected {len(wanted)}")
+    tensors = load_tensors(content, layout, where)
+    shapes = {value.shape for value in tensors.values()}
+    if len(shapes) != 1 or any(value.dtype != np.float32 or value.ndim != 3 for value in tensors.values()):
+        raise InputError(f"{where}: tensors have other shapes or types than each other")
+    for name, value in tensors.items():
+        refuse_unusable(name, value, where)
+    return [
+        Style(tensors[f"{number}/mean"], tensors[f"{number}/deviation"]) for number in range(header.count)
+    ]
