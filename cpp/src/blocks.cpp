@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -19,10 +20,17 @@ namespace {
 
 // Streams that the processor's prefetchers follow; beyond it rows are copied one after the other.
 constexpr std::size_t streams = 16;
-// Bytes of all models' pages that may be mapped at once, and what a model takes at least for a thread.
-constexpr std::size_t memory_budget = std::size_t{64} << 20;
-constexpr std::size_t largest_task = std::size_t{1} << 16;
-constexpr std::size_t smallest_task = std::size_t{1} << 14;
+// Bytes of all models that may be in memory at once, mapped or copied.
+constexpr std::size_t memory_budget = std::size_t{72} << 20;
+// Bytes of a thread's own memory for its tasks.
+constexpr std::size_t workspace_bytes = std::size_t{1} << 20;
+// Bytes that the system maps of a file where a thread reads.
+constexpr std::size_t mapped_at_once = std::size_t{4} << 20;
+// Bytes that are copied of a file at once, and of all files.
+constexpr std::size_t largest_window = std::size_t{64} << 10;
+constexpr std::size_t windows_budget = std::size_t{32} << 20;
+// Elements of a model that a task takes: whole windows, of whatever type.
+constexpr std::size_t task_length = std::size_t{1} << 16;
 // Bytes of copied rows: they stay in the second-level cache.
 constexpr std::size_t buffer_bytes = std::size_t{256} << 10;
 // Rows that begin a power of two apart would fall on the same few cache lines.
@@ -32,19 +40,18 @@ constexpr std::size_t smallest_block = 128;
 // Values below which a second thread costs more than it brings.
 constexpr std::size_t work_for_threads = std::size_t{1} << 18;
 
-std::size_t task_length(const sources& models, std::size_t threads) noexcept
+std::size_t window_of(const sources& models) noexcept
 {
-  const std::size_t fitting = memory_budget / (models.count() * sizeof(float) * threads);
-  return std::clamp(fitting / block_lanes * block_lanes, smallest_task, largest_task);
+  return std::bit_floor(std::min(largest_window, windows_budget / models.count()));
 }
 
-std::vector<stretch> tasks_of(const sources& models, std::size_t length)
+std::vector<stretch> tasks_of(const sources& models)
 {
   std::vector<stretch> tasks;
   for (std::size_t part = 0; part < models.parts().size(); ++part) {
     const std::size_t elements = models.parts()[part].tensor.length;
-    for (std::size_t first = 0; first < elements; first += length) {
-      tasks.push_back({part, first, std::min(length, elements - first)});
+    for (std::size_t first = 0; first < elements; first += task_length) {
+      tasks.push_back({part, first, std::min(task_length, elements - first)});
     }
   }
   return tasks;
@@ -92,15 +99,15 @@ struct workspace {
 /// Workspaces for as many tasks as run at once.
 class workspaces {
  public:
-  workspaces(const sources& models, const block_kernel& kernel, std::size_t threads, std::size_t task)
+  workspaces(const sources& models, const block_kernel& kernel, std::size_t threads)
   {
-    const std::size_t fitting = buffer_bytes / (models.count() * sizeof(float)) / block_lanes * block_lanes;
-    const std::size_t block = std::min(std::clamp(fitting, smallest_block, largest_block), task);
+    const std::size_t fitting = buffer_bytes / (models.count() * sizeof(float));
+    const std::size_t block = std::bit_floor(std::clamp(fitting, smallest_block, largest_block));
     for (std::size_t i = 0; i < threads; ++i) {
       free_.push_back(
-        std::make_unique<workspace>(workspace{block_rows{models, block, kernel.in_place},
-                                              std::vector<float>(task),
-                                              std::vector<std::byte>(task * sizeof(std::int64_t)),
+        std::make_unique<workspace>(workspace{block_rows{models, block, kernel.in_place, threads},
+                                              std::vector<float>(task_length),
+                                              std::vector<std::byte>(task_length * sizeof(std::int64_t)),
                                               std::vector<float>(models.count())}));
     }
   }
@@ -151,7 +158,7 @@ class task_run {
       floats(task, memory_.made.data());
       narrow(type, memory_.made.data(), task.count, target == nullptr ? memory_.written.data() : target);
     }
-    models_.release(task.part, task.first, task.count);
+    memory_.rows.release(task);
     if (target == nullptr) {
       if (const int error = out_.write(task.part, task.first, {made, task.count * size_of(type)});
           error != 0) {
@@ -161,16 +168,21 @@ class task_run {
   }
 
  private:
-  void counters(const stretch& task, std::byte* to) const noexcept
+  void counters(const stretch& task, std::byte* to) noexcept
   {
-    for (std::size_t i = 0; i < task.count; ++i) {
-      std::int64_t largest = std::numeric_limits<std::int64_t>::min();
-      for (const std::byte* values : models_.parts()[task.part].values) {
-        std::int64_t value;
-        std::memcpy(&value, values + (task.first + i) * sizeof value, sizeof value);
-        largest = std::max(largest, value);
+    for (std::size_t at = 0; at < task.count; at += memory_.rows.largest()) {
+      const stretch block{task.part, task.first + at, std::min(memory_.rows.largest(), task.count - at)};
+      std::array<std::int64_t, largest_block> most;
+      most.fill(std::numeric_limits<std::int64_t>::min());
+      for (std::size_t source = 0; source < models_.count(); ++source) {
+        const std::byte* values = memory_.rows.bytes(source, block);
+        for (std::size_t i = 0; i < block.count; ++i) {
+          std::int64_t value;
+          std::memcpy(&value, values + i * sizeof value, sizeof value);
+          most[i] = std::max(most[i], value);
+        }
       }
-      std::memcpy(to + i * sizeof largest, &largest, sizeof largest);
+      std::memcpy(to + at * sizeof most[0], most.data(), block.count * sizeof most[0]);
     }
   }
 
@@ -221,7 +233,7 @@ class task_run {
         if (!finite[i]) {
           for (std::size_t source = 0; source < values.size(); ++source) {
             widen(part.tensor.type,
-                  part.values[source] + (block.first + i) * size_of(part.tensor.type),
+                  memory_.rows.bytes(source, block) + i * size_of(part.tensor.type),
                   1,
                   &values[source]);
           }
@@ -249,19 +261,25 @@ class task_run {
 
 }  // namespace
 
-block_rows::block_rows(const sources& models, std::size_t largest, bool copied)
+block_rows::block_rows(const sources& models, std::size_t largest, bool copied, std::size_t threads)
   : models_{models},
     copied_{copied},
-    largest_{(largest + block_lanes - 1) / block_lanes * block_lanes},
+    largest_{largest},
     stride_{largest_ + row_gap},
     buffer_(stride_ / block_lanes * models.count()),
-    rows_(models.count())
+    rows_(models.count()),
+    window_bytes_{window_of(models)}
 {
+  if (models.mapped() &&
+      (models.count() > streams || models.count() * threads * mapped_at_once > memory_budget)) {
+    windows_.resize(models.count() * window_bytes_);
+  }
 }
 
 bool block_rows::stands_so(std::size_t part) const noexcept
 {
-  return models_.parts()[part].tensor.type == element_type::float32 && models_.count() <= streams && !copied_;
+  return models_.parts()[part].tensor.type == element_type::float32 && models_.count() <= streams &&
+         !copied_ && windows_.empty();
 }
 
 std::size_t block_rows::length_of_block(std::size_t part, std::size_t left) const noexcept
@@ -270,24 +288,47 @@ std::size_t block_rows::length_of_block(std::size_t part, std::size_t left) cons
   return stands_so(part) && whole > 0 ? whole : std::min(left, largest_);
 }
 
-std::size_t block_rows::read(const stretch& block, bool copied) noexcept
+const std::byte* block_rows::bytes(std::size_t source, const stretch& block) noexcept
 {
   const source_part& part = models_.parts()[block.part];
   const std::size_t width = size_of(part.tensor.type);
+  if (windows_.empty()) {
+    return part.values[source] + block.first * width;
+  }
+  const std::size_t length = window_bytes_ / width;
+  const std::size_t first = block.first / length * length;
+  if (window_.count == 0 || window_.part != block.part || window_.first != first) {
+    window_ = {block.part, first, std::min(length, part.tensor.length - first)};
+    for (std::size_t each = 0; each < rows_.size(); ++each) {
+      models_.copy(block.part, each, first, window_.count, windows_.data() + each * window_bytes_);
+    }
+  }
+  return windows_.data() + source * window_bytes_ + (block.first - first) * width;
+}
+
+std::size_t block_rows::read(const stretch& block, bool copied) noexcept
+{
   const std::size_t padded = (block.count + block_lanes - 1) / block_lanes * block_lanes;
   const bool in_place = padded == block.count && stands_so(block.part) && !copied;
   for (std::size_t source = 0; source < rows_.size(); ++source) {
-    const std::byte* values = part.values[source] + block.first * width;
+    const std::byte* values = bytes(source, block);
     if (in_place) {
       rows_[source] = values;
       continue;
     }
     float* row = buffer() + source * stride_;
-    widen(part.tensor.type, values, block.count, row);
+    widen(models_.parts()[block.part].tensor.type, values, block.count, row);
     std::fill(row + block.count, row + padded, 0.0F);
     rows_[source] = row;
   }
   return padded;
+}
+
+void block_rows::release(const stretch& block) const noexcept
+{
+  if (windows_.empty()) {
+    models_.release(block.part, block.first, block.count);
+  }
 }
 
 std::size_t threads_within_memory(const sources& models, std::size_t threads) noexcept
@@ -296,8 +337,9 @@ std::size_t threads_within_memory(const sources& models, std::size_t threads) no
   for (const source_part& part : models.parts()) {
     values += part.tensor.length * models.count();
   }
-  const std::size_t most = memory_budget / (models.count() * sizeof(float) * smallest_task);
-  return values < work_for_threads ? 1 : std::clamp(threads, std::size_t{1}, most);
+  const std::size_t fitting =
+    std::max<std::size_t>(1, memory_budget / (models.count() * window_of(models) + workspace_bytes));
+  return values < work_for_threads ? 1 : models.mapped() ? std::min(threads, fitting) : threads;
 }
 
 void for_each_block(const sources& models,
@@ -307,9 +349,8 @@ void for_each_block(const sources& models,
                     std::size_t threads)
 {
   const std::size_t used = threads_within_memory(models, threads);
-  const std::size_t length = task_length(models, used);
-  const std::vector<stretch> tasks = tasks_of(models, length);
-  workspaces memory{models, kernel, used, length};
+  const std::vector<stretch> tasks = tasks_of(models);
+  workspaces memory{models, kernel, used};
   faults found;
   fork_join(used, tasks.size(), [&](std::size_t task) {
     std::unique_ptr<workspace> mine = memory.take();

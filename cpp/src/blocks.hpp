@@ -21,11 +21,15 @@ struct stretch {
 };
 
 /// Elements of every source as float32, in place where they stand so, else in a buffer.
+///
+/// Pages of a few mapped files are read where they are; those of many would take too much memory, so that
+/// some of every file are copied before they are used.
 class block_rows {
  public:
   /// @param largest most elements of a block
   /// @param copied always into the buffer, where the caller may write
-  block_rows(const sources& models, std::size_t largest, bool copied);
+  /// @param threads how many read at the same time
+  block_rows(const sources& models, std::size_t largest, bool copied, std::size_t threads);
 
   /// Elements to read at once of those that are left of a task: many where they stand as float32 already.
   [[nodiscard]] std::size_t length_of_block(std::size_t part, std::size_t left) const noexcept;
@@ -34,11 +38,17 @@ class block_rows {
   /// @return its length, padded
   std::size_t read(const stretch& block, bool copied = false) noexcept;
 
+  /// A block of one source as it stands in its file.
+  [[nodiscard]] const std::byte* bytes(std::size_t source, const stretch& block) noexcept;
+
+  /// No source's elements are needed any more.
+  void release(const stretch& block) const noexcept;
+
   [[nodiscard]] const void* const* rows() const noexcept { return rows_.data(); }
   [[nodiscard]] float* buffer() noexcept { return buffer_.data()->values; }
   /// Elements from one row of the buffer to the next.
   [[nodiscard]] std::size_t stride() const noexcept { return stride_; }
-  /// Most elements of a row of the buffer.
+  /// Most elements of a row of the buffer: a power of two, and blocks begin at multiples of it.
   [[nodiscard]] std::size_t largest() const noexcept { return largest_; }
 
  private:
@@ -54,6 +64,10 @@ class block_rows {
   std::size_t stride_;
   std::vector<cache_line> buffer_;
   std::vector<const void*> rows_;
+  // What was copied of every file, one after the other; empty where files are read where they are mapped.
+  std::size_t window_bytes_;
+  std::vector<std::byte> windows_;
+  stretch window_{};
 };
 
 /// How a kernel makes a block of the result.
@@ -76,7 +90,7 @@ void for_each_block(const sources& models,
                     nan_policy nan,
                     std::size_t threads);
 
-/// Threads for `models` so that their tasks' pages stay within the memory that a call may take.
+/// Threads for `models` so that what their tasks read stays within the memory that a call may take.
 [[nodiscard]] std::size_t threads_within_memory(const sources& models, std::size_t threads) noexcept;
 
 }  // namespace fedmed

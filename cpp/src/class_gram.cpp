@@ -65,6 +65,16 @@ struct part {
   }
 };
 
+template <typename PackedT>
+const class_gram_tile::tile<PackedT>& tile_of(const class_gram_tile::tiles& tiles) noexcept
+{
+  if constexpr (std::is_same_v<PackedT, float>) {
+    return tiles.fast;
+  } else {
+    return tiles.exact;
+  }
+}
+
 /// One call's work on a batch of blocks.
 template <typename PackedT, typename SourceT>
 class batch {
@@ -72,9 +82,9 @@ class batch {
   batch(matrix_view<const SourceT> rows,
         const std::vector<std::size_t>& order,
         matrix_view<double> grams,
-        const class_gram_tile::tile<PackedT>& tile,
+        const class_gram_tile::tiles& tiles,
         PackedT* packed) noexcept
-    : rows_{rows}, order_{order}, grams_{grams}, tile_{tile}, packed_{packed}
+    : rows_{rows}, order_{order}, grams_{grams}, tiles_{tiles}, packed_{packed}
   {
   }
 
@@ -83,20 +93,16 @@ class batch {
   {
     const std::size_t column = panel * tile_.columns;
     const std::size_t width = std::min(tile_.columns, rows_.columns - column);
-    if constexpr (shifted) {
-      take_mean(own, column, width);
-    }
     for (const block& rows : own.blocks) {
       PackedT* target = panel_of(rows, panel);
       for (std::size_t n = 0; n < rows.length; ++n, target += tile_.columns) {
         const SourceT* source = rows_.row(order_[rows.first + n]) + column;
-        if constexpr (shifted) {
-          pack_shifted(source, own.shifts + column, own.rests + column, width, target);
-        } else {
-          std::transform(source, source + width, target, [](SourceT value) { return to_float(value); });
-        }
+        std::transform(source, source + width, target, [](SourceT value) { return to_float(value); });
         std::fill(target + width, target + tile_.columns, PackedT{0});
       }
+    }
+    if constexpr (shifted) {
+      take_off_mean(panel, own);
     }
   }
 
@@ -105,8 +111,9 @@ class batch {
   {
     const std::size_t column = panel * tile_.columns;
     const std::size_t rows_end = std::min(column + tile_.columns, rows_.columns);
-    for (const block& rows : own.blocks) {
-      for (std::size_t row = 0; row < rows_end; row += tile_.rows) {
+    // Block after block into the same elements: they come from memory once for all of them.
+    for (std::size_t row = 0; row < rows_end; row += tile_.rows) {
+      for (const block& rows : own.blocks) {
         multiply_tile(rows, row, column);
       }
     }
@@ -118,33 +125,24 @@ class batch {
  private:
   static constexpr bool shifted = std::is_same_v<PackedT, float>;
 
-  /// Means of some columns over all rows of a class in the batch: with them, what is left is never larger than
-  /// the rows themselves, wherever those lie. Nearly the mean is enough, so float32 sums are.
-  void take_mean(const part& own, std::size_t column, std::size_t width) const noexcept
+  /// Means of a panel's columns over all rows of a class in the batch: with them, what is left is never larger
+  /// than the rows themselves, wherever those lie. Nearly the mean is enough, so float32 sums are.
+  void take_off_mean(std::size_t panel, const part& own) const noexcept
   {
-    std::array<float, largest_tile_columns> sums{};
-    for (std::size_t n = 0; n < own.length(); ++n) {
-      const SourceT* source = rows_.row(order_[own.blocks.front().first + n]) + column;
-      for (std::size_t j = 0; j < width; ++j) {
-        sums[j] += to_float(source[j]);
-      }
+    std::array<float, largest_tile_columns> shifts{};
+    std::array<double, largest_tile_columns> rests{};
+    for (const block& rows : own.blocks) {
+      tiles_.sum_columns(panel_of(rows, panel), rows.length, shifts.data());
     }
     const float share = 1.0F / static_cast<float>(own.length());
-    for (std::size_t j = 0; j < width; ++j) {
-      own.shifts[column + j] = sums[j] * share;
-      own.rests[column + j] = 0.0;
+    std::transform(shifts.begin(), shifts.end(), shifts.begin(), [&](float sum) { return sum * share; });
+    for (const block& rows : own.blocks) {
+      tiles_.shift_columns(panel_of(rows, panel), rows.length, shifts.data(), rests.data());
     }
-  }
-
-  static void pack_shifted(
-    const SourceT* source, const float* shifts, double* rests, std::size_t width, float* target) noexcept
-  {
-    for (std::size_t j = 0; j < width; ++j) {
-      target[j] = to_float(source[j]) - shifts[j];
-    }
-    for (std::size_t j = 0; j < width; ++j) {
-      rests[j] += static_cast<double>(target[j]);
-    }
+    const std::size_t column = panel * tile_.columns;
+    const std::size_t width = std::min(tile_.columns, rows_.columns - column);
+    std::copy_n(shifts.begin(), width, own.shifts + column);
+    std::copy_n(rests.begin(), width, own.rests + column);
   }
 
   /// Σ (s + d)ᵢ (s + d)ⱼ = Σ dᵢdⱼ + sᵢ (n sⱼ + Σ dⱼ) + Σ dᵢ sⱼ.
@@ -208,7 +206,8 @@ class batch {
   matrix_view<const SourceT> rows_;
   const std::vector<std::size_t>& order_;
   matrix_view<double> grams_;
-  const class_gram_tile::tile<PackedT>& tile_;
+  const class_gram_tile::tiles& tiles_;
+  const class_gram_tile::tile<PackedT>& tile_ = tile_of<PackedT>(tiles_);
   PackedT* packed_;
 };
 
@@ -283,20 +282,19 @@ gram_sum::gram_sum(
 void gram_sum::add(const row_view& rows, std::span<const std::int32_t> classes, matrix_view<double> grams)
 {
   if (mode_ == gram_mode::fast) {
-    add(tiles_.fast, rows, classes, grams);
+    add_packed<float>(rows, classes, grams);
   } else {
-    add(tiles_.exact, rows, classes, grams);
+    add_packed<double>(rows, classes, grams);
   }
 }
 
 template <typename PackedT>
-void gram_sum::add(const class_gram_tile::tile<PackedT>& tile,
-                   const row_view& rows,
-                   std::span<const std::int32_t> classes,
-                   matrix_view<double> grams)
+void gram_sum::add_packed(const row_view& rows,
+                          std::span<const std::int32_t> classes,
+                          matrix_view<double> grams)
 {
   const plan work = plan_blocks(classes, grams.rows);
-  const std::size_t panels = panels_of(rows.columns, tile.columns);
+  const std::size_t panels = panels_of(rows.columns, tile_of<PackedT>(tiles_).columns);
   auto* packed = reinterpret_cast<PackedT*>(packed_.get());
   for (std::size_t first = 0; first < work.blocks.size();) {
     const std::size_t end = batch_end(work.blocks, first);
@@ -313,7 +311,7 @@ void gram_sum::add(const class_gram_tile::tile<PackedT>& tile,
     const std::size_t length = blocks.back().packed + blocks.back().length;
     const std::size_t used = length * packed_size(rows.columns) < work_for_threads ? 1 : threads_;
     with_rows(rows, [&]<typename SourceT>(matrix_view<const SourceT> source) {
-      const batch<PackedT, SourceT> job{source, work.order, grams, tile, packed};
+      const batch<PackedT, SourceT> job{source, work.order, grams, tiles_, packed};
       fork_join(used, panels * parts.size(), [&](std::size_t task) {
         job.pack(task / parts.size(), parts[task % parts.size()]);
       });

@@ -24,10 +24,7 @@ class gram_sum {
 
  private:
   template <typename PackedT>
-  void add(const class_gram_tile::tile<PackedT>& tile,
-           const row_view& rows,
-           std::span<const std::int32_t> classes,
-           matrix_view<double> grams);
+  void add_packed(const row_view& rows, std::span<const std::int32_t> classes, matrix_view<double> grams);
 
   static constexpr std::align_val_t alignment{64};
   struct aligned_delete {

@@ -1,53 +1,42 @@
 #include "class_gram_tile.hpp"
 
+#include "product_tile.hpp"
+
 namespace fedmed::class_gram_tile {
 namespace {
 
-// Tile and vector shapes by the registers there are: accumulators, a row of the panel and one broadcast.
-#if defined(__AVX512F__)
-constexpr size_t vector_bytes = 64, tile_rows = 8, tile_vectors = 3;
-#elif defined(__AVX2__)
-constexpr size_t vector_bytes = 32, tile_rows = 4, tile_vectors = 3;
-#elif defined(__aarch64__)
-constexpr size_t vector_bytes = 16, tile_rows = 4, tile_vectors = 6;
-#else
-constexpr size_t vector_bytes = 16, tile_rows = 4, tile_vectors = 2;
-#endif
 constexpr size_t doubles = vector_bytes / sizeof(double);
-constexpr size_t floats = vector_bytes / sizeof(float);
 constexpr size_t cache_line_doubles = 8;
 
-// Rows that `fast` sums in float32 before it goes over to float64. Of 2^-24 for each rounding, of the shift, the
-// products and the partial sums, the terms of a sum take (24 + 1) / 2 + 2 on average: below 1e-6 of their size.
-constexpr size_t run_rows = 24;
-// Runs whose sums wait in the first-level cache.
-constexpr size_t runs_together = 8;
+// Rows that `fast` sums in float32, and how many such sums it adds to each other before it goes over to float64. No
+// term is rounded more often than 12 times in its run, twice with the other runs, and twice where its factors' mean is
+// taken off: 16 · 2^-24 is below 1e-6.
+constexpr size_t run_rows = 12;
+constexpr size_t runs_together = 4;
 
 typedef double doubles_t __attribute__((vector_size(vector_bytes)));
 typedef double loose_doubles_t __attribute__((vector_size(vector_bytes), aligned(8), may_alias));
 typedef float floats_t __attribute__((vector_size(vector_bytes)));
+typedef float loose_floats_t __attribute__((vector_size(vector_bytes), aligned(4), may_alias));
+typedef float loose_half_t __attribute__((vector_size(vector_bytes / 2), aligned(4), may_alias));
 typedef float half_floats_t __attribute__((vector_size(vector_bytes / 2), may_alias));
 
-void multiply_exact(const double* left, const double* panel, size_t depth, double* const* out) noexcept
+/// What a tile is added to comes from memory while it is made.
+template <size_t columns>
+inline void fetch(double* const* out)
 {
-  constexpr size_t tile_columns = doubles * tile_vectors;
-  doubles_t sums[tile_rows][tile_vectors] = {};
   for (size_t i = 0; i < tile_rows; ++i) {
-    for (size_t j = 0; j < tile_columns; j += cache_line_doubles) {
+    for (size_t j = 0; j < columns; j += cache_line_doubles) {
       __builtin_prefetch(out[i] + j, 1);
     }
   }
-  for (size_t n = 0; n < depth; ++n) {
-    const doubles_t* right = reinterpret_cast<const doubles_t*>(panel + n * tile_columns);
-    const double* column = left + n * tile_columns;
-#pragma GCC unroll 8
-    for (size_t i = 0; i < tile_rows; ++i) {
-#pragma GCC unroll 8
-      for (size_t v = 0; v < tile_vectors; ++v) {
-        sums[i][v] += column[i] * right[v];
-      }
-    }
-  }
+}
+
+void multiply_exact(const double* left, const double* panel, size_t depth, double* const* out) noexcept
+{
+  fetch<tile_columns<double>>(out);
+  tile_sums<doubles_t> sums;
+  multiply_tile(left, tile_columns<double>, panel, depth, sums);
 #pragma GCC unroll 8
   for (size_t i = 0; i < tile_rows; ++i) {
 #pragma GCC unroll 8
@@ -57,76 +46,84 @@ void multiply_exact(const double* left, const double* panel, size_t depth, doubl
   }
 }
 
-using run_sums = floats_t[tile_rows][tile_vectors];
+using run_sums = tile_sums<floats_t>;
 
-/// Σ over a few rows, in registers.
-inline __attribute__((always_inline)) void sum_run(const float* left,
-                                                   const float* panel,
-                                                   size_t depth,
-                                                   run_sums& out) noexcept
+/// Add the sums of four runs to the Gram: to each other in float32, then in float64.
+inline void add_runs(const run_sums* runs, double* const* out) noexcept
 {
-  constexpr size_t tile_columns = floats * tile_vectors;
-  run_sums sums = {};
-  for (size_t n = 0; n < depth; ++n) {
-    const floats_t* right = reinterpret_cast<const floats_t*>(panel + n * tile_columns);
-    const float* column = left + n * tile_columns;
-#pragma GCC unroll 8
-    for (size_t i = 0; i < tile_rows; ++i) {
-#pragma GCC unroll 8
-      for (size_t v = 0; v < tile_vectors; ++v) {
-        sums[i][v] += column[i] * right[v];
-      }
-    }
-  }
-#pragma GCC unroll 8
   for (size_t i = 0; i < tile_rows; ++i) {
+    floats_t four[tile_vectors];
 #pragma GCC unroll 8
     for (size_t v = 0; v < tile_vectors; ++v) {
-      out[i][v] = sums[i][v];
-    }
-  }
-}
-
-/// Add the sums of some runs to the Gram, in float64.
-inline void add_runs(const run_sums* runs, size_t count, double* const* out) noexcept
-{
-  for (size_t i = 0; i < tile_rows; ++i) {
-    doubles_t totals[2 * tile_vectors] = {};
-    for (size_t run = 0; run < count; ++run) {
-      const half_floats_t* sums = reinterpret_cast<const half_floats_t*>(runs[run][i]);
-#pragma GCC unroll 16
-      for (size_t v = 0; v < 2 * tile_vectors; ++v) {
-        totals[v] += __builtin_convertvector(sums[v], doubles_t);
-      }
+      four[v] = (runs[0][i][v] + runs[1][i][v]) + (runs[2][i][v] + runs[3][i][v]);
     }
 #pragma GCC unroll 16
     for (size_t v = 0; v < 2 * tile_vectors; ++v) {
-      *reinterpret_cast<loose_doubles_t*>(out[i] + v * doubles) += totals[v];
+      *reinterpret_cast<loose_doubles_t*>(out[i] + v * doubles) +=
+        __builtin_convertvector(reinterpret_cast<const half_floats_t*>(four)[v], doubles_t);
     }
   }
 }
 
 void multiply_fast(const float* left, const float* panel, size_t depth, double* const* out) noexcept
 {
-  constexpr size_t tile_columns = floats * tile_vectors;
-  for (size_t i = 0; i < tile_rows; ++i) {
-    for (size_t j = 0; j < tile_columns; j += cache_line_doubles) {
-      __builtin_prefetch(out[i] + j, 1);
-    }
-  }
+  constexpr size_t columns = tile_columns<float>;
+  fetch<columns>(out);
   run_sums runs[runs_together];
   size_t count = 0;
   for (size_t first = 0; first < depth; first += run_rows) {
-    const float* right = panel + first * tile_columns;
+    const float* right = panel + first * columns;
     if (depth - first >= run_rows) {
-      sum_run(left + first * tile_columns, right, run_rows, runs[count++]);
+      multiply_tile(left + first * columns, columns, right, run_rows, runs[count++]);
     } else {
-      sum_run(left + first * tile_columns, right, depth - first, runs[count++]);
+      multiply_tile(left + first * columns, columns, right, depth - first, runs[count++]);
     }
-    if (count == runs_together || depth - first <= run_rows) {
-      add_runs(runs, count, out);
+    if (depth - first <= run_rows) {
+      for (; count < runs_together; ++count) {
+        __builtin_memset(runs[count], 0, sizeof runs[count]);
+      }
+    }
+    if (count == runs_together) {
+      add_runs(runs, out);
       count = 0;
     }
+  }
+}
+
+void sum_columns(const float* panel, size_t depth, float* sums) noexcept
+{
+  floats_t totals[tile_vectors];
+  for (size_t v = 0; v < tile_vectors; ++v) {
+    totals[v] = reinterpret_cast<const loose_floats_t*>(sums)[v];
+  }
+  for (size_t n = 0; n < depth; ++n) {
+    const floats_t* row = reinterpret_cast<const floats_t*>(panel + n * tile_columns<float>);
+#pragma GCC unroll 8
+    for (size_t v = 0; v < tile_vectors; ++v) {
+      totals[v] += row[v];
+    }
+  }
+  for (size_t v = 0; v < tile_vectors; ++v) {
+    reinterpret_cast<loose_floats_t*>(sums)[v] = totals[v];
+  }
+}
+
+void shift_columns(float* panel, size_t depth, const float* shifts, double* rests) noexcept
+{
+  doubles_t totals[2 * tile_vectors];
+  for (size_t v = 0; v < 2 * tile_vectors; ++v) {
+    totals[v] = reinterpret_cast<const loose_doubles_t*>(rests)[v];
+  }
+  for (size_t n = 0; n < depth; ++n) {
+    half_floats_t* row = reinterpret_cast<half_floats_t*>(panel + n * tile_columns<float>);
+#pragma GCC unroll 16
+    for (size_t v = 0; v < 2 * tile_vectors; ++v) {
+      row[v] -= reinterpret_cast<const loose_half_t*>(shifts)[v];
+      totals[v] += __builtin_convertvector(row[v], doubles_t);
+    }
+  }
+  for (size_t v = 0; v < 2 * tile_vectors; ++v) {
+    reinterpret_cast<loose_doubles_t*>(rests)[v] = totals[v];
   }
 }
 
@@ -134,9 +131,11 @@ void multiply_fast(const float* left, const float* panel, size_t depth, double* 
 
 const tiles& FEDMED_ISA() noexcept
 {
-  static constexpr tiles both{{tile_rows, doubles * tile_vectors, multiply_exact},
-                              {tile_rows, floats * tile_vectors, multiply_fast}};
-  return both;
+  static constexpr tiles all{{tile_rows, tile_columns<double>, multiply_exact},
+                             {tile_rows, tile_columns<float>, multiply_fast},
+                             sum_columns,
+                             shift_columns};
+  return all;
 }
 
 }  // namespace fedmed::class_gram_tile

@@ -18,9 +18,14 @@ struct tile {
   void (*multiply)(const PackedT* left, const PackedT* panel, size_t depth, double* const* out) noexcept;
 };
 
+/// The inner loops of one instruction set.
 struct tiles {
   tile<double> exact;
   tile<float> fast;
+  /// sums[j] += Σ_n panel[n][j], in the order of n; for panels of `fast`.
+  void (*sum_columns)(const float* panel, size_t depth, float* sums) noexcept;
+  /// panel[n][j] -= shifts[j], and rests[j] += Σ_n of what is left.
+  void (*shift_columns)(float* panel, size_t depth, const float* shifts, double* rests) noexcept;
 };
 
 const tiles& baseline() noexcept;

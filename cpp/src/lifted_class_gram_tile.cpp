@@ -1,19 +1,11 @@
 #include "lifted_class_gram_tile.hpp"
 
+#include "product_tile.hpp"
+
 namespace fedmed::lifted_class_gram_tile {
 namespace {
 
-// As in class_gram_tile.cpp.
-#if defined(__AVX512F__)
-constexpr size_t lanes = 16, tile_rows = 8, tile_vectors = 3;
-#elif defined(__AVX2__)
-constexpr size_t lanes = 8, tile_rows = 4, tile_vectors = 3;
-#elif defined(__aarch64__)
-constexpr size_t lanes = 4, tile_rows = 4, tile_vectors = 6;
-#else
-constexpr size_t lanes = 4, tile_rows = 4, tile_vectors = 2;
-#endif
-constexpr size_t tile_columns = lanes * tile_vectors;
+constexpr size_t lanes = vector_bytes / sizeof(float);
 
 typedef float floats_t __attribute__((vector_size(lanes * sizeof(float))));
 typedef float loose_t __attribute__((vector_size(lanes * sizeof(float)), aligned(4), may_alias));
@@ -25,18 +17,8 @@ void multiply(const float* left,
               float* out,
               size_t out_stride) noexcept
 {
-  floats_t sums[tile_rows][tile_vectors] = {};
-  for (size_t c = 0; c < depth; ++c) {
-    const floats_t* right = reinterpret_cast<const floats_t*>(panel + c * tile_columns);
-    const float* column = left + c * left_stride;
-#pragma GCC unroll 8
-    for (size_t i = 0; i < tile_rows; ++i) {
-#pragma GCC unroll 8
-      for (size_t v = 0; v < tile_vectors; ++v) {
-        sums[i][v] += column[i] * right[v];
-      }
-    }
-  }
+  tile_sums<floats_t> sums;
+  multiply_tile(left, left_stride, panel, depth, sums);
 #pragma GCC unroll 8
   for (size_t i = 0; i < tile_rows; ++i) {
 #pragma GCC unroll 8
@@ -70,7 +52,7 @@ void rectify(size_t length, float* out) noexcept
 
 const loops& FEDMED_ISA() noexcept
 {
-  static constexpr loops all{tile_rows, tile_columns, multiply, interpolate, rectify};
+  static constexpr loops all{tile_rows, tile_columns<float>, multiply, interpolate, rectify};
   return all;
 }
 

@@ -17,7 +17,7 @@ namespace {
 // Both are part of the definition: other numbers give other last bits.
 constexpr std::size_t block_length = 512;
 constexpr std::size_t chunk_length = std::size_t{1} << 15;
-// Bytes of sums that chunks in work may hold, one set a thread; and bytes of their pages.
+// Bytes of sums that chunks in work may hold, one set a thread.
 constexpr std::size_t memory_budget = std::size_t{32} << 20;
 
 pairwise_distances_tile::run run_of([[maybe_unused]] instruction_set set) noexcept
@@ -72,11 +72,12 @@ std::vector<double> sum_over_chunks(const sources& models,
   const std::size_t lanes = columns * pairwise_distances_tile::sum_lanes;
   const std::size_t fitting = std::max<std::size_t>(1, memory_budget / (lanes * sizeof(double) + 1));
   const std::size_t wave = std::min(threads_within_memory(models, threads), fitting);
-  // Copied to whole cache lines: each row is read against all others.
-  std::vector<block_rows> rows(wave, block_rows{models, block_length, false});
+  std::vector<block_rows> rows;
+  rows.reserve(wave);
+  for (std::size_t i = 0; i < wave; ++i) {
+    rows.emplace_back(models, block_length, false, wave);
+  }
   std::vector<double> parts(wave * lanes);
-  // Pages are given back chunk by chunk; block by block where chunks of so many models would be too much.
-  const bool late = wave * models.count() * chunk_length * sizeof(float) <= memory_budget;
   std::vector<double> total(columns, 0.0);
   for (std::size_t first = 0; first < chunks.size(); first += wave) {
     const std::size_t now = std::min(wave, chunks.size() - first);
@@ -87,13 +88,8 @@ std::vector<double> sum_over_chunks(const sources& models,
         const stretch block{chunk.part, chunk.first + at, std::min(block_length, chunk.count - at)};
         const std::size_t padded = rows[task].read(block);
         add(rows[task], block, padded, parts.data() + task * lanes);
-        if (!late) {
-          models.release(block.part, block.first, block.count);
-        }
       }
-      if (late) {
-        models.release(chunk.part, chunk.first, chunk.count);
-      }
+      rows[task].release(chunk);
     });
     for (std::size_t task = 0; task < now; ++task) {
       for (std::size_t i = 0; i < columns; ++i) {
@@ -121,16 +117,6 @@ void refuse_not_finite(const sources& models, const std::string& kernel)
   }
 }
 
-/// What follows a row in memory on its way to the cache; bit by bit, so that it comes while the sums are
-/// made.
-void fetch_ahead(const void* row, std::size_t length) noexcept
-{
-  constexpr std::size_t line = 64;
-  for (std::size_t at = 0; at < length * sizeof(float); at += line) {
-    __builtin_prefetch(static_cast<const std::byte*>(row) + length * sizeof(float) + at);
-  }
-}
-
 /// All pairs, the first model's first, two models against the others at a time.
 void add_pairs(pairwise_distances_tile::run run,
                const void* const* rows,
@@ -139,14 +125,10 @@ void add_pairs(pairwise_distances_tile::run run,
                double* sums) noexcept
 {
   for (std::size_t i = 0; i + 1 < count; i += 2) {
-    const std::size_t first_pairs = count - 1 - i;
-    fetch_ahead(rows[i], length);
-    fetch_ahead(rows[i + 1], length);
-    double* const next = sums + first_pairs * pairwise_distances_tile::sum_lanes;
-    run(rows + i, 1, rows + i + 1, 1, length, &sums);
-    const std::array both{sums + pairwise_distances_tile::sum_lanes, next};
-    run(rows + i, 2, rows + i + 2, first_pairs - 1, length, both.data());
-    sums = next + (first_pairs - 1) * pairwise_distances_tile::sum_lanes;
+    const std::size_t later = count - 1 - i;
+    const std::size_t left = std::min<std::size_t>(2, later);
+    run(rows + i, later + 1, left, length, sums);
+    sums += (left == 2 ? 2 * later - 1 : later) * pairwise_distances_tile::sum_lanes;
   }
 }
 
@@ -206,8 +188,9 @@ void distances_to(const sources& models,
             part.values.front() + block.first * size_of(part.tensor.type),
             block.count,
             base.data());
-      const void* const left = base.data();
-      run(&left, 1, rows.rows(), count, padded, &sums);
+      std::array<const void*, sources_cap + 1> all{base.data()};
+      std::copy(rows.rows(), rows.rows() + count, all.begin() + 1);
+      run(all.data(), count + 1, 1, padded, sums);
       reference.release(block.part, block.first, block.count);
     });
   if (!all_finite(squares)) {

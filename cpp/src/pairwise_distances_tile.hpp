@@ -11,18 +11,15 @@ namespace fedmed::pairwise_distances_tile {
 /// Sums that a pair of rows has until the end.
 constexpr size_t sum_lanes = 8;
 
-/// The inner loop of one instruction set: adds Σ_n (left[i][n] - right[j][n])² to sums[i] + j · sum_lanes
-/// for each of `rows` (1 or 2) on the left and `columns` on the right, `sum_lanes` sums a pair.
+/// The inner loop of one instruction set: adds Σ_n (a[n] - b[n])² to `sum_lanes` sums of every pair of one of
+/// the first `left` rows (1 or 2) with a later row. Pairs stand in order in `sums`: those of the first row, then those
+/// of the second.
 ///
-/// Rows hold `count` float32 at any alignment, a multiple of 16. Differences and squares are float32;
+/// Rows hold `length` float32 at any alignment, a multiple of 16. Differences and squares are float32;
 /// element n goes to lane n mod 16, each lane is summed in float32; lanes i and i + 8 are added to sum i in
 /// float64.
-using run = void (*)(const void* const* left,
-                     size_t rows,
-                     const void* const* right,
-                     size_t columns,
-                     size_t count,
-                     double* const* sums) noexcept;
+using run =
+  void (*)(const void* const* rows, size_t count, size_t left, size_t length, double* sums) noexcept;
 
 run baseline() noexcept;
 run avx2() noexcept;

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -19,22 +20,39 @@ namespace fedmed {
 namespace {
 
 // The system maps a page's neighbours with it: the whole of what it read as one, up to about this many bytes.
-constexpr std::uintptr_t neighbourhood = std::uintptr_t{2} << 20;
+constexpr std::size_t neighbourhood = std::size_t{2} << 20;
 const std::size_t page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
 
-class open_file {
- public:
-  // Without O_NONBLOCK a pipe would wait for its writer.
-  explicit open_file(const std::string& path)
-    : descriptor{open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC)}
-  {
-    FEDMED_EXPECTS(descriptor >= 0, path + ": cannot be read: " + std::strerror(errno));
+// Without O_NONBLOCK a pipe would wait for its writer.
+int open_to_read(const std::string& path) noexcept
+{
+  return open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+}
+
+/// Half of what the process may have open, so that its other threads can go on.
+std::size_t descriptors_to_keep() noexcept
+{
+  struct rlimit limit {};
+  return getrlimit(RLIMIT_NOFILE, &limit) == 0 ? static_cast<std::size_t>(limit.rlim_cur / 2) : 0;
+}
+
+/// @return whether all of it was there
+bool read_all(int descriptor, std::byte* to, std::size_t size, std::size_t at) noexcept
+{
+  while (size > 0) {
+    const ssize_t got = pread(descriptor, to, size, static_cast<off_t>(at));
+    if (got < 0 && errno == EINTR) {
+      continue;
+    }
+    if (got <= 0) {
+      return false;
+    }
+    to += got;
+    at += static_cast<std::size_t>(got);
+    size -= static_cast<std::size_t>(got);
   }
-  open_file(const open_file&) = delete;
-  open_file& operator=(const open_file&) = delete;
-  ~open_file() { close(descriptor); }
-  const int descriptor;
-};
+  return true;
+}
 
 std::vector<tensor_entry> tensors_of(const mapped_file& file, const std::string& path)
 {
@@ -90,25 +108,60 @@ int write_all(int descriptor, const void* bytes, std::size_t size, std::size_t a
 
 }  // namespace
 
-mapped_file::mapped_file(const std::string& path)
+mapped_file::mapped_file(const std::string& path) : descriptor_{open_to_read(path)}
 {
-  const open_file file{path};
+  FEDMED_EXPECTS(descriptor_ >= 0, path + ": cannot be read: " + std::strerror(errno));
   struct stat status {};
-  FEDMED_EXPECTS(fstat(file.descriptor, &status) == 0 && S_ISREG(status.st_mode), path + ": is no file");
-  FEDMED_EXPECTS(status.st_size > 0, path + ": has 0 bytes, expected a safetensors file");
+  const bool regular = fstat(descriptor_, &status) == 0 && S_ISREG(status.st_mode);
   const auto size = static_cast<std::size_t>(status.st_size);
-  void* memory = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.descriptor, 0);
-  FEDMED_EXPECTS(memory != MAP_FAILED, path + ": cannot be mapped: " + std::strerror(errno));
+  void* memory = MAP_FAILED;
+  if (regular && size > 0) {
+    memory = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, descriptor_, 0);
+  }
+  if (memory == MAP_FAILED) {
+    const int error = errno;
+    close_descriptor();
+    FEDMED_EXPECTS(regular, path + ": is no file");
+    FEDMED_EXPECTS(size > 0, path + ": has 0 bytes, expected a safetensors file");
+    FEDMED_EXPECTS(false, path + ": cannot be mapped: " + std::strerror(error));
+  }
   madvise(memory, size, MADV_SEQUENTIAL);
   bytes_ = {static_cast<const std::byte*>(memory), size};
 }
 
-mapped_file::mapped_file(mapped_file&& other) noexcept : bytes_{std::exchange(other.bytes_, {})} {}
+mapped_file::mapped_file(mapped_file&& other) noexcept
+  : bytes_{std::exchange(other.bytes_, {})}, descriptor_{std::exchange(other.descriptor_, -1)}
+{
+}
 
 mapped_file::~mapped_file()
 {
+  close_descriptor();
   if (!bytes_.empty()) {
     munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
+  }
+}
+
+void mapped_file::close_descriptor() noexcept
+{
+  if (descriptor_ >= 0) {
+    close(std::exchange(descriptor_, -1));
+  }
+}
+
+void mapped_file::copy(std::size_t begin, std::size_t size, std::byte* to) const noexcept
+{
+  if (descriptor_ < 0 || !read_all(descriptor_, to, size, begin)) {
+    std::memcpy(to, bytes_.data() + begin, size);
+    release(begin - std::min(begin, neighbourhood), std::min(begin + size + neighbourhood, bytes_.size()));
+  }
+}
+
+void mapped_file::release(std::size_t begin, std::size_t end) const noexcept
+{
+  const std::size_t from = begin & ~(page - 1);
+  if (end > from) {
+    madvise(const_cast<std::byte*>(bytes_.data()) + from, end - from, MADV_DONTNEED);
   }
 }
 
@@ -118,8 +171,12 @@ sources::sources(const std::vector<std::string>& paths) : names_{paths}
     !paths.empty() && paths.size() <= sources_cap,
     "`sources` has " + std::to_string(paths.size()) + " files, expected 1 to " + std::to_string(sources_cap));
   files_.reserve(paths.size());
+  const std::size_t descriptors = descriptors_to_keep();
   for (const std::string& path : paths) {
-    const mapped_file& file = files_.emplace_back(path);
+    mapped_file& file = files_.emplace_back(path);
+    if (files_.size() > descriptors) {
+      file.close_descriptor();
+    }
     std::vector<tensor_entry> tensors = tensors_of(file, path);
     if (files_.size() == 1) {
       for (const tensor_entry& tensor : tensors) {
@@ -128,8 +185,7 @@ sources::sources(const std::vector<std::string>& paths) : names_{paths}
       }
     }
     check_same(tensors, parts_, path);
-    // What was mapped to read the header.
-    madvise(const_cast<std::byte*>(file.bytes().data()), file.bytes().size(), MADV_DONTNEED);
+    file.release(0, file.bytes().size());  // what was mapped to read the header
     for (std::size_t i = 0; i < tensors.size(); ++i) {
       parts_[i].values.push_back(file.bytes().data() + tensors[i].begin);
     }
@@ -163,24 +219,28 @@ std::string sources::describe(std::size_t source, std::size_t part, std::size_t 
          std::to_string(index);
 }
 
+void sources::copy(
+  std::size_t part, std::size_t source, std::size_t first, std::size_t count, std::byte* to) const noexcept
+{
+  const std::size_t width = size_of(parts_[part].tensor.type);
+  const std::byte* values = parts_[part].values[source] + first * width;
+  const mapped_file& file = files_[source];
+  file.copy(static_cast<std::size_t>(values - file.bytes().data()), count * width, to);
+}
+
 void sources::release(std::size_t part, std::size_t first, std::size_t count) const noexcept
 {
-  if (files_.empty()) {
-    return;
-  }
   const std::size_t width = size_of(parts_[part].tensor.type);
   for (std::size_t source = 0; source < files_.size(); ++source) {
-    const auto base = reinterpret_cast<std::uintptr_t>(files_[source].bytes().data());
-    const auto begin = reinterpret_cast<std::uintptr_t>(parts_[part].values[source] + first * width);
+    const mapped_file& file = files_[source];
+    const auto begin =
+      static_cast<std::size_t>(parts_[part].values[source] - file.bytes().data()) + first * width;
     // Both ends downwards: the last page may hold the next elements; and at the end of a neighbourhood all of it and
     // of the one before, for pages came back with later ones and with a slower thread's.
-    const std::uintptr_t to = (begin + count * width) & ~(page - 1);
-    const bool last = begin / neighbourhood != to / neighbourhood;
-    const std::uintptr_t from =
-      std::max(base, last ? (begin & ~(neighbourhood - 1)) - neighbourhood : begin & ~(page - 1));
-    if (to > from) {
-      madvise(reinterpret_cast<void*>(from), to - from, MADV_DONTNEED);
-    }
+    const std::size_t end = (begin + count * width) & ~(page - 1);
+    const std::size_t start = begin & ~(neighbourhood - 1);
+    const bool last = begin / neighbourhood != end / neighbourhood;
+    file.release(last ? start - std::min(start, neighbourhood) : begin, end);
   }
 }
 

@@ -80,10 +80,10 @@ inline void check_class_gram(const row_view& rows,
 /// `exact`: products are exact in float64 and summed in float64, in row order within blocks of fixed length: the
 /// result depends neither on the number of threads, nor on the instruction set, nor on other classes' rows.
 /// `fast`: of up to 1,024 rows of a class at once the mean is taken off in float32; products are summed in
-/// float32 over 24 rows, then in float64, and the mean is put back in float64. Elements stay within
-/// 1e-6 √(gᵢᵢ gⱼⱼ) of `exact` at any mean, as long as squares fit float32 (rows made to that end, one large
-/// value among 23 just too small to count, can reach 1.6e-6). The result depends on the instruction set within
-/// that bound, not on the number of threads.
+/// float32 over 12 rows, four such sums to each other and then in float64, and the mean is put back in float64. No
+/// element is further than 1e-6 √(gᵢᵢ gⱼⱼ) from `exact`, whatever the rows and their mean, as long as values are 0 or
+/// between 1e-18 and 1e18 in size, so that squares are float32 numbers. The result depends on the instruction set
+/// within that bound, not on the number of threads.
 ///
 /// @param rows (N, D)
 /// @param classes (N,) from -1 to K - 1

@@ -13,7 +13,7 @@ namespace fedmed {
 /// Most sources that one call takes.
 inline constexpr std::size_t sources_cap = 1024;
 
-/// A file's bytes, read as they are needed. It must not be shortened meanwhile: that would end the process.
+/// A file's bytes, mapped. It must not be shortened meanwhile: that would end the process.
 class mapped_file {
  public:
   /// @throws std::invalid_argument it is missing, no regular file, empty or cannot be mapped.
@@ -24,8 +24,18 @@ class mapped_file {
 
   [[nodiscard]] std::span<const std::byte> bytes() const noexcept { return bytes_; }
 
+  /// Copy `size` bytes from `begin` on; none of them stays in this process's memory.
+  void copy(std::size_t begin, std::size_t size, std::byte* to) const noexcept;
+
+  /// The pages of these bytes, and what was mapped with them, are no longer needed in memory.
+  void release(std::size_t begin, std::size_t end) const noexcept;
+
+  /// Copies are taken from the mapping from now on.
+  void close_descriptor() noexcept;
+
  private:
   std::span<const std::byte> bytes_;
+  int descriptor_;
 };
 
 /// One tensor as all sources hold it.
@@ -53,6 +63,13 @@ class sources {
 
   /// "`a.safetensors`" or "`sources[3]`", with the tensor and the index where there is one.
   [[nodiscard]] std::string describe(std::size_t source, std::size_t part, std::size_t index) const;
+
+  /// Whether they are files.
+  [[nodiscard]] bool mapped() const noexcept { return !files_.empty(); }
+
+  /// Copy some elements of one source, of which nothing stays in memory.
+  void copy(
+    std::size_t part, std::size_t source, std::size_t first, std::size_t count, std::byte* to) const noexcept;
 
   /// The pages of these elements are no longer needed in memory.
   void release(std::size_t part, std::size_t first, std::size_t count) const noexcept;

@@ -2,10 +2,10 @@
 
 Models are safetensors files of the same tensors (F32, F16, BF16; counters as I64, which take their
 maximum), or 1-D arrays of float32, float16 or `ml_dtypes.bfloat16` of one length. Files are mapped, read
-once from front to back and given back behind: whatever the size of the model, a call holds some MB a file of
-pages that the system may take at any time, and little else; 100 MB for ten files. The result is written in
-the same pass. A file must not be changed during a call. Of files every refusal is an `InputError` that names
-file and tensor, of arrays a `ValueError`.
+once from front to back and given back behind; of more than 16, some of each is copied at a time. Whatever
+the size of the model, the number of files and of threads, a call takes less than 100 MB beside its result.
+The result is written in the same pass. A file must not be changed during a call. Of files every refusal is
+an `InputError` that names file and tensor, of arrays a `ValueError`.
 """
 
 import os

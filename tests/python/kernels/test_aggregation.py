@@ -396,6 +396,24 @@ def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
     assert int(done.stdout) <= 100
 
 
+def test_memory_does_not_grow_with_the_number_of_models(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=600_000).astype(np.float32)
+    save_file({"a": values}, tmp_path / "0.safetensors")
+    for k in range(1, 200):
+        (tmp_path / f"{k}.safetensors").hardlink_to(tmp_path / "0.safetensors")
+    # Files of 2.4 MB; half of the 128 descriptors serve them, the rest is copied from where it is mapped.
+    limited = "import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (128, r.getrlimit(r.RLIMIT_NOFILE)[1]))\n"
+    done = subprocess.run(
+        [sys.executable, "-c", limited + MEMORY, str(tmp_path)],
+        env=os.environ | {"FEDMED_THREADS": "2"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) <= 100
+
+
 # --- refusals --------------------------------------------------------------------------------------------
 
 

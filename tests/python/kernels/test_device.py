@@ -4,8 +4,10 @@ import ctypes
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +18,12 @@ from fedmed_edge.kernels import blend_windows, channel_moments, class_gram, devi
 
 CUDA = 2
 DEVICES, WHY_NONE = device.cuda_devices()
-has_module = pytest.mark.skipif(device._cuda is None, reason="built without CUDA twins")
+has_module = pytest.mark.usefixtures("module")
+
+
+@pytest.fixture
+def module(lacks: Callable[[str], NoReturn]) -> ModuleType:
+    return device._cuda or lacks("CUDA twins: it has no CUDA compiler, or the package was built without")
 
 
 # --- arrays that say they are on a GPU ---------------------------------------------------------------------
@@ -145,24 +152,18 @@ def test_a_device_that_is_no_cuda_is_refused() -> None:
 
 def test_the_environment_forces_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
     maps = on_device(2, 3)
-    monkeypatch.setenv("FEDMED_KERNELS", "cpu")
+    monkeypatch.setenv("FEDMED_DEVICE", "cpu")
     with pytest.raises(
         ValueError, match=r"^channel_moments: `maps` is on a CUDA device, expected host memory as"
     ):
         channel_moments(maps)  # type: ignore[arg-type]
-    monkeypatch.setenv("FEDMED_KERNELS", "gpu")
-    with pytest.raises(InputError, match=r"^FEDMED_KERNELS: has `gpu`, expected `cpu` or `cuda`$"):
+    monkeypatch.setenv("FEDMED_DEVICE", "gpu")
+    with pytest.raises(InputError, match=r"^FEDMED_DEVICE: has `gpu`, expected `cpu` or `cuda`$"):
         channel_moments(np.ones((1, 3), np.float32))
-    monkeypatch.setenv("FEDMED_KERNELS", "cuda")
+    monkeypatch.setenv("FEDMED_DEVICE", "cuda")
     if not DEVICES:
         with pytest.raises(DeviceError, match=r"^channel_moments: "):
             channel_moments(np.ones((1, 3), np.float32))
-
-
-def test_the_device_of_a_site_is_none_of_the_kernels_business(monkeypatch: pytest.MonkeyPatch) -> None:
-    for asked in ("auto", "cpu", "cuda", "tensorrt"):
-        monkeypatch.setenv("FEDMED_DEVICE", asked)
-        assert channel_moments(np.ones((1, 3), np.float32))[0] == 3
 
 
 def test_a_kernel_without_a_twin_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,9 +186,7 @@ def test_a_build_without_twins_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_there_is_a_module_where_there_is_a_compiler() -> None:
-    if shutil.which("nvcc") is None:
-        pytest.skip("no CUDA compiler: no twins to look at")
-    assert device._cuda is not None, device._why_none
+    assert device._cuda is not None or shutil.which("nvcc") is None, device._why_none
 
 
 @has_module
@@ -195,26 +194,18 @@ def test_the_module_imports_without_a_device_and_says_why_there_is_none() -> Non
     assert DEVICES > 0 or WHY_NONE
 
 
-@has_module
-def test_the_module_needs_no_cuda_library_and_no_torch() -> None:
+def test_the_module_needs_no_cuda_library_and_no_torch(
+    module: ModuleType, lacks: Callable[[str], NoReturn]
+) -> None:
     if shutil.which("readelf") is None:
-        pytest.skip("readelf is not installed")
-    assert device._cuda is not None
-    assert device._cuda.__file__ is not None
+        lacks("readelf: sh tests/packages.sh installs it")
     listing = subprocess.run(
-        ["readelf", "-d", device._cuda.__file__], capture_output=True, text=True, check=True, timeout=30
+        ["readelf", "-d", str(module.__file__)], capture_output=True, text=True, check=True, timeout=30
     ).stdout
     needed = re.findall(r"NEEDED.*\[(.+?)\]", listing)
     assert needed
     foreign = [name for name in needed if re.match("libcuda|libcudart|libnv|libtorch|libc10|libcublas", name)]
     assert not foreign
-
-
-@pytest.fixture
-def module() -> Iterator[object]:
-    if device._cuda is None:
-        pytest.skip("built without CUDA twins")
-    yield device._cuda
 
 
 @has_module
@@ -327,7 +318,7 @@ def test_twins_answer_as_the_kernels_do(monkeypatch: pytest.MonkeyPatch) -> None
         ]
 
     expected = answers()
-    monkeypatch.setenv("FEDMED_KERNELS", "cuda")
+    monkeypatch.setenv("FEDMED_DEVICE", "cuda")
     once, again = answers(), answers()
     for wanted, got, same in zip(expected, once, again, strict=True):
         np.testing.assert_array_equal(got, same)
