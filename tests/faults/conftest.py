@@ -1,4 +1,4 @@
-"""The long series: `python tests/faults/run.py`. Other runs of pytest do not collect it."""
+"""The long series: `python tests/faults/run.py`. Other runs of pytest take what is marked `short` of it."""
 
 import importlib.util
 import os
@@ -10,11 +10,22 @@ from typing import Any
 
 import pytest
 
-collect_ignore_glob = [] if os.environ.get("FEDMED_TEST_FAULTS") else ["test_*.py"]
 BESIDE = Path(__file__).parent
 ONCE = BESIDE.parent / "end_to_end"
 WIDE = "lift_dim = 1024"
 """A lift that makes a contribution of several parts."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for one in items:
+        if BESIDE in one.path.parents:
+            one.add_marker(pytest.mark.timeout(900))  # processes start slowly where the machine is busy
+            one.add_marker(pytest.mark.slow)
+    if os.environ.get("FEDMED_TEST_FAULTS"):
+        return
+    left = [one for one in items if BESIDE in one.path.parents and not one.get_closest_marker("short")]
+    config.hook.pytest_deselected(items=left)
+    items[:] = [one for one in items if one not in set(left)]
 
 
 def load(path: Path) -> ModuleType:
@@ -34,6 +45,7 @@ def kit() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def net() -> ModuleType:
+    pytest.importorskip("nvflare")
     return load(ONCE / "network.py")
 
 

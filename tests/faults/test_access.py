@@ -18,7 +18,7 @@ from fedmed_edge.federation.engine.identities import identities_of
 from fedmed_edge.federation.engine.reachability import Way, try_connection
 from fedmed_edge.federation.engine.site_kit import CERTIFICATE, TLS_KEY, installed_name
 
-SECONDS = 25
+SECONDS = 15
 """Time in which a site that may connect has done so twice over."""
 
 
@@ -44,6 +44,7 @@ def issue(network: Any, name: str, *, days: int = 100, authority: Authority | No
     (folder / CERTIFICATE).write_bytes(made)
 
 
+@pytest.mark.short
 def test_certificates_that_are_not_let_in(network: Any, tmp_path: Path, net: ModuleType) -> None:
     network.up("a")
     way = Way("localhost", network.port)
@@ -247,6 +248,7 @@ sys.meta_path.insert(0, After())
 """
 
 
+@pytest.mark.short
 def test_a_hostile_site_gets_refusals_and_nothing_else(
     network: Any, net: ModuleType, tmp_path: Path, figure: Any
 ) -> None:

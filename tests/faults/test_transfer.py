@@ -57,6 +57,7 @@ def test_time_to_connect_and_memory(network: Any, net: ModuleType, figure: Any) 
     assert network.f.admin("rebuild")["sites"] == ["a", "b"]
 
 
+@pytest.mark.short
 def test_link_cut_twice(network: Any, net: ModuleType, link: ModuleType, figure: Any) -> None:
     with link.Link(bytes_per_s=6e6) as slow:
         network.set(network.f.root / "a", proxy=slow.address, parts_in_flight=1)
@@ -140,6 +141,7 @@ def test_one_kit_at_two_places(network: Any, net: ModuleType) -> None:
     sound(network, "a")
 
 
+@pytest.mark.short
 def test_a_second_start_is_refused(network: Any, net: ModuleType) -> None:
     network.up("a")
     for program, verb, name in ((net.SERVER, "start", "server"), (net.EDGE, "agent", "a")):

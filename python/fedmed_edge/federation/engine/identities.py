@@ -18,6 +18,7 @@ from fedmed_edge.tensorfile import strict_json
 __all__ = ["Identities", "Identity", "certificate_name", "identities_of"]
 
 _CAP: Final = 1 << 14
+_NAME: Final = re.compile("[A-Za-z0-9-]{1,64}")
 
 
 def certificate_name(site: str, tls_key: bytes) -> str:
@@ -97,6 +98,8 @@ class Identities:
 
     def find(self, name: str) -> Identity | None:
         """The certificate of a name, or None."""
+        if not _NAME.fullmatch(name):
+            return None
         try:
             return self._read(self._folder / f"{name}.json")
         except FedmedError:

@@ -1,17 +1,22 @@
-"""What the two ends say of themselves with every heartbeat: at a site that it is connected and has news.
+"""What a site tells the server beside every heartbeat: that it is there, and whether it has news.
 
-Components of the engine's own processes, not of jobs.
+Components of the engine's own processes, not of jobs. Heartbeats of the engine itself are not told from lost
+ones, so a question of our own goes beside each, and its answer counts.
 """
 
 import contextlib
+import threading
 import time
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_component import FLComponent
-from nvflare.apis.fl_constant import FLContextKey
+from nvflare.apis.fl_constant import CellMessageAuthHeaderKey, FLContextKey
 from nvflare.apis.fl_context import FLContext
+from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, ReturnCode
+from nvflare.fuel.f3.cellnet.fqcn import FQCN
+from nvflare.fuel.f3.message import Message
 
 from fedmed_edge.federation.engine.identities import identities_of
 from fedmed_edge.federation.engine.site_kit import CONNECTED
@@ -22,39 +27,61 @@ __all__ = ["NEWS", "ServerPresence", "SitePresence"]
 NEWS: Final = Path("engine/news")
 """Folder of the server with an empty file for every site whose outbox is not empty."""
 
-_PROPERTY: Final = "fedmed_news"
+_CHANNEL, _TOPIC = "fedmed_presence", "here"
+_SOMETHING, _NOTHING = b"1", b"0"
+_ANSWER_S: Final = 5.0
 
 
 class SitePresence(FLComponent):  # type: ignore[misc]  # the engine has no types
-    """At a site: notes that the server answers, and tells it whether something waits in the outbox."""
+    """At a site: tells the server whether something waits in the outbox, and notes that it answers."""
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Called by the engine."""
-        if event_type == EventType.BEFORE_CLIENT_HEARTBEAT:
-            due = [p for p in Outbox(_kit(fl_ctx).parent / "outbox").waiting() if p.not_before <= time.time()]
-            fl_ctx.set_prop(_PROPERTY, bool(due), private=False, sticky=False)
-        elif event_type in (EventType.AFTER_CLIENT_REGISTER, EventType.AFTER_CLIENT_HEARTBEAT):
-            with contextlib.suppress(OSError):
-                (_kit(fl_ctx) / CONNECTED).touch()
+        if event_type != EventType.BEFORE_CLIENT_HEARTBEAT:
+            return
+        kit = Path(fl_ctx.get_prop(FLContextKey.WORKSPACE_ROOT)).resolve()
+        cell = fl_ctx.get_engine().get_cell()
+        threading.Thread(target=_tell, args=(cell, kit), name="presence", daemon=True).start()
+
+
+def _tell(cell: Any, kit: Path) -> None:
+    due = [one for one in Outbox(kit.parent / "outbox").waiting() if one.not_before <= time.time()]
+    answer = cell.send_request(
+        channel=_CHANNEL,
+        topic=_TOPIC,
+        target=FQCN.ROOT_SERVER,
+        request=Message({}, _SOMETHING if due else _NOTHING),
+        timeout=_ANSWER_S,
+        optional=True,
+    )
+    if answer.get_header(MessageHeaderKey.RETURN_CODE) == ReturnCode.OK:
+        with contextlib.suppress(OSError):
+            (kit / CONNECTED).touch()
 
 
 class ServerPresence(FLComponent):  # type: ignore[misc]
-    """At the server: notes which sites have news. Anybody may claim it; then a site is asked for nothing."""
+    """At the server: answers sites whose certificates are good, and notes which have news."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._server: Path | None = None
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        """Called by the engine."""
-        if event_type != EventType.CLIENT_HEARTBEAT_RECEIVED:
-            return
-        peer = fl_ctx.get_peer_context()
-        name = peer.get_identity_name() if peer else None
-        if not peer or not isinstance(name, str) or peer.get_prop(_PROPERTY) is not True:
-            return
-        server = Path(fl_ctx.get_engine().get_workspace().get_root_dir()).resolve().parent.parent
-        if Path(name).name == name and identities_of(server).find(name):
+        """Called by the engine; it listens from the first time that a site registers."""
+        if self._server is None and event_type == EventType.CLIENT_REGISTER_RECEIVED:
+            engine = fl_ctx.get_engine()
+            self._server = Path(engine.get_workspace().get_root_dir()).resolve().parent.parent
+            engine.get_cell().register_request_cb(channel=_CHANNEL, topic=_TOPIC, cb=self._answer)
+
+    def _answer(self, request: Message) -> Message:
+        """The name is the one that the engine compared with the token of a certificate's holder."""
+        name = request.get_header(CellMessageAuthHeaderKey.CLIENT_NAME)
+        assert self._server is not None
+        identity = identities_of(self._server).find(str(name))
+        if identity is None or identity.revoked:
+            return Message({MessageHeaderKey.RETURN_CODE: ReturnCode.UNAUTHENTICATED}, b"")
+        if request.payload == _SOMETHING:
             with contextlib.suppress(OSError):
-                (server / NEWS).mkdir(exist_ok=True)
-                (server / NEWS / name).touch()
-
-
-def _kit(fl_ctx: FLContext) -> Path:
-    return Path(fl_ctx.get_prop(FLContextKey.WORKSPACE_ROOT)).resolve()
+                (self._server / NEWS).mkdir(exist_ok=True)
+                (self._server / NEWS / identity.name).touch()
+        return Message({MessageHeaderKey.RETURN_CODE: ReturnCode.OK}, b"")

@@ -61,7 +61,7 @@ def agent_children(site: Path, proxy: str | None) -> list[Child]:
     ]
     environment = _OFFLINE | ({"https_proxy": f"http://{proxy}"} if proxy else {})
     return [
-        Child("engine", engine, kit, kit / "console.txt", environment),
+        Child("engine", engine, kit, kit / "console.txt", environment, lambda: connected(site)),
         _own("worker", site, kit / "worker.txt"),
     ]
 

@@ -24,6 +24,7 @@ TELL_S: Final = 5.0
 GRACE_S: Final = 0.5
 """Time that processes have to end by themselves; all that counts is on the disk by then."""
 
+HANGS_S: Final = 180.0
 _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 60.0
 _WELL_S: Final = 60.0
@@ -38,6 +39,7 @@ class Child:
 
     Attributes:
         output: File that takes what it prints.
+        well: Whether it does its work; where it says no for minutes, the process is started anew.
     """
 
     name: str
@@ -45,10 +47,12 @@ class Child:
     folder: Path
     output: Path
     environment: dict[str, str] = field(default_factory=dict)
+    well: Callable[[], bool] = lambda: True
     process: Any = field(default=None, init=False)
     began: float = field(default=0.0, init=False)
     pause_s: float = field(default=_FIRST_PAUSE_S, init=False)
     again_at: float = field(default=0.0, init=False)
+    well_at: float = field(default=0.0, init=False)
 
     def start(self) -> None:
         """Start the process, in a session of its own, so that Ctrl-C reaches the supervisor alone."""
@@ -63,16 +67,20 @@ class Child:
                 start_new_session=True,
                 preexec_fn=_die_with_parent,
             )
-        self.began = time.monotonic()
+        self.began = self.well_at = time.monotonic()
 
     def look(self) -> None:
         """Start it again where it ended, after a pause that grows while it does not last."""
         now = time.monotonic()
         if self.process is not None and self.process.poll() is None:
-            return
+            self.well_at = now if self.well() else self.well_at
+            if now - self.well_at < HANGS_S:
+                return
+            log.warning("%s does nothing for %.0f s", self.name, HANGS_S)
         if self.process is not None:
-            code, lasted = self.process.returncode, now - self.began
+            lasted = now - self.began
             _end([self])
+            code = self.process.returncode
             self.pause_s = _FIRST_PAUSE_S if lasted > _WELL_S else min(2 * self.pause_s, _LONGEST_PAUSE_S)
             self.again_at, self.process = now + self.pause_s, None
             log.warning("%s ended with %s; again in %.0f s", self.name, code, self.pause_s)
