@@ -1,7 +1,6 @@
 """The DICOM objects of an answer: segmentation, report, capture. Loads highdicom."""
 
 import logging
-from collections.abc import Callable
 
 import numpy as np
 from pydicom.dataset import Dataset
@@ -10,7 +9,7 @@ from fedmed_edge.errors import FedmedError
 from fedmed_edge.images.dicom import frame_masks
 from fedmed_edge.inference import dicom_sc, dicom_seg, dicom_sr, identity
 from fedmed_edge.inference.answer import Answer
-from fedmed_edge.inference.dicom_source import encoded, quiet, read_source
+from fedmed_edge.inference.dicom_source import Source, encoded, quiet, read_source
 from fedmed_edge.inference.options import DICOM_FORMATS, Options
 from fedmed_edge.inference.preview import with_lines
 from fedmed_edge.model.manifest import Manifest
@@ -20,9 +19,10 @@ log = logging.getLogger(__name__)
 _NO_DIAGNOSIS = f"{identity.RESEARCH_USE} - not for diagnosis"
 
 
-def make_objects(
-    answer: Answer, manifest: Manifest, options: Options
-) -> tuple[dict[str, tuple[Dataset, bytes]], dict[str, str]]:
+Made = dict[str, tuple[Dataset, bytes]]
+
+
+def make_objects(answer: Answer, manifest: Manifest, options: Options) -> tuple[Made, dict[str, str]]:
     """Make what was asked for, as far as the source carries it.
 
     Returns:
@@ -30,37 +30,43 @@ def make_objects(
     """
     series = answer.input.series
     assert series is not None
-    made: dict[str, tuple[Dataset, bytes]] = {}
+    made: Made = {}
     refused: dict[str, str] = {}
-    try:
-        source = read_source(series, manifest, options.setting)
-    except FedmedError as error:  # a file that was there when its pixels were read
-        return {}, dict.fromkeys(sorted(options.formats & {*DICOM_FORMATS}), str(error))
-
-    def make(kind: str, build: Callable[[], Dataset]) -> None:
+    with quiet():
         try:
-            with quiet():
-                built = build()
-                made[kind] = built, encoded(built)
-        except MemoryError:
-            raise
-        except Exception as error:  # one object that a strange source does not carry costs no other
-            log.debug("%s", kind, exc_info=True)
-            refused[kind] = f"the source does not carry it ({type(error).__name__})"
-
-    if "seg" in options.formats and answer.label is None:
-        reason = dicom_seg.refusal(source)
-        if reason is None:
-            make("seg", lambda: dicom_seg.make_segmentation(source, _masks(answer), options.seg))
-        else:
-            refused["seg"] = reason
-    if "sr" in options.formats:
-        segmentation = made["seg"][0] if "seg" in made else None
-        make("sr", lambda: dicom_sr.make_report(source, _findings(answer), segmentation))
-    if "sc" in options.formats and answer.picture is not None:
-        picture = with_lines(answer.picture, _lines(answer, manifest))
-        make("sc", lambda: dicom_sc.make_capture(source, picture))
+            source = read_source(series, manifest, options.setting)
+        except FedmedError as error:  # a file that was there when its pixels were read
+            return {}, dict.fromkeys(sorted(options.formats & {*DICOM_FORMATS}), str(error))
+        for kind in DICOM_FORMATS:
+            if kind not in options.formats or (kind == "seg" and answer.label is not None):
+                continue
+            reason = dicom_seg.refusal(source) if kind == "seg" else None
+            if reason is None:
+                reason = _make(kind, source, answer, options, made)
+            if reason is not None:
+                refused[kind] = reason
     return made, refused
+
+
+def _make(kind: str, source: Source, answer: Answer, options: Options, made: Made) -> str | None:
+    """Make one object; else why it cannot be: a strange source costs one object, not the others."""
+    try:
+        if kind == "seg":
+            built: Dataset = dicom_seg.make_segmentation(source, _masks(answer), options.seg)
+        elif kind == "sr":
+            segmentation = made["seg"][0] if "seg" in made else None
+            built = dicom_sr.make_report(source, _findings(answer), segmentation)
+        else:
+            assert answer.picture is not None
+            picture = with_lines(answer.picture, _lines(answer, source.manifest))
+            built = dicom_sc.make_capture(source, picture)
+        made[kind] = built, encoded(built)
+        return None
+    except AttributeError as error:
+        return f"the source has no {error.name}"
+    except (LookupError, TypeError, ValueError) as error:
+        log.debug("%s", kind, exc_info=True)
+        return f"the source does not carry it ({type(error).__name__})"
 
 
 def _masks(answer: Answer) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:

@@ -4,7 +4,7 @@ import re
 from typing import Any, Literal
 
 import numpy as np
-from highdicom import PixelMeasuresSequence, PlanePositionSequence
+from highdicom import PixelMeasuresSequence, PlaneOrientationSequence, PlanePositionSequence
 from highdicom.color import CIELabColor
 from highdicom.enum import CoordinateSystemNames
 from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentationTypeValues, SegmentDescription
@@ -63,8 +63,8 @@ def make_segmentation(source: Source, masks: UInt8, kind: SegKind) -> Segmentati
         content_description=identity.description(source.manifest, "SEG"),
         **arguments,
     )
-    if "FrameOfReferenceUID" not in made:
-        # Type 2C without a frame of reference: empty where the source does not say.
+    if not places:
+        # Type 2C without a place in the patient: empty where the source does not say.
         made.PatientOrientation = source.first.get("PatientOrientation") or []
     # highdicom draws a new one each time.
     organisation = identity.derived_uid("dimensions", made.SOPInstanceUID)
@@ -89,10 +89,25 @@ def _frames(source: Source, masks: UInt8) -> tuple[UInt8, dict[str, Any]]:
     measures = PixelMeasuresSequence(
         list(series.frames[0].spacing_mm or (1.0, 1.0)), series.thickness_mm or distance, distance
     )
+    _share_orientation(source, measures)
     return masks, {
         "plane_positions": [PlanePositionSequence(_PATIENT, list(place)) for place in places],
         "pixel_measures": measures,
     }
+
+
+def _share_orientation(source: Source, measures: PixelMeasuresSequence) -> None:
+    """Give every header the first frame's: they may differ by a rounding, or stand frame by frame."""
+    orientation = source.series.frames[0].orientation
+    if orientation is None or not source.series.is_volume:
+        return
+    for header in source.headers:
+        if "SharedFunctionalGroupsSequence" in header:
+            shared = header.SharedFunctionalGroupsSequence[0]
+            shared.PlaneOrientationSequence = PlaneOrientationSequence(_PATIENT, list(orientation))
+            shared.PixelMeasuresSequence = measures
+        else:
+            header.ImageOrientationPatient = [float(cosine) for cosine in orientation]
 
 
 def _described(source: Source, number: int) -> SegmentDescription:

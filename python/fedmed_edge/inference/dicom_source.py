@@ -12,6 +12,7 @@ from highdicom import AlgorithmIdentificationSequence, ContributingEquipment
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.valuerep import DA, TM
 
 from fedmed_edge.images.series import Series
 from fedmed_edge.inference import identity
@@ -25,6 +26,7 @@ _EMPTY_WHERE_MISSING = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID"),
     *("StudyDate", "StudyTime", "ReferringPhysicianName"),
 )
+_READ_AS: dict[str, Any] = {"PatientBirthDate": DA, "StudyDate": DA, "StudyTime": TM}
 _SEXES = ("", "M", "F", "O")
 _UNICODE = "ISO_IR 192"
 
@@ -128,6 +130,14 @@ def _completed(header: Dataset, thickness_mm: float | None) -> Dataset:
             setattr(header, keyword, "")
     if header.PatientSex not in _SEXES:
         header.PatientSex = ""
+    for keyword, kind in _READ_AS.items():
+        try:
+            value = kind(header[keyword].value)
+            if isinstance(value, DA):
+                # Dates had dots in them before DICOM.
+                setattr(header, keyword, value.strftime("%Y%m%d"))
+        except (TypeError, ValueError):
+            setattr(header, keyword, "")
     # A part of an answer would else name another machine as its own maker.
     header.pop("ContributingEquipmentSequence", None)
     # highdicom looks for it in every slice.

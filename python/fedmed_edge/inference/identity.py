@@ -49,9 +49,9 @@ def device_uid(manifest: Manifest) -> str:
     return derived_uid("model", manifest.model, manifest.generation)
 
 
-def software_versions(manifest: Manifest) -> tuple[str, str]:
+def software_versions(manifest: Manifest) -> list[str]:
     """Version of the program and digest of the model, as SoftwareVersions (0018,1020) holds them."""
-    return fedmed_edge.__version__, manifest.model[:_LONG_STRING]
+    return [fedmed_edge.__version__, manifest.model[:_LONG_STRING]]
 
 
 def description(manifest: Manifest, what: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import highdicom
 import numpy as np
 import pydicom
+import pydicom.data
 import pytest
 from pydicom.uid import ComputedRadiographyImageStorage, UltrasoundMultiFrameImageStorage
 
@@ -389,3 +390,35 @@ def test_an_interruption_leaves_whole_results_or_none(write_model, server, recip
         for path in files:
             if path.suffix == ".dcm":
                 assert pydicom.dcmread(path).SOPInstanceUID
+
+
+# What the validator says of our objects because the source itself is so.
+OF_THE_SOURCE = (
+    "StudyInstanceUID has same value as FrameOfReferenceUID",
+    "Missing attribute Type 1C Conditional Element=<DeidentificationMethod",
+    "Missing attribute Type 1C Conditional Element=<SliceThickness>",
+)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("CT_small.dcm", "MR_small_RLE.dcm", "693_J2KI.dcm", "JPEG2000.dcm", "SC_rgb_small_odd.dcm"),
+        *("examples_palette.dcm", "examples_ybr_color.dcm", "MR_truncated.dcm", "ExplVR_BigEnd.dcm"),
+        *("rtdose.dcm", "image_dfl.dcm"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+def test_real_files(name, model_of, recipe_of, tmp_path):
+    source = pydicom.data.get_testdata_file(name, download=False)
+    if source is None:
+        pytest.skip(f"pydicom does not bring {name}")
+    model = model_of(recipe_of("segmentation", (32, 32), channels=3))
+    (result,) = answer_study(model, [Path(source)], tmp_path / "out", DICOM)
+    if result.error is not None:
+        assert "\n" not in result.error
+        return
+    assert {*result.not_written} | {one.kind for one in result.objects} == {"seg", "sr", "sc"}
+    assert {*result.not_written} <= {"seg"}
+    for one in result.objects:
+        assert not [text for text in errors_of(one.path) if not any(own in text for own in OF_THE_SOURCE)]
