@@ -126,7 +126,16 @@ def derived_kind(header: Dataset) -> str:
     """What an object with pixels is that is no acquired image, else nothing; results of ours among them."""
     if str(header.get("Manufacturer", "")).strip() == MANUFACTURER:
         return f"a result of {MANUFACTURER} itself"
+    if "MOSAIC" in image_type(header):
+        # Siemens' way of one file for a volume: its slices lie side by side in one picture.
+        return "a mosaic of slices"
     return _NO_IMAGES.get(str(header.get("SOPClassUID", "")), "")
+
+
+def image_type(header: Dataset) -> tuple[str, ...]:
+    """Values of ImageType."""
+    value = header.get("ImageType") or ()
+    return (value,) if isinstance(value, str) else tuple(str(part) for part in value)
 
 
 def _check_kind(path: Path, header: Dataset) -> None:

@@ -16,9 +16,16 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from fedmed_edge.errors import InputError
-from fedmed_edge.images.dicom_headers import APART, derived_kind, frames_of, functional_group, read_header
+from fedmed_edge.images.dicom_headers import (
+    APART,
+    derived_kind,
+    frames_of,
+    functional_group,
+    image_type,
+    read_header,
+)
 from fedmed_edge.images.dicom_pixels import is_colour, reading
-from fedmed_edge.images.series import Frame, Grouped, Series, Study
+from fedmed_edge.images.series import Frame, Grouped, Series, Study, is_localizer
 from fedmed_edge.images.stacks import SAME_PLACE_MM, diagnose
 
 log = logging.getLogger(__name__)
@@ -172,7 +179,7 @@ def _alike(files: list[_File]) -> list[list[_Placed]]:
             int(header.Rows),
             int(header.Columns),
             "colour" if is_colour(header) else str(header.PhotometricInterpretation),
-            _is_localizer(header),
+            is_localizer(image_type(header)),
         )
         for frame in file.frames:
             for other, first, members in groups:
@@ -182,15 +189,6 @@ def _alike(files: list[_File]) -> list[list[_Placed]]:
             else:
                 groups.append((kind, frame, [(file, frame)]))
     return [members for _, _, members in groups]
-
-
-def _is_localizer(header: Dataset) -> bool:
-    return bool({"LOCALIZER", "SCOUT"} & set(_image_type(header)))
-
-
-def _image_type(header: Dataset) -> tuple[str, ...]:
-    value = header.get("ImageType") or ()
-    return (value,) if isinstance(value, str) else tuple(str(part) for part in value)
 
 
 def _same_plane(frame: Frame, first: Frame) -> bool:
@@ -265,7 +263,7 @@ def _series(members: list[_Placed]) -> Series:
         rows=int(header.Rows),
         columns=int(header.Columns),
         colour=is_colour(header),
-        image_type=_image_type(header),
+        image_type=image_type(header),
         frames=tuple(frames),
         stack=stack,
         number=_whole(header.get("SeriesNumber")),

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fedmed_edge.images.image import sides
-from fedmed_edge.images.series import Series
+from fedmed_edge.images.series import Series, is_localizer
 from fedmed_edge.recipe import Recipe
 
 ORIGINAL = ("ORIGINAL", "PRIMARY")
@@ -88,8 +88,7 @@ def rules_of(series: Series, recipe: Recipe) -> tuple[Rule, ...]:
             Rule("modality", series.modality in ("", *recipe.modality), series.modality or "none", expected)
         )
     volume = recipe.dimensions == 3
-    asked = {"LOCALIZER", "SCOUT"} & set(wanted.image_type)
-    if volume or not asked:
+    if volume or not is_localizer([value for value in wanted.image_type if not value.startswith("!")]):
         kind = "a localizer" if series.is_localizer else "an image"
         rules.append(Rule("localizer", not series.is_localizer, kind, "an image"))
     if volume:
@@ -181,8 +180,10 @@ def _rank(verdict: Verdict) -> tuple[object, ...]:
 
 def _behind(verdict: Verdict, first: Verdict) -> Verdict:
     def told(one: Verdict) -> str:
-        thick = one.series.thickness_mm
-        return f"{len(one.series.frames)} slices" + (f" of {thick:g} mm" if thick else "")
+        series = one.series
+        thick = f" of {series.thickness_mm:g} mm" if series.thickness_mm else ""
+        number = "" if series.number is None else f" (series {series.number})"
+        return f"{len(series.frames)} slices{thick}{number}"
 
     reason = f"another series of the study comes first: it has {told(first)}, this one {told(verdict)}"
     if not verdict.sound:

@@ -15,6 +15,7 @@ from fedmed_edge.images.stacks import Stack
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
+_LOCALIZERS = ("LOCALIZER", "SCOUT", "SURVIEW", "SURVEY")
 _PATIENT_AXES = ("sagittal", "coronal", "axial")
 
 
@@ -102,7 +103,7 @@ class Series:
     @property
     def is_localizer(self) -> bool:
         """Whether it only shows where other series lie."""
-        return "LOCALIZER" in self.image_type or "SCOUT" in self.image_type
+        return is_localizer(self.image_type)
 
     @property
     def orientation(self) -> str:
@@ -121,6 +122,16 @@ class Series:
         from fedmed_edge.images.dicom_headers import whole_header
 
         return [whole_header(path) for path in self.files]
+
+
+def is_localizer(image_type: Sequence[str]) -> bool:
+    """Whether ImageType says so, in the standard's word or a vendor's.
+
+    Example:
+        >>> is_localizer(["DERIVED", "SECONDARY", "REF_SURVIEW"])
+        True
+    """
+    return any(word in value for value in image_type for word in _LOCALIZERS)
 
 
 def shared_folder(names: Sequence[str]) -> str:

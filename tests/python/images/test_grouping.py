@@ -9,7 +9,8 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import EnhancedMRImageStorage, SegmentationStorage
 
-from fedmed_edge.images.dicom import frame_masks, read_frames, read_volume
+from fedmed_edge.errors import InputError
+from fedmed_edge.images.dicom import frame_masks, read_dicom, read_frames, read_volume
 from fedmed_edge.images.grouping import group_files
 from fedmed_edge.images.series import Series
 
@@ -62,6 +63,7 @@ def test_series_of_two_studies_in_one_folder_come_apart_and_slices_in_order(heap
     "elements",
     [
         {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"], "ImageOrientationPatient": AXIAL},
+        {"ImageType": ["DERIVED", "SECONDARY", "REF_SURVIEW"], "ImageOrientationPatient": AXIAL},
         {"ImageOrientationPatient": SAGITTAL},
         {"PixelSpacing": [2, 2]},
         {"Rows": 2},
@@ -184,6 +186,14 @@ def test_results_of_our_own_are_no_inputs(heap: Any, write_dicom: Any) -> None:
     found = heap.group()
     assert lengths(found.series) == [2]
     assert [kind for _, kind in found.others] == ["a result of FedMed Edge itself"]
+
+
+def test_a_mosaic_is_no_picture(heap: Any, write_dicom: Any) -> None:
+    path = write_dicom("heap/m.dcm", PIXELS[0], ImageType=["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"])
+    found = heap.group()
+    assert not found.series and [kind for _, kind in found.others] == ["a mosaic of slices"]
+    with pytest.raises(InputError, match=r"m.dcm: file holds a mosaic of slices, expected an image"):
+        read_dicom(path)
 
 
 def test_whole_numbers_may_be_kept_in_half_the_memory(heap: Any, write_dicom: Any) -> None:

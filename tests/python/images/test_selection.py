@@ -103,13 +103,14 @@ def test_rules_that_hold_take_a_series(study: Any) -> None:
 def test_of_several_volumes_the_best_is_taken_and_the_others_say_why_not(study: Any) -> None:
     study("many", [0, 1, 2, 3])
     study("broken", [0, 1, 2, 4, 5])
-    study("few", [0, 2])
+    study("few", [0, 2], SeriesNumber=7)
     study("derived", [0, 1, 2, 3], ImageType=["DERIVED", "SECONDARY"])
     study("thick", [0, 5, 10, 15], SliceThickness=5)
     verdicts = study.verdicts(recipe())
     assert [name for name, verdict in verdicts.items() if verdict.taken] == ["many"]
     assert verdicts["few"].reason == (
-        "another series of the study comes first: it has 4 slices of 1 mm, this one 2 slices of 1 mm"
+        "another series of the study comes first: it has 4 slices of 1 mm, "
+        "this one 2 slices of 1 mm (series 7)"
     )
     assert "slices 3 and 4 along the normal are 2.000 mm apart" in verdicts["broken"].reason
     assert all(verdict.taken for verdict in study.verdicts(recipe(), every=True).values())
