@@ -31,7 +31,7 @@ class Choice:
     device: str
 
 
-def load_active(site: Path, *, trust: Path | None, device: str = "auto") -> Model:
+def load_active(site: Path, *, trust: Path | str | None, device: str = "auto") -> Model:
     """Load the active model of a site folder; where `bench` measured it on this machine, as it chose.
 
     Args:

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import queue
+import re
 import resource
 import signal
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from fedmed_edge.errors import FedmedError, NothingMatched
+from fedmed_edge.inference.choice import load_active
 from fedmed_edge.inference.model_folder import ModelFolder
 from fedmed_edge.inference.options import Options
 from fedmed_edge.inference.predict import Model, load_model
@@ -74,12 +76,18 @@ class Worker:
         self._load()
 
     def _load(self) -> None:
-        path = self._path or ModelFolder(self._site).active().path
+        models = ModelFolder(self._site)
+        path = self._path or models.active().path
         stamp = path.stat() if path.exists() else None
         wanted = (path, stamp.st_ino, stamp.st_mtime_ns) if stamp else None
         if wanted is None or wanted != self._loaded:
-            self._model: Model = load_model(path, trust=self._trust, device=self._device)
+            self._model: Model = (
+                load_model(path, trust=self._trust, device=self._device)
+                if self._path
+                else load_active(self._site, trust=self._trust, device=self._device)
+            )
             self._loaded = wanted
+        models.refuse_withdrawn(self._model.digest, path)
 
     def describe(self) -> Document:
         """Task, digest and device of the model."""
@@ -111,8 +119,7 @@ class Worker:
         except Exception as error:  # a broken series costs itself alone
             document |= {"state": "failed", "reason": f"{type(error).__name__} while it was answered"}
         if document["reason"]:
-            # where it lay meanwhile says nothing to anybody
-            document["reason"] = document["reason"].replace(f"{folder}/", "").replace(f"{folder}", "series")
+            document["reason"] = _without_paths(document["reason"], folder, out)
         return document | {"seconds": time.perf_counter() - started}
 
     def _told(self, results: list[Result]) -> Document:
@@ -129,6 +136,12 @@ class Worker:
         """The label, or the classes that a mask holds; the first class where it holds none."""
         found = [name for name, size in result.sizes.items() if size > 0]
         return result.label or "+".join(found) or self._model.recipe.classes[0]
+
+
+def _without_paths(reason: str, folder: Path, out: Path) -> str:
+    """Where files lay says nothing to anybody, and names the series by its UIDs."""
+    reason = reason.replace(f"{folder}:", "series:")
+    return re.sub(rf"({re.escape(str(folder))}|{re.escape(str(out))})/(\S*/)?", "", reason)
 
 
 def _read(lines: "queue.SimpleQueue[str]") -> None:

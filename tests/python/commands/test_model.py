@@ -1,5 +1,6 @@
 """A hospital's models from the server's export to `infer`, by command."""
 
+import hashlib
 import json
 from pathlib import Path
 from types import ModuleType
@@ -7,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from fedmed_edge.federation.inbox import Inbox
+from fedmed_edge.federation.messages import Offered
 from fedmed_edge.inference.choice import read_choice
 from fedmed_edge.inference.model_folder import ModelFolder
+from fedmed_edge.signing import signature_path
 
 
 @pytest.fixture
@@ -119,3 +123,28 @@ def test_forms_of_export(kit: ModuleType, copied: Any) -> None:
     assert said.code == 1 and "int8 has 0 images to calibrate on" in said.err and "--calibration" in said.err
     said = kit.run("fedmed-server", "export", "-C", copied.server, "--out", copied.root / "bundle")
     assert said.code == 1 and "is a folder, expected a file to write" in said.err
+
+
+def test_what_the_agent_fetched_waits_after_pull(kit: ModuleType, copied: Any) -> None:
+    site, file = copied.root / "a", copied.root / "tiny.onnx"
+    content, inbox = file.read_bytes(), Inbox(copied.root / "a" / "inbox")
+    offered = Offered(
+        kind="model",
+        digest=hashlib.sha256(content).hexdigest(),
+        bytes=len(content),
+        signature=signature_path(file).read_text(),
+        task="tiny",
+    )
+    inbox.folder.mkdir(exist_ok=True)
+    coming = inbox.assembly(offered)
+    coming.begin(len(content))
+    coming.put(0, content)
+    inbox.take(offered)
+    pulled = kit.run("fedmed-edge", "pull", "-C", site, "--json").json
+    assert (pulled["state"], pulled["task"]) == ("waiting", "tiny")
+    assert kit.run("fedmed-edge", "model", "activate", "-C", site).code == 0
+    copy = copied.root / "copy.onnx"
+    assert kit.run("fedmed-edge", "pull", "-C", site, "--out", copy).code == 0
+    assert copy.read_bytes() == content and signature_path(copy).exists()
+    said = kit.run("fedmed-edge", "pull", "-C", site, "--generation")
+    assert said.code == 2 and "--generation needs --out" in said.err

@@ -20,19 +20,26 @@ LOOK_S = 0.5
 @click.option("--task", help="Name of the recipe; needed where models of several came.")
 @click.option("--generation", is_flag=True, help="The newest generation instead.")
 @click.option("--wait", "wait_s", type=click.FloatRange(min=0), default=0.0, help="Seconds to wait for one.")
-@click.option("--out", "target", type=FILE, required=True, help="File to write, its .sig beside it.")
+@click.option(
+    "--out", "target", type=FILE, help="File to write, its .sig beside it; else `model activate` has it."
+)
 @click.pass_obj
 def command(
-    out: Output, folder: Path, task: str | None, generation: bool, wait_s: float, target: Path
+    out: Output, folder: Path, task: str | None, generation: bool, wait_s: float, target: Path | None
 ) -> None:
-    """Check and copy the newest model that `agent` fetched: for this site where one was refined for it.
+    """Check the newest model that `agent` fetched, refined for this site where there is one; it then waits.
 
-    Example: fedmed-edge pull -C hospital-a --out lesion.onnx
+    `fedmed-edge model activate` has it answer. With --out, or --generation, it is copied to a file instead.
+
+    Example: fedmed-edge pull -C hospital-a
     """
     from fedmed_edge.federation.inbox import Inbox
 
     config, kind = read_site(folder), "generation" if generation else "model"
-    check_writable(target)
+    if target is None and generation:
+        raise click.UsageError("--generation needs --out, the file to write")
+    if target is not None:
+        check_writable(target)
     inbox, until = Inbox(folder / "inbox"), time.monotonic() + wait_s
     while (found := inbox.newest(kind, task=task)) is None and time.monotonic() < until:
         time.sleep(LOOK_S)
@@ -44,6 +51,21 @@ def command(
     if found is None:
         raise NothingMatched(f"{folder}: the server has not published a {kind} for this site yet")
     source = inbox.path(found.digest)
+    if target is None:
+        from fedmed_edge.inference.models import add_model
+
+        entry = add_model(folder, source, trust=config.server_key)
+        out.answer(
+            {
+                "out": str(entry.path),
+                "kind": kind,
+                "digest": found.digest,
+                "task": entry.task,
+                "state": entry.state,
+            },
+            f"{entry.name}  {entry.state}  {entry.task}, model {entry.model[:12]}",
+        )
+        return
     verify_trusted(source, config.server_key)
     for origin, copy in ((source, target), (signature_path(source), signature_path(target))):
         shutil.copyfile(origin, copy)
