@@ -147,7 +147,7 @@ class Listen(Frozen):
     model: Path | None = None
     timeout_s: Seconds = 600.0
     memory_gb: Annotated[float, Field(ge=0.1)] | None = None
-    watermark_gb: Annotated[float, Field(ge=0)] = 5.0
+    watermark_gb: Annotated[float, Field(ge=0.001)] = 5.0
     retain_days: Annotated[float, Field(gt=0, le=3650)] = 7.0
     metrics_port: Port = 11180
     folder: Path = Path("listen")

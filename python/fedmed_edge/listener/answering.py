@@ -6,11 +6,13 @@ import os
 import select
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -192,11 +194,12 @@ class Answering:
     def _step(self) -> bool:
         """Settle what is due and answer one series; False where there is none."""
         with self._changed:
-            settled = [uid for uid, due in self._due.items() if due <= time.monotonic()]
-            for uid in settled:
-                del self._due[uid]
-        for uid in settled:
+            settled = {uid: due for uid, due in self._due.items() if due <= time.monotonic()}
+        for uid, due in settled.items():
             self._journal.settle(uid)
+            with self._changed:
+                if self._due[uid] == due:
+                    del self._due[uid]
         if self._incoming.free_bytes < self._incoming.watermark / 2:
             log.warning("listen: less than half of `watermark_gb` is free: results wait")
             with self._changed:
@@ -226,7 +229,8 @@ class Answering:
     def _record(self, job: Job, out: Path, said: dict[str, Any], seconds: float) -> None:
         state = said["state"]
         objects = [{kind: Path(path) for kind, path in one.items()} for one in said.get("objects", [])]
-        self._journal.finish_job(
+        ending = partial(
+            self._journal.finish_job,
             job,
             state,
             reason=said.get("reason"),
@@ -242,10 +246,24 @@ class Answering:
                 for path, fallback in to_send(one, self._settings.objects)
             ],
         )
+        while not self._written(ending):
+            if self._stopping:  # the job runs again after the next start
+                return
+            time.sleep(1)
         log.info("listen: job %d %s, %d files, %.1f s", job.job, state, len(job.files), seconds)
         if state == "failed":
             log.warning("listen: job %d failed; its reason stands in the report", job.job)
         self._finished(seconds)
+
+    @staticmethod
+    def _written(change: Callable[[], None]) -> bool:
+        """Whether the journal took it; a disk that is full has room again some time."""
+        try:
+            change()
+        except sqlite3.OperationalError as error:
+            log.error("listen: the journal cannot be written: %s", error)
+            return False
+        return True
 
 
 def to_send(made: Mapping[str, Path], wanted: Sequence[str]) -> list[tuple[Path, Path | None]]:

@@ -6,13 +6,15 @@ import hashlib
 import logging
 import os
 import re
+import secrets
 import shutil
 import sqlite3
 import zlib
 from collections.abc import Iterator
 from enum import Enum
-from io import BytesIO
+from io import BytesIO, FileIO
 from pathlib import Path
+from typing import Self
 
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset, read_file_meta_info, read_partial
@@ -48,6 +50,53 @@ class Outcome(Enum):
     FULL = "full"
 
 
+class Part:
+    """A file that is being received; it goes when nothing refers to it any more.
+
+    A disk that is full does not end the conversation: what was written is given back, the rest is passed
+    over, and `Incoming.take` finds nothing and says so.
+    """
+
+    def __init__(self, folder: Path, *, refused: bool = False) -> None:
+        self.name = str(folder / f"{secrets.token_hex(8)}.part")
+        self._open: FileIO | None = None
+        if not refused:
+            with contextlib.suppress(OSError):
+                self._open = FileIO(self.name, "xb")
+
+    @property
+    def file(self) -> Self:
+        """What is flushed: itself."""
+        return self
+
+    def write(self, content: bytes) -> int:
+        """Write, or pass over what there is no room for."""
+        left = memoryview(content)
+        try:
+            while self._open is not None and left:
+                left = left[self._open.write(left) :]
+        except OSError:
+            with contextlib.suppress(OSError):
+                assert self._open is not None
+                self._open.truncate(0)
+            self.close()
+        return len(content)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def close(self) -> None:
+        """No more comes."""
+        opened, self._open = self._open, None
+        if opened is not None:
+            opened.close()
+
+    def __del__(self) -> None:
+        self.close()
+        with contextlib.suppress(OSError):
+            Path(self.name).unlink()
+
+
 class Incoming:
     """The folder `incoming`: `STUDY/SERIES/INSTANCE.dcm`, and `receiving` for what is on its way.
 
@@ -71,6 +120,10 @@ class Incoming:
         """Whether less than the watermark is free."""
         return self.free_bytes < self.watermark
 
+    def part(self) -> Part:
+        """A file to receive into."""
+        return Part(self.receiving, refused=self.full)
+
     def take(self, path: Path, sender: str, *, sop_uid: str | None = None) -> tuple[Outcome, str]:
         """Keep a file that lies complete in `receiving`, where it stays for its owner to delete.
 
@@ -83,7 +136,7 @@ class Incoming:
         Returns:
             What became of it, and the SeriesInstanceUID, empty where it has none.
         """
-        if self.full:
+        if self.full or not path.exists() or not path.stat().st_size:
             return Outcome.FULL, ""
         try:
             header = read_header(path)

@@ -94,8 +94,23 @@ class Retention:
                 if not self._incoming.full:
                     break
                 gone += self._drop_images(uid)
+        if self._incoming.full:
+            gone += self._drop_sent()
         if gone:
-            log.warning("listen: images of %d answered series went before their time: the disk is full", gone)
+            log.warning("listen: files of %d answered series went before their time: the disk is full", gone)
+        return gone
+
+    def _drop_sent(self) -> int:
+        """Results that have arrived where they go, the oldest first."""
+        gone = 0
+        for job, folder in self._journal.rows(
+            "SELECT job, folder FROM jobs WHERE state = 'sent' AND folder IS NOT NULL ORDER BY job"
+        ):
+            if not self._incoming.full:
+                break
+            shutil.rmtree(folder, ignore_errors=True)
+            self._journal.execute("UPDATE jobs SET folder = NULL WHERE job = ?", job)
+            gone += 1
         return gone
 
     def _drop_images(self, series_uid: str) -> bool:

@@ -4,13 +4,12 @@ import contextlib
 import logging
 import socket
 import ssl
-import tempfile
 import threading
 from collections.abc import Callable
 from socketserver import TCPServer
 from typing import Any, cast
 
-from pynetdicom import AE, _config, evt
+from pynetdicom import AE, _config, dimse_messages, evt
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.events import Event
 from pynetdicom.transport import ThreadedAssociationServer
@@ -72,9 +71,10 @@ class StorageScp:
         _config.LOG_HANDLER_LEVEL = "none"
         # Every storage class, private ones too, in whatever transfer syntax: bytes are kept, not understood.
         _config.UNRESTRICTED_STORAGE_SERVICE = True
-        # An instance goes to the disk as it comes, whatever its size, and to the disk where it will stay.
+        # An instance goes to the disk as it comes, whatever its size: into a file of ours. The library's own
+        # would lie on another disk, outlive a broken association, and break it where the disk is full.
         _config.STORE_RECV_CHUNKED_DATASET = True
-        tempfile.tempdir = str(self._incoming.receiving)
+        dimse_messages.NamedTemporaryFile = lambda **_: self._incoming.part()  # type: ignore
         address = (str(self._settings.bind), self._settings.port)
         handlers: list[Any] = [
             (evt.EVT_REQUESTED, self._on_request),

@@ -1,5 +1,6 @@
 """Files as they arrive: kept whole, once, where their UIDs say and nowhere else."""
 
+import io
 import shutil
 import zlib
 from collections.abc import Callable, Iterator
@@ -133,6 +134,28 @@ def test_a_disk_that_refuses_is_full(
 
     monkeypatch.setattr("os.link", refuse)
     assert arrive(tmp_path / "ct" / "0000.dcm")[0] is Outcome.FULL
+
+
+def test_a_part_for_which_there_is_no_room_is_full_and_leaves_nothing(
+    incoming: Incoming, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.FileIO):
+        def write(self, content: object) -> int:
+            if self.tell() > 8:
+                raise OSError(28, "No space left on device")
+            return super().write(content)
+
+    monkeypatch.setattr("fedmed_edge.listener.incoming.FileIO", Full)
+    part = incoming.part()
+    assert [part.write(bytes(6)) for _ in range(3)] == [6, 6, 6]
+    assert incoming.take(Path(part.name), "CT1") == (Outcome.FULL, "")
+    incoming.watermark = 1 << 60
+    refused = incoming.part()
+    assert refused.write(bytes(6)) == 6
+    assert not Path(refused.name).exists()
+    # as when an association breaks off
+    del part
+    assert not list(incoming.receiving.iterdir())
 
 
 def test_recovery_names_what_was_kept_but_not_noted_and_forgets_what_is_gone(
