@@ -13,6 +13,7 @@ from fedmed_edge.federation.coordinator import Coordinator
 from fedmed_edge.federation.locks import locked
 from fedmed_edge.federation.rounds import Training
 from fedmed_edge.recipe import Recipe
+from fedmed_edge.store.entries import ModelEntry
 
 Arrays = dict[str, Any]
 
@@ -196,8 +197,18 @@ def candidate(federation: Any, coordinator: Coordinator, recipe: Recipe, tmp_pat
     path = tmp_path / "candidate.onnx"
     path.write_bytes(b"a model of its own kind")
     said = {"quorum": 2, "deadline_s": 3600.0} | more
-    generation = federation.hospitals["alpha"].generation.digest
-    made = coordinator.candidates.begin(path, recipe, generation, tuple(federation.hospitals), **said)
+    entry = ModelEntry(
+        digest="1" * 64,
+        task=recipe.name,
+        generation=federation.hospitals["alpha"].generation.digest,
+        sites=(),
+        contributions=(),
+        refined_for=None,
+        withdrawn=False,
+        made="",
+    )
+    made = coordinator.candidates.begin(path, recipe, entry, tuple(federation.hospitals), **said)
+    assert coordinator.candidates.begin(path, recipe, entry, tuple(federation.hospitals), **said) == made
     return str(made.digest)
 
 
