@@ -1,5 +1,6 @@
 """Contributions, generations and models of a server in; what a rebuild needs out, with every site off.
 
-One folder: content-addressed files and an SQLite index. Imports neither torch, MONAI nor pydicom.
-Public names: Store; SiteEntry, ContributionEntry, ModelEntry, Withdrawal.
+Content-addressed files and an index: one folder, or a PostgreSQL and a bucket. A ledger tells who did what.
+Imports neither torch, MONAI nor pydicom.
+Public names: Store, open_store; SiteEntry, ContributionEntry, ModelEntry, LedgerEntry, Withdrawal.
 """

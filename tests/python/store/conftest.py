@@ -103,10 +103,16 @@ class Cluster:
         if os.geteuid() == 0:
             self._user = {"user": "postgres", "group": "postgres", "extra_groups": []}
             shutil.chown(self.folder, "postgres", "postgres")
-        # sorted as people would: a store must keep its own order of names
-        order = ["--locale=C.UTF-8", "--locale-provider=icu", "--icu-locale=en-US", "--encoding=UTF8"]
+        # a store must keep its own order of names
+        order = ["--locale-provider=icu", "--icu-locale=en-US"]
         access = ["--username=fedmed", "--auth=trust", "--no-sync", "--pgdata", str(self.folder / "data")]
-        self._run("initdb", *access, *order)
+        access += ["--locale=C.UTF-8", "--encoding=UTF8"]
+        try:
+            self._run("initdb", *access, *order)
+        except subprocess.CalledProcessError:  # older than 15
+            order = []
+            self._run("initdb", *access)
+        self.sorts_as_people = bool(order)
 
     def _run(self, program: str, *arguments: str) -> None:
         command = [str(self.programs / program), *arguments]

@@ -72,7 +72,12 @@ def run(store):
 
 def state(store):
     entries = [(e.site, e.sequence, e.current) for e in store.contribution_entries()]
-    return entries, [(m.digest, m.withdrawn) for m in store.models()], len(list(work.rglob("objects/*/*")))
+    told = [(row.kind, row.site, row.subject) for row in store.ledger()]
+    assert store.verify_ledger().number == len(told)
+    # a model that is made again is told again
+    if operation == "save":
+        told = set(told)
+    return told, entries, [(m.digest, m.withdrawn) for m in store.models()], len(list(work.rglob("objects/*/*")))
 
 def traced(limit):
     count = 0

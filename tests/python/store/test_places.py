@@ -33,14 +33,16 @@ def keep(recipe: Recipe, generation: Generation, keys: dict[str, PrivateKey]) ->
 # --- an index in PostgreSQL --------------------------------------------------------------------------------
 
 
-def test_names_keep_the_order_of_bytes_whatever_the_database_sorts_by(tmp_path: Path, database: str) -> None:
+def test_names_keep_the_order_of_bytes_whatever_the_database_sorts_by(
+    tmp_path: Path, database: str, cluster: Any
+) -> None:
     store = Store.create(tmp_path / "store", index=database)
     for name in ("b", "A", "a", "B", "a-b", "ab"):
         store.add_site(name, generate_key().public_key())
     assert [site.name for site in store.sites()] == ["A", "B", "a", "a-b", "ab", "b"]
     with store._index.read() as connection:
         order = list(connection.exec_driver_sql("SELECT x FROM (VALUES ('b'), ('A'), ('a')) t(x) ORDER BY x"))
-    assert [row[0] for row in order] == ["a", "A", "b"]
+    assert not cluster.sorts_as_people or [row[0] for row in order] == ["a", "A", "b"]
 
 
 def test_a_sequence_may_be_as_large_as_the_format_allows(store: Store, sent: Send) -> None:
