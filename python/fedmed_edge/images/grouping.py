@@ -263,7 +263,10 @@ def _series(members: list[_Placed]) -> Series:
         rows=int(header.Rows),
         columns=int(header.Columns),
         colour=is_colour(header),
-        image_type=image_type(header),
+        # Of an enhanced file, the frames' own: it may hold magnitudes and a field map.
+        image_type=tuple(told.split("\\"))
+        if (told := frames[0].told.get("FrameType"))
+        else image_type(header),
         frames=tuple(frames),
         stack=stack,
         number=_whole(header.get("SeriesNumber")),

@@ -174,7 +174,6 @@ def _rank(verdict: Verdict) -> tuple[object, ...]:
         series.image_type[:2] != ORIGINAL,
         series.number if series.number is not None else 1 << 31,
         series.series_uid,
-        series.part,
     )
 
 

@@ -220,6 +220,7 @@ def enhanced(write_dicom: Any, heights: list[float], echoes: list[float]) -> Pat
         item(
             PlanePositionSequence=item(ImagePositionPatient=[0, 0, height]),
             MREchoSequence=item(EffectiveEchoTime=echo),
+            MRImageFrameTypeSequence=item(FrameType=["ORIGINAL", "PRIMARY", "T1", f"E{echo:.0f}"]),
             PixelValueTransformationSequence=item(RescaleSlope=1 + number, RescaleIntercept=0),
         )[0]
         for number, (height, echo) in enumerate(zip(heights, echoes, strict=True))
@@ -244,7 +245,8 @@ def enhanced(write_dicom: Any, heights: list[float], echoes: list[float]) -> Pat
 def test_the_echoes_of_an_enhanced_file_come_apart_with_their_own_frames(heap: Any, write_dicom: Any) -> None:
     enhanced(write_dicom, [6, 0, 3, 0, 3, 6], [10, 10, 10, 80, 80, 80])
     first, second = sorted(heap.group().series, key=lambda one: one.part)
-    assert (first.part, second.part) == ("EchoTime 10.0", "EchoTime 80.0")
+    assert first.part == r"EchoTime 10.0, FrameType ORIGINAL\PRIMARY\T1\E10"
+    assert second.image_type == ("ORIGINAL", "PRIMARY", "T1", "E80")
     assert [frame.index for frame in first.frames] == [1, 2, 0]
     assert (first.thickness_mm == 3 and not first.is_cine) or first.is_volume
     image = read_volume(first)
