@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from fedmed_edge.errors import InputError, StoreError
-from fedmed_edge.federation import egress, outbox, parts, server_side
+from fedmed_edge.federation import outbox, parts, server_side
 from fedmed_edge.federation.egress import read_egress
 
 # Lines between two points where the child is killed; smaller ones are run by hand.
@@ -218,14 +218,19 @@ def test_a_full_disk_at_the_site_is_told_and_what_came_is_kept(
     channel = federation.channel("alpha")
     asked: list[str] = []
     ask = channel.ask
-    channel.ask = lambda op, fields, data=b"": asked.append(op) or ask(op, fields, data)
+
+    def noted(op: str, fields: Any, data: bytes = b"") -> Any:
+        asked.append(op)
+        return ask(op, fields, data)
+
+    channel.ask = noted
     assert federation.sync("alpha", channel).received == [offer.digest]
     assert asked.count("get") == 1
 
 
 def test_nothing_leaves_that_cannot_be_written_down(federation: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     federation.hospitals["alpha"].put()
-    monkeypatch.setattr(egress.os, "write", full)
+    monkeypatch.setattr("fedmed_edge.federation.egress.os.write", full)
     with pytest.raises(InputError, match=r"egress.jsonl: cannot be written: No space left on device"):
         federation.sync("alpha")
     assert federation.held() == []
@@ -246,7 +251,7 @@ def test_a_clock_that_is_off_changes_nothing_but_a_warning(
     real = time.time
     sent = federation.hospitals["alpha"].put()
     with monkeypatch.context() as patched:
-        patched.setattr(server_side.time, "time", lambda: real() + off)
+        patched.setattr("fedmed_edge.federation.server_side.time.time", lambda: real() + off)
         # both ends share this process: the site's clock is right where it looks at it
         patched.setattr("fedmed_edge.federation.site_side.time", Clock(real))
         patched.setattr(outbox, "time", Clock(real))

@@ -25,9 +25,8 @@ RECIPE, GENERATION = "a" * 64, "b" * 64
 
 
 def ask(kind: str = "train", **more: Any) -> Ask:
-    return Ask(
-        **{"id": "0" * 32, "kind": kind, "recipe": RECIPE, "generation": GENERATION, "deadline": 0} | more
-    )
+    said = {"id": "0" * 32, "kind": kind, "recipe": RECIPE, "generation": GENERATION, "deadline": 0}
+    return Ask.model_validate(said | more)
 
 
 # --- policy ----------------------------------------------------------------------------------------------
