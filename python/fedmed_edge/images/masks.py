@@ -26,6 +26,7 @@ class MaskFile:
 
     Attributes:
         series: SeriesInstanceUIDs that it refers to.
+        instances: SOPInstanceUIDs that it refers to; empty where it names series alone.
         names: Segment or ROI number → name.
         when: Date and time of its content, to tell the newer one.
         used: Whether a series that is taken has it.
@@ -34,9 +35,16 @@ class MaskFile:
     path: Path
     kind: Literal["segmentation", "structure set"]
     series: frozenset[str]
+    instances: frozenset[str]
     names: dict[int, str]
     when: str
     used: bool = False
+
+    def concerns(self, series: Series) -> bool:
+        """Whether it says something of a series: of its parts, of those that it names instances of."""
+        if series.series_uid not in self.series:
+            return False
+        return not self.instances or not self.instances.isdisjoint(f.instance_uid for f in series.frames)
 
 
 def mask_files(paths: Iterable[Path]) -> list[MaskFile]:
@@ -60,20 +68,32 @@ def _mask_file(path: Path) -> MaskFile | None:
     when = str(header.get("ContentDate") or header.get("StructureSetDate") or "")
     when += str(header.get("ContentTime") or header.get("StructureSetTime") or "")
     if uid in (SEGMENTATION, LABEL_MAP):
-        series = {str(one.SeriesInstanceUID) for one in header.get("ReferencedSeriesSequence") or []}
-        return MaskFile(path, "segmentation", frozenset(series), segment_labels(path), when)
+        referred = list(header.get("ReferencedSeriesSequence") or [])
+        instances = _instances(referred, "ReferencedInstanceSequence")
+        return MaskFile(path, "segmentation", _uids(referred), instances, segment_labels(path), when)
     if uid == STRUCTURE_SET:
-        return MaskFile(path, "structure set", _structured(header), structure_names(path), when)
+        referred = _structured(header)
+        instances = _instances(referred, "ContourImageSequence")
+        return MaskFile(path, "structure set", _uids(referred), instances, structure_names(path), when)
     return None
 
 
-def _structured(header: Dataset) -> frozenset[str]:
-    return frozenset(
-        str(series.SeriesInstanceUID)
+def _structured(header: Dataset) -> list[Dataset]:
+    return [
+        series
         for frame in header.get("ReferencedFrameOfReferenceSequence") or []
         for study in frame.get("RTReferencedStudySequence") or []
         for series in study.get("RTReferencedSeriesSequence") or []
-    )
+    ]
+
+
+def _uids(referred: Sequence[Dataset]) -> frozenset[str]:
+    return frozenset(str(one.SeriesInstanceUID) for one in referred)
+
+
+def _instances(referred: Sequence[Dataset], sequence: str) -> frozenset[str]:
+    items = [item for one in referred for item in one.get(sequence) or []]
+    return frozenset(str(item.ReferencedSOPInstanceUID) for item in items)
 
 
 def mask_of(
@@ -93,7 +113,7 @@ def mask_of(
     Raises:
         InputError: A file is broken or lies elsewhere.
     """
-    own = [mask for mask in masks if series.series_uid in mask.series]
+    own = [mask for mask in masks if mask.concerns(series)]
     own.sort(key=lambda mask: mask.when, reverse=True)
     numbers = {name.casefold(): number for number, name in enumerate(classes)}
     target, told = _target(series), list[tuple[Path, str]]()

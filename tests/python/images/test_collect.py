@@ -296,6 +296,23 @@ def test_a_mask_that_lies_elsewhere_is_a_loss(archive: Any, write_seg: Any, tmp_
     assert "a.dcm: frame 1 lies on no slice of its series, expected the same grid" in reason
 
 
+def test_a_mask_of_one_part_of_a_series_is_not_the_others(
+    archive: Any, write_seg: Any, write_dicom: Any, tmp_path: Path
+) -> None:
+    archive("x", 2, SOPInstanceUID=("1.1", "1.2"))
+    for k in range(2):
+        place = {"ImagePositionPatient": [0, 0, k], "ImageOrientationPatient": AXIAL, "PixelSpacing": [1, 1]}
+        uids = {"StudyInstanceUID": "1.120", "SeriesInstanceUID": "1.120.1", "PatientID": "patient x"}
+        write_dicom(f"archive/wide{k}.dcm", np.zeros((6, 7), np.int16), **place, **uids)
+    named = item(SeriesInstanceUID="1.120.1", ReferencedInstanceSequence=item(ReferencedSOPInstanceUID="1.2"))
+    write_seg("a", 0, "liver", INSIDE, ReferencedSeriesSequence=named)
+    made = collect([tmp_path / "archive"], Plan(tmp_path / "out"))
+    assert (made.images, made.masks) == (2, 1)
+    dataset = read_dataset(tmp_path / "out", VOLUMES)
+    (labelled,) = dataset.labelled.items
+    assert dataset.load(labelled).shape == (5, 6, 2)
+
+
 def test_pictures_get_masks_of_their_own(archive: Any, write_seg: Any, tmp_path: Path) -> None:
     archive("x", 1)
     write_seg("a", 0, "liver", INSIDE)
