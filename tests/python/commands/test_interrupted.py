@@ -101,7 +101,8 @@ def _kept(verb: str) -> list[str]:
     """Files that a step may leave where it was interrupted: whole ones, that the next run takes up."""
     keys = ["new/site.key", "new/new.pub", "new/recipe.toml", "new/server.key", "new/server.pub"]
     keys += ["new/engine/startup/client.key", "new/new.request"]
-    answers = [f"out/1/{name}" for name in ("result.json", "preview.png")] + ["out/2/preview.png"]
+    # The files of one answer appear together.
+    answers = [f"out/{number}/{name}" for number in (1, 2) for name in ("result.json", "preview.png")]
     return {
         "contribute": ["c/sequence"],
         "import": ["server/store/index.sqlite"],
