@@ -15,8 +15,7 @@ class SampleCheck:
     """How far the answer to the sample is off.
 
     Attributes:
-        probabilities: Largest difference of a probability.
-        distance: Difference of the distance, relative to it.
+        probabilities, distance: As `Sample.difference`.
     """
 
     probabilities: float

@@ -28,7 +28,7 @@ TOLERANCES: dict[Precision, tuple[float, float]] = {
     "fp16": (1e-2, 5e-2),
     "int8": (1e-1, 2e-1),
 }
-"""Largest difference of a probability, and of a distance relative to it, at each precision."""
+"""How far probabilities may be off, and a distance relative to it: as `Sample.difference`."""
 
 Float32 = npt.NDArray[np.float32]
 Side = Annotated[int, Field(ge=1, le=1024)]
@@ -67,26 +67,30 @@ class Sample(Frozen):
         return stretched(coarse, size)
 
     def difference(self, probabilities: npt.NDArray[np.float32], distance: float) -> tuple[float, float]:
-        """How far an answer is off: the largest difference of a probability, and the distance's relative one.
+        """How far an answer is off.
 
         Args:
             probabilities: (C,) or (C, *size) float32.
             distance: Squared Mahalanobis distance.
 
+        Returns:
+            The largest difference of a class's probability, its mean over the places; the difference of the
+            distance, relative to it.
+
         Raises:
             InputError: `probabilities` has other classes or sides than the sample.
         """
-        rows = probabilities
+        rows = probabilities[None]
         try:
             if self.at:
                 places: tuple[Any, ...] = (slice(None), *np.ix_(*self.at))
-                rows = np.moveaxis(probabilities[places], 0, -1)
-            off = np.abs(rows.ravel() - np.array(self.probabilities))
+                rows = np.moveaxis(probabilities[places], 0, -1).reshape(-1, len(probabilities))
+            off = np.abs(rows - np.reshape(self.probabilities, rows.shape))
         except (IndexError, ValueError):
             raise InputError(
                 f"sample: `probabilities` has shape {probabilities.shape}, expected one that fits the sample"
             ) from None
-        return float(off.max()), abs(distance - self.distance) / max(self.distance, 1.0)
+        return float(off.max(axis=1).mean()), abs(distance - self.distance) / max(self.distance, 1.0)
 
 
 def stretched(coarse: npt.NDArray[np.uint8], size: tuple[int, ...]) -> Float32:
