@@ -69,6 +69,12 @@ class Stack:
         """Whether the stack leans enough to be told of."""
         return self.tilt_degrees > STRAIGHT_DEGREES
 
+    def _can_be_filled(self) -> bool:
+        """Whether most slices of a regular stack are there: a wider gap is no gap, but another scan."""
+        if not self.step.any():
+            return False
+        return bool(self.heights[-1] / self.distance_mm + 1 <= 1.5 * len(self.heights) + 0.5)
+
     def require_regular(self, where: str, *, lenient: bool = False) -> None:
         """Refuse what is no regular stack, or with `lenient` what cannot be made one.
 
@@ -76,7 +82,7 @@ class Stack:
             InputError: With the first fault.
         """
         for fault in self.faults:
-            if not lenient or fault.code == "turned" or not self.step.any():
+            if not lenient or fault.code == "turned" or not self._can_be_filled():
                 raise InputError(f"{where}: {fault.text}", hint=fault.hint or _LENIENT)
 
 

@@ -90,6 +90,12 @@ def test_a_tilted_gantry_is_named_and_a_turned_slice_never_resampled(write_serie
     assert image.warnings == ("tilt: slices are stacked 19.8 degrees off their normal",)
 
 
+def test_a_gap_wider_than_the_rest_is_not_filled(write_series: Any) -> None:
+    series = series_at(write_series, np.array([[0, 0, z] for z in (0.0, 1, 2, 40)]))
+    with pytest.raises(InputError, match=r"slices 3 and 4 along the normal are 38.000 mm apart"):
+        read_volume(series, lenient=True)
+
+
 def test_slices_that_all_lie_at_one_place_are_refused_even_so(write_series: Any) -> None:
     series = series_at(write_series, np.zeros((4, 3)))
     with pytest.raises(InputError, match="slices 1 and 2 along the normal lie at one position"):
