@@ -1,12 +1,15 @@
 """What a federation costs: time to connect, a round, memory of the server, goodput of a slow link."""
 
+import shutil
 import threading
 import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image as Raster
 
 from fedmed_edge.commands.handing_over import put_into_outbox
 from fedmed_edge.federation.outbox import Outbox
@@ -106,25 +109,49 @@ def test_a_small_round(network: Any, net: ModuleType, figure: Any) -> None:
     figure("of it the transfer, s", round(seconds_of_puts(network, "a"), 2))
 
 
-def test_memory_of_the_server(network: Any, net: ModuleType, figure: Any) -> None:
+CLASSES = 25
+"""With 5 folds and rows of about 1100 numbers, this many make a contribution of about 500 MiB."""
+
+
+def many_classes(folder: Path, seed: int) -> None:
+    """Ten images of every class, whose brightness rises from class to class."""
+    shutil.rmtree(folder)
+    folder.mkdir()
+    random, lines = np.random.default_rng(seed), ["image,label,mask,patient,split"]
+    for index in range(10 * CLASSES):
+        pixels = np.clip(random.normal(10 * (index % CLASSES), 8, (32, 32)), 0, 255).astype(np.uint8)
+        Raster.fromarray(pixels).save(folder / f"{index}.png")
+        lines.append(f"{index}.png,c{index % CLASSES},,p{index},train")
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+
+
+def test_memory_of_the_server(kit: ModuleType, net: ModuleType, tmp_path: Path, figure: Any) -> None:
     """Two contributions of about 500 MiB at once."""
-    network.f.recipe.write_text(network.f.recipe.read_text().replace("lift_dim = 1024", "lift_dim = 3600"))
-    for name in "ab":
-        (network.f.root / name / "recipe.toml").write_bytes(network.f.recipe.read_bytes())
-    network.f.learn("a", "b")
-    files = {name: network.f.contribute(name, file=f"{name}.wide") for name in "ab"}
-    network.up("a", "b")
-    time.sleep(5)
-    with Memory(network, "server") as memory:
-        began = time.monotonic()
-        for name, file in files.items():
-            figure(f"{name}, MiB", round(hand_over(network, name, file) / 2**20))
+    f = kit.Federation(tmp_path)
+    classes = ", ".join(f'"c{index}"' for index in range(CLASSES))
+    text = f.recipe.read_text().replace("lift_dim = 32", "lift_dim = 1024")
+    f.recipe.write_text(text.replace('"dark", "bright"', classes))
+    for seed, name in enumerate("ab"):
+        f.enrol(name, seed)
+        many_classes(f.root / f"{name}-data", seed)
+    f.learn("a", "b")
+    files = {name: f.contribute(name, file=f"{name}.wide") for name in "ab"}
+    with net.Network(f, sync_s=600.0) as network:
+        network.enrol("a", "b")
+        network.up("a", "b")
+        time.sleep(5)
+        with Memory(network, "server") as memory:
+            began = time.monotonic()
+            for name, file in files.items():
+                figure(f"{name}, MiB", round(hand_over(network, name, file) / 2**20))
+            for name in "ab":
+                taken(network, net, name)
+            figure("both in the ledger after, s", round(time.monotonic() - began, 1))
+        figure("server idle, MB", round(memory.idle / MB))
+        figure("server above idle, MB", round((memory.peak - memory.idle) / MB))
         for name in "ab":
-            taken(network, net, name)
-        figure("both in the ledger after, s", round(time.monotonic() - began, 1))
-    figure("server idle, MB", round(memory.idle / MB))
-    figure("server above idle, MB", round((memory.peak - memory.idle) / MB))
-    assert network.f.admin("status")["faults"] == []
+            figure(f"transfer of {name}, s", round(seconds_of_puts(network, name), 1))
+        assert f.admin("status")["faults"] == []
 
 
 @pytest.mark.parametrize("parts", [1, 3])

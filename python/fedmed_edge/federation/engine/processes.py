@@ -31,6 +31,8 @@ _OFFLINE: Final = {"PYTHONUNBUFFERED": "1", "GRPC_VERBOSITY": "ERROR"}
 REVOCATIONS_S: Final = 1.0
 DUTIES_S: Final = 5.0
 STALE_S: Final = 30.0
+JOB_LOG_S: Final = 86_400.0
+"""How long the log of a job is kept."""
 
 Tell = Callable[[dict[str, bool]], None]
 
@@ -85,8 +87,13 @@ def run_server(server: Path, config: ServerConfig, tell: Tell, stop: Callable[[]
         revoked = sorted(one.name for one in identities_of(server).all() if one.revoked)
         kit = server / "engine" / "server"
         write_atomic(kit / "disabled_clients.json", json.dumps({"disabled_clients": revoked}).encode())
-        _sweep_jobs(kit)
-        supervise(server_children(server), tell, stop)
+        _sweep_jobs(kit, 0)
+
+        def told(alive: dict[str, bool]) -> None:
+            _sweep_jobs(kit, JOB_LOG_S)
+            tell(alive)
+
+        supervise(server_children(server), told, stop)
 
 
 def run_agent(site: Path, config: SiteConfig, tell: Tell, stop: Callable[[], bool]) -> None:
@@ -100,8 +107,13 @@ def run_agent(site: Path, config: SiteConfig, tell: Tell, stop: Callable[[], boo
     children = agent_children(site, config.federation.proxy)
     kit = site / "engine"
     with only_one(kit / "lock", "agent"):
-        _sweep_jobs(kit)
-        supervise(children, lambda alive: tell(alive | {"connected": connected(site)}), stop)
+        _sweep_jobs(kit, 0)
+
+        def told(alive: dict[str, bool]) -> None:
+            _sweep_jobs(kit, JOB_LOG_S)
+            tell(alive | {"connected": connected(site)})
+
+        supervise(children, told, stop)
 
 
 def connected(site: Path) -> bool:
@@ -112,12 +124,14 @@ def connected(site: Path) -> bool:
         return False
 
 
-def _sweep_jobs(kit: Path) -> None:
-    """Delete the folders of jobs that a killed engine left; nothing that lasts lies in them."""
+def _sweep_jobs(kit: Path, older_s: float) -> None:
+    """Delete the folders of jobs that nothing was written to for so long; nothing that lasts lies in them."""
     for folder in kit.iterdir():
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, OSError):
             uuid.UUID(folder.name)
-            shutil.rmtree(folder, ignore_errors=True)
+            newest = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+            if time.time() - newest >= older_s:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def coordinate(server: Path) -> None:
