@@ -8,7 +8,7 @@ is published now. The candidate is published where, over the sites, it is not wo
 
 import logging
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -145,14 +145,15 @@ class Candidates:
         scores = {
             one.site: (one.report.figures["score"], one.report.figures.get("current"))
             for one in requests
-            if one.report is not None and one.done and "score" in one.report.figures
+            if one.report is not None and one.done and _plausible(one.report.figures)
         }
         waiting = sum(one.state == "open" for one in requests)
         if waiting and now < candidate.deadline:
             return candidate
+        decided = self._decide(candidate.model_copy(update={"scores": scores}))
         for one in requests:
-            self._requests.close(one)
-        return self._decide(candidate.model_copy(update={"scores": scores}))
+            self._requests.forget(one)
+        return decided
 
     def _decide(self, candidate: Candidate) -> Candidate:
         steps = [score - before for score, before in candidate.scores.values() if before is not None]
@@ -166,10 +167,15 @@ class Candidates:
         if good:
             self._offers.promote(candidate.digest, "model", candidate.sites)
         else:
-            self._offers.take_back(candidate.digest, "taken back")
+            self._offers.forget(candidate.digest)
         told = {"task": candidate.task, "why": why, "sites": sorted(candidate.scores)}
         self._store.ledger_append("offered" if good else "rejected", subject=candidate.digest, details=told)
         decided = candidate.model_copy(update={"state": "published" if good else "rejected", "why": why})
         self._records.write(candidate.digest, decided)
         log.info("candidate %s: %s: %s", candidate.digest[:12], decided.state, why)
         return decided
+
+
+def _plausible(figures: Mapping[str, float]) -> bool:
+    """No site decides for all by a score that none can have."""
+    return "score" in figures and all(0 <= figures.get(name, 0) <= 1 for name in ("score", "current"))

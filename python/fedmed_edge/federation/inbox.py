@@ -12,7 +12,7 @@ from typing import Literal
 
 from fedmed_edge.atomic import TEMPORARY, sync_folder, write_atomic
 from fedmed_edge.errors import InputError, StoreError
-from fedmed_edge.federation.messages import Offered
+from fedmed_edge.federation.messages import PASSING, Offered
 from fedmed_edge.federation.parts import Assembly
 from fedmed_edge.federation.records import Records
 from fedmed_edge.signing import signature_path
@@ -116,10 +116,12 @@ class Inbox:
         if arrived is None or arrived.state in (state, "withdrawn"):
             return
         self._records.write(digest, arrived.model_copy(update={"state": state}))
-        if state == "withdrawn" or arrived.kind in ("backbone", "candidate", "styles"):
+        if state == "withdrawn" or arrived.kind in PASSING:
             path = self._file(arrived)
             path.unlink(missing_ok=True)
             signature_path(path).unlink(missing_ok=True)
+        if arrived.kind in PASSING:
+            self._records.delete(digest)
 
     def sweep(self, offered: set[str]) -> None:
         """Delete parts of what is no longer on offer, and what a killed process left."""

@@ -4,7 +4,7 @@ A server reads requests from anybody and a site replies from anybody, so every n
 pattern or a bound. Keys that this release does not know are passed over: a later one may say more.
 """
 
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -15,6 +15,7 @@ from fedmed_edge.recipe import Name
 __all__ = [
     "FILE_CAP",
     "PARTS_CAP",
+    "PASSING",
     "Ask",
     "Commit",
     "Digest",
@@ -47,6 +48,9 @@ Metric = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 Figure = Annotated[float, Field(allow_inf_nan=False)]
 Kind = Literal["generation", "backbone", "model", "candidate", "styles"]
 """Kinds of object that a server offers; a candidate is a model that is to be validated first."""
+
+PASSING: Final = ("backbone", "candidate", "styles")
+"""Kinds that nobody needs any more once they are off offer."""
 
 Time = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]
 """Seconds since 1970, UTC, by the server's clock."""

@@ -157,6 +157,11 @@ class Offers:
         (self.folder / digest).unlink(missing_ok=True)
         return changed
 
+    def forget(self, digest: str) -> None:
+        """As if it had never been offered; sites that have it are told so."""
+        self._records.delete(digest)
+        (self.folder / digest).unlink(missing_ok=True)
+
     def withdraw(self, models: Collection[str], held: Collection[str]) -> None:
         """What holds a site that withdrew: nobody gets it any more, nor may use it.
 

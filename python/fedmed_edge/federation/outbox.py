@@ -22,6 +22,7 @@ from fedmed_edge.federation.records import Records
 __all__ = ["Outbox", "Parcel"]
 
 _ENDING = ".contribution"
+_REMEMBERED = 200
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 30.0, 3600.0
 
 
@@ -121,10 +122,13 @@ class Outbox:
         self._records.write(parcel.digest, parcel.model_copy(update=later))
 
     def sweep(self) -> None:
-        """Delete files that no waiting record names, as a killed process leaves them."""
+        """Delete files that no waiting record names, as a killed process leaves them, and old records."""
         if not self.folder.is_dir():
             return
         waiting = {self.path(parcel.digest) for parcel in self.waiting()}
+        settled = [parcel for parcel in self.all() if parcel.state != "waiting"]
+        for parcel in settled[:-_REMEMBERED]:
+            self._records.delete(parcel.digest)
         for path in _files(self.folder.iterdir()):
             if path not in waiting:
                 path.unlink(missing_ok=True)

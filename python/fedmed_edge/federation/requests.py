@@ -108,6 +108,10 @@ class Requests:
             closed = request.model_copy(update={"state": "closed"})
             self._of(request.site).write(request.ask.id, closed)
 
+    def forget(self, request: Requested) -> None:
+        """What came of it is kept elsewhere, and nobody asks for it any more."""
+        self._of(request.site).delete(request.ask.id)
+
 
 def _id(purpose: str, site: str) -> str:
     return hashlib.sha256(f"{purpose}\0{site}".encode()).hexdigest()[:32]

@@ -233,7 +233,9 @@ class Rounds:
         }
         self._store.ledger_append("averaged", subject=backbone, details=told)
         if training.backbone is not None:
-            self.offers.take_back(training.backbone, "taken back")
+            self.offers.forget(training.backbone)
+        for one in requests:
+            self._requests.forget(one)
         shutil.rmtree(self._place(training), ignore_errors=True)
         log.info("training %s: round %d ended with %s", training.id[:12], ended.number, ", ".join(came))
         return kept

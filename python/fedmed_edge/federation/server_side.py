@@ -20,6 +20,7 @@ from fedmed_edge import __version__
 from fedmed_edge.errors import FedmedError, InputError, StoreError, TrustError
 from fedmed_edge.federation.locks import locked
 from fedmed_edge.federation.messages import (
+    PASSING,
     Commit,
     Fields,
     Get,
@@ -134,7 +135,8 @@ class _Visit:
         withdrawn = [entry.digest for entry in self.store.models() if entry.withdrawn]
         self.offers.withdraw(withdrawn, {entry.id for entry in self.store.contribution_entries()})
         every = self.offers.all()
-        held = [one for one in every if one.digest in said.has]
+        known = {one.digest: one for one in every}
+        held = [known[digest] for digest in said.has if digest in known]
         self._ask_to_contribute(every, now)
         asked = self.requests.open_for(self.site)
         welcome = Welcome(
@@ -149,7 +151,12 @@ class _Visit:
             )[:_LISTED],
             requests=tuple(one.ask for one in asked)[:_LISTED],
             withdrawn=tuple(one.digest for one in held if one.state == "withdrawn"),
-            taken_back=tuple(one.digest for one in held if one.state == "taken back"),
+            taken_back=tuple(
+                digest
+                for digest, kind in said.has.items()
+                if (digest not in known and kind in PASSING)
+                or (digest in known and known[digest].state == "taken back")
+            ),
             withdrawn_models=tuple(withdrawn[:_WITHDRAWN]),
         )
         for one in asked:

@@ -9,6 +9,7 @@ import pytest
 
 from fedmed_edge.errors import InputError, StoreError
 from fedmed_edge.features.weights import parse_backbone
+from fedmed_edge.federation.asked import Asked
 from fedmed_edge.federation.coordinator import Coordinator
 from fedmed_edge.federation.locks import locked
 from fedmed_edge.federation.rounds import Training
@@ -68,15 +69,23 @@ def test_rounds_take_the_mean_by_images_and_go_on_from_it(federation: Any, recip
 def test_the_next_round_goes_out_from_the_last_one(federation: Any, recipe: Recipe) -> None:
     coordinator = federation.coordinator(collect_s=0.001)
     begin(federation, coordinator, recipe, rounds=3)
+    alpha, heard = federation.hospitals["alpha"], list[str | None]()
+    train = alpha.train
+
+    def listening() -> None:
+        heard.extend(duty.ask.object for duty in Asked(alpha.folder / "requests").open())
+        train()
+
+    alpha.train = listening
     training = finish(federation, coordinator, ["alpha", "beta"])
     assert [one.number for one in training.ended] == [1, 2, 3]
-    second = federation.requests.expect("alpha", f"training {training.id} round 2").ask
-    assert second.object == training.ended[0].backbone
-    assert federation.offers.read(training.ended[0].backbone).state == "taken back"
-    assert (
-        federation.hospitals["alpha"].folder / "inbox" / f"{training.ended[1].backbone}.backbone"
-    ).is_file()
-    assert federation.held()
+    assert heard == [None, training.ended[0].backbone, training.ended[1].backbone]
+    assert [one.digest for one in federation.offers.all()] == [training.ended[2].backbone]
+    federation.sync("alpha")
+    (file,) = (alpha.folder / "inbox").glob("*.backbone")
+    assert file.stem == training.ended[2].backbone
+    assert federation.requests.open_for("alpha") == []
+    assert len(federation.held()) == 6
     assert not list((federation.folder / "trainings").glob("*/*/"))
 
 
@@ -111,8 +120,8 @@ def test_a_round_ends_without_stragglers_at_its_deadline_once_there_is_a_quorum(
         federation.hospitals[name].train()
     coordinator.step()
     (training,) = coordinator.rounds.all()
-    assert coordinator.rounds.step(training, time.time() + 999).state == "running"
-    ended = coordinator.rounds.step(training, time.time() + 1001)
+    assert coordinator.rounds.step(training, time.time() + 500).state == "running"
+    ended = coordinator.rounds.step(training, time.time() + 1500)
     assert ended.ended[0].missing == ("gamma",)
     assert federation.requests.open_for("gamma") == []
     federation.hospitals["gamma"].train()
