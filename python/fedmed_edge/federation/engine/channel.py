@@ -22,6 +22,9 @@ ALIVE_S: Final = 5.0
 REPLY_S: Final = 20.0
 """How long a reply may take while nothing at all moves."""
 
+_LONGER_S: Final = {"commit": 120.0}
+"""The server reads a whole file and checks every number in it."""
+
 
 class EngineChannel:
     """`wire.Channel` over the cell of a site's job process; any number of threads may ask.
@@ -46,7 +49,7 @@ class EngineChannel:
             topic=TOPIC,
             target=self._server,
             request=Message({}, encode(Request(op, fields, data))),
-            timeout=REPLY_S,
+            timeout=_LONGER_S.get(op, REPLY_S),
             optional=True,
             abort_signal=self._abort_signal,
         )
