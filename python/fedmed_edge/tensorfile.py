@@ -7,8 +7,9 @@ dtypes, shapes and offsets are checked here before a library parses the tensors.
 import json
 import math
 import mmap
-from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +26,10 @@ __all__ = [
     "Entry",
     "Layout",
     "Tensor",
+    "give_back",
     "load_tensors",
     "parse_layout",
+    "pieces",
     "refuse_unusable",
     "strict_json",
     "tensor_file",
@@ -58,6 +61,10 @@ _DTYPES: Final = {
 Tensor = npt.NDArray[Any]
 Content = bytes | mmap.mmap
 """Bytes of a file, read or mapped."""
+
+Looked = Callable[[], object]
+Sliced = TypeVar("Sliced", memoryview, Tensor)
+_PIECE_BYTES: Final = 1 << 24
 
 
 class Entry(NamedTuple):
@@ -193,20 +200,39 @@ def _view(content: Content, layout: Layout, entry: Entry) -> Tensor:
     return np.require(view, requirements="A")  # a header of odd length moves all of them
 
 
-def refuse_unusable(name: str, value: Tensor, where: str, *, largest: float = LARGEST) -> None:
+def refuse_unusable(
+    name: str, value: Tensor, where: str, *, largest: float = LARGEST, looked: Looked = lambda: None
+) -> None:
     """Refuse a floating-point tensor with a value that is not finite, or beyond `largest` in magnitude.
+
+    Args:
+        looked: As of `give_back`.
 
     Raises:
         InputError: Naming file and tensor.
     """
-    if value.dtype.kind != "f" or not value.size:
+    if value.dtype.kind != "f":
         return
-    with np.errstate(invalid="ignore"):
-        most = max(abs(float(value.max())), abs(float(value.min())))
-    if not math.isfinite(most):
-        raise InputError(f"{where}: `{name}` has NaN or Inf, expected finite values")
-    if most > largest:
-        raise InputError(f"{where}: `{name}` has a value of {most:.3g}, expected at most {largest:g}")
+    for piece in pieces(value.reshape(-1), looked):
+        with np.errstate(invalid="ignore"):
+            most = max(abs(float(piece.max())), abs(float(piece.min())))
+        if not math.isfinite(most):
+            raise InputError(f"{where}: `{name}` has NaN or Inf, expected finite values")
+        if most > largest:
+            raise InputError(f"{where}: `{name}` has a value of {most:.3g}, expected at most {largest:g}")
+
+
+def give_back(content: Content) -> Looked:
+    """What to call when part of a file was looked at: the system may take back the pages of a mapped one."""
+    return partial(content.madvise, mmap.MADV_DONTNEED) if isinstance(content, mmap.mmap) else lambda: None
+
+
+def pieces(flat: Sliced, looked: Looked) -> Iterator[Sliced]:
+    """Something long in pieces of at most 16 MB, or 2 million numbers, one after the other."""
+    step = _PIECE_BYTES if isinstance(flat, memoryview) else _PIECE_BYTES // 8
+    for start in range(0, len(flat), step):
+        yield flat[start : start + step]
+        looked()
 
 
 def _whole(value: object) -> bool:

@@ -13,7 +13,7 @@ from fedmed_edge.statistics.calibration import BINS
 from fedmed_edge.statistics.feature_statistics import Array64, Counts, last_column, unpack
 from fedmed_edge.statistics.header import ContributionHeader
 from fedmed_edge.statistics.tensors import Tensor
-from fedmed_edge.tensorfile import LARGEST, refuse_unusable
+from fedmed_edge.tensorfile import LARGEST, Looked, refuse_unusable
 
 INDEFINITE: Final = 1e-9
 """A Gram is refused where its smallest eigenvalue is below minus this share of its trace."""
@@ -29,19 +29,25 @@ _LARGEST_STYLE = 100.0
 _LARGEST_LOSS = 256.0
 
 
-def check_tensors(header: ContributionHeader, tensors: Mapping[str, Tensor], where: str) -> None:
+def check_tensors(
+    header: ContributionHeader, tensors: Mapping[str, Tensor], where: str, looked: Looked = lambda: None
+) -> None:
     """Check the numbers of a contribution whose names, dtypes and shapes are right; `where` names the file.
+
+    Args:
+        looked: Called when a Gram or a piece as large was looked at (`give_back`).
 
     Raises:
         InputError: With the first fault.
     """
     for name, tensor in tensors.items():
         weight = name.startswith("weights/")
-        refuse_unusable(name, tensor, where, largest=LARGEST if weight else np.inf)
+        refuse_unusable(name, tensor, where, largest=LARGEST if weight else np.inf, looked=looked)
     for label, gram in _grams(header, tensors):
         _check_gram(gram, label, where)
+        looked()
     if "class_counts" in tensors:
-        _check_classes(header, tensors, where)
+        _check_classes(header, tensors, where, looked)
     if "image_gram" in tensors:
         _check_images(header, tensors, where)
     if "channel_moments" in tensors:
@@ -92,7 +98,9 @@ def _check_count(value: float, label: str, where: str) -> None:
         raise InputError(f"{where}: {label} has {value}, expected a whole number")
 
 
-def _check_classes(header: ContributionHeader, tensors: Mapping[str, Tensor], where: str) -> None:
+def _check_classes(
+    header: ContributionHeader, tensors: Mapping[str, Tensor], where: str, looked: Looked
+) -> None:
     counts: Counts = tensors["class_counts"]
     patients: Counts = tensors["patients"]
     for tensor in ("class_counts", "patients"):
@@ -105,6 +113,7 @@ def _check_classes(header: ContributionHeader, tensors: Mapping[str, Tensor], wh
     for grams in [*tensors.get("class_grams", ()), *rest]:
         total += grams[:, columns]
         scale += np.abs(grams[:, columns])
+        looked()
     for index, name in enumerate(header.classes):
         if total[index, -1] != counts[index]:
             raise InputError(

@@ -44,7 +44,7 @@ from fedmed_edge.statistics.tensors import (
     to_statistics,
     to_tensors,
 )
-from fedmed_edge.tensorfile import Content, tensor_file
+from fedmed_edge.tensorfile import Content, Looked, give_back, pieces, tensor_file
 
 __all__ = [
     "PARTS",
@@ -133,14 +133,19 @@ class Contribution:
         verify_digest(SIGNATURE_DOMAIN, self.signed_digest, self.signature, key, where)
 
 
-def tensors_digest(tensors: Tensors) -> bytes:
-    """SHA-256 (32 bytes) over names, dtypes, shapes and little-endian bytes, in order of name."""
+def tensors_digest(tensors: Tensors, looked: Looked = lambda: None) -> bytes:
+    """SHA-256 (32 bytes) over names, dtypes, shapes and little-endian bytes, in order of name.
+
+    Args:
+        looked: Called after every piece (`give_back`).
+    """
     digest = hashlib.sha256()
     for name in sorted(tensors):
         array = np.ascontiguousarray(tensors[name], tensors[name].dtype.newbyteorder("<"))
         label = canonical_json([name, array.dtype.str, array.shape]).encode()
         digest.update(len(label).to_bytes(8, "little") + label)
-        digest.update(array.reshape(-1).view(np.uint8).data)
+        for piece in pieces(array.reshape(-1).view(np.uint8).data, looked):
+            digest.update(piece)
     return digest.digest()
 
 
@@ -284,12 +289,13 @@ def _open(content: Content, where: str, key: PublicKey | None, *, thorough: bool
     envelope = parse_envelope(content, where)
     tensors = read_tensors(content, envelope, where)
     contribution = Contribution(envelope.header, None, signature=envelope.signature, signer=envelope.signer)
-    digest = tensors_digest(tensors)
+    looked = give_back(content)
+    digest = tensors_digest(tensors, looked)
     contribution.__dict__["_tensors_digest"] = digest
     if key is not None:
         contribution.verify(key, where)
     if thorough:
-        check_tensors(envelope.header, tensors, where)
+        check_tensors(envelope.header, tensors, where, looked)
     weights = {name: tensors[name] for name in tensors if name.startswith("weights/")}
     opened = replace(
         contribution,

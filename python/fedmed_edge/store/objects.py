@@ -9,19 +9,23 @@ from typing import Final, Protocol
 
 from fedmed_edge.atomic import TEMPORARY, read_regular, sync_folder, write_atomic
 from fedmed_edge.errors import InputError, StoreError
-from fedmed_edge.tensorfile import Content
+from fedmed_edge.tensorfile import Content, give_back, pieces
 
 OBJECT_CAP: Final = 1 << 32
 """No object is larger, in bytes."""
 
-_PIECE = 1 << 24
 _DIGEST = re.compile(r"^[0-9a-f]{64}$")
 _SHELF = re.compile(r"^[0-9a-f]{2}$")
 
 
 def digest_of(content: Content) -> str:
     """Name of an object: SHA-256 of its content in lower-case hexadecimal."""
-    return hashlib.sha256(content).hexdigest()
+    digest = hashlib.sha256()
+    with memoryview(content) as whole:
+        for piece in pieces(whole, give_back(content)):
+            digest.update(piece)
+            piece.release()
+    return digest.hexdigest()
 
 
 def _pieces(content: Content, digest: str) -> Iterator[memoryview]:
@@ -32,10 +36,10 @@ def _pieces(content: Content, digest: str) -> Iterator[memoryview]:
     """
     said = hashlib.sha256()
     with memoryview(content) as whole:
-        for start in range(0, len(whole), _PIECE):
-            with whole[start : start + _PIECE] as piece:
-                said.update(piece)
-                yield piece
+        for piece in pieces(whole, give_back(content)):
+            said.update(piece)
+            yield piece
+            piece.release()
     if said.hexdigest() != digest:
         raise InputError("file was changed while it was read")
 

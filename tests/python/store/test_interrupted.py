@@ -75,9 +75,9 @@ def state(store):
     told = [(row.kind, row.site, row.subject) for row in store.ledger()]
     assert store.verify_ledger().number == len(told)
     # a model that is made again is told again
-    if operation == "save":
-        told = set(told)
-    return told, entries, [(m.digest, m.withdrawn) for m in store.models()], len(list(work.rglob("objects/*/*")))
+    told = set(told) if operation == "save" else told
+    models = [(m.digest, m.withdrawn) for m in store.models()]
+    return told, entries, models, len(list(work.rglob("objects/*/*")))
 
 def traced(limit):
     count = 0
