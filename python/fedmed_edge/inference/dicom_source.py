@@ -14,7 +14,8 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import DA, TM
 
-from fedmed_edge.images.series import Series
+from fedmed_edge.images.dicom_headers import whole_header
+from fedmed_edge.images.series import Frame, Series
 from fedmed_edge.inference import identity
 from fedmed_edge.model.manifest import Manifest
 
@@ -27,6 +28,10 @@ _EMPTY_WHERE_MISSING = (
     *("StudyDate", "StudyTime", "ReferringPhysicianName"),
 )
 _READ_AS: dict[str, Any] = {"PatientBirthDate": DA, "StudyDate": DA, "StudyTime": TM}
+_OF_THE_SERIES = (
+    *("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality", "Rows", "Columns"),
+    *("ImageOrientationPatient", "PixelSpacing", "SliceThickness", "PatientID"),
+)
 _SEXES = ("", "M", "F", "O")
 _UNICODE = "ISO_IR 192"
 
@@ -36,7 +41,8 @@ class Source:
     """The instances that were answered, and the model that did.
 
     Attributes:
-        headers: Of each file of the series in the order of its frames, completed; without pixels.
+        headers: Of each file of the series in the order of its frames, without pixels: the first whole and
+            completed, the others as far as objects refer to them.
         setting: What else the answer depends on: part of every UID.
     """
 
@@ -111,18 +117,35 @@ class Source:
 
 
 def read_source(series: Series, manifest: Manifest, setting: str) -> Source:
-    """Read the headers of a series.
+    """Read what objects copy from a series.
 
     Raises:
-        InputError: A file is gone or was damaged since.
+        InputError: Its first file is gone or was damaged since.
     """
-    distance_mm = series.stack.distance_mm if series.stack else None
-    thickness_mm = series.thickness_mm or distance_mm
-    headers = [_completed(header, thickness_mm) for header in series.headers()]
-    return Source(series, manifest, setting, headers)
+    first = _completed(whole_header(series.files[0]))
+    # highdicom looks for it in every slice.
+    if first.get("SliceThickness") is None:
+        first.SliceThickness = series.thickness_mm or (series.stack.distance_mm if series.stack else None)
+    if len(series.files) == 1:
+        return Source(series, manifest, setting, [first])
+    return Source(
+        series, manifest, setting, [first, *(_slice(series, frame, first) for frame in series.frames[1:])]
+    )
 
 
-def _completed(header: Dataset, thickness_mm: float | None) -> Dataset:
+def _slice(series: Series, frame: Frame, first: Dataset) -> Dataset:
+    """What an object refers to another slice by; patient and study are the first one's."""
+    header = Dataset()
+    header.SOPClassUID, header.SOPInstanceUID = series.sop_class_uid, frame.instance_uid
+    for keyword in _OF_THE_SERIES:
+        if keyword in first:
+            setattr(header, keyword, first[keyword].value)
+    if frame.position is not None:
+        header.ImagePositionPatient = [float(mm) for mm in frame.position]
+    return header
+
+
+def _completed(header: Dataset) -> Dataset:
     # What is written may be of another character set than what was read.
     header.decode()
     for keyword in _EMPTY_WHERE_MISSING:
@@ -140,9 +163,6 @@ def _completed(header: Dataset, thickness_mm: float | None) -> Dataset:
             setattr(header, keyword, "")
     # A part of an answer would else name another machine as its own maker.
     header.pop("ContributingEquipmentSequence", None)
-    # highdicom looks for it in every slice.
-    if header.get("SliceThickness") is None:
-        header.SliceThickness = thickness_mm
     return header
 
 
