@@ -52,7 +52,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def until(found: Any, seconds: float = 30.0, step: float = 0.02) -> Any:
+def until(found: Any, seconds: float = 60.0, step: float = 0.02) -> Any:
     """What `found()` returns once it is true; False where it never is."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -325,7 +325,7 @@ class Site:
         """State of every job, in order."""
         return [state for (state,) in self.rows("SELECT state FROM jobs ORDER BY job")]
 
-    def idle(self, seconds: float = 60.0) -> bool:
+    def idle(self, seconds: float = 120.0) -> bool:
         """Wait until nothing is to be done; whether that came."""
         busy = (
             "SELECT (SELECT count(*) FROM series WHERE fresh) +"

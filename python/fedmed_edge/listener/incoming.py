@@ -140,7 +140,7 @@ class Incoming:
             return Outcome.FULL, ""
         try:
             header = read_header(path)
-            uids = [str(header[name].value) for name in _UIDS]
+            uids = [str(header.get(name) or "") for name in _UIDS]
         except Exception:  # pydicom raises many kinds over a broken file
             log.debug("unreadable instance", exc_info=True)
             return Outcome.UNREADABLE, ""

@@ -82,6 +82,8 @@ class Node:
         metrics_port = self._metrics_server.start(self.settings.metrics_port)
         self._answering.start()
         if self.settings.send:
+            # also what a node that was killed had just taken up
+            self.journal.hurry()
             self._delivering.start()
         self._retention.start()
         port = self._scp.start()

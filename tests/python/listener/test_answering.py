@@ -22,8 +22,13 @@ def worker_of(site: Any) -> int:
     return int(found[0]) if found else 0
 
 
-def results(site: Any) -> list[str]:
-    return sorted(path.name for path in (site.base / "results").rglob("*.*"))
+def sockets_of(pid: int) -> set[str]:
+    """Local ends of a process's TCP and UDP sockets, as the kernel writes them."""
+    links = [str(one.readlink()) for one in Path(f"/proc/{pid}/fd").iterdir()]
+    inodes = {link[8:-1] for link in links if link.startswith("socket:[")}
+    tables = [Path(f"/proc/{pid}/net/{name}") for name in ("tcp", "tcp6", "udp", "udp6")]
+    rows = [line.split() for one in tables if one.exists() for line in one.read_text().splitlines()[1:]]
+    return {row[1] for row in rows if row[9] in inodes}
 
 
 def test_a_late_slice_is_a_new_result_and_the_same_again_is_none(
@@ -142,9 +147,13 @@ def test_two_nodes_do_not_work_on_one_folder(site_of: SiteOf) -> None:
     assert "another `listen` works here" in said.stderr
 
 
-def test_the_node_itself_loads_neither_runtime_nor_torch(site_of: SiteOf) -> None:
+def test_the_node_loads_no_runtime_and_listens_where_it_says_alone(site_of: SiteOf) -> None:
     site = site_of().start()
     maps = Path(f"/proc/{site.process.pid}/maps").read_text()
     assert "onnxruntime" not in maps and "torch" not in maps
     worker = Path(f"/proc/{worker_of(site)}/maps").read_text()
     assert "onnxruntime" in worker and "torch" not in worker
+    # at the loopback address, and the model's process nowhere
+    local = {f"0100007F:{site.port:04X}", f"0100007F:{site.said['metrics_port']:04X}"}
+    assert sockets_of(site.process.pid) == local
+    assert sockets_of(worker_of(site)) == set()

@@ -35,6 +35,27 @@ def associate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
             association.release()
 
 
+@pytest.fixture(scope="module")
+def node(pacs: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A node that answers nothing, for all tests that look at what it receives."""
+    with pacs.running(pacs.Site(tmp_path_factory.mktemp("node") / "site", settle_s=3600)) as site:
+        yield site
+
+
+@pytest.fixture
+def outcomes(node: Any) -> Callable[[], dict[str, float]]:
+    """What became of instances since the test began."""
+
+    def count() -> dict[str, float]:
+        lines = node.get("/metrics")[1].splitlines()
+        name = "fedmed_instances_total{outcome="
+        found = (line.removeprefix(name).split("} ") for line in lines if line.startswith(name))
+        return {outcome.strip('"'): float(value) for outcome, value in found}
+
+    before = count()
+    return lambda: {k: v - before.get(k, 0) for k, v in count().items() if v != before.get(k, 0)}
+
+
 def kind_of(path: Path) -> tuple[str, str]:
     meta = pydicom.filereader.read_file_meta_info(path)
     return str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID)
@@ -61,114 +82,122 @@ def real_files(shared_data: Path) -> dict[str, Path]:
 @pytest.mark.data
 @pytest.mark.filterwarnings("ignore")
 def test_every_class_and_syntax_is_kept_as_it_came(
-    pacs: ModuleType, site_of: SiteOf, shared_data: Path, associate: Callable[..., Any]
+    pacs: ModuleType,
+    node: Any,
+    shared_data: Path,
+    associate: Callable[..., Any],
+    outcomes: Callable[[], dict[str, float]],
 ) -> None:
-    site = site_of(settle_s=3600).start()
     files = real_files(shared_data)
     kinds = sorted({kind_of(path) for path in files.values()})
     for start in range(0, len(kinds), 100):
         some = set(kinds[start : start + 100])
-        association = associate(site.port, some)
+        association = associate(node.port, some)
         assert len(association.accepted_contexts) == len(some)
         for uid, path in files.items():
             if kind_of(path) in some:
                 assert association.send_c_store(path).Status == 0x0000, path
-                ((kept,),) = site.rows("SELECT path FROM instances WHERE sop_uid = ?", uid)
+                ((kept,),) = node.rows("SELECT path FROM instances WHERE sop_uid = ?", uid)
                 assert pacs.dataset_bytes(Path(kept)) == pacs.dataset_bytes(path), path
                 assert kind_of(Path(kept)) == kind_of(path)
     assert len(files) >= 60
     assert len({one for one, _ in kinds}) >= 15
     assert len({syntax for _, syntax in kinds}) >= 10
-    assert not list((site.base / "incoming" / ".receiving").iterdir())
-    assert site.metric('fedmed_instances_total{outcome="stored"}') == len(files)
+    assert not list((node.base / "incoming" / ".receiving").iterdir())
+    assert outcomes() == {"stored": len(files)}
 
 
 def test_a_private_class_is_kept_too(
-    pacs: ModuleType, site_of: SiteOf, tmp_path: Path, associate: Callable[..., Any]
+    pacs: ModuleType, node: Any, tmp_path: Path, associate: Callable[..., Any]
 ) -> None:
-    site = site_of(settle_s=3600).start()
-    pacs.write_series(tmp_path / "ct", 1, SOPClassUID="1.2.826.0.1.3680043.9.9.1")
+    series = pacs.write_series(tmp_path / "ct", 1, SOPClassUID="1.2.826.0.1.3680043.9.9.1")
     path = tmp_path / "ct" / "0000.dcm"
     dataset = pydicom.dcmread(path)
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     dataset.save_as(path)
-    association = associate(site.port, {(str(dataset.SOPClassUID), str(ExplicitVRLittleEndian))})
+    association = associate(node.port, {(str(dataset.SOPClassUID), str(ExplicitVRLittleEndian))})
     assert association.send_c_store(path).Status == 0x0000
-    assert site.rows("SELECT count(*) FROM instances") == [(1,)]
+    assert node.rows("SELECT count(*) FROM instances WHERE series_uid = ?", series) == [(1,)]
 
 
 def test_the_same_again_changes_nothing_and_another_one_of_the_same_name_is_not_kept(
-    pacs: ModuleType, site_of: SiteOf, tmp_path: Path
+    pacs: ModuleType, node: Any, tmp_path: Path, outcomes: Callable[[], dict[str, float]]
 ) -> None:
-    site = site_of(settle_s=3600).start()
-    pacs.write_series(tmp_path / "ct", 2)
+    series = pacs.write_series(tmp_path / "ct", 2)
     for _ in range(2):
-        assert pacs.send(site.port, tmp_path / "ct") == 0
-    first = tmp_path / "ct" / "0000.dcm"
-    other = pydicom.dcmread(first)
+        assert pacs.send(node.port, tmp_path / "ct") == 0
+    other = pydicom.dcmread(tmp_path / "ct" / "0000.dcm")
     other.PatientComments = "changed"
     other.save_as(tmp_path / "other.dcm")
-    assert pacs.send(site.port, tmp_path / "other.dcm") == 0
-    assert site.rows("SELECT count(*) FROM instances") == [(2,)]
-    assert [
-        site.metric(f'fedmed_instances_total{{outcome="{o}"}}') for o in ("stored", "duplicate", "conflict")
-    ] == [
-        2,
-        2,
-        1,
-    ]
-    kept = pydicom.dcmread(site.rows("SELECT path FROM instances ORDER BY path")[0][0])
-    assert "PatientComments" not in kept
-    assert "an instance was not kept: conflict" in site.stderr
+    assert pacs.send(node.port, tmp_path / "other.dcm") == 0
+    assert outcomes() == {"stored": 2, "duplicate": 2, "conflict": 1}
+    kept = [path for (path,) in node.rows("SELECT path FROM instances WHERE series_uid = ?", series)]
+    assert len(kept) == 2
+    assert not any("PatientComments" in pydicom.dcmread(path) for path in kept)
+    assert "an instance was not kept: conflict" in node.stderr
 
 
 def test_what_this_program_made_is_taken_and_not_kept(
-    pacs: ModuleType, site_of: SiteOf, tmp_path: Path
+    pacs: ModuleType, node: Any, tmp_path: Path, outcomes: Callable[[], dict[str, float]]
 ) -> None:
-    site = site_of().start()
-    pacs.write_series(tmp_path / "ct", 1, Manufacturer="FedMed Edge")
-    assert pacs.send(site.port, tmp_path / "ct") == 0
-    assert site.metric('fedmed_instances_total{outcome="ours"}') == 1
-    assert site.rows("SELECT count(*) FROM instances") == [(0,)]
+    series = pacs.write_series(tmp_path / "ct", 1, Manufacturer="FedMed Edge")
+    assert pacs.send(node.port, tmp_path / "ct") == 0
+    assert outcomes() == {"ours": 1}
+    assert node.rows("SELECT 1 FROM instances WHERE series_uid = ?", series) == []
 
 
 def test_what_has_no_study_is_refused(
-    pacs: ModuleType, site_of: SiteOf, tmp_path: Path, associate: Callable[..., Any]
+    pacs: ModuleType,
+    node: Any,
+    tmp_path: Path,
+    associate: Callable[..., Any],
+    outcomes: Callable[[], dict[str, float]],
 ) -> None:
-    site = site_of().start()
     pacs.write_series(tmp_path / "ct", 1)
     path = tmp_path / "ct" / "0000.dcm"
     dataset = pydicom.dcmread(path)
     del dataset.StudyInstanceUID
     dataset.save_as(path)
-    assert associate(site.port, {kind_of(path)}).send_c_store(path).Status == 0xC000
-    assert site.metric('fedmed_instances_total{outcome="unreadable"}') == 1
+    assert associate(node.port, {kind_of(path)}).send_c_store(path).Status == 0xC000
+    assert outcomes() == {"unreadable": 1}
 
 
-@pytest.mark.parametrize(
-    ("how", "aet", "called", "reason"),
-    [
-        ({}, "CT1", "OTHER", "Called AE Title Not Recognized"),
-        ({"allow": ["CT2@127.0.0.1"]}, "CT1", "FEDMED", "Calling AE Title Not Recognized"),
-        ({"allow": ["CT1@127.0.0.1", "*@10.0.0.0/8"]}, "CT2", "FEDMED", "Calling AE Title Not Recognized"),
-        ({"allow": ["CT1@10.1.2.3"]}, "CT1", "FEDMED", None),
-    ],
-)
-def test_who_may_not_come_is_refused(
-    pacs: ModuleType,
-    site_of: SiteOf,
-    how: dict[str, Any],
-    aet: str,
-    called: str,
-    reason: str | None,
+def test_an_association_that_breaks_off_leaves_nothing(pacs: ModuleType, node: Any, tmp_path: Path) -> None:
+    pacs.write_series(tmp_path / "ct", 1, side=1200)
+    sender = subprocess.Popen(
+        [pacs.DCMTK / "storescu", "+sd", "-aec", "FEDMED", "127.0.0.1", str(node.port), tmp_path / "ct"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    receiving = node.base / "incoming" / ".receiving"
+    assert pacs.until(lambda: list(receiving.iterdir()) or sender.poll() is not None, step=0)
+    sender.kill()
+    sender.wait()
+    assert pacs.until(lambda: not list(receiving.iterdir()), 10)
+
+
+def test_who_may_not_come_is_refused(pacs: ModuleType, site_of: SiteOf) -> None:
+    site = site_of(allow=["CT1@127.0.0.1", "*@10.0.0.0/8"]).start()
+    for aet, called, reason in (
+        ("CT1", "OTHER", "Called AE Title Not Recognized"),
+        ("CT2", "FEDMED", "Calling AE Title Not Recognized"),
+        ("CT1", "FEDMED", None),
+    ):
+        said = pacs.dcmtk("echoscu", "-aet", aet, "-aec", called, "127.0.0.1", site.port)
+        assert (said.returncode == 0) == (reason is None)
+        assert reason is None or reason in said.stdout + said.stderr
+    assert site.metric('fedmed_refused_total{reason="aet"}') == 2
+    assert "a peer was refused: aet" in site.stderr
+
+
+def test_an_address_that_may_not_come_is_turned_away_before_it_says_anything(
+    pacs: ModuleType, site_of: SiteOf
 ) -> None:
-    site = site_of(**how).start()
-    said = pacs.dcmtk("echoscu", "-aet", aet, "-aec", called, "127.0.0.1", site.port)
-    assert said.returncode != 0
-    assert reason is None or reason in said.stdout + said.stderr
-    kind = "aet" if reason else "address"
-    assert site.metric(f'fedmed_refused_total{{reason="{kind}"}}') == 1
-    assert f"a peer was refused: {kind}" in site.stderr
+    site = site_of(allow=["CT1@10.1.2.3"]).start()
+    assert pacs.dcmtk("echoscu", "-aet", "CT1", "-aec", "FEDMED", "127.0.0.1", site.port).returncode != 0
+    with socket.create_connection(("127.0.0.1", site.port)) as stranger:
+        assert stranger.recv(1) == b""
+    assert site.metric('fedmed_refused_total{reason="address"}') == 2
 
 
 def test_only_so_many_come_at_once(pacs: ModuleType, site_of: SiteOf, associate: Callable[..., Any]) -> None:
