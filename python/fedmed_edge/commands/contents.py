@@ -130,8 +130,8 @@ def _exported_model(file: Path) -> Told:
         raise InputError(f"{file}: has no manifest, expected a model made by `fedmed-server export`")
     manifest = parse_manifest(session.metadata[METADATA_KEY], str(file))
     values = manifest.model_dump(mode="json")
-    lines = [f"{file}: exported model (signature not checked here)", *_listed(values)]
-    return values, lines
+    told = values | {"sample": "an input with its answer" if manifest.sample else "none"}
+    return values, [f"{file}: exported model (signature not checked here)", *_listed(told)]
 
 
 def _recipe(file: Path) -> Told:

@@ -118,7 +118,7 @@ def sample_of(references: Sequence[Reference]) -> Sample | None:
         shape=one.coarse.shape,
         values=base64.b64encode(one.coarse.tobytes()).decode(),
         at=tuple(tuple(axis[::step].tolist()) for axis in one.axes),
-        probabilities=tuple(np.round(picked.ravel(), 4).tolist()),
+        probabilities=tuple(np.round(picked.ravel().astype(np.float64), 4).tolist()),
         distance=float(f"{one.distance:.4g}"),
     )
 
