@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedmed_edge.atomic import TEMPORARY, write_atomic
+from fedmed_edge.federation.locks import locked
 from fedmed_edge.federation.messages import Digest, Id
 from fedmed_edge.federation.records import Records
 
@@ -79,14 +80,8 @@ class Outbox:
         Raises:
             InputError: The disk is full, or the folder cannot be written.
         """
-        digest = hashlib.sha256(content).hexdigest()
-        held = self._records.read(digest)
-        if held is not None:
-            return held
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(self.path(digest), content)
         parcel = Parcel(
-            digest=digest,
+            digest=hashlib.sha256(content).hexdigest(),
             id=id,
             bytes=len(content),
             sequence=sequence,
@@ -95,7 +90,12 @@ class Outbox:
             request=request,
             made=time.time(),
         )
-        self._records.write(digest, parcel)
+        with locked(self.folder / "lock"):  # a sync that sweeps must not meet the file without its record
+            held = self._records.read(parcel.digest)
+            if held is not None:
+                return held
+            write_atomic(self.path(parcel.digest), content)
+            self._records.write(parcel.digest, parcel)
         return parcel
 
     def all(self) -> list[Parcel]:
@@ -125,13 +125,14 @@ class Outbox:
         """Delete files that no waiting record names, as a killed process leaves them, and old records."""
         if not self.folder.is_dir():
             return
-        waiting = {self.path(parcel.digest) for parcel in self.waiting()}
-        settled = [parcel for parcel in self.all() if parcel.state != "waiting"]
-        for parcel in settled[:-_REMEMBERED]:
-            self._records.delete(parcel.digest)
-        for path in _files(self.folder.iterdir()):
-            if path not in waiting:
-                path.unlink(missing_ok=True)
+        with locked(self.folder / "lock"):
+            waiting = {self.path(parcel.digest) for parcel in self.waiting()}
+            settled = [parcel for parcel in self.all() if parcel.state != "waiting"]
+            for parcel in settled[:-_REMEMBERED]:
+                self._records.delete(parcel.digest)
+            for path in _files(self.folder.iterdir()):
+                if path not in waiting:
+                    path.unlink(missing_ok=True)
 
 
 def _files(paths: Iterable[Path]) -> list[Path]:

@@ -178,6 +178,10 @@ class _Visit:
 
     def _hand_over(self, parcel: Parcel) -> bool:
         """Send what the server misses of a file and have it taken; False where it shall wait."""
+        if not self.outbox.path(parcel.digest).is_file():
+            log.warning("contribution %s: its file is gone from the outbox", parcel.id[:12])
+            self.outbox.settle(parcel, "refused", "its file is gone from the outbox")
+            return True
         try:
             taken = self._sent(parcel)
         except _Refused as refusal:

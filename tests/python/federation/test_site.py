@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from fedmed_edge.atomic import write_atomic
 from fedmed_edge.config import Policy, SiteConfig, SiteFederation
 from fedmed_edge.errors import InputError, StoreError
 from fedmed_edge.federation import coordinator as coordinating
+from fedmed_edge.federation import outbox
 from fedmed_edge.federation.asked import Asked, Duty
 from fedmed_edge.federation.duties import TRIES, work
 from fedmed_edge.federation.egress import Pace, read_egress
@@ -189,6 +191,32 @@ def test_the_bandwidth_is_kept_over_all_threads() -> None:
     for thread in threads:
         thread.join()
     assert 0.29 <= time.monotonic() - began < 3
+
+
+def test_a_file_that_is_gone_holds_up_no_other(federation: Any) -> None:
+    alpha = federation.hospitals["alpha"]
+    gone, kept = alpha.put(), alpha.put()
+    alpha.outbox.path(gone.digest).unlink()
+    assert federation.sync("alpha").sent == [kept.id]
+    assert alpha.outbox.all()[0].why == "its file is gone from the outbox"
+
+
+def test_a_file_that_is_being_put_into_the_outbox_is_not_swept(
+    federation: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alpha = federation.hospitals["alpha"]
+    swept = list[threading.Thread]()
+
+    def write_and_sweep(path: Path, content: bytes) -> None:
+        write_atomic(path, content)
+        swept.append(threading.Thread(target=alpha.outbox.sweep))
+        swept[0].start()
+        swept[0].join(0.2)
+
+    monkeypatch.setattr(outbox, "write_atomic", write_and_sweep)
+    parcel = alpha.put()
+    swept[0].join()
+    assert federation.sync("alpha").sent == [parcel.id]
 
 
 # --- parts and the coordinator's loop --------------------------------------------------------------------
