@@ -37,8 +37,8 @@ def run_python(code: str, **environment: str) -> str:
 def typed_names() -> dict[str, str]:
     """Public name → module, as the type checker sees them."""
     tree = ast.parse(ROOT.read_text(encoding="utf-8"))
-    block = next(node for node in tree.body if isinstance(node, ast.If))
-    assert ast.unparse(block.test) == "TYPE_CHECKING"
+    blocks = (node for node in tree.body if isinstance(node, ast.If))
+    block = next(node for node in blocks if ast.unparse(node.test) == "TYPE_CHECKING")
     return {
         alias.name: str(node.module)
         for node in block.body

@@ -5,10 +5,13 @@ those of `__all__`; each is imported when it is first asked for, so importing th
 """
 
 import os
+import sys
 from typing import TYPE_CHECKING
 
-# Forced, and before anything can import onnxruntime: a hospital's machine calls nobody.
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+# Forced, and before anything can import onnxruntime: a hospital's machine calls nobody. Where it was imported
+# already it is too late, and `runtime` refuses it.
+if "onnxruntime" not in sys.modules:
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 # Before torch brings in its OpenMP: threads that spin while they wait take eight times the processor time
 # as soon as another program wants a core. A hospital that knows better may set it.

@@ -10,6 +10,7 @@ import io
 import logging
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -232,7 +233,11 @@ def _runtime() -> ModuleType:
             f"runtime: {' and '.join(flavours)} are both installed, expected one",
             hint=f"pip uninstall {' '.join(flavours)}, then install fedmed-edge[cpu] or fedmed-edge[gpu]",
         )
-    # too late once onnxruntime is loaded, so here and in the package's root
+    if "onnxruntime" in sys.modules and os.environ.get("ORT_DISABLE_TELEMETRY") != "1":
+        raise InputError(
+            "runtime: onnxruntime was imported before fedmed_edge, with its telemetry on",
+            hint="import fedmed_edge first, or set ORT_DISABLE_TELEMETRY=1",
+        )
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime
 

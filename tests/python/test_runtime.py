@@ -193,6 +193,25 @@ def test_telemetry_is_off_and_the_import_late(tmp_path: Path, setting: str | Non
     assert not list(tmp_path.iterdir())
 
 
+def test_a_runtime_that_was_imported_with_its_telemetry_on_is_refused(tmp_path: Path) -> None:
+    script = (
+        "import onnxruntime, fedmed_edge\n"
+        "from fedmed_edge.runtime import PROBE, open_session\n"
+        "try:\n    print(open_session(PROBE).device)\n"
+        "except Exception as error:\n    print(error)"
+    )
+    for setting, wanted in (("1", "cpu"), ("0", "imported before fedmed_edge, with its telemetry on")):
+        # CI keeps the runtime quiet while it is made to do what it should not
+        environment = {
+            "HOME": str(tmp_path),
+            "PATH": "/usr/bin:/bin",
+            "ORT_DISABLE_TELEMETRY": setting,
+            "CI": "1",
+        }
+        done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+        assert wanted in done.stdout, done
+
+
 def test_threads_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEDMED_THREADS", "3")
     assert runtime._options(runtime._runtime()).intra_op_num_threads == 3
