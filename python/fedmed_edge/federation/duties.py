@@ -5,6 +5,7 @@ off is done anew. What comes of it goes into the outbox, and the next sync hands
 """
 
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -65,12 +66,14 @@ def work(
     answered = []
     with locked(folder / "work.lock", busy="work: another process is at it"):
         asked, site = Asked(folder / "requests"), _Site(folder, config, progress)
+        shutil.rmtree(site.scratch, ignore_errors=True)  # what a killed process left
         for duty in asked.open():
             if stop() or not within_hours(config.federation, datetime.now()):
                 break
             report = site.answer(duty.ask)
             if report is None:
                 continue
+            shutil.rmtree(site.scratch, ignore_errors=True)
             if report.state == "failed" and duty.tries + 1 < TRIES:
                 asked.put_off(duty, _FIRST_WAIT_S * 10**duty.tries)
                 continue
@@ -92,6 +95,10 @@ class _Site:
     @cached_property
     def dataset(self) -> Dataset:
         return read_dataset(self.config.data, self.recipe)
+
+    @property
+    def scratch(self) -> Path:
+        return self.folder / "work"
 
     @property
     def inbox(self) -> Inbox:
@@ -149,12 +156,10 @@ class _Site:
             device=self.config.device,
             progress=self.progress,
         )
-        weights = self.folder / f"{ask.id}.backbone"
-        try:
-            trained.write(weights)
-            return self._hand_over(ask, generation, weights)
-        finally:
-            weights.unlink(missing_ok=True)
+        self.scratch.mkdir(exist_ok=True)
+        weights = self.scratch / "weights.backbone"
+        trained.write(weights)
+        return self._hand_over(ask, generation, weights)
 
     def _hand_over(self, ask: Ask, generation: Generation, weights: Path | None) -> Report:
         """Make a contribution and put it into the outbox; where a killed process did so, that one counts."""
@@ -173,19 +178,17 @@ class _Site:
             record_sequence(self.folder, sequence)  # first: a gap does no harm, a number used twice does
             signed = contribution.sign(read_private_key(self.config.key))
             header = signed.header
-            path = self.folder / f"{ask.id}.contribution"
-            try:
-                write_contribution(path, signed)
-                outbox.add(
-                    path.read_bytes(),
-                    id=signed.id,
-                    sequence=sequence,
-                    task=header.task,
-                    rule=let_out(header.parts, header.min_cohort),
-                    request=ask.id,
-                )
-            finally:
-                path.unlink(missing_ok=True)
+            self.scratch.mkdir(exist_ok=True)
+            path = self.scratch / "signed.contribution"
+            write_contribution(path, signed)
+            outbox.add(
+                path.read_bytes(),
+                id=signed.id,
+                sequence=sequence,
+                task=header.task,
+                rule=let_out(header.parts, header.min_cohort),
+                request=ask.id,
+            )
             made = signed.id
         return Report(request=ask.id, state="done", contribution=made)
 

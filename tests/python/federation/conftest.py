@@ -49,7 +49,9 @@ def generation() -> Generation:
     return Generation(
         header=header,
         weights={"stem": np.zeros(700, np.float32)},
-        encoder=onnx.helper.make_model(graph).SerializeToString(),
+        encoder=onnx.helper.make_model(
+            graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8
+        ).SerializeToString(),
         mean=np.zeros(2, np.float32),
         deviation=np.ones(2, np.float32),
         projection=None,

@@ -11,10 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image as Raster
 
+from fedmed_edge.config import Policy, SiteConfig, SiteFederation, write_config
 from fedmed_edge.errors import InputError, StoreError
 from fedmed_edge.federation import outbox, parts, server_side
 from fedmed_edge.federation.egress import read_egress
+from fedmed_edge.recipe import Recipe, write_recipe
 
 # Lines between two points where the child is killed; smaller ones are run by hand.
 STEP = int(os.environ.get("FEDMED_TEST_STEP", "401"))
@@ -284,3 +287,112 @@ def test_a_copied_folder_is_swept_of_what_a_killed_process_left(federation: Any,
     shutil.copy(alpha.outbox.path(parcel.digest), copy)
     federation.sync("alpha")
     assert not copy.exists()
+
+
+# The same of a site that does what the server asked: each step in a child, as a runtime's threads do not
+# survive a fork.
+WORK = """
+import os, shutil, signal, sys
+from pathlib import Path
+from fedmed_edge.config import SiteConfig, read_config
+from fedmed_edge.federation.duties import work
+from fedmed_edge.federation.loopback import Loopback
+from fedmed_edge.federation.site_side import sync
+from fedmed_edge.store.store import Store
+
+template, place, step = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+site = place / "alpha"
+
+def traced(limit):
+    count = 0
+    def trace(frame, event, argument):
+        nonlocal count
+        name = frame.f_code.co_filename
+        if not any(part in name for part in ("edge/federation", "edge/hospital", "edge/atomic.py")):
+            return None
+        if event == "line":
+            count += 1
+            if count == limit:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+    return trace
+
+def child(run, limit=-1):
+    pid = os.fork()
+    if pid == 0:
+        try:
+            sys.settrace(traced(limit))
+            run()
+        except BaseException as error:
+            print("child:", repr(error), file=sys.stderr)
+            os._exit(3)
+        os._exit(0)
+    return os.waitpid(pid, 0)[1]
+
+def config():
+    return read_config(SiteConfig, site)
+
+def meet():
+    sync(Loopback(Store.open(place / "store"), place / "federation", "alpha"), site, config(), patience_s=0)
+
+killed, limit = 0, 1
+while True:
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(template, place)
+    status = child(lambda: work(site, config()), limit)
+    assert child(lambda: work(site, config())) == 0
+    assert child(meet) == 0
+    store = Store.open(place / "store")
+    assert store.verify() == []
+    (entry,) = store.contribution_entries()
+    assert not (site / "work").exists() and not list((site / "outbox").glob("*.contribution"))
+    (request,) = (place / "federation" / "requests" / "alpha").glob("*.json")
+    assert '"state":"answered"' in request.read_text(), limit
+    assert [row.kind for row in store.ledger()].count("contributed") == 1
+    if os.WIFEXITED(status):
+        assert os.WEXITSTATUS(status) == 0
+        break
+    killed, limit = killed + 1, limit + step
+print(killed)
+"""
+
+
+def test_a_site_killed_while_it_extracts_contributes_once(
+    make_federation: Callable[..., Any], tmp_path: Path, recipe: Recipe
+) -> None:
+    template = tmp_path / "template"
+    federation = make_federation(template, "alpha")
+    alpha = federation.hospitals["alpha"]
+    data, lines = alpha.folder / "data", ["image,label,mask,patient,split"]
+    data.mkdir()
+    for index in range(6):
+        pixels = np.random.default_rng(index).integers(0, 255, (32, 32)).astype(np.uint8)
+        Raster.fromarray(pixels).save(data / f"{index}.png")
+        lines.append(f"{index}.png,{recipe.classes[index % 2]},,p{index},train")
+    (data / "labels.csv").write_text("\n".join(lines) + "\n")
+    write_recipe(alpha.folder / "recipe.toml", recipe)
+    shutil.copy(template / "server.pub", alpha.folder / "server.pub")
+    write_config(
+        alpha.folder / "fedmed.toml",
+        SiteConfig(
+            site="alpha",
+            server_key=Path("server.pub"),
+            device="cpu",
+            policy=Policy(min_cohort=1),
+            federation=SiteFederation(may_contribute=True),
+        ),
+    )
+    file = tmp_path / "generation"
+    file.write_bytes(alpha.generation.content)
+    federation.offers.publish(file, federation.key, kind="generation", recipe=recipe.digest)
+    federation.sync("alpha")
+    done = subprocess.run(
+        [sys.executable, "-c", WORK, str(template), str(tmp_path / "work"), str(STEP)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert int(done.stdout) >= 2
