@@ -96,6 +96,7 @@ def run_federated(
     Raises:
         Unreachable: A step took too long.
     """
+    folder = folder.resolve()  # processes and settings files may look at it from elsewhere
     shutil.rmtree(folder, ignore_errors=True)
     kind = Processes if processes else InProcess
     hospitals: Hospitals = kind(folder, recipe, min_cohort=min_cohort)

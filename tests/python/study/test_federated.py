@@ -74,14 +74,15 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     "processes", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["in process", "processes"]
 )
 def test_the_models_have_the_bytes_of_the_story_told_within_one_process(
-    prepared: Prepared, tmp_path: Path, processes: bool
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: bool
 ) -> None:
     if processes:
         pytest.importorskip("nvflare")
     seen: list[str] = []
     watch: Callable[[str], None] = seen.append
+    monkeypatch.chdir(tmp_path)
     made = run_federated(
-        tmp_path / "federated",
+        Path("federated"),  # as `demo --out` names a folder
         prepared.generation,
         prepared.recipe,
         prepared.sites,
