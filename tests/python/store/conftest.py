@@ -1,6 +1,6 @@
 """A store with a small generation and recipe, and contributions of made-up sites.
 
-Its index is in a file or a real PostgreSQL, its files in a folder or in a bucket of an S3-compatible server.
+Its index is in a file or a real PostgreSQL; `test_places` keeps files in a bucket of an S3-compatible server.
 """
 
 import contextlib
@@ -233,12 +233,10 @@ def bucket(buckets: str, monkeypatch: pytest.MonkeyPatch) -> str:
 Place = dict[str, str]
 
 
-@pytest.fixture(params=["folder", "postgresql", "s3"])
+@pytest.fixture(params=["folder", "postgresql"])
 def place(request: pytest.FixtureRequest) -> Place:
-    """Where a store keeps its index and its files; nothing said is in its folder."""
-    if request.param == "postgresql":
-        return {"index": request.getfixturevalue("database")}
-    return {"objects": request.getfixturevalue("bucket")} if request.param == "s3" else {}
+    """Where a store keeps its index; nothing said is in its folder."""
+    return {"index": request.getfixturevalue("database")} if request.param == "postgresql" else {}
 
 
 @pytest.fixture

@@ -18,11 +18,6 @@ from fedmed_edge.store.store import Store
 Send = Callable[..., Path]
 
 
-@pytest.fixture(params=["folder", "postgresql"])
-def place(request: pytest.FixtureRequest) -> dict[str, str]:
-    return {"index": request.getfixturevalue("database")} if request.param == "postgresql" else {}
-
-
 def change(store: Store, *statements: str) -> None:
     """Write into the index behind the store's back."""
     with store._index.write() as connection:

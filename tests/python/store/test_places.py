@@ -9,6 +9,7 @@ import pytest
 
 from fedmed_edge.errors import InputError, StoreError
 from fedmed_edge.generation import Generation
+from fedmed_edge.model.rebuild import rebuild
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.signing import PrivateKey, generate_key
 from fedmed_edge.store import objects, remote
@@ -120,6 +121,26 @@ def test_files_in_memory(tmp_path: Path, sent: Send, keep: Callable[[Store], Sto
     again.withdraw("alpha")
     left = fsspec.filesystem("memory").find("/test_files_in_memory")
     assert [path.rpartition("/")[2] for path in left] == store.generations()
+
+
+def test_what_a_store_does_with_files_it_does_in_a_bucket(
+    tmp_path: Path, sent: Send, keep: Callable[[Store], Store], bucket: str, recipe: Recipe
+) -> None:
+    store = keep(Store.create(tmp_path / "store", objects=bucket))
+    for site, sequence, seed in (("alpha", 1, 1), ("alpha", 2, 2), ("beta", 1, 0), ("gamma", 1, 0)):
+        assert store.import_contribution(sent(site, sequence, seed=seed)).new
+    assert not store.import_contribution(sent("beta", 1)).new
+    assert store.import_contribution(sent("alpha", 3, seed=1)).new  # signed anew: the older file is swept
+    assert len(list(store._objects.listed())) == 5
+    assert [one.header.sequence for one in store.contributions("lesion")] == [3, 1, 1]
+    model = rebuild(store.contributions("lesion"), recipe)
+    assert store.save_model(model) == store.save_model(model) == model.digest
+    assert store.model_content(model.digest) == model.content
+    assert store.verify() == []
+    assert store.withdraw("alpha").models == (model.digest,)
+    left = [store._objects.read(str(digest)) for _, digest in store._objects.listed()]
+    assert len(left) == 4 and not any(b'\\"site\\":\\"alpha\\"' in one for one in left)
+    assert Store.open(store.folder, objects=bucket).verify() == []
 
 
 def test_an_import_that_ends_after_its_object_was_written_is_swept(
