@@ -1,4 +1,4 @@
-"""On a GPU: CUDA and TensorRT answer as the processor does. Needs onnxruntime-gpu in the place of onnxruntime."""
+"""On a GPU, with onnxruntime-gpu installed: CUDA and TensorRT answer as the processor does."""
 
 from pathlib import Path
 from types import SimpleNamespace
