@@ -19,7 +19,8 @@ command -v qemu-x86_64 >/dev/null || command -v qemu-x86_64-static >/dev/null ||
 wants readelf binutils
 wants Orthanc orthanc
 [ -e /usr/share/orthanc/plugins/libOrthancDicomWeb.so ] || missing="$missing orthanc-dicomweb"
-wants storescu dcmtk
+# by its place: an environment of Python brings programs of the same names
+[ -x /usr/bin/storescu ] || missing="$missing dcmtk"
 wants dciodvfy dicom3tools
 wants dcm2niix dcm2niix
 wants strace strace

@@ -42,12 +42,13 @@ def main() -> None:
     _confine(settings["memory_bytes"])
     try:
         worker = Worker(**settings["worker"])
-        # Loads highdicom now, not with the first study.
-        import fedmed_edge.inference.dicom_objects  # noqa: F401
     except FedmedError as error:
         _say(out, {"error": str(error), "hint": error.hint, "exit_code": error.exit_code})
         return
     _say(out, {"ready": worker.describe()})
+    # Loads highdicom before the first study comes.
+    import fedmed_edge.inference.dicom_objects  # noqa: F401
+
     while True:
         request = json.loads(lines.get())
         _say(out, worker.answer(Path(request["input"]), Path(request["output"])))

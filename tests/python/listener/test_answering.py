@@ -140,14 +140,7 @@ def test_a_node_that_cannot_answer_does_not_start(site_of: SiteOf) -> None:
     assert "models: none is active, expected one" in site.stderr
 
 
-def test_two_nodes_do_not_work_on_one_folder(site_of: SiteOf) -> None:
-    site = site_of().start()
-    said = site.run("listen")
-    assert said.returncode == 1
-    assert "another `listen` works here" in said.stderr
-
-
-def test_the_node_loads_no_runtime_and_listens_where_it_says_alone(site_of: SiteOf) -> None:
+def test_the_node_loads_no_runtime_listens_where_it_says_and_is_alone_in_its_folder(site_of: SiteOf) -> None:
     site = site_of().start()
     maps = Path(f"/proc/{site.process.pid}/maps").read_text()
     assert "onnxruntime" not in maps and "torch" not in maps
@@ -157,3 +150,6 @@ def test_the_node_loads_no_runtime_and_listens_where_it_says_alone(site_of: Site
     local = {f"0100007F:{site.port:04X}", f"0100007F:{site.said['metrics_port']:04X}"}
     assert sockets_of(site.process.pid) == local
     assert sockets_of(worker_of(site)) == set()
+    said = site.run("listen")
+    assert said.returncode == 1
+    assert "another `listen` works here" in said.stderr
