@@ -1,5 +1,6 @@
 # make demo [DATA=DIR] [ARGS=…]   the whole path on this machine, on a synthetic cohort or on a task folder
 # make test                       everything that continuous integration runs
+# make bench [ARGS=--quick]       the kernels beside their peers: the table of cpp/benchmarks/README.md
 # make clean                      remove what was built; make distclean the environment too
 #
 # Both make their own environment in .venv the first time. PYTHON=python3.12 chooses an interpreter.
@@ -10,6 +11,7 @@ ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
+BENCH := build/bench
 INSTALLED := $(VENV)/.fedmed-installed
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 EXTRAS := cpu,train,server,postgres,s3,federation,listen,codecs,dev
@@ -17,11 +19,11 @@ BUILT_FROM := pyproject.toml constraints.txt CMakeLists.txt $(wildcard cmake/*) 
 	$(shell find cpp -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test packages lint types cpp python clean distclean
+.PHONY: help demo test packages lint types cpp python bench clean distclean
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '1,6s/^# \{0,1\}//p' Makefile
+	@sed -n '1,7s/^# \{0,1\}//p' Makefile
 
 demo: $(INSTALLED)
 	$(BIN)/fedmed-edge demo $(if $(DATA),--data "$(DATA)") $(ARGS)
@@ -52,6 +54,9 @@ cpp: packages $(INSTALLED)
 python: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not cuda" $(ARGS)
 
+bench: $(BENCH)/.installed
+	$(BENCH)/bin/python tests/bench/kernels.py $(ARGS)
+
 clean:
 	rm -rf build dist demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find python tests -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -65,6 +70,15 @@ distclean: clean
 $(INSTALLED): $(BUILT_FROM) | $(BIN)/python
 	$(PIP_INSTALL) scikit-build-core pybind11 cmake ninja
 	$(PIP_INSTALL) --no-build-isolation --editable ".[$(EXTRAS)]"
+	@touch $@
+
+# Of its own, as what the peers pin is not what we do.
+$(BENCH)/.installed: $(BUILT_FROM)
+	@$(PYTHON) -c "$$CHECK_MACHINE" $(CXX)
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt \
+		scikit-build-core pybind11 cmake ninja torch
+	$(BENCH)/bin/python -m pip install --disable-pip-version-check --quiet --no-build-isolation ".[bench]"
 	@touch $@
 
 $(BIN)/python:

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "arguments.hpp"
 #include "fedmed/error.hpp"
 #include "fedmed/views.hpp"
 
@@ -63,12 +64,6 @@ template <typename ElementT>
   return static_cast<std::size_t>(array.shape(axis));
 }
 
-/// The last two or three of `sides`, as a grid.
-[[nodiscard]] inline grid_size grid_of(std::span<const std::size_t> sides)
-{
-  return sides.size() == 2 ? grid_size{1, sides[0], sides[1]} : grid_size{sides[0], sides[1], sides[2]};
-}
-
 /// Refuse anything but `before` axes followed by the two or three of a grid.
 inline void check_grid_axes(const py::array& array, py::ssize_t before, const std::string& where)
 {
@@ -83,21 +78,6 @@ inline void check_grid_axes(const py::array& array, py::ssize_t before, const st
 {
   const std::vector<std::size_t> shape = shape_of(array);
   return grid_of(std::span{shape}.subspan(static_cast<std::size_t>(before)));
-}
-
-/// A cell of a grid of two or three axes, given as one number an axis.
-[[nodiscard]] inline grid_size cell_of(const std::vector<py::ssize_t>& start,
-                                       py::ssize_t axes,
-                                       const std::string& where)
-{
-  FEDMED_EXPECTS(static_cast<py::ssize_t>(start.size()) == axes,
-                 where + " has " + shape_text(start) + ", expected " + std::to_string(axes) + " numbers");
-  std::vector<std::size_t> cell;
-  for (const py::ssize_t index : start) {
-    FEDMED_EXPECTS(index >= 0, where + " has " + shape_text(start) + ", expected none below 0");
-    cell.push_back(static_cast<std::size_t>(index));
-  }
-  return cell.size() == 2 ? grid_size{0, cell[0], cell[1]} : grid_size{cell[0], cell[1], cell[2]};
 }
 
 }  // namespace fedmed::bindings

@@ -25,7 +25,7 @@ void call(py::array& total,
     input<float>(window, "blend_windows: `window`"), side(window, 0), grid_of(window, 1)};
   const grid_view<const float> importance_view{
     input<float>(importance, "blend_windows: `importance`"), 1, grid_of(importance, 0)};
-  const grid_size cell = cell_of(start, total.ndim() - 1, "blend_windows: `start`");
+  const grid_size cell = cell_of(start, shape_of(weight).size(), "blend_windows: `start`");
   // From here on no Python object is touched.
   const py::gil_scoped_release release;
   blend_windows(total_view, weight_view, window_view, importance_view, cell, threads);

@@ -22,13 +22,6 @@ row_view rows_of(const py::array& rows, const std::string& bits)
   return {input<float>(rows, "class_gram: `rows`"), count, columns};
 }
 
-gram_mode mode_of(const std::string& mode)
-{
-  FEDMED_EXPECTS(mode == "exact" || mode == "fast",
-                 "class_gram: `mode` has `" + mode + "`, expected `exact` or `fast`");
-  return mode == "fast" ? gram_mode::fast : gram_mode::exact;
-}
-
 void call(const py::array& rows,
           const py::array& classes,
           py::array& grams,
@@ -43,7 +36,7 @@ void call(const py::array& rows,
   const std::span class_view{input<std::int32_t>(classes, "class_gram: `classes`"), side(classes, 0)};
   const matrix_view<double> gram_view{
     output<double>(grams, "class_gram: `grams`"), side(grams, 0), side(grams, 1)};
-  const gram_mode how = mode_of(mode);
+  const gram_mode how = gram_mode_of(mode, "class_gram");
   const instruction_set set = chosen_instruction_set();
   // From here on no Python object is touched.
   const py::gil_scoped_release release;

@@ -51,10 +51,8 @@ void call(const std::vector<py::array>& maps,
           const std::string& mode,
           std::size_t threads)
 {
-  FEDMED_EXPECTS(size.size() == 2 || size.size() == 3,
-                 named("size") + " has shape " + shape_text(size) + ", expected 2 or 3 sides");
-  FEDMED_EXPECTS(mode == "exact" || mode == "fast",
-                 named("mode") + " has `" + mode + "`, expected `exact` or `fast`");
+  const strided_grid grid{grid_of(size, named("size")), stride};
+  const gram_mode how = gram_mode_of(mode, "lifted_class_gram");
   check_axes(classes, 1, named("classes"));
   check_axes(grams, 2, named("grams"));
   check_axes(picked, 1, named("picked"));
@@ -65,12 +63,10 @@ void call(const std::vector<py::array>& maps,
                              matrix_of(lift, "lift"),
                              vector_of(bias, "bias"),
                              matrix_of(projection, "projection")};
-  const strided_grid grid{grid_of(size), stride};
   const std::span class_view{input<std::int32_t>(classes, named("classes")), side(classes, 0)};
   const matrix_view<double> gram_view{output<double>(grams, named("grams")), side(grams, 0), side(grams, 1)};
   const kept_rows kept_view{{input<std::int64_t>(picked, named("picked")), side(picked, 0)},
                             {output<float>(kept, named("kept")), side(kept, 0), side(kept, 1)}};
-  const gram_mode how = mode == "fast" ? gram_mode::fast : gram_mode::exact;
   const instruction_set set = chosen_instruction_set();
   // From here on no Python object is touched.
   const py::gil_scoped_release release;

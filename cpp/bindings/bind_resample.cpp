@@ -30,13 +30,6 @@ index_map map_of(const py::array& matrix, const py::array& offset, py::ssize_t a
   return map;
 }
 
-interpolation mode_of(const std::string& mode)
-{
-  FEDMED_EXPECTS(mode == "linear" || mode == "nearest",
-                 "resample: `mode` has `" + mode + "`, expected `linear` or `nearest`");
-  return mode == "linear" ? interpolation::linear : interpolation::nearest;
-}
-
 void call(const py::array& pixels,
           const py::array& matrix,
           const py::array& offset,
@@ -50,7 +43,7 @@ void call(const py::array& pixels,
     input<float>(pixels, "resample: `pixels`"), side(pixels, 0), grid_of(pixels, 1)};
   const grid_view<float> out_view{output<float>(out, "resample: `out`"), side(out, 0), grid_of(out, 1)};
   const index_map map = map_of(matrix, offset, pixels.ndim() - 1);
-  const interpolation how = mode_of(mode);
+  const interpolation how = interpolation_of(mode);
   // From here on no Python object is touched.
   const py::gil_scoped_release release;
   resample(pixel_view, map, out_view, how, threads);

@@ -51,7 +51,14 @@ inline void check_model(const py::array& array,
   if (models.empty() || py::isinstance<py::str>(models[0])) {
     return sources{models.cast<std::vector<std::string>>()};
   }
-  const auto arrays = models.cast<std::vector<py::array>>();
+  std::vector<py::array> arrays;
+  for (const py::handle model : models) {
+    FEDMED_EXPECTS(py::isinstance<py::array>(model),
+                   kernel + ": `sources[" + std::to_string(arrays.size()) + "]` is a " +
+                     py::str(py::type::of(model).attr("__name__")).cast<std::string>() +
+                     ", expected a path or an array");
+    arrays.push_back(py::reinterpret_borrow<py::array>(model));
+  }
   const element_type type = type_of(arrays.front(), kernel + ": `sources[0]`");
   std::vector<const std::byte*> values;
   for (std::size_t i = 0; i < arrays.size(); ++i) {
@@ -67,21 +74,16 @@ inline void check_model(const py::array& array,
 /// @param out descriptor of an empty file for files, an array for arrays
 [[nodiscard]] inline model_output output_of(py::object& out, const sources& models, const std::string& kernel)
 {
-  if (py::isinstance<py::int_>(out)) {
+  if (models.mapped()) {
     return {out.cast<int>(), models};
   }
-  auto array = out.cast<py::array>();
+  FEDMED_EXPECTS(py::isinstance<py::array>(out),
+                 kernel + ": `out` is no array, expected one as the sources are");
+  auto array = py::reinterpret_borrow<py::array>(out);
   const tensor_entry& like = models.parts().front().tensor;
   check_model(array, like.type, static_cast<py::ssize_t>(like.length), kernel + ": `out`");
   FEDMED_EXPECTS(array.writeable(), kernel + ": `out` is read-only, expected a writeable array");
   return model_output{static_cast<std::byte*>(array.mutable_data())};
-}
-
-[[nodiscard]] inline nan_policy nan_of(const std::string& nan, const std::string& kernel)
-{
-  FEDMED_EXPECTS(nan == "refuse" || nan == "propagate",
-                 kernel + ": `nan` has `" + nan + "`, expected `refuse` or `propagate`");
-  return nan == "refuse" ? nan_policy::refuse : nan_policy::propagate;
 }
 
 /// Runs `call` without the GIL; an error of the file becomes OSError.

@@ -3,6 +3,7 @@
 #include <array>
 #include <cstdlib>
 #include <string>
+#include <string_view>
 
 #include "fedmed/error.hpp"
 
@@ -13,9 +14,10 @@ constexpr std::array widest_first{instruction_set::avx512, instruction_set::avx2
 
 instruction_set choose()
 {
-  const char* forced = std::getenv("FEDMED_ISA");
+  const char* setting = std::getenv("FEDMED_ISA");
+  const std::string_view forced = setting == nullptr ? "" : setting;
   for (const instruction_set set : widest_first) {
-    if (is_supported(set) && (forced == nullptr || name(set) == forced)) {
+    if (is_supported(set) && (forced.empty() || name(set) == forced)) {
       return set;
     }
   }

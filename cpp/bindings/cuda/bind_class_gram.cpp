@@ -1,5 +1,6 @@
 #include <vector>
 
+#include "arguments.hpp"
 #include "device_arrays.hpp"
 #include "fedmed/cuda/class_gram.hpp"
 
@@ -26,12 +27,10 @@ void call(const py::object& rows, const py::object& classes, const py::object& g
   const device_array& row_array = call.array(rows, "rows", 2);
   const device_array& class_array = call.array(classes, "classes", 1);
   device_array& gram_array = call.array(grams, "grams", 2);
-  FEDMED_EXPECTS(mode == "exact" || mode == "fast",
-                 "class_gram: `mode` has `" + mode + "`, expected `exact` or `fast`");
   const row_view row_numbers = rows_of(row_array);
   const auto* device_classes = class_array.input<std::int32_t>();
   const matrix_view<double> gram_view{gram_array.output<double>(), gram_array.side(0), gram_array.side(1)};
-  const gram_mode how = mode == "fast" ? gram_mode::fast : gram_mode::exact;
+  const gram_mode how = gram_mode_of(mode, "class_gram");
   call.run([&](cudaStream_t stream) {
     const std::vector<std::int32_t> labels = to_host(device_classes, class_array.size(), stream);
     fedmed::cuda::class_gram(row_numbers, labels, gram_view, how, stream);

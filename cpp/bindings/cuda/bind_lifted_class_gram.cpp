@@ -30,10 +30,8 @@ void call(const std::vector<py::object>& maps,
           const py::object& kept,
           const std::string& mode)
 {
-  FEDMED_EXPECTS(size.size() == 2 || size.size() == 3,
-                 "lifted_class_gram: `size` has shape " + shape_text(size) + ", expected 2 or 3 sides");
-  FEDMED_EXPECTS(mode == "exact" || mode == "fast",
-                 "lifted_class_gram: `mode` has `" + mode + "`, expected `exact` or `fast`");
+  const strided_grid grid{grid_of(size, "lifted_class_gram: `size`"), stride};
+  const gram_mode how = gram_mode_of(mode, "lifted_class_gram");
   device_call call{"lifted_class_gram"};
   std::vector<grid_view<const float>> map_views;
   for (const py::object& map : maps) {
@@ -45,15 +43,12 @@ void call(const std::vector<py::object>& maps,
                              matrix_of(call.array(lift, "lift", 2)),
                              vector_of(call.array(bias, "bias", 1)),
                              matrix_of(call.array(projection, "projection", 2))};
-  const strided_grid grid{
-    size.size() == 2 ? grid_size{1, size[0], size[1]} : grid_size{size[0], size[1], size[2]}, stride};
   const device_array& class_array = call.array(classes, "classes", 1);
   const auto* device_classes = class_array.input<std::int32_t>();
   device_array& gram_array = call.array(grams, "grams", 2);
   const matrix_view<double> gram_view{gram_array.output<double>(), gram_array.side(0), gram_array.side(1)};
   device_array& kept_array = call.array(kept, "kept", 2);
   const kept_rows kept_view{picked, {kept_array.output<float>(), kept_array.side(0), kept_array.side(1)}};
-  const gram_mode how = mode == "fast" ? gram_mode::fast : gram_mode::exact;
   call.run([&](cudaStream_t stream) {
     const std::vector<std::int32_t> labels = to_host(device_classes, class_array.size(), stream);
     fedmed::cuda::lifted_class_gram(map_views, weights, grid, labels, gram_view, kept_view, how, stream);

@@ -45,9 +45,7 @@ void call(const py::object& pixels,
     pixel_array.input<float>(), pixel_array.side(0), grid_of(pixel_array, 1)};
   const grid_view<float> out_view{out_array.output<float>(), out_array.side(0), grid_of(out_array, 1)};
   const index_map map = map_of(matrix, offset, pixel_array.axes() - 1);
-  FEDMED_EXPECTS(mode == "linear" || mode == "nearest",
-                 "resample: `mode` has `" + mode + "`, expected `linear` or `nearest`");
-  const interpolation how = mode == "linear" ? interpolation::linear : interpolation::nearest;
+  const interpolation how = interpolation_of(mode);
   call.run([&](cudaStream_t stream) { fedmed::cuda::resample(pixel_view, map, out_view, how, stream); });
 }
 

@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "arguments.hpp"
 #include "device_arrays.hpp"
 #include "fedmed/aggregation.hpp"
 
@@ -59,13 +60,6 @@ namespace fedmed::bindings {
                    name_of(array.type()) + ", expected " + std::to_string(tensor.length) +
                    " of the dtype of `sources`");
   return static_cast<std::byte*>(array.writeable_bytes());
-}
-
-[[nodiscard]] inline nan_policy nan_of(const std::string& nan, const std::string& kernel)
-{
-  FEDMED_EXPECTS(nan == "refuse" || nan == "propagate",
-                 kernel + ": `nan` has `" + nan + "`, expected `refuse` or `propagate`");
-  return nan == "refuse" ? nan_policy::refuse : nan_policy::propagate;
 }
 
 }  // namespace fedmed::bindings

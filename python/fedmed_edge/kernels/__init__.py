@@ -5,6 +5,7 @@ Results do not depend on the number of threads, which is the environment variabl
 the number of processors. A plain NumPy definition of each kernel stands in its test.
 """
 
+import fedmed_edge.kernels.interpreters  # noqa: F401  # before anything compiled is loaded
 from fedmed_edge.kernels.aggregation import (
     RunningMean,
     clip_norm,

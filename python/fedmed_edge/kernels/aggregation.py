@@ -10,8 +10,9 @@ an `InputError` that names file and tensor, of arrays a `ValueError`.
 
 import os
 from collections.abc import Callable, Sequence
+from operator import index
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, SupportsIndex, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -54,7 +55,7 @@ def weighted_mean(sources: Models, weights: Sequence[int], out: Path | Array, *,
         >>> out.tolist()
         [4.0, 5.0]
     """
-    numbers = [int(weight) for weight in weights]
+    numbers = _whole(weights)
     _make(
         sources,
         out,
@@ -145,7 +146,7 @@ def clip_norm(
         [0.75, 1.5]
     """
     norms = np.empty(len(sources))
-    numbers = [int(weight) for weight in weights]
+    numbers = _whole(weights)
     centre = os.fspath(reference) if isinstance(reference, Path) else reference
     _make(
         sources,
@@ -253,6 +254,18 @@ class RunningMean:
         _kernels.running_mean_add(self._sums, values, sign * weight, self._bound, thread_count())
         self._weight += sign * weight
         self._additions += sign
+
+
+def _whole(weights: Sequence[int]) -> list[int]:
+    """Weights of any integral type; the kernel looks at their range, but cannot take all that Python can."""
+    numbers = []
+    for weight in weights:
+        if not isinstance(weight, SupportsIndex) or not -(2**63) <= index(weight) < 2**63:
+            raise ValueError(
+                f"aggregation: `weights` has {weight}, expected whole numbers from 0 to {2**29 - 1}"
+            )
+        numbers.append(index(weight))
+    return numbers
 
 
 def _read(sources: Models, call: Callable[[_Listed], None]) -> None:

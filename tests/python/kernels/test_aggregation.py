@@ -439,6 +439,15 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     refused(r"`sources\[0\]` has strides", lambda: median([np.zeros(12, np.float32)[::2]], out))
     refused(r"`sources\[0\]` has shape \(2, 3\)", lambda: median([two[0].reshape(2, 3)], out))
     refused(r"^median: `out` has 5 elements, expected 6$", lambda: median(two, out[:5]))
+    refused(r"^aggregation: `weights` has 1.5, expected whole", lambda: weighted_mean(two, [1.5, 1], out))  # type: ignore[list-item]
+    refused(r"^aggregation: `weights` has 1180591\d+, expected", lambda: weighted_mean(two, [2**70, 1], out))
+    nothing: Any = None
+    refused(
+        r"^median: `sources\[1\]` is a NoneType, expected a path or", lambda: median([two[0], nothing], out)
+    )
+    refused(r"^median: `out` is no array, expected one as", lambda: median(two, nothing))
+    one: Any = 1
+    refused(r"^median: `out` is no array, expected one as", lambda: median(two, one))  # not descriptor 1
     refused(r"^median: `nan` has `ignore`", lambda: median(two, out, nan="ignore"))  # type: ignore[arg-type]
     refused(r"^aggregation: `out` has another kind", lambda: median(two, tmp_path / "out"))
     mixed: list[Any] = [two[0], tmp_path / "a"]

@@ -136,6 +136,26 @@ def test_a_forked_process_goes_on_calling_kernels() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="sub-interpreters have another name")
+def test_a_sub_interpreter_is_refused() -> None:
+    code = (
+        "import sys, importlib\n"
+        "name = '_interpreters' if sys.version_info >= (3, 13) else '_xxsubinterpreters'\n"
+        "interpreters = importlib.import_module(name)\n"
+        "code = f'import sys; sys.path[:] = {sys.path!r}; import fedmed_edge.kernels'\n"
+        "error = interpreters.run_string(interpreters.create(), code)\n"
+        "sys.exit(0 if error is None else str(error))"
+    )
+    done = run_python(code)
+    assert done.returncode == 1
+    assert "interpreter" in done.stderr and "ImportError" in done.stderr, done.stderr
+
+
+def test_an_empty_setting_is_none() -> None:
+    code = "from fedmed_edge import _kernels; print(_kernels.instruction_set())"
+    assert run_python(code, FEDMED_ISA="").stdout == run_python(code).stdout != ""
+
+
 def test_thread_count_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEDMED_THREADS", "3")
     assert thread_count() == 3

@@ -1,0 +1,12 @@
+"""Refuses a sub-interpreter, in which loading the kernels would wait for ever.
+
+From Python 3.12 on the compiled modules refuse it themselves.
+"""
+
+import sys
+
+if sys.version_info < (3, 12):
+    import _xxsubinterpreters as interpreters  # type: ignore[import-not-found,unused-ignore]
+
+    if interpreters.get_current() != interpreters.get_main():
+        raise ImportError("fedmed_edge.kernels: is imported in a sub-interpreter, expected the main one")
