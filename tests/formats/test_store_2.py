@@ -8,7 +8,7 @@ import pytest
 from fedmed_edge.model.rebuild import rebuild
 from fedmed_edge.store.store import Store
 
-GOLDEN = Path(__file__).with_suffix("").with_name("store_2.zip")
+GOLDEN = Path(__file__).with_name("store_2.zip")
 
 
 @pytest.fixture
