@@ -144,14 +144,14 @@ class _Visit:
         self.outbox.sweep()
         welcome = self._hello()
         self.inbox.sweep({one.digest for one in welcome.offers})
-        if within_hours(self.config.federation, datetime.now()):
-            for parcel in self.outbox.waiting():
-                if parcel.not_before > time.time() or not self._hand_over(parcel):
-                    break  # a newer contribution must not overtake it
-            for offered in welcome.offers:
-                self._fetch(offered)
+        open_now = within_hours(self.config.federation, datetime.now())
+        for parcel in self.outbox.waiting() if open_now else ():
+            if parcel.not_before > time.time() or not self._hand_over(parcel):
+                break  # a newer contribution must not overtake it
         for duty in self.asked.answered():
             self._report(duty)
+        for offered in welcome.offers if open_now else ():
+            self._fetch(offered)
 
     def _hello(self) -> Welcome:
         here = [one for one in self.inbox.all() if one.state != "withdrawn"][-_HAS_CAP:]
