@@ -20,7 +20,11 @@ from fedmed_edge.kernels import argmax_slab, blend_windows, resample
 Start = tuple[int, int, int]
 
 TOTALS_BYTES = 192 << 20
-"""What the running totals may take; a band is at least as wide as a window."""
+"""What the running totals may take, and of a larger volume `TOTALS_SHARE` of it in float32; a band is at
+least as wide as a window. Two bands cost a quarter more windows, and so on: memory that does not grow with
+the number of classes is paid with time where there are many."""
+
+TOTALS_SHARE = 0.6
 
 _PART_VALUES = 1 << 22
 
@@ -125,7 +129,9 @@ def _matched(inverse: Float64) -> tuple[int, ...]:
 def _bands(axes: _Axes, size: tuple[int, ...], classes: int) -> Iterator[tuple[int, int]]:
     """First and last grid index (exclusive) of each band across the second axis."""
     line_bytes = 4 * (classes + 1) * axes.depth(size) * axes.valid[2]
-    width = max(size[axes.order[1]], TOTALS_BYTES // line_bytes - 1)
+    volume_bytes = 4 * math.prod(axes.source_sides)
+    budget = max(TOTALS_BYTES, int(TOTALS_SHARE * volume_bytes))
+    width = max(size[axes.order[1]], budget // line_bytes - 1)
     count = -(-axes.valid[1] // width)
     yield from pairwise(round(axes.valid[1] * part / count) for part in range(count + 1))
 

@@ -25,7 +25,7 @@ def infer(model: Model, found: Found, out: Path, options: Options | None = None)
     The table is written at the end, also when the run is interrupted.
 
     Args:
-        found: What `inputs.find_inputs` found; what it refused comes out as failed results, first.
+        found: What `inputs.find_inputs` found; what it refused comes out as failed results, last.
         out: Folder of the results.
         options: What is written; default: all that an input is fit for.
 
@@ -37,8 +37,6 @@ def infer(model: Model, found: Found, out: Path, options: Options | None = None)
     """
     options = options or Options()
     with ResultsFolder(out, model, options) as folder:
-        for name, error in found.refused:
-            yield folder.fail(Input(name, Path(name)), error, 0.0)
         for given in found.inputs:
             started, memory = time.perf_counter(), MemoryMeter()
             answer = _answer(model, given, options)
@@ -46,6 +44,8 @@ def infer(model: Model, found: Found, out: Path, options: Options | None = None)
                 yield folder.add(answer, started, memory)
             else:
                 yield folder.fail(given, answer, time.perf_counter() - started)
+        for name, error in found.refused:
+            yield folder.fail(Input(name, Path(name)), error, 0.0)
 
 
 def _answer(model: Model, given: Input, options: Options) -> Answer | FedmedError:

@@ -39,11 +39,20 @@ def infer_with(f: Any, *inputs: object, model: str = "tiny.onnx", trust: bool = 
     ("words", "message", "hint"),
     [
         ([EDGE, "infr"], "no such command `infr`; did you mean `infer`?", "see `fedmed-edge --help`"),
-        ([EDGE, "contribute", "-C", "x", "--out", "a", "--dry-run"], "give one of --out FILE", "contribute --help"),
+        (
+            [EDGE, "contribute", "-C", "x", "--out", "a", "--dry-run"],
+            "give one of --out FILE",
+            "contribute --help",
+        ),
         ([SERVER, "site", "add", "a", "-C", "x"], "give either --request FILE", "site add --help"),
         ([EDGE, "init", "x"], "give --site NAME", "init --help"),
         ([EDGE, "infer"], "missing argument 'INPUTS...'", "see `fedmed-edge infer --help`"),
         ([EDGE, "train", "--out", "x", "--epochs", "0"], "invalid value for '--epochs'", None),
+        (
+            [EDGE, "infer", "x", "-o", "y", "--format", "pdf"],
+            "`--format` has pdf, expected some of",
+            "infer --help",
+        ),
         ([EDGE, "infer", "x", "--modle", "y"], "no such option '--modle'", "infer --help"),
         ([SERVER, "site", "adde"], "no such command 'adde'", "see `fedmed-server site --help`"),
         ([SERVER, "rebuild", "--ridge", "much"], "invalid value for '--ridge'", None),

@@ -67,6 +67,7 @@ def test_labels_are_those_of_the_whole_volume(
     seed: int, shear: float, budget: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(slabs, "TOTALS_BYTES", budget)
+    monkeypatch.setattr(slabs, "TOTALS_SHARE", 0)
     monkeypatch.setattr(slabs, "_PART_VALUES", 1 if seed % 2 else 1 << 20)
     memory = list(itertools.permutations(range(3)))[seed % 5]
     image, recipe = volume_of(seed, shear, memory), recipe_of((1.1, 0.9, 1.3))
@@ -101,7 +102,7 @@ def test_whole_numbers_of_16_bits_are_the_same_volume() -> None:
     )
     numbers = np.rint(image.pixels * 4000 - 1000)
     both = [
-        VolumeGrid(replace(image, pixels=pixels), recipe)
+        VolumeGrid(replace(image, pixels=pixels), recipe)  # type: ignore[arg-type]
         for pixels in (numbers.astype(np.float32), numbers.astype(np.int16))
     ]
     windows = [grid.window((0, 0, 0), SIZE) for grid in both]
@@ -113,3 +114,19 @@ def test_labels_lie_in_memory_as_the_source_does() -> None:
     grid = VolumeGrid(image, recipe)
     labels, _ = label_volume(grid, SIZE, lambda start: network(grid.window(start, SIZE), 3), classes=3)
     assert labels.T.flags.c_contiguous
+
+
+@pytest.mark.parametrize("classes", [2, 5, 25, 100])
+def test_totals_of_a_large_scan_stay_within_the_budget(classes: int) -> None:
+    """However many classes: only a band of a window's width may be wider than the budget allows."""
+    size = (64, 64, 64)
+    nothing = np.broadcast_to(np.zeros((), np.float32), (1, 512, 512, 300))
+    recipe = recipe_of((1.0, 1.0, 1.0), classes).model_copy(update={"size": size})
+    grid = VolumeGrid(Image(nothing, np.eye(4), (1.0, 1.0, 1.0), "", "nifti", Path("a.nii")), recipe)
+    axes = slabs._Axes(grid, size)
+    bands = list(slabs._bands(axes, size, classes))
+    assert bands[0][0] == 0 and bands[-1][1] == axes.valid[1]
+    assert all(one[1] == other[0] for one, other in itertools.pairwise(bands))
+    widest = max(high - low for low, high in bands) + 1
+    assert widest <= 65 or 4 * (classes + 1) * axes.depth(size) * widest * axes.valid[2] <= slabs.TOTALS_BYTES
+    assert (len(bands) == 1) == (classes <= 3)

@@ -69,10 +69,13 @@ def command(
     from fedmed_edge.inference.options import FORMATS, Options, parse_formats
 
     out: Output = ctx.obj
+    try:
+        options = Options(parse_formats(formats or ",".join(FORMATS)), seg, preview, lenient)
+    except InputError as error:
+        raise click.UsageError(str(error)) from None
     missing = next((path for path in inputs if not path.exists()), None)
     if missing is not None and len(inputs) == 1:
         raise InputError(f"{missing}: no such file or folder")
-    options = Options(parse_formats(formats or ",".join(FORMATS)), seg, preview, lenient)
     site = _site()
     trust = trust or (site.server_key if site else _server_key())
     device = device or (site.device if site else "auto")
