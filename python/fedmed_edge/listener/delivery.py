@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedmed_edge.errors import FedmedError, InputError, Undelivered
-from fedmed_edge.listener.destinations import Destination, destination_of
+from fedmed_edge.listener.destinations import Destination, check_object, destination_of
 from fedmed_edge.listener.journal import Journal, open_journal
 from fedmed_edge.listening import Listen
 
@@ -130,11 +130,13 @@ def send_files(files: Sequence[Path], settings: Listen) -> None:
     """Send DICOM files to every destination, now.
 
     Raises:
-        InputError: Sending is not allowed yet.
+        InputError: Sending is not allowed yet, or a file is no DICOM object.
         Undelivered: Some did not arrive; names the first and why.
     """
-    failed = []
-    for to, destination in _allowed(settings).items():
+    failed, destinations = [], _allowed(settings)
+    for file in files:
+        check_object(file)
+    for to, destination in destinations.items():
         try:
             sent = destination.store([(file, None) for file in files])
             failed += [f"{to}: {one.note}" for one in sent if not one.stored]

@@ -139,6 +139,20 @@ class DicomNode:
         return Sent(False, f"{path.name}: " + ("no answer" if status is None else f"status 0x{status:04X}"))
 
 
+def check_object(path: Path) -> None:
+    """Refuse what cannot be sent.
+
+    Raises:
+        InputError: The file is missing or no DICOM object.
+    """
+    try:
+        _kind(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {(error.strerror or '').lower()}") from None
+    except Exception:  # pydicom raises many kinds over what is none
+        raise InputError(f"{path}: not a DICOM file with its class and transfer syntax") from None
+
+
 def _kind(path: Path) -> tuple[str, str]:
     meta = pydicom.filereader.read_file_meta_info(path)
     return str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID)

@@ -87,6 +87,8 @@ class Node:
             self._delivering.start()
         self._retention.start()
         port = self._scp.start()
+        if not self.settings.bind.is_loopback and self.settings.tls.certificate is None:
+            log.warning("listen: images cross the network in the clear: [listen.tls] names no certificate")
         if self._polling is not None:
             self._polling.start()
         return {

@@ -125,10 +125,11 @@ class Worker:
 
     def _told(self, results: list[Result]) -> Document:
         answered = [one for one in results if one.error is None]
-        first = next((one.error for one in results if one.error is not None), None)
+        reasons = [one.error for one in results if one.error is not None]
+        reasons += [f"no {kind}: {why}" for one in answered for kind, why in one.not_written.items()]
         return {
             "state": "done" if answered else "failed",
-            "reason": first,
+            "reason": reasons[0] if reasons else None,
             "answers": [{"label": self._label(one), "known": one.known} for one in answered],
             "objects": [{thing.kind: str(thing.path) for thing in one.objects} for one in answered],
         }

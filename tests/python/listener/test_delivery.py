@@ -1,8 +1,11 @@
 """Results on their way out: what a PACS takes, what it does not take, and when it is not there."""
 
 import contextlib
+import json
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -128,6 +131,42 @@ def test_a_peer_that_is_not_there_or_refuses_is_named(pacs: ModuleType, made: di
         destination_of(to, Listen()).store([(made["seg"], None)])
     with pytest.raises(Undelivered, match=rf"^http://127\.0\.0\.1:{port}/web: ConnectionError$"):
         destination_of(f"http://127.0.0.1:{port}/web", Listen()).store([(made["seg"], None)])
+
+
+def test_what_a_web_server_refuses_by_its_class_goes_as_a_picture(made: dict[str, Path]) -> None:
+    came: list[int] = []
+    failed = {"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [0x0122]}}]}}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            came.append(int(self.headers["Content-Length"] or 0))
+            self.rfile.read(came[-1])
+            content = json.dumps(failed if len(came) == 1 else {}).encode()
+            self.send_response(409 if len(came) == 1 else 200)
+            self.send_header("Content-Type", "application/dicom+json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,)).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        sent = destination_of(url, Listen()).store([(made["seg"], made["sc"])])
+        server.shutdown()
+    assert len(came) == 2
+    assert sent[0].stored and sent[0].note is not None and "sc.dcm went instead of seg.dcm" in sent[0].note
+
+
+def test_what_is_no_dicom_object_is_not_sent(tmp_path: Path) -> None:
+    allowed = Listen(send=True, destination="PEER@127.0.0.1:104")
+    (tmp_path / "text").write_text("no DICOM")
+    with pytest.raises(InputError, match=r"text: not a DICOM file with its class and transfer syntax"):
+        send_files([tmp_path / "text"], allowed)
+    with pytest.raises(InputError, match=r"none: cannot be read: no such file"):
+        send_files([tmp_path / "none"], allowed)
 
 
 def test_a_destination_that_is_none_is_named() -> None:
