@@ -178,9 +178,10 @@ class Coordinator:
         self._complained[what] = why
 
     def _sweep(self) -> None:
-        """Give up files of which nothing has come for long."""
+        """Give up files of which nothing has come for long, and those of sites that were revoked."""
+        revoked = {entry.name for entry in self._store.sites() if entry.revoked}
         for path in (self._folder / "inbox").glob("*/*.part"):
-            if time.time() - path.stat().st_mtime > STALE_S:
+            if path.parent.name in revoked or time.time() - path.stat().st_mtime > STALE_S:
                 path.with_suffix(".have").unlink(missing_ok=True)
                 path.unlink(missing_ok=True)
                 log.info("given up: %s of site %s", path.stem[:12], path.parent.name)

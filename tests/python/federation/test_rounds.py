@@ -199,6 +199,20 @@ def test_a_site_that_does_not_answer_is_tried_later_and_later(federation: Any) -
     assert coordinator._meetings.read("beta").failures == 0
 
 
+def test_parts_that_nobody_finishes_are_given_up(federation: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("alpha", "beta"):
+        federation.channel(name).ask("offer", {"digest": "ab" * 32, "bytes": 9})
+    inbox = federation.folder / "inbox"
+    federation.coordinator().step()
+    assert len(list(inbox.glob("*/*.part"))) == 2
+    federation.store.revoke_site("beta")
+    federation.coordinator().step()
+    assert [path.parent.name for path in inbox.glob("*/*.part")] == ["alpha"]
+    monkeypatch.setattr("fedmed_edge.federation.coordinator.STALE_S", -1.0)
+    federation.coordinator().step()
+    assert not list(inbox.glob("*/*.part")) and not list(inbox.glob("*/*.have"))
+
+
 # --- candidates ------------------------------------------------------------------------------------------
 
 
