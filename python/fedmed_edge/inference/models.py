@@ -173,7 +173,7 @@ def activate(
             return Activation(entry, None, None, 0, False)
         score, before, images = None, None, check_set.labelled if check_set else ()
         if check_set and images:
-            score = score_model(model, check_set)
+            score = _score(model, check_set, force)
             before = _score_of_active(models, check_set, trust, device)
         least = 0.0 if before is None else before - margin
         fell = score is not None and score < least
@@ -269,6 +269,17 @@ def _newest_waiting(models: ModelFolder) -> ModelEntry:
     if not entries:
         raise InputError("models: none waits, expected one", hint="`fedmed-edge model add FILE` brings one")
     return entries[0]
+
+
+def _score(model: Model, check_set: "Dataset", force: bool) -> float | None:
+    """None where the images do not fit the model, which only `force` lets through."""
+    try:
+        return score_model(model, check_set)
+    except InputError as error:
+        if not force:
+            raise
+        log.warning("warning: the new model is not scored: %s", error)
+        return None
 
 
 def _score_of_active(

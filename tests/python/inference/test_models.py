@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -136,6 +137,15 @@ def test_a_model_that_does_worse_here_is_refused_with_figures(site, made, wrong,
     rollback(site, trust=trust)
     done = activate(site, trust=trust, check_set=check_set, force=True)
     assert (done.forced, done.score, done.score_before) == (True, 0.0, 1.0)
+
+
+def test_a_model_for_other_images_than_the_sites_needs_force(site, made, trust, check_set, recipe_of):
+    add_model(site, made(1), trust=trust)
+    other = replace(check_set, recipe=recipe_of(classes=("benign", "malignant")))
+    with pytest.raises(InputError, match="model: is for toy, expected the classes of toy"):
+        activate(site, trust=trust, check_set=other)
+    done = activate(site, trust=trust, check_set=other, force=True)
+    assert (done.entry.state, done.score, done.images) == ("active", None, 6)
 
 
 def test_what_is_not_as_it_was_signed_does_not_come_in(site, made, trust, tmp_path):
