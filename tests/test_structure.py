@@ -80,6 +80,8 @@ ROOT_MODULES: dict[str, tuple[set[str], set[str]]] = {
 
 # Package: the only modules that may import it.
 SOLE_IMPORTERS = {
+    "pynetdicom": {"listener/"},
+    "prometheus_client": {"listener/"},
     "nvflare": {"federation/engine/"},
     "psutil": {"federation/engine/"},
     "onnxruntime": {"runtime.py", "export/precision.py"},

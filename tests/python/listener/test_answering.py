@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import pydicom
+import pytest
 
 from fedmed_edge.inference.models import activate, add_model
 
@@ -94,6 +95,27 @@ def test_a_model_that_crashes_costs_that_series_and_the_next_one_is_answered(
     assert pacs.send(site.port, tmp_path / "a") == 0
     assert site.idle()
     assert site.states() == ["failed", "done", "done"]
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_what_is_being_answered_when_the_node_ends_is_answered_after_the_next_start(
+    pacs: ModuleType, site_of: SiteOf, tmp_path: Path, end: str
+) -> None:
+    site = site_of(settle_s=0.2).start()
+    pacs.write_series(tmp_path / "a", 20, side=24)
+    assert pacs.send(site.port, tmp_path / "a") == 0
+    assert pacs.until(lambda: site.states() == ["running"], step=0)
+    worker = worker_of(site)
+    if end == "stop":
+        assert site.stop() < 2
+    else:
+        site.kill()
+    assert pacs.until(lambda: not Path(f"/proc/{worker}").exists(), 5)
+    assert site.states() == ["queued" if end == "stop" else "running"]
+    site.start()
+    assert site.idle()
+    assert site.rows("SELECT state, attempts FROM jobs") == [("done", 1 if end == "stop" else 2)]
+    assert len(list(site.base.glob("results/1/*/*/*/result.json"))) == 20
 
 
 def test_a_model_that_takes_too_long_or_too_much_costs_that_series(
