@@ -5,19 +5,16 @@
 
 Either may be elsewhere: the index in a PostgreSQL database, the files where an fsspec URL says.
 
-A file is written before the row that names it and deleted after it, and the journal names it meanwhile, so a
-process may be killed at any point: what the journal names and no row does is swept when the store is opened
-next. Nothing else is ever deleted. Every change is one transaction under the index's write lock, files
-included, so two writers take turns.
+Every change is one transaction under the index's write lock, files included, so two writers take turns;
+`files` says why a process may be killed at any point.
 """
 
 import logging
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import select
 
 from fedmed_edge.config import ServerConfig
 from fedmed_edge.errors import InputError, StoreError, TrustError
@@ -26,7 +23,7 @@ from fedmed_edge.recipe import Recipe
 from fedmed_edge.signing import PublicKey, public_pem
 from fedmed_edge.statistics.contribution import Contribution, parse_contribution
 from fedmed_edge.statistics.reading import map_content, parse_envelope
-from fedmed_edge.store import admission, enrolment, holdings, journal, ledger, models, tables
+from fedmed_edge.store import admission, enrolment, holdings, ledger, models, tables
 from fedmed_edge.store.entries import (
     ContributionEntry,
     GenerationEntry,
@@ -36,7 +33,8 @@ from fedmed_edge.store.entries import (
     SiteEntry,
     Withdrawal,
 )
-from fedmed_edge.store.index import INDEX_NAME, WAIT_S, Index, database_of
+from fedmed_edge.store.files import Files
+from fedmed_edge.store.index import INDEX_NAME, Index, database_of
 from fedmed_edge.store.ledger import LedgerEntry, LedgerHead
 from fedmed_edge.store.objects import digest_of, objects_of
 from fedmed_edge.store.verification import faults
@@ -78,6 +76,7 @@ class Store:
         self.folder = Path(folder)
         self._index = Index(database_of(self.folder, index))
         self._objects = objects_of(self.folder, objects)
+        self._files = Files(self._index, self._objects)
 
     @classmethod
     def create(cls, folder: str | Path, *, index: str | None = None, objects: str | None = None) -> "Store":
@@ -123,7 +122,7 @@ class Store:
         store = cls(folder, index=index, objects=objects)
         store._index.open()
         try:
-            store._sweep_leftovers(wait_s=0)
+            store._files.sweep_leftovers(wait_s=0)
         except StoreError as error:  # it is read-only, or another process is writing; `verify` tells
             log.debug("not swept: %s", error)
         return store
@@ -195,7 +194,7 @@ class Store:
         """
         generation = parse_generation(content, "generation")
         digest = digest_of(content)
-        with self._adding(digest) as connection:
+        with self._files.adding(digest) as connection:
             holdings.record_generation(connection, generation, self._objects.write(content, digest))
         return digest
 
@@ -264,13 +263,13 @@ class Store:
                 if holdings.names(connection, digest):
                     self._objects.write(content, digest)
         else:
-            with self._adding(digest) as connection:
+            with self._files.adding(digest) as connection:
                 verdict = admission.admit(connection, contribution, recipe, where)
                 if verdict != "same":  # another process may have taken it meanwhile
                     stored = self._objects.write(content, digest)
                     holdings.record(connection, contribution, stored, len(content), public_pem(key), details)
         if verdict == "renewed":
-            self._sweep()
+            self._files.sweep()
         header = contribution.header
         log.info("contribution %s of %s: %s", contribution.id[:12], header.site, verdict)
         return Import(contribution.id, header.site, header.task, header.sequence, verdict != "same")
@@ -308,7 +307,9 @@ class Store:
             entries, stored = holdings.current(connection, task, generation, holds)
         # the numbers were checked at import, and a file's content is what its digest says
         return [
-            parse_contribution(self._read(stored[entry.id]), f"contribution {entry.id[:12]}", thorough=False)
+            parse_contribution(
+                self._files.read(stored[entry.id]), f"contribution {entry.id[:12]}", thorough=False
+            )
             for entry in entries
             if entry.site not in without
         ]
@@ -324,16 +325,7 @@ class Store:
             stored = connection.scalar(select(table.c.object).where(table.c.id == contribution_id))
         if stored is None:
             raise StoreError(f"store: no contribution {contribution_id[:12]}")
-        return self._read(stored)
-
-    def _read(self, digest: str) -> bytes:
-        try:
-            return self._objects.read(digest)
-        except StoreError:
-            with self._index.read() as connection:
-                if holdings.names(connection, digest):
-                    raise
-        raise StoreError("store: a contribution was withdrawn while it was read", hint="run it again")
+        return self._files.read(stored)
 
     def next_sequence(self, site: str) -> int:
         """The least sequence that the site's next contribution may have."""
@@ -358,7 +350,7 @@ class Store:
             if ids:
                 told = {"contributions": sorted(ids), "models": list(marked)}
                 ledger.append(connection, "withdrew", site=site, details=told)
-        self._sweep()
+        self._files.sweep()
         log.info("withdrew %s: %d contributions, %d models marked", site, len(ids), len(marked))
         return Withdrawal(site, tuple(sorted(ids)), marked, tuple(sorted({row.task for row in rows})))
 
@@ -371,7 +363,7 @@ class Store:
             StoreError: A site in it withdrew meanwhile, or the disk is full.
         """
         digest = digest_of(model.content)
-        with self._adding(digest) as connection:
+        with self._files.adding(digest) as connection:
             models.record(connection, model, self._objects.write(model.content, digest))
         return model.digest
 
@@ -455,38 +447,10 @@ class Store:
         """
         found = []
         try:
-            self._sweep_leftovers()
+            self._files.sweep_leftovers()
         except StoreError as error:
             found.append(f"what a killed process or a withdrawal left is not swept: {error}")
         return found + faults(self._index, self._objects)
-
-    @contextmanager
-    def _adding(self, digest: str) -> Iterator[Connection]:
-        """A change that may write the object of a digest, which is journalled before it begins."""
-        while True:
-            with self._index.write() as connection:
-                if digest in journal.loosened(connection):
-                    yield connection
-                    if holdings.names(connection, digest):
-                        journal.settle(connection, digest)
-                    return
-                # committed by itself; where another process sweeps before we are back, it is done again
-                journal.loosen(connection, [digest])
-
-    def _sweep_leftovers(self, *, wait_s: float = WAIT_S) -> None:
-        """Sweep where a killed process left something; a store that is only read is not written to."""
-        with self._index.read() as connection:
-            left = journal.loosened(connection) - holdings.known_objects(connection)
-        if self._objects.unfinished() or any(map(self._objects.holds, left)):
-            self._sweep(wait_s=wait_s)
-
-    def _sweep(self, *, wait_s: float = WAIT_S) -> None:
-        """Delete the files that the journal names and no row does."""
-        with self._index.write(wait_s=wait_s) as connection:
-            left = journal.loosened(connection) - holdings.known_objects(connection)
-            for place in self._objects.delete(left):
-                log.info("swept %s", place.rpartition("/")[2])
-            journal.clear(connection)
 
 
 def open_store(config: ServerConfig) -> Store:

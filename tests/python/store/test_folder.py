@@ -244,7 +244,7 @@ def test_an_import_goes_on_where_another_process_swept_its_journal(
             yield connection
         count += 1
         if count == 1:
-            other._sweep()
+            other._files.sweep()
 
     monkeypatch.setattr(Index, "write", write)
     assert store.import_contribution(sent("alpha")).new
