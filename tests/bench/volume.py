@@ -186,9 +186,10 @@ def with_monai(folder: Path, classes: int, spacing: float) -> None:
     prepare = mt.Compose(
         [
             mt.LoadImaged("image", reader=PydicomReader(), ensure_channel_first=True),
+            # before resampling, as a recipe's rule is, so that both sides compute the same
+            mt.ScaleIntensityRanged("image", a_min=LOW, a_max=HIGH, b_min=0, b_max=1, clip=True),
             mt.Orientationd("image", axcodes="RAS"),
             mt.Spacingd("image", pixdim=(spacing,) * 3, mode="bilinear"),
-            mt.ScaleIntensityRanged("image", a_min=LOW, a_max=HIGH, b_min=0, b_max=1, clip=True),
         ]
     )
     data = prepare({"image": str(folder / "series")})
