@@ -79,6 +79,7 @@ class Outbox:
 
         Raises:
             InputError: The disk is full, or the folder cannot be written.
+            StoreError: The same of the record beside the file.
         """
         parcel = Parcel(
             digest=hashlib.sha256(content).hexdigest(),
@@ -102,7 +103,7 @@ class Outbox:
         """Everything that was ever put here, in order of sequence.
 
         Raises:
-            InputError: A record is damaged.
+            StoreError: A record is damaged.
         """
         return sorted(self._records.all(), key=lambda parcel: parcel.sequence)
 

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from fedmed_edge.atomic import TEMPORARY, sync_folder, write_atomic
-from fedmed_edge.errors import InputError
+from fedmed_edge.errors import InputError, StoreError
 
 __all__ = ["Records", "read_record", "write_record"]
 
@@ -22,14 +22,14 @@ def read_record(path: Path, model: type[Record]) -> Record | None:
     """The record in a file, or None where there is no file.
 
     Raises:
-        InputError: The file is damaged.
+        StoreError: The file is damaged.
     """
     try:
         return model.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValidationError, ValueError):
-        raise InputError(
+        raise StoreError(
             f"{path}: is damaged", hint="restore it from a backup, or delete it to begin anew"
         ) from None
 
@@ -38,10 +38,13 @@ def write_record(path: Path, record: BaseModel) -> None:
     """Write a record, in place of the one that is there.
 
     Raises:
-        InputError: It cannot be written, as on a full disk; the older one stays then.
+        StoreError: It cannot be written, as on a full disk; the older one stays then.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, record.model_dump_json().encode() + b"\n")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, record.model_dump_json().encode() + b"\n")
+    except (InputError, OSError) as error:
+        raise StoreError(f"record: not kept: {error}", hint=getattr(error, "hint", None)) from None
 
 
 class Records(Generic[Record]):
@@ -73,7 +76,8 @@ class Records(Generic[Record]):
         """The record of a key, or None.
 
         Raises:
-            InputError: As `read_record` and `path`.
+            InputError: As `path`.
+            StoreError: As `read_record`.
         """
         return read_record(self.path(key), self._model)
 
@@ -81,7 +85,8 @@ class Records(Generic[Record]):
         """Write the record of a key.
 
         Raises:
-            InputError: As `write_record` and `path`.
+            InputError: As `path`.
+            StoreError: As `write_record`.
         """
         write_record(self.path(key), record)
 
@@ -102,7 +107,7 @@ class Records(Generic[Record]):
         """Every record, in order of key.
 
         Raises:
-            InputError: One of them is damaged.
+            StoreError: One of them is damaged.
         """
         found = (self.read(key) for key in self)
         return [record for record in found if record is not None]

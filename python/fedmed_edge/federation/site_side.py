@@ -100,7 +100,7 @@ def sync(
         patience_s: How long to try again from the last reply; 0 gives up at once.
 
     Raises:
-        Unreachable: The server did not answer; what was done until then is kept.
+        Unreachable: The server did not answer, or cannot serve now; what was done until then is kept.
         InputError: The server refused to talk to this site, or answered what is no answer.
         TrustError: Something is on offer, and no `server_key` says whose signature to trust.
         StoreError: The site's disk is full, or another sync of this folder is running.
@@ -160,6 +160,8 @@ class _Visit:
         try:
             welcome = self._ask(said, Welcome, _IN_TOUCH)
         except _Refused as refusal:
+            if refusal.again:
+                raise Unreachable(refusal.why, hint=refusal.hint) from None
             raise InputError(f"server: {refusal.why}", hint=refusal.hint) from None
         off = time.time() - welcome.clock
         if abs(off) > _OFF_CLOCK_S:

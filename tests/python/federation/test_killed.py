@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image as Raster
 
+from fedmed_edge.atomic import write_atomic
 from fedmed_edge.config import Policy, SiteConfig, SiteFederation, write_config
-from fedmed_edge.errors import InputError, StoreError
-from fedmed_edge.federation import outbox, parts, server_side
+from fedmed_edge.errors import InputError, StoreError, Unreachable
+from fedmed_edge.federation import outbox, parts, records, server_side
 from fedmed_edge.federation.egress import read_egress
 from fedmed_edge.recipe import Recipe, write_recipe
 
@@ -191,6 +192,35 @@ def test_a_full_disk_at_the_server_is_waited_for(
     assert federation.held() == sorted([first.id, second.id])
 
 
+def test_a_disk_that_is_full_once_the_store_has_it_makes_no_refusal(
+    federation: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alpha = federation.hospitals["alpha"]
+    parcel = alpha.put()
+
+    def full_at_the_server(path: Path, content: bytes) -> None:
+        if path.is_relative_to(federation.folder / "inbox"):
+            raise InputError(f"{path}: cannot be written: No space left on device")
+        write_atomic(path, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(records, "write_atomic", full_at_the_server)
+        result = federation.sync("alpha")
+    assert (result.sent, result.refused, result.waiting) == ([], {}, 1)
+    (waiting,) = alpha.outbox.waiting()
+    assert waiting.why == "server: cannot take it now"
+    alpha.outbox._records.write(parcel.digest, waiting.model_copy(update={"not_before": 0.0}))
+    assert federation.sync("alpha").sent == [parcel.id] == federation.held()
+
+
+def test_what_is_damaged_at_the_server_is_told_without_its_place(federation: Any) -> None:
+    federation.sync("alpha")
+    (federation.folder / "offers").mkdir(exist_ok=True)
+    (federation.folder / "offers" / f"{'0' * 64}.json").write_text("{")
+    with pytest.raises(Unreachable, match=r"^server: cannot take it now$"):
+        federation.sync("alpha")
+
+
 def test_a_disk_that_has_no_room_for_a_file_is_told_before_a_byte_of_it_travels(
     federation: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,7 +273,7 @@ def test_a_record_that_is_damaged_is_named(federation: Any) -> None:
     parcel = federation.hospitals["alpha"].put()
     path = federation.hospitals["alpha"].folder / "outbox" / f"{parcel.digest}.json"
     path.write_text("{")
-    with pytest.raises(InputError, match=r"\.json: is damaged"):
+    with pytest.raises(StoreError, match=r"\.json: is damaged"):
         federation.sync("alpha")
 
 
