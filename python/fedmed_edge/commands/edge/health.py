@@ -1,4 +1,4 @@
-"""`fedmed-edge health` and `fedmed-server health`: is what runs in a folder well?"""
+"""`fedmed-edge health`: is what runs in the site's folder well? For containers and monitors."""
 
 from pathlib import Path
 
@@ -9,18 +9,22 @@ from fedmed_edge.commands.verbs import Output, Verb
 
 
 @click.command(cls=Verb)
-@folder_option("Site or server")
+@folder_option("Site")
 @click.pass_context
 def command(ctx: click.Context, folder: Path) -> None:
-    """Tell whether the verbs that run in this folder (agent, listen, start) are well: exit 0, else 1.
+    """Tell whether `agent` and `listen`, where they run in this folder, are well: exit code 0, else 1.
 
     Example: fedmed-edge health -C hospital-a
     """
+    answer_health(ctx, folder)
+
+
+def answer_health(ctx: click.Context, folder: Path) -> None:
+    """Print what is wrong, or that all is well, and end with the exit code that says so."""
     from fedmed_edge.heartbeat import faults_of, running
 
-    faults = faults_of(folder)
-    verbs = running(folder)
     out: Output = ctx.obj
+    faults, verbs = faults_of(folder), running(folder)
     document = {"healthy": not faults, "faults": faults, "running": verbs}
     out.answer(document, faults or f"well: {', '.join(verbs)}")
     ctx.exit(1 if faults else 0)
