@@ -205,7 +205,7 @@ def test_what_runs_on_the_server_loads_neither_torch_nor_monai_nor_pydicom(room:
 
 
 def test_the_servers_side_of_the_federation_loads_neither_torch_nor_monai_nor_pydicom() -> None:
-    ends = ("server_side", "offers", "requests", "rounds", "candidates", "coordinator")
+    ends = ("server_side", "offers", "requests", "rounds", "candidates", "coordinator", "publishing")
     loaded = loaded_by([f"fedmed_edge.federation.{name}" for name in ends])
     assert not loaded & {"torch", "monai", "pydicom", "nvflare"}
 
