@@ -240,7 +240,17 @@ def hostile(channel, folder, config, *, stop):
     if os.environ.get("OTHER_JOB"):
         other, name = Path(os.environ["OTHER_JOB"]).read_text().split()
         send("into the job of another", good, target="server." + other)
-        send("under the name of another", good, target="server." + other, headers={"client_name": name})
+        forged = {}
+        def forge(message):
+            for header, value in forged.items():
+                message.set_header(header, value)
+        # behind the engine's own filter, which sets the true name
+        channel._cell.core_cell.add_outgoing_request_filter("*", "*", forge)
+        forged["client_name"] = name
+        send("under the name of another", good, target="server." + other)
+        forged[MessageHeaderKey.ORIGIN] = name + "." + other
+        send("and from its address", good, target="server." + other)
+        forged.clear()
     send("above the message's cap", b"x" * (80 << 20))
     return SyncResult()
 
@@ -276,7 +286,7 @@ def test_a_hostile_site_gets_refusals_and_nothing_else(
     assert "`op` has 'steal', expected one of" in answers["unknown operation"]
     assert "expected at most" in answers["above the part's cap"]
     assert "not a message of this protocol" in answers["no bytes"]
-    for name in ("into the job of another", "under the name of another"):
+    for name in ("into the job of another", "under the name of another", "and from its address"):
         assert "FMW1" not in answers[name] or "comes from another site" in answers[name], answers[name]
     assert "FMW1" not in answers["above the message's cap"]
     for text in answers.values():

@@ -8,6 +8,7 @@ the request says of itself: the engine's peer context is written by its sender.
 import contextlib
 import json
 import logging
+import sys
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +27,7 @@ from nvflare.fuel.f3.message import Message
 
 from fedmed_edge.config import ServerConfig, SiteConfig, read_config
 from fedmed_edge.errors import FedmedError, TrustError
-from fedmed_edge.federation.engine.channel import ALIVE, CHANNEL, TOPIC, EngineChannel
+from fedmed_edge.federation.engine.channel import ALIVE, CHANNEL, TOPIC, EngineChannel, take_content
 from fedmed_edge.federation.engine.identities import identities_of
 from fedmed_edge.federation.server_side import serve
 from fedmed_edge.federation.site_side import sync
@@ -88,6 +89,8 @@ class SyncController(Controller):  # type: ignore[misc]  # the engine has no typ
 
     def start_controller(self, fl_ctx: FLContext) -> None:
         """Open the store and listen."""
+        # at the job's end the engine would load torch, where it is installed, to tidy up what is not there
+        sys.modules.setdefault("nvflare.app_opt.pt.tensor_downloader", None)  # type: ignore[arg-type]
         engine = fl_ctx.get_engine()
         self._server = _folder_of(engine)
         self._store = open_store(read_config(ServerConfig, self._server))
@@ -120,12 +123,10 @@ class SyncController(Controller):  # type: ignore[misc]  # the engine has no typ
         try:
             self._check_sender(request)
             self._heard = max(self._heard, time.monotonic())
-            content = request.payload
-            if not isinstance(content, bytes | bytearray | memoryview):
+            content = take_content(request)
+            if content is None:
                 raise TrustError("request: not a message of this protocol")
-            reply = serve(
-                self._store, self._server / "federation", self._site, decode_request(bytes(content))
-            )
+            reply = serve(self._store, self._server / "federation", self._site, decode_request(content))
         except FedmedError as error:
             log.warning("refused a request of %s: %s", self._name, error)
             reply = refusal(error)

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, ReturnCode
@@ -11,7 +11,7 @@ from nvflare.fuel.f3.message import Message
 from fedmed_edge.errors import InputError, Unreachable
 from fedmed_edge.federation.wire import Reply, Request, decode_reply, encode
 
-__all__ = ["ALIVE", "CHANNEL", "TOPIC", "EngineChannel"]
+__all__ = ["ALIVE", "CHANNEL", "TOPIC", "EngineChannel", "take_content"]
 
 CHANNEL: Final = "fedmed"
 TOPIC: Final = "ask"
@@ -24,6 +24,24 @@ REPLY_S: Final = 20.0
 
 _LONGER_S: Final = {"commit": 120.0}
 """The server reads a whole file and checks every number in it."""
+
+
+def take_content(message: Message) -> bytes | None:
+    """Bytes of a message, which loses them; None where it holds something else.
+
+    The engine keeps messages for a minute after they were answered, in case they come again. With their bytes
+    that would be all that came in a minute.
+    """
+    content = message.payload
+    if not isinstance(content, bytes | bytearray | memoryview):
+        return None
+    taken, message.payload = bytes(content), None
+    if isinstance(content, memoryview) and isinstance(content.obj, bytearray):
+        held = content.obj
+        content.release()
+        with suppress(BufferError):  # somebody reads it still
+            held.clear()
+    return taken
 
 
 class EngineChannel:
@@ -53,11 +71,11 @@ class EngineChannel:
             optional=True,
             abort_signal=self._abort_signal,
         )
-        code = answer.get_header(MessageHeaderKey.RETURN_CODE)
-        if code != ReturnCode.OK or not isinstance(answer.payload, bytes | bytearray | memoryview):
+        code, content = answer.get_header(MessageHeaderKey.RETURN_CODE), take_content(answer)
+        if code != ReturnCode.OK or content is None:
             raise Unreachable(f"server: no reply to `{op}`: {code}", hint="it is tried again later")
         try:
-            return decode_reply(bytes(answer.payload))
+            return decode_reply(content)
         except InputError as error:
             raise Unreachable(f"server: {error}") from None
 

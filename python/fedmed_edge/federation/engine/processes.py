@@ -27,7 +27,14 @@ from fedmed_edge.federation.engine.supervisor import Child, only_one, supervise
 __all__ = ["connected", "run_agent", "run_server"]
 
 _ENGINE: Final = "nvflare.private.fed.app."
-_OFFLINE: Final = {"PYTHONUNBUFFERED": "1", "GRPC_VERBOSITY": "ERROR"}
+_ENVIRONMENT: Final = {
+    "PYTHONUNBUFFERED": "1",
+    "GRPC_VERBOSITY": "ERROR",
+    # parts of files come and go in many threads: what is free goes back to the system at once
+    "MALLOC_ARENA_MAX": "2",
+    "MALLOC_MMAP_THRESHOLD_": "131072",
+    "MALLOC_TRIM_THRESHOLD_": "131072",
+}
 REVOCATIONS_S: Final = 1.0
 DUTIES_S: Final = 5.0
 STALE_S: Final = 30.0
@@ -45,7 +52,7 @@ def server_children(server: Path) -> list[Child]:
     engine = [sys.executable, "-m", _ENGINE + "server.server_train", "-m", str(kit), "-s", "fed_server.json"]
     engine += ["--set", "secure_train=true", "org=fedmed", "config_folder=config"]
     return [
-        Child("engine", engine, kit, kit / "console.txt", _OFFLINE),
+        Child("engine", engine, kit, kit / "console.txt", _ENVIRONMENT),
         _own("coordinator", server, kit / "coordinator.txt"),
     ]
 
@@ -61,7 +68,7 @@ def agent_children(site: Path, proxy: str | None) -> list[Child]:
         "org=fedmed",
         "config_folder=config",
     ]
-    environment = _OFFLINE | ({"https_proxy": f"http://{proxy}"} if proxy else {})
+    environment = _ENVIRONMENT | ({"https_proxy": f"http://{proxy}"} if proxy else {})
     return [
         Child("engine", engine, kit, kit / "console.txt", environment, lambda: connected(site)),
         _own("worker", site, kit / "worker.txt"),
@@ -70,7 +77,7 @@ def agent_children(site: Path, proxy: str | None) -> list[Child]:
 
 def _own(role: str, folder: Path, output: Path) -> Child:
     return Child(
-        role, [sys.executable, "-m", __name__, role, str(folder.resolve())], folder, output, _OFFLINE
+        role, [sys.executable, "-m", __name__, role, str(folder.resolve())], folder, output, _ENVIRONMENT
     )
 
 
