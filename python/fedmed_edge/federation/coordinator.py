@@ -4,6 +4,7 @@ Engine-free: `wire.Sites` says who is there and lets one of them sync. What came
 so nothing is believed that an engine says of it, and a coordinator that was killed goes on where it was.
 """
 
+import contextlib
 import logging
 import threading
 import time
@@ -147,7 +148,7 @@ class Coordinator:
         if heard is not None and heard.when >= began - 1:
             self._meetings.write(site, Meeting())
             return
-        wait = min(_FIRST_WAIT_S * 2**meeting.failures, _LONGEST_WAIT_S)
+        wait = min(_FIRST_WAIT_S * 2.0 ** min(meeting.failures, 30), _LONGEST_WAIT_S)
         later = Meeting(failures=meeting.failures + 1, not_before=time.time() + wait)
         self._meetings.write(site, later)
 
@@ -160,7 +161,7 @@ class Coordinator:
             self._carefully(f"candidate {candidate.digest[:12]}", partial(self.candidates.step, candidate))
         if not 0 <= time.time() - self._swept < _SWEEP_S:
             self._swept = time.time()
-            self._sweep()
+            self._carefully("parts that wait", self._sweep)
 
     def _carefully(self, what: str, step: Callable[[], object]) -> None:
         """What goes wrong with one thing is said once and holds up no other."""
@@ -169,19 +170,20 @@ class Coordinator:
             self._complained.pop(what, None)
         except FedmedError as error:
             self._complain(what, str(error))
-        except Exception:
-            log.exception("%s", what)
+        except Exception as error:
+            self._complain(what, f"{type(error).__name__}: {error}", trace=True)
 
-    def _complain(self, what: str, why: str) -> None:
+    def _complain(self, what: str, why: str, *, trace: bool = False) -> None:
         if self._complained.get(what) != why:
-            log.warning("%s: %s", what, why)
+            log.warning("%s: %s", what, why, exc_info=trace)
         self._complained[what] = why
 
     def _sweep(self) -> None:
         """Give up files of which nothing has come for long, and those of sites that were revoked."""
         revoked = {entry.name for entry in self._store.sites() if entry.revoked}
         for path in (self._folder / "inbox").glob("*/*.part"):
-            if path.parent.name in revoked or time.time() - path.stat().st_mtime > STALE_S:
-                path.with_suffix(".have").unlink(missing_ok=True)
-                path.unlink(missing_ok=True)
-                log.info("given up: %s of site %s", path.stem[:12], path.parent.name)
+            with contextlib.suppress(FileNotFoundError):  # the site finished it meanwhile
+                if path.parent.name in revoked or time.time() - path.stat().st_mtime > STALE_S:
+                    path.with_suffix(".have").unlink(missing_ok=True)
+                    path.unlink(missing_ok=True)
+                    log.info("given up: %s of site %s", path.stem[:12], path.parent.name)

@@ -115,9 +115,7 @@ class _Site:
         if not wanted <= here:
             return None
         try:
-            report = {"contribute": self._contribute, "train": self._train, "validate": self._validate}[
-                ask.kind
-            ](ask)
+            report = self._do(ask)
         except FedmedError as error:  # its text may name a path: it stays here
             log.warning("request %s to %s: failed: %s", ask.id[:12], ask.kind, error)
             return Report(request=ask.id, state="failed", why=f"could not be done: {type(error).__name__}")

@@ -4,6 +4,7 @@ One JSON line a request in `egress.jsonl`, written before its bytes go out: a li
 never left, never the other way round.
 """
 
+import errno
 import json
 import os
 import threading
@@ -89,10 +90,13 @@ class Metered:
     def _write(self, entry: Egress) -> None:
         line = json.dumps(asdict(entry), separators=(",", ":")).encode() + b"\n"
         try:
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
+                end = os.fstat(descriptor).st_size
+                if end and os.pread(descriptor, 1, end - 1) != b"\n":  # a full disk cut the last one off
+                    line = b"\n" + line
                 if os.write(descriptor, line) != len(line):
-                    raise OSError(28, os.strerror(28))
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             finally:
                 os.close(descriptor)
         except OSError as error:

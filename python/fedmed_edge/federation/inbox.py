@@ -103,7 +103,8 @@ class Inbox:
         old = self._file(arrived)
         try:
             write_atomic(signature_path(target), offered.signature.encode())
-            os.link(old, target) if not target.exists() else None
+            if not target.exists():
+                os.link(old, target)
             self._records.write(offered.digest, Arrived(**offered.model_dump(), came=time.time()))
         except (OSError, InputError) as error:
             raise StoreError(f"inbox: cannot be written: {error}") from None

@@ -31,7 +31,7 @@ class OnOffer(Offered):
         recipe: Digest; every site that hears of the generation is asked to contribute to it for this recipe.
         contributions: Ids of those whose styles are in it.
         state: `on offer`, `taken back` (nobody gets it any more) or `withdrawn` (nor may use it).
-        made: When it was offered first.
+        made: When it was offered last; sites that were here before then are due.
     """
 
     sites: tuple[str, ...] | None = None
@@ -117,10 +117,6 @@ class Offers:
         """Every object that was ever offered, oldest first."""
         return sorted(self._records.all(), key=lambda offer: (offer.made, offer.digest))
 
-    def for_site(self, site: str) -> list[OnOffer]:
-        """What a site may fetch, oldest first."""
-        return [offer for offer in self.all() if offer.is_for(site)]
-
     def part(self, digest: str, part: int) -> bytes:
         """One part of an object.
 
@@ -139,7 +135,8 @@ class Offers:
         if offer is None:
             raise StoreError(f"offers: no object {digest[:12]}")
         to = None if sites is None else tuple(sorted(sites))
-        changed = offer.model_copy(update={"kind": kind, "sites": to, "state": "on offer"})
+        now = {"kind": kind, "sites": to, "state": "on offer", "made": time.time()}
+        changed = offer.model_copy(update=now)
         self._records.write(digest, changed)
         return changed
 

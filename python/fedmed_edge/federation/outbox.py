@@ -118,7 +118,7 @@ class Outbox:
 
     def put_off(self, parcel: Parcel, why: str) -> None:
         """The server could not take it now: try again later, and later still each time."""
-        wait = min(_FIRST_WAIT_S * 2**parcel.tries, _LONGEST_WAIT_S)
+        wait = min(_FIRST_WAIT_S * 2.0 ** min(parcel.tries, 30), _LONGEST_WAIT_S)
         later = {"tries": parcel.tries + 1, "not_before": time.time() + wait, "why": why}
         self._records.write(parcel.digest, parcel.model_copy(update=later))
 

@@ -260,6 +260,8 @@ class _Visit:
             self._patiently(lambda: self._once(report, b"", f"federation.may_{duty.ask.kind}"))
         except _Refused as refusal:
             log.warning("request %s: report refused: %s", duty.ask.id[:12], refusal.why)
+            if refusal.again:
+                return  # the next sync tells it
         self.asked.told(duty)
         self.result.reported.append(duty.ask.id)
 

@@ -193,6 +193,10 @@ def test_a_site_that_does_not_answer_is_tried_later_and_later(federation: Any) -
     assert first.failures == 1
     coordinator.step()
     assert coordinator._meetings.read("beta") == first  # not before its time
+    for_months = first.model_copy(update={"failures": 5000, "not_before": 0.0})
+    coordinator._meetings.write("beta", for_months)
+    coordinator.step()
+    assert coordinator._meetings.read("beta").failures == 5001
     sites.sites["beta"] = gone
     coordinator._meetings.write("beta", first.model_copy(update={"not_before": 0.0}))
     coordinator.step()

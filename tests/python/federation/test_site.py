@@ -149,6 +149,24 @@ def test_the_first_report_counts(federation: Any) -> None:
         federation.requests.answer("beta", Report(request=made.ask.id, state="done"))
 
 
+def test_a_report_that_the_server_could_not_keep_is_told_again(
+    federation: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = {"kind": "train", "recipe": RECIPE, "generation": GENERATION, "deadline": 0}
+    made = federation.requests.make("alpha", "test", **said)
+    federation.sync("alpha")
+    federation.hospitals["alpha"].answer(state="failed")
+
+    def full(*given: Any) -> None:
+        raise StoreError("record: not kept: No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("fedmed_edge.federation.requests.Requests.answer", full)
+        assert federation.sync("alpha").reported == []
+    assert federation.sync("alpha").reported == [made.ask.id]
+    assert federation.requests.read("alpha", made.ask.id).report.state == "failed"
+
+
 # --- what left -------------------------------------------------------------------------------------------
 
 
@@ -181,6 +199,21 @@ def test_a_line_that_was_cut_off_is_passed_over(tmp_path: Path) -> None:
     )
     assert len(list(read_egress(tmp_path))) == 2
     assert list(read_egress(tmp_path / "nowhere")) == []
+
+
+def test_what_leaves_after_a_line_that_was_cut_off_stands_in_one_of_its_own(federation: Any) -> None:
+    folder = federation.hospitals["alpha"].folder
+    (folder / "egress.jsonl").write_text('{"when": "2026')
+    federation.sync("alpha")
+    assert [entry.op for entry in read_egress(folder)] == ["hello"]
+
+
+def test_a_file_that_waits_for_months_waits_an_hour_at_a_time(federation: Any) -> None:
+    alpha = federation.hospitals["alpha"]
+    parcel = alpha.put().model_copy(update={"tries": 5000})
+    alpha.outbox.put_off(parcel, "the server's disk is full")
+    (waiting,) = alpha.outbox.waiting()
+    assert 3500 < waiting.not_before - time.time() <= 3600
 
 
 def test_the_bandwidth_is_kept_over_all_threads() -> None:
