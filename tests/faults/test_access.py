@@ -114,8 +114,11 @@ def _last_contact(folder: Path) -> float:
     return (folder / "engine" / "connected").stat().st_mtime
 
 
-def test_a_proxy_that_opens_tls_is_named(network: Any, link: ModuleType, tmp_path: Path) -> None:
+def test_a_proxy_that_opens_tls_is_named(
+    network: Any, net: ModuleType, link: ModuleType, tmp_path: Path
+) -> None:
     network.start("server")
+    net.until("the server listens", lambda: "Server started" in network.log("server"), seconds=60)
     with (
         link.Link(opens_tls=tmp_path) as proxy,
         pytest.raises(TrustError, match=r"certificate by CN=Hospital Web Filter, not by this federation"),
