@@ -281,8 +281,10 @@ def test_the_library_knows_neither_python_nor_torch() -> None:
 
 def test_a_tile_includes_no_library_code() -> None:
     # It is compiled for several instruction sets: the linker might keep an inline function of the wrong one.
-    for source in (REPOSITORY / "cpp" / "src").glob("*_tile.[ch]pp"):
-        assert set(included_by(source)) <= {"stddef.h", "stdint.h", f"{source.stem}.hpp"}, source.name
+    tiles = list((REPOSITORY / "cpp" / "src").glob("*_tile.[ch]pp"))
+    allowed = {"stddef.h", "stdint.h", *(source.name for source in tiles if source.suffix == ".hpp")}
+    for source in tiles:
+        assert set(included_by(source)) <= allowed, source.name
 
 
 def _text_of(folder: Path, pattern: str) -> str:

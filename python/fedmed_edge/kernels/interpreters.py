@@ -3,10 +3,10 @@
 From Python 3.12 on the compiled modules refuse it themselves.
 """
 
+import importlib
 import sys
 
 if sys.version_info < (3, 12):
-    import _xxsubinterpreters as interpreters  # type: ignore[import-not-found,unused-ignore]
-
+    interpreters = importlib.import_module("_xxsubinterpreters")
     if interpreters.get_current() != interpreters.get_main():
         raise ImportError("fedmed_edge.kernels: is imported in a sub-interpreter, expected the main one")

@@ -152,18 +152,24 @@ def test_a_device_that_is_no_cuda_is_refused() -> None:
 
 def test_the_environment_forces_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
     maps = on_device(2, 3)
-    monkeypatch.setenv("FEDMED_DEVICE", "cpu")
+    monkeypatch.setenv("FEDMED_KERNELS", "cpu")
     with pytest.raises(
         ValueError, match=r"^channel_moments: `maps` is on a CUDA device, expected host memory as"
     ):
         channel_moments(maps)  # type: ignore[arg-type]
-    monkeypatch.setenv("FEDMED_DEVICE", "gpu")
-    with pytest.raises(InputError, match=r"^FEDMED_DEVICE: has `gpu`, expected `cpu` or `cuda`$"):
+    monkeypatch.setenv("FEDMED_KERNELS", "gpu")
+    with pytest.raises(InputError, match=r"^FEDMED_KERNELS: has `gpu`, expected `cpu` or `cuda`$"):
         channel_moments(np.ones((1, 3), np.float32))
-    monkeypatch.setenv("FEDMED_DEVICE", "cuda")
+    monkeypatch.setenv("FEDMED_KERNELS", "cuda")
     if not DEVICES:
         with pytest.raises(DeviceError, match=r"^channel_moments: "):
             channel_moments(np.ones((1, 3), np.float32))
+
+
+def test_the_device_of_a_site_is_none_of_the_kernels_business(monkeypatch: pytest.MonkeyPatch) -> None:
+    for asked in ("auto", "cpu", "cuda", "tensorrt"):
+        monkeypatch.setenv("FEDMED_DEVICE", asked)
+        assert channel_moments(np.ones((1, 3), np.float32))[0] == 3
 
 
 def test_a_kernel_without_a_twin_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,7 +324,7 @@ def test_twins_answer_as_the_kernels_do(monkeypatch: pytest.MonkeyPatch) -> None
         ]
 
     expected = answers()
-    monkeypatch.setenv("FEDMED_DEVICE", "cuda")
+    monkeypatch.setenv("FEDMED_KERNELS", "cuda")
     once, again = answers(), answers()
     for wanted, got, same in zip(expected, once, again, strict=True):
         np.testing.assert_array_equal(got, same)
