@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedmed_edge.atomic import write_atomic
+from fedmed_edge.atomic import read_regular, write_atomic
 from fedmed_edge.errors import FedmedError, InputError, NothingMatched
 from fedmed_edge.images.grouping import group_files
 from fedmed_edge.images.labels import COLUMNS
@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 KEY_FILE = ".patient-key"
 UNUSED = "unused.csv"
 _TABLE = "labels.csv"
+_KEY_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,8 @@ class _Work:
 
     def run(self, found: Grouped, rows: list[LabelRow] | None, advance: Callable[[str], None]) -> Collected:
         for source in self.others:
-            self.leave(source.name, source.reason.removeprefix(f"{source.name}: ") or "is not DICOM")
+            reason = source.reason.removeprefix(f"{source.name}: ") or "is not DICOM"
+            self.leave(source.name, reason, fault=source.lost)
         for path, error in found.refused:
             self.leave(self.names[path], str(error).replace(f"{path}: ", "", 1), fault=True)
         masks = mask_files([path for path, _ in found.others])
@@ -326,9 +328,13 @@ def _make_folder(out: Path) -> None:
 def _patient_key(out: Path) -> bytes:
     path = out / KEY_FILE
     if not path.exists():
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(secrets.token_bytes(32))
-    return path.read_bytes()
+        write_atomic(path, secrets.token_bytes(_KEY_BYTES), mode=0o600)
+    key = read_regular(path, _KEY_BYTES)
+    if len(key) != _KEY_BYTES:  # with an empty one, names of patients could be guessed from their hashes
+        raise InputError(
+            f"{path}: has {len(key)} bytes, expected {_KEY_BYTES}", hint="make the dataset in a new folder"
+        )
+    return key
 
 
 def _csv(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> bytes:

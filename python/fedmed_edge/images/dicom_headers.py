@@ -49,19 +49,18 @@ _TAGS = [
     *("ImagerPixelSpacing", "RescaleSlope", "RescaleIntercept", "SharedFunctionalGroupsSequence"),
     *("PerFrameFunctionalGroupsSequence", *(keyword for keyword in APART if keyword not in ("FrameType",))),
 ]
-# Objects with pixel data that are no acquired image.
-_NO_IMAGES = {
-    "1.2.840.10008.5.1.4.1.1.66.4": "a segmentation",
-    "1.2.840.10008.5.1.4.1.1.66.7": "a label map segmentation",
-    "1.2.840.10008.5.1.4.1.1.481.2": "a radiotherapy dose",
-}
 MANUFACTURER = "FedMed Edge"
 """What results of ours name as theirs."""
 
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
 STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
-MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
+# Objects with pixel data that are no acquired image.
+_NO_IMAGES = {
+    SEGMENTATION: "a segmentation",
+    LABEL_MAP: "a label map segmentation",
+    "1.2.840.10008.5.1.4.1.1.481.2": "a radiotherapy dose",
+}
 # Samples a pixel of what is taken. Others (HSV, CMYK, YBR_PARTIAL) are retired or mean no single colour.
 _SAMPLES = {
     "MONOCHROME1": 1,

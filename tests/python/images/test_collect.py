@@ -95,6 +95,9 @@ def test_nothing_in_the_table_or_the_names_tells_of_the_patient(archive: Any, tm
     collect([tmp_path / "archive"], Plan(other, copy=True))
     assert lines(other)[0]["patient"] != first[0]["patient"], "another folder tells nothing of this one"
     assert not any(path.is_symlink() for path in out.rglob("*"))
+    (out / KEY_FILE).write_bytes(b"")
+    with pytest.raises(InputError, match=r"\.patient-key: has 0 bytes, expected 32"):
+        collect([tmp_path / "archive"], Plan(out, copy=True))
 
 
 def test_a_volume_is_a_folder_and_the_best_of_its_study(archive: Any, tmp_path: Path) -> None:
