@@ -97,6 +97,7 @@ class Metered:
                     line = b"\n" + line
                 if os.write(descriptor, line) != len(line):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fdatasync(descriptor)
             finally:
                 os.close(descriptor)
         except OSError as error:
