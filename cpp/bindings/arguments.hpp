@@ -8,7 +8,6 @@
 #include "fedmed/aggregation.hpp"
 #include "fedmed/class_gram.hpp"
 #include "fedmed/error.hpp"
-#include "fedmed/resample.hpp"
 #include "fedmed/views.hpp"
 
 /// What arguments mean that are no arrays: the same words for a kernel and its twin.
@@ -35,12 +34,6 @@ namespace fedmed::bindings {
 {
   return is_first(nan, "refuse", "propagate", kernel + ": `nan`") ? nan_policy::refuse
                                                                   : nan_policy::propagate;
-}
-
-[[nodiscard]] inline interpolation interpolation_of(const std::string& mode)
-{
-  return is_first(mode, "linear", "nearest", "resample: `mode`") ? interpolation::linear
-                                                                 : interpolation::nearest;
 }
 
 /// Two or three sides as a grid.
