@@ -43,8 +43,8 @@ void call(const py::array& pixels,
     input<float>(pixels, "resample: `pixels`"), side(pixels, 0), grid_of(pixels, 1)};
   const grid_view<float> out_view{output<float>(out, "resample: `out`"), side(out, 0), grid_of(out, 1)};
   const index_map map = map_of(matrix, offset, pixels.ndim() - 1);
-  const interpolation how = is_first(mode, "linear", "nearest", "resample: `mode`") ? interpolation::linear
-                                                                                     : interpolation::nearest;
+  const interpolation how =
+    is_first(mode, "linear", "nearest", "resample: `mode`") ? interpolation::linear : interpolation::nearest;
   // From here on no Python object is touched.
   const py::gil_scoped_release release;
   resample(pixel_view, map, out_view, how, threads);

@@ -45,8 +45,8 @@ void call(const py::object& pixels,
     pixel_array.input<float>(), pixel_array.side(0), grid_of(pixel_array, 1)};
   const grid_view<float> out_view{out_array.output<float>(), out_array.side(0), grid_of(out_array, 1)};
   const index_map map = map_of(matrix, offset, pixel_array.axes() - 1);
-  const interpolation how = is_first(mode, "linear", "nearest", "resample: `mode`") ? interpolation::linear
-                                                                                     : interpolation::nearest;
+  const interpolation how =
+    is_first(mode, "linear", "nearest", "resample: `mode`") ? interpolation::linear : interpolation::nearest;
   call.run([&](cudaStream_t stream) { fedmed::cuda::resample(pixel_view, map, out_view, how, stream); });
 }
 
