@@ -22,12 +22,15 @@ def tell(file: Path) -> Told:
     Raises:
         InputError: The file is missing, none of ours, or broken.
     """
+    images = "name a model with --model to ask which images it would answer"
     if not file.is_file():
-        raise InputError(f"{file}: not a file" if file.exists() else f"{file}: no such file")
+        if file.exists():
+            raise InputError(f"{file}: not a file", hint=images if file.is_dir() else None)
+        raise InputError(f"{file}: no such file")
     kind = file_kind(file)
     if kind is None:
         with file.open("rb"):  # what may not be read is not called foreign
-            raise InputError(f"{file}: {NONE_OF_OURS}")
+            raise InputError(f"{file}: {NONE_OF_OURS}", hint=images)
     values, lines = _TELLERS[kind](file)
     return {"kind": kind, **values}, lines
 

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
-FILE = click.Path(path_type=Path, dir_okay=False)
-FOLDER = click.Path(path_type=Path, file_okay=False)
-ANY_PATH = click.Path(path_type=Path)
+# What cannot be read is told by who opens it, as what is missing is: neither is wrong usage.
+FILE = click.Path(path_type=Path, dir_okay=False, readable=False)
+FOLDER = click.Path(path_type=Path, file_okay=False, readable=False)
+ANY_PATH = click.Path(path_type=Path, readable=False)
 
 
 def folder_option(what: str) -> Callable[[Decorated], Decorated]:

@@ -39,6 +39,7 @@ class Source:
         reason: Why it is none.
         given: Whether it was named itself, not found in a folder.
         root: The path that was named and that it lies behind.
+        lost: Whether it is there but cannot be looked into: a locked file or folder, a broken zip.
     """
 
     path: Path
@@ -47,6 +48,7 @@ class Source:
     reason: str = ""
     given: bool = False
     root: Path | None = None
+    lost: bool = False
 
 
 @dataclass
@@ -74,18 +76,17 @@ def find_sources(paths: Sequence[Path], *, skip: Path | None = None) -> Sources:
     """List the files behind files, folders, DICOMDIRs and zips, each once, in order of name.
 
     Hidden files and folders are passed over, and in folders every DICOMDIR: its files lie beside it.
+    A zip that is broken, encrypted or unpacks to too much, and a broken DICOMDIR, is one lost source, so
+    that it stops none of the others.
 
     Args:
         skip: Folder that is passed over where it lies inside a given one.
-
-    Raises:
-        InputError: A zip is none, is encrypted, or unpacks to too much.
     """
     sources = Sources()
     seen: set[Path] = set()
     try:
         for path in paths:
-            for source in _behind(path, skip, sources):
+            for source in _whole(path, skip, sources):
                 where = Path(os.path.realpath(source.path)) if source.path.exists() else source.path
                 if where not in seen:
                     seen.add(where)
@@ -96,9 +97,20 @@ def find_sources(paths: Sequence[Path], *, skip: Path | None = None) -> Sources:
     return sources
 
 
+def _whole(path: Path, skip: Path | None, sources: Sources) -> list[Source]:
+    try:
+        return list(_behind(path, skip, sources))
+    except InputError as error:
+        return [Source(path, str(path), None, _told(error), given=True, lost=True)]
+
+
 def _behind(path: Path, skip: Path | None, sources: Sources) -> Iterator[Source]:
     if path.is_dir():
-        yield from (_sniffed(file, str(file)) for file in _inside(path, skip))
+        locked: list[OSError] = []
+        yield from (_sniffed(file, str(file)) for file in _inside(path, skip, locked))
+        for error in locked:
+            name = str(error.filename)
+            yield Source(Path(name), name, None, f"{name}: cannot be read: {error.strerror}", lost=True)
         return
     start = _start(path)
     if start.startswith((b"PK\x03\x04", b"PK\x05\x06")):
@@ -109,11 +121,11 @@ def _behind(path: Path, skip: Path | None, sources: Sources) -> Iterator[Source]
         yield _sniffed(path, str(path), given=True)
 
 
-def _inside(folder: Path, skip: Path | None) -> Iterator[Path]:
+def _inside(folder: Path, skip: Path | None, locked: list[OSError]) -> Iterator[Path]:
     left_out = Path(os.path.realpath(skip)) if skip else None
     top = Path(os.path.realpath(folder))
     seen = {top}
-    for name, subfolders, files in os.walk(folder, followlinks=True):
+    for name, subfolders, files in os.walk(folder, onerror=locked.append, followlinks=True):
         here = Path(os.path.realpath(name))
         if left_out in (here, *here.parents) and left_out != top:
             subfolders.clear()
@@ -146,8 +158,12 @@ def _sniffed(path: Path, name: str, *, given: bool = False) -> Source:
     try:
         return Source(path, name, sniff(path), given=given)
     except InputError as error:
-        hint = f" ({error.hint})" if error.hint else ""
-        return Source(path, name, None, str(error).replace(str(path), name, 1) + hint, given)
+        lost = not os.access(path, os.R_OK)
+        return Source(path, name, None, _told(error).replace(str(path), name, 1), given, lost=lost)
+
+
+def _told(error: InputError) -> str:
+    return f"{error} ({error.hint})" if error.hint else str(error)
 
 
 # --- DICOMDIR ----------------------------------------------------------------------------------------------
@@ -167,10 +183,10 @@ def _listed(path: Path) -> Iterator[Source]:
         # pydicom's FileSet refuses a directory with one faulty record; the file names are all that counts.
         directory = pydicom.dcmread(path)
         records = directory.get("DirectoryRecordSequence") or []
-        named_files = [record.get("ReferencedFileID") for record in records]
+        named_files = [parts for record in records if (parts := record.get("ReferencedFileID"))]
+    if not named_files:
+        raise InputError(f"{path}: DICOMDIR names no file, or is cut off", hint="name its folder instead")
     for parts in named_files:
-        if not parts:
-            continue
         named = [parts] if isinstance(parts, str) else [str(part) for part in parts]
         found = _member(path.parent, named)
         name = str(path.parent.joinpath(*named))

@@ -16,7 +16,7 @@ from fedmed_edge.recipe import Recipe
 log = logging.getLogger(__name__)
 
 # What is named like this and cannot be read was meant to be an image: its loss would go unnoticed.
-_DICOM_NAMES = (".dcm", ".dicom", ".ima")
+_IMAGE_NAMES = (".dcm", ".dicom", ".ima", ".png", ".jpg", ".jpeg", ".nii", ".nii.gz")
 NO_IMAGE = "no image found among the inputs, expected DICOM, NIfTI, PNG or JPEG"
 
 
@@ -97,7 +97,8 @@ def find_inputs(
 
     PNG, JPEG and NIfTI files are one input each. DICOM files are grouped into studies and series, wherever
     they lie; the recipe's rules choose among these, and of several volumes of a study behind one path the
-    best is taken. What was named itself and is no image is refused; what lies in a folder is passed over.
+    best is taken. What was named itself and is no image is refused; what lies in a folder is passed over,
+    unless it is named like an image or cannot be looked into.
 
     Args:
         skip: Folder that is passed over where it lies inside a given one: the results' own.
@@ -106,7 +107,6 @@ def find_inputs(
 
     Raises:
         NothingMatched: There is nothing to answer.
-        InputError: A zip or a DICOMDIR is broken.
 
     Example:
         >>> import tempfile
@@ -153,7 +153,7 @@ def _chosen(sources: Sources, recipe: Recipe, series: str | None, every: bool) -
     inputs, refused, not_taken = [], [], []
     for source in sources.files:
         if source.kind is None:
-            if source.given or source.name.lower().endswith(_DICOM_NAMES):
+            if source.given or source.lost or source.name.lower().endswith(_IMAGE_NAMES):
                 refused.append((source.name, InputError(source.reason)))
             else:
                 log.debug("passed over: %s", source.reason)

@@ -103,9 +103,19 @@ def add_model(folder: Path, file: Path, *, trust: Path | None) -> ModelEntry:
                 models.forget(name)
                 new.rename(models.path / name)
             sync_folder(models.path)
+        except FedmedError as error:
+            raise _of_the_given(error, new, file) from None
         finally:
             shutil.rmtree(new, ignore_errors=True)
     return models.find(name)
+
+
+def _of_the_given(error: FedmedError, copied: Path, file: Path) -> FedmedError:
+    """The copy is what was checked; the user knows the file."""
+    text = str(error)
+    for precision in get_args(Precision):
+        text = text.replace(str(variant_path(copied / MODEL, precision)), str(variant_path(file, precision)))
+    return type(error)(text, hint=error.hint)
 
 
 def verify_model(path: Path, *, trust: Path | None, device: str = "auto") -> Model:

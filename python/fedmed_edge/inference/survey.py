@@ -35,9 +35,6 @@ def survey(paths: Sequence[Path], recipe: Recipe) -> tuple[list[tuple[str, Verdi
     """Every DICOM series behind `paths` with its verdict, and everything else with what it is.
 
     No pixel is read. What was unpacked is gone again.
-
-    Raises:
-        InputError: A zip or a DICOMDIR is broken.
     """
     with find_sources(paths) as sources:
         names, grouped = grouped_dicom(sources)
@@ -46,11 +43,16 @@ def survey(paths: Sequence[Path], recipe: Recipe) -> tuple[list[tuple[str, Verdi
         rest = [(names[path], str(renamed(error, path, names[path]))) for path, error in grouped.refused]
         rest += [(names[path], kind) for path, kind in grouped.others]
         rest += [
-            (source.name, source.reason or f"{source.kind} image, taken as it is")
+            (source.name, source.reason or _picture(str(source.kind), recipe))
             for source in sources.files
             if source.kind != "dicom"
         ]
         return named, rest
+
+
+def _picture(kind: str, recipe: Recipe) -> str:
+    flat = kind in ("png", "jpeg")
+    return f"{kind} image, " + ("expected a volume" if flat and recipe.dimensions == 3 else "taken as it is")
 
 
 def document_of(name: str, verdict: Verdict) -> dict[str, Any]:

@@ -89,6 +89,18 @@ def test_3_some_inputs_failed(copied: Any, kit: ModuleType) -> None:
     assert {one["site"] for one in f.admin("status")["contributions"]} == {"a", "b", "c"}
 
 
+def test_3_a_broken_zip_stops_no_other_input(copied: Any, kit: ModuleType) -> None:
+    f = copied
+    broken = f.root / "s.zip"
+    broken.write_bytes(b"PK\x03\x04")
+    given = infer_with(f, broken, f.root / "a-data" / "1.png")
+    said = kit.run(EDGE, "infer", *given)
+    assert said.code == 3 and f"failed  {broken}: zip is broken or cut off (BadZipFile)\n" in said.out
+    assert "error: 1 of 2 inputs could not be answered\nhint: " in said.err and "results.csv" in said.err
+    said = kit.run(EDGE, "infer", *given, "--format", "json")
+    assert said.code == 3 and "results.csv" not in said.err, "no table, no hint at it"
+
+
 def test_1_all_inputs_failed(copied: Any, kit: ModuleType) -> None:
     f = copied
     said = kit.run(EDGE, "infer", *infer_with(f, f.root / "none.png", f.root / "labels.csv"), "--json")

@@ -76,6 +76,22 @@ def test_from_export_to_answer(copied: Any, exported: Path, kit: ModuleType, tmp
     assert "withdrawn" in kit.run("fedmed-edge", "model", "list", "-C", site).out
 
 
+def test_what_is_refused_goes_by_the_name_that_was_given(
+    copied: Any, exported: Path, kit: ModuleType, tmp_path: Path
+) -> None:
+    site, variant = copied.root / "a", exported.with_name("lesion.int8.onnx")
+    add = ("fedmed-edge", "model", "add", "-C", site, exported)
+    variant.write_bytes(variant.read_bytes()[:-1])
+    said = kit.run(*add)
+    assert said.code == 5 and said.err.splitlines()[-1].startswith(f"error: {variant}: wrong signature")
+    exported.write_bytes(exported.read_bytes()[:-1])
+    said = kit.run(*add)
+    assert said.code == 5 and said.err.splitlines()[-1].startswith(f"error: {exported}: wrong signature")
+    assert not list((site / "models").glob("[!.]*")) and not list((site / "models").glob(".part*"))
+    said = kit.run("fedmed-edge", "model", "list", "-C", tmp_path / "nowhere")
+    assert said.code == 1 and f"error: {tmp_path / 'nowhere'}: has no fedmed.toml" in said.err
+
+
 def test_without_a_model_and_a_site_folder_infer_says_what_is_missing(
     kit: ModuleType, copied: Any, tmp_path: Path
 ) -> None:

@@ -4,13 +4,13 @@ import os
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom.data
 import pytest
 from PIL import Image as Picture
 
-from fedmed_edge.errors import InputError
 from fedmed_edge.images import sources
 from fedmed_edge.images.sources import find_sources
 
@@ -86,6 +86,12 @@ def test_a_dicomdir_leads_nowhere_else(tmp_path: Path) -> None:
     assert not [file for file in find_sources([directory]).files if file.path.resolve() == secret]
 
 
+def lost(path: Path) -> str:
+    (source,) = find_sources([path]).files
+    assert source.kind is None and source.lost and source.given
+    return source.reason
+
+
 def test_a_zip_is_unpacked_under_names_of_our_own_and_deleted(tmp_path: Path) -> None:
     content = png(tmp_path / "a.png").read_bytes()
     members = {"b/../../../evil.png": content, "/abs.png": content, "C:\\x.png": content, "n.txt": b"note"}
@@ -103,29 +109,52 @@ def test_a_zip_is_unpacked_under_names_of_our_own_and_deleted(tmp_path: Path) ->
 def test_a_zip_bomb_is_refused_while_it_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "_FREE_RATIO", 1 << 20)
     path = zipped(tmp_path / "s.zip", {"a": bytes(1 << 24), "b": b"x"})
-    with pytest.raises(InputError, match=r"s.zip: zip unpacks to more than is taken: at most 200 times"):
-        find_sources([path])
+    assert lost(path).startswith(f"{path}: zip unpacks to more than is taken: at most 200 times")
     assert not list(tmp_path.glob("fedmed-*"))
 
 
 def test_too_many_files_in_a_zip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "ZIP_FILES_CAP", 2)
-    with pytest.raises(InputError, match=r"s.zip: zip has 3 files, expected at most 2"):
-        find_sources([zipped(tmp_path / "s.zip", {name: b"" for name in "abc"})])
+    path = zipped(tmp_path / "s.zip", {name: b"" for name in "abc"})
+    assert lost(path) == f"{path}: zip has 3 files, expected at most 2"
 
 
 def test_broken_and_encrypted_zips(tmp_path: Path) -> None:
     path = zipped(tmp_path / "s.zip", {"a.png": png(tmp_path / "a.png").read_bytes() * 50})
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(InputError, match=r"s.zip: zip is broken or cut off \(BadZipFile\)"):
-        find_sources([path])
+    assert lost(path) == f"{path}: zip is broken or cut off (BadZipFile)"
+    with find_sources([path, tmp_path / "a.png"]) as found:
+        assert [file.kind for file in found.files] == [None, "png"], "one broken zip stops no other"
     locked = bytearray(content)
     for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         locked[content.index(signature) + offset] |= 1
     path.write_bytes(locked)
-    with pytest.raises(InputError, match=r"s.zip: zip is encrypted"):
-        find_sources([path])
+    assert lost(path) == f"{path}: zip is encrypted (unpack it first)"
+
+
+def test_a_directory_that_names_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "DICOMDIR"
+    path.write_bytes(DICOMDIR.read_bytes()[:700])
+    assert lost(path) == f"{path}: DICOMDIR names no file, or is cut off (name its folder instead)"
+
+
+def test_what_is_locked_in_a_folder_is_lost_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    png(tmp_path / "a.png")
+    (tmp_path / "b").mkdir()
+    listed = os.scandir
+
+    def scandir(path: str) -> Any:  # root may look into everything
+        if Path(path).name == "b":
+            raise PermissionError(13, "Permission denied", path)
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    taken, locked = find_sources([tmp_path]).files
+    assert taken.kind == "png" and not taken.lost
+    assert locked.lost and locked.reason == f"{tmp_path / 'b'}: cannot be read: Permission denied"
 
 
 def test_pictures_load_no_pydicom(tmp_path: Path) -> None:

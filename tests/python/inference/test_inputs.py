@@ -75,6 +75,17 @@ def test_nothing_matched(tmp_path, caplog, recipe_of):
     assert "folder holds no image" in caplog.text
 
 
+def test_what_is_named_like_an_image_in_a_folder_and_is_none_is_refused(tmp_path, recipe_of):
+    image = png(tmp_path / "a.png")
+    for name in ("cut.nii.gz", "empty.PNG", "note.dcm", "note.txt"):
+        (tmp_path / name).write_bytes(b"" if "empty" in name else b"note")
+    with find_inputs([tmp_path], recipe_of()) as found:
+        assert names(found) == [image]
+        refused = {Path(name).name: str(error).removeprefix(f"{name}: ") for name, error in found.refused}
+    none = "not a PNG, JPEG, NIfTI or DICOM file"
+    assert refused == {"cut.nii.gz": none, "empty.PNG": "is empty", "note.dcm": none}
+
+
 def test_empty_folder_beside_a_good_one_is_named(tmp_path, caplog, recipe_of):
     image = png(tmp_path / "good" / "a.png")
     (tmp_path / "empty").mkdir()

@@ -16,7 +16,7 @@ def test_a_survey_reads_no_pixels_and_tells_of_everything(scan, recipe_of):
     assert {Path(name).name: said.rpartition(": ")[2] for name, said in rest} == {
         "cut.dcm": "is empty",
         "notes.txt": "not a PNG, JPEG, NIfTI or DICOM file",
-        "picture.png": "png image, taken as it is",
+        "picture.png": "png image, expected a volume",
     }
 
 

@@ -94,9 +94,8 @@ def command(
     code = exit_code(results)
     if code:
         failed = sum(result.error is not None for result in results)
-        complain(
-            f"{failed} of {len(results)} inputs could not be answered", f"{target / 'results.csv'} says why"
-        )
+        table = f"{target / 'results.csv'} says why" if "csv" in options.formats else None
+        complain(f"{failed} of {len(results)} inputs could not be answered", table)
     ctx.exit(code)
 
 

@@ -45,6 +45,7 @@ def list_(out: Output, folder: Path) -> None:
 
     Example: fedmed-edge model list -C hospital-a
     """
+    read_site(folder)  # a folder that is no site's has no models either, but that is not what to tell
     entries = ModelFolder(folder).entries()
     none = "no model is here yet; `fedmed-edge model add FILE` brings one"
     out.answer({"models": [_facts(entry) for entry in entries]}, [_line(entry) for entry in entries] or none)
