@@ -25,7 +25,7 @@ class Arrived(Offered):
 
     Attributes:
         state: `here`; `taken back`: no longer published; `withdrawn`: must not be used any more.
-        came: When, by the site's clock.
+        came: When, by the site's clock; of what was taken back meanwhile, when it was published again.
     """
 
     state: Literal["here", "taken back", "withdrawn"] = "here"
@@ -123,6 +123,11 @@ class Inbox:
             signature_path(path).unlink(missing_ok=True)
         if arrived.kind in PASSING:
             self._records.delete(digest)
+
+    def publish_again(self, arrived: Arrived) -> None:
+        """What was taken back is published again, as the newest of its kind."""
+        again = arrived.model_copy(update={"state": "here", "came": time.time()})
+        self._records.write(arrived.digest, again)
 
     def sweep(self, offered: set[str]) -> None:
         """Delete parts of what is no longer on offer, and what a killed process left."""

@@ -169,7 +169,8 @@ class Welcome(Fields):
         clock: The server's time.
         sequence: The least that the site's next contribution may have.
         withdrawn: Objects that the site has and must not use any more.
-        taken_back: Objects that the site has and that are no longer published.
+        taken_back: Objects that the site has and that are no longer published, or not for it: all of them
+            every time, so that one that is not among them is published again.
         withdrawn_models: Models that nobody must use any more, as `fedmed-server rebuild` prints them.
     """
 

@@ -155,7 +155,11 @@ class _Visit:
                 digest
                 for digest, kind in said.has.items()
                 if (digest not in known and kind in PASSING)
-                or (digest in known and known[digest].state == "taken back")
+                or (
+                    digest in known
+                    and known[digest].state != "withdrawn"
+                    and not known[digest].is_for(self.site)
+                )
             ),
             withdrawn_models=tuple(withdrawn[:_WITHDRAWN]),
         )

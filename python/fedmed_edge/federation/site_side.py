@@ -171,6 +171,10 @@ class _Visit:
             self.inbox.change(digest, "taken back")
         for digest in welcome.withdrawn:
             self.inbox.change(digest, "withdrawn")
+        gone = {*welcome.taken_back, *welcome.withdrawn}
+        for one in here:
+            if one.state == "taken back" and one.digest not in gone:
+                self.inbox.publish_again(one)
         if welcome.withdrawn_models:
             ModelFolder(self.folder).mark_withdrawn(welcome.withdrawn_models)
         self.result.asked += [duty.ask.id for duty in self.asked.note(welcome.requests)]

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedmed_edge.errors import Unreachable
+from fedmed_edge.errors import InputError, Unreachable
 from fedmed_edge.federation import parts
+from fedmed_edge.federation.inbox import Inbox
 
 FAULTS = st.lists(st.sampled_from(["ok", "lose", "cut", "twice", "late"]), max_size=60)
 
@@ -120,3 +121,24 @@ def test_a_site_whose_folder_is_older_than_the_server_goes_on_behind_it(federati
     federation.sync("alpha")
     federation.sync("alpha")
     assert next_sequence(alpha.folder) == 42
+
+
+def test_what_was_taken_back_and_is_published_again_is_the_newest_again(
+    federation: Any, tmp_path: Path
+) -> None:
+    inbox = Inbox(federation.hospitals["alpha"].folder / "inbox")
+    files = [tmp_path / "first", tmp_path / "second"]
+    for number, path in enumerate(files):
+        path.write_bytes(bytes([number]))
+        offer = federation.offers.publish(path, federation.key, kind="model", task="lesion")
+        federation.sync("alpha")
+    federation.offers.take_back(offer.digest, "taken back")
+    federation.sync("alpha")
+    assert inbox.newest("model").digest != offer.digest
+    federation.offers.publish(files[1], federation.key, kind="model", task="lesion")
+    federation.sync("alpha")
+    assert inbox.newest("model").digest == offer.digest
+    federation.offers.take_back(offer.digest, "withdrawn")
+    federation.sync("alpha")
+    with pytest.raises(InputError, match="was withdrawn"):
+        inbox.path(offer.digest)
