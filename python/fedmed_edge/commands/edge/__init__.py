@@ -16,7 +16,6 @@ _VERBS = {
     "agent": "Stay connected to the server, within the site's policy.",
     "pull": "The newest model that the server published.",
     "log": "Every byte that left this site, and under which rule.",
-    "log": "Every byte that left this site, and under which rule.",
     "inspect": "What is in a contribution, generation or model, tensor by tensor.",
     "model": "Models here: bring one, have it answer, go back.",
     "bench": "Precisions and devices of a model, measured here.",
