@@ -5,9 +5,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedmed_edge.commands.folders import check_writable
+from fedmed_edge.commands.folders import check_writable_folder
 from fedmed_edge.commands.verbs import Output
-from fedmed_edge.errors import InputError, TrustError
+from fedmed_edge.errors import InputError, TrustError, Undelivered
 from fedmed_edge.heartbeat import running
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fedmed_edge.statistics.contribution import Contribution
 
 LOOK_S = 0.5
-NOT_DELIVERED = 7
+NOT_DELIVERED = Undelivered.exit_code
 
 
 def newest_generation(folder: Path) -> Path | None:
@@ -41,7 +41,7 @@ def check_connected(folder: Path) -> None:
         raise InputError(
             str(error), hint="--out FILE writes a file to send another way; or: " + (error.hint or "")
         ) from None
-    check_writable(folder / "outbox.probe")
+    check_writable_folder(folder)
 
 
 def put_into_outbox(folder: Path, signed: "Contribution") -> "Parcel":

@@ -153,9 +153,11 @@ class ModelFolder:
         Args:
             digests: As `fedmed-server rebuild` prints them.
         """
+        told = set(digests)
+        if told <= self._withdrawn():  # told at every contact; the lock may be held while a model is scored
+            return
         with self.locked():
-            known = sorted(self._withdrawn() | set(digests))
-            write_document(self.path / _WITHDRAWN, {"models": known})
+            write_document(self.path / _WITHDRAWN, {"models": sorted(self._withdrawn() | told)})
 
     def refuse_withdrawn(self, digest: str, path: Path) -> None:
         """Refuse a model that was withdrawn; `path` names it in the message.
