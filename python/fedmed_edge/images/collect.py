@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedmed_edge.atomic import read_regular, write_atomic
+from fedmed_edge.atomic import atomic_file, read_regular, write_atomic
 from fedmed_edge.errors import FedmedError, InputError, NothingMatched
 from fedmed_edge.images.grouping import group_files
 from fedmed_edge.images.labels import COLUMNS
@@ -257,10 +257,11 @@ class _Work:
         return f"images/{name}"
 
     def place(self, path: Path, to: Path) -> None:
-        to.unlink(missing_ok=True)
         if self.copy:
-            shutil.copyfile(path, to)
+            with path.open("rb") as file, atomic_file(to) as copied:
+                shutil.copyfileobj(file, copied)
         else:
+            to.unlink(missing_ok=True)
             real = Path(os.path.realpath(path))
             inside = real.is_relative_to(os.path.realpath(self.plan.out))
             # What was fetched into the folder moves with it.

@@ -25,6 +25,8 @@ ZIP_RATIO_CAP = 200
 _FREE_RATIO = 1 << 30
 _CHUNK = 1 << 20
 
+# What is named like this and cannot be read was meant to be an image: its loss would go unnoticed.
+_IMAGE_NAMES = (".dcm", ".dicom", ".ima", ".png", ".jpg", ".jpeg", ".nii", ".nii.gz")
 _DIRECTORY = "1.2.840.10008.1.3.10"
 
 
@@ -39,7 +41,8 @@ class Source:
         reason: Why it is none.
         given: Whether it was named itself, not found in a folder.
         root: The path that was named and that it lies behind.
-        lost: Whether it is there but cannot be looked into: a locked file or folder, a broken zip.
+        lost: Whether an image may be lost with it: a locked file or folder, a broken zip, a file that is
+            named like an image and is none.
     """
 
     path: Path
@@ -158,7 +161,7 @@ def _sniffed(path: Path, name: str, *, given: bool = False) -> Source:
     try:
         return Source(path, name, sniff(path), given=given)
     except InputError as error:
-        lost = not os.access(path, os.R_OK)
+        lost = name.lower().endswith(_IMAGE_NAMES) or not os.access(path, os.R_OK)
         return Source(path, name, None, _told(error).replace(str(path), name, 1), given, lost=lost)
 
 

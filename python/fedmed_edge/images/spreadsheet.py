@@ -40,11 +40,11 @@ def read_labels(path: Path, *, by: str, label: str) -> list[LabelRow]:
 
     Args:
         by: Name of the column that names the study or patient.
-        label: Name of the column with the class; it may be missing.
+        label: Name of the column with the class; `label` may be missing.
 
     Raises:
-        InputError: The file is no such table, lacks the column `by`, has a row of another length, a key
-            twice with different labels, a split that is none, or no row.
+        InputError: The file is no such table, lacks the column `by` or another `label`, has a row of
+            another length, a key twice with different labels, a split that is none, or no row.
 
     Example:
         >>> import tempfile
@@ -122,6 +122,8 @@ def _places(path: Path, columns: Sequence[str], by: str, label: str) -> tuple[in
             else None
         )
         raise InputError(f"{path}: columns are {', '.join(columns)}, expected one named `{by}`", hint=hint)
+    if own is None and _plain(label) != "label":
+        raise InputError(f"{path}: columns are {', '.join(columns)}, expected one named `{label}`")
     return key, own, split
 
 

@@ -15,8 +15,6 @@ from fedmed_edge.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
-# What is named like this and cannot be read was meant to be an image: its loss would go unnoticed.
-_IMAGE_NAMES = (".dcm", ".dicom", ".ima", ".png", ".jpg", ".jpeg", ".nii", ".nii.gz")
 NO_IMAGE = "no image found among the inputs, expected DICOM, NIfTI, PNG or JPEG"
 
 
@@ -153,7 +151,7 @@ def _chosen(sources: Sources, recipe: Recipe, series: str | None, every: bool) -
     inputs, refused, not_taken = [], [], []
     for source in sources.files:
         if source.kind is None:
-            if source.given or source.lost or source.name.lower().endswith(_IMAGE_NAMES):
+            if source.given or source.lost:
                 refused.append((source.name, InputError(source.reason)))
             else:
                 log.debug("passed over: %s", source.reason)

@@ -24,6 +24,13 @@ _STORED = {0x0000, 0xB000, 0xB006, 0xB007}
 _CONNECT_S, _ANSWER_S = 10, 60
 
 
+def silence_libraries() -> None:
+    """Libraries log and warn with the values that they stumble over; a log holds no value of DICOM."""
+    logging.captureWarnings(True)
+    for name in ("py.warnings", "pydicom", "pynetdicom", "dicomweb_client"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
 @dataclass(frozen=True)
 class Sent:
     """What became of one object.

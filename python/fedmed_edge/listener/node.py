@@ -9,6 +9,7 @@ from typing import Any
 from fedmed_edge.errors import InputError
 from fedmed_edge.listener.answering import Answering, WorkerProcess
 from fedmed_edge.listener.delivery import Delivering
+from fedmed_edge.listener.destinations import silence_libraries
 from fedmed_edge.listener.incoming import Incoming, Outcome
 from fedmed_edge.listener.journal import JOURNAL, Journal
 from fedmed_edge.listener.metrics import Metrics, MetricsServer
@@ -76,7 +77,7 @@ class Node:
         Raises:
             FedmedError: The model is not trusted or not usable, or a port is taken.
         """
-        _silence()
+        silence_libraries()
         answering = self.worker.start()
         self.incoming.recover()
         metrics_port = self._metrics_server.start(self.settings.metrics_port)
@@ -134,13 +135,6 @@ class Node:
     def _refused(self, reason: str) -> None:
         self.metrics.refused.labels(reason).inc()
         log.warning("listen: a peer was refused: %s", reason)
-
-
-def _silence() -> None:
-    """Libraries log and warn with the values that they stumble over; a log holds no value of DICOM."""
-    logging.captureWarnings(True)
-    for name in ("py.warnings", "pydicom", "pynetdicom", "dicomweb_client"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _lock(folder: Path) -> int:

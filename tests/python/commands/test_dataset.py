@@ -50,6 +50,15 @@ def test_a_row_without_an_image_is_exit_3_and_no_image_at_all_4(
     assert kit.run(*asked, "--out", tmp_path / "out").code == 4
 
 
+def test_a_full_disk_leaves_no_half_copied_image(archive: Path, kit: ModuleType, tmp_path: Path) -> None:
+    out, asked = tmp_path / "out", (EDGE, "dataset", archive, "--copy", "--out", tmp_path / "out")
+    assert kit.run(*asked).code == 0
+    before = {path.name: path.read_bytes() for path in (out / "images").iterdir()}
+    said = kit.run_alone(*asked, room=500)
+    assert said.code == 4 and "cannot be written: File too large" in said.err, said.err
+    assert {path.name: path.read_bytes() for path in (out / "images").iterdir()} == before
+
+
 def test_wrong_usage_and_missing_paths(archive: Path, kit: ModuleType, tmp_path: Path) -> None:
     out = ("--out", tmp_path / "out")
     said = kit.run(EDGE, "dataset", tmp_path / "gone", *out)

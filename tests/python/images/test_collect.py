@@ -172,13 +172,18 @@ def test_a_zip_is_copied_from(archive: Any, tmp_path: Path) -> None:
         ("AccessionNumber,label\n", "table has no rows"),
         ('AccessionNumber,label\n"A,b\n', "not a readable CSV file"),
         ("AccessionNumber,accession number\nA,b\n", "a column occurs twice"),
+        (
+            "AccessionNumber,diagnosis\nA,b\n",
+            "columns are AccessionNumber, diagnosis, expected one named `finding`",
+        ),
         ("PK\x03\x04", "is a spreadsheet, expected a CSV file"),
     ],
 )
 def test_tables_that_are_none(archive: Any, tmp_path: Path, text: str, message: str) -> None:
     archive("x", 1)
+    column = "finding" if "finding" in message else "label"
     with pytest.raises(InputError, match=rf"labels.csv: .*{message}"):
-        collect([tmp_path / "archive"], Plan(tmp_path / "out", labels=table(tmp_path, text)))
+        collect([tmp_path / "archive"], Plan(tmp_path / "out", labels=table(tmp_path, text), label=column))
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])

@@ -22,7 +22,9 @@ def command(out: Output, files: tuple[Path, ...], folder: Path) -> None:
     Example: fedmed-edge send -C hospital-a results/lesion/seg.dcm
     """
     from fedmed_edge.listener.delivery import send_files, send_spool
+    from fedmed_edge.listener.destinations import silence_libraries
 
+    silence_libraries()
     settings = read_site(folder).listen
     if files:
         send_files(files, settings)
