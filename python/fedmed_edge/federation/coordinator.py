@@ -86,7 +86,7 @@ class Coordinator:
         with locked(self._folder / "coordinator.lock", busy=busy):
             log.info("coordinator: meets sites every %.0f s", self._rules.collect_s)
             while not stop():
-                self._meet()
+                self._carefully("sites", self._meet)
                 self._advance()
                 time.sleep(POLL_S)
 
@@ -98,7 +98,7 @@ class Coordinator:
         """
         busy = "coordinator: another one is running for this server"
         with locked(self._folder / "coordinator.lock", busy=busy):
-            self._meet()
+            self._carefully("sites", self._meet)
             for thread in list(self._busy.values()):
                 thread.join()
             self._advance()
@@ -118,10 +118,16 @@ class Coordinator:
         for site in online:
             if len(self._busy) >= self._rules.at_once:
                 break
-            if site not in self._busy and self._due(site, news, offers):
-                thread = threading.Thread(target=self._sync, args=(site,), name=f"sync {site}", daemon=True)
-                self._busy[site] = thread
-                thread.start()
+            if site not in self._busy:
+                self._carefully(f"site {site}", partial(self._begin_if_due, site, news, offers))
+
+    def _begin_if_due(self, site: str, news: set[str], offers: list[OnOffer]) -> None:
+        if self._due(site, news, offers):
+            sync, name = partial(self._sync, site), f"sync {site}"
+            self._busy[site] = threading.Thread(
+                target=self._carefully, args=(name, sync), name=name, daemon=True
+            )
+            self._busy[site].start()
 
     def _due(self, site: str, news: set[str], offers: list[OnOffer]) -> bool:
         now, meeting, heard = time.time(), self._meetings.read(site), self._heard.read(site)

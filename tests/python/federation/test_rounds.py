@@ -203,6 +203,19 @@ def test_a_site_that_does_not_answer_is_tried_later_and_later(federation: Any) -
     assert coordinator._meetings.read("beta").failures == 0
 
 
+def test_a_damaged_record_of_one_site_holds_up_no_other(
+    federation: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    coordinator = federation.coordinator(collect_s=0.001)
+    coordinator._meetings.folder.mkdir(parents=True)
+    coordinator._meetings.path("alpha").write_text("{")
+    parcel = federation.hospitals["beta"].put()
+    coordinator.step()
+    coordinator.step()
+    assert federation.held() == [parcel.id]
+    assert caplog.text.count("alpha.json: is damaged") == 1
+
+
 def test_parts_that_nobody_finishes_are_given_up(federation: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("alpha", "beta"):
         federation.channel(name).ask("offer", {"digest": "ab" * 32, "bytes": 9})
