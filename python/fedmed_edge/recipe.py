@@ -252,7 +252,7 @@ def write_recipe(path: Path, recipe: Recipe) -> None:
 
 
 def toml_lines(values: dict[str, Any], title: str = "") -> list[str]:
-    """A table as lines of TOML, the tables in it behind its own keys; `title` is its name with a dot behind."""
+    """A table as lines of TOML, the tables in it behind its own keys; `title` is its name and a dot."""
     tables = {name: table for name, table in values.items() if isinstance(table, dict)}
     lines = [f"{name} = {json.dumps(value)}" for name, value in values.items() if name not in tables]
     for name, table in tables.items():

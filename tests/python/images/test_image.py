@@ -140,16 +140,12 @@ def test_masks_hold_at_most_255_classes(tmp_path: Path) -> None:
 
 def test_other_files_are_no_masks(tmp_path: Path) -> None:
     Pillow.fromarray(np.zeros((4, 6), np.uint8)).save(tmp_path / "m.jpg")
-    with pytest.raises(
-        InputError, match=r"m.jpg: mask is JPEG, which changes .* expected PNG, NIfTI or D"
-    ):
+    with pytest.raises(InputError, match=r"m.jpg: mask is JPEG, which changes .* expected PNG, NIfTI or D"):
         read_mask(tmp_path / "m.jpg", flat(), 2)
     with pytest.raises(InputError, match="mask is a folder, expected PNG, NIfTI or DICOM SEG"):
         read_mask(tmp_path, flat(), 2)
     (tmp_path / "m.dcm").write_bytes(bytes(128) + b"DICM" + bytes(300))
-    with pytest.raises(
-        InputError, match=r"m.dcm: .*(holds no segmentation|broken or cut off)"
-    ):
+    with pytest.raises(InputError, match=r"m.dcm: .*(holds no segmentation|broken or cut off)"):
         read_mask(tmp_path / "m.dcm", flat(), 2)
 
 

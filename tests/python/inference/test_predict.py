@@ -229,7 +229,8 @@ model = load_model(Path({str(path)!r}), trust=Path({str(server / "server.pub")!r
 results = answer_study(model, [Path({str(image)!r})], Path({str(tmp_path / "out")!r}))
 assert results[0].error is None, results
 import json, resource
-heavy = {{"torch", "monai", "nibabel", "pydicom", "highdicom", "scipy", "matplotlib", "onnx"}} & set(sys.modules)
+heavy = {{"torch", "monai", "nibabel", "pydicom", "highdicom", "scipy", "matplotlib", "onnx"}}
+heavy &= set(sys.modules)
 used = resource.getrusage(resource.RUSAGE_SELF)
 peak = Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]  # ru_maxrss has the parent's in it
 print(json.dumps([sorted(heavy), used.ru_utime + used.ru_stime, int(peak) / 1024]))
