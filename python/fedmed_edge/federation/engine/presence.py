@@ -30,6 +30,7 @@ NEWS: Final = Path("engine/news")
 _CHANNEL, _TOPIC = "fedmed_presence", "here"
 _SOMETHING, _NOTHING = b"1", b"0"
 _ANSWER_S: Final = 5.0
+_FIRST_SIGNS: Final = (EventType.CLIENT_REGISTER_RECEIVED, EventType.CLIENT_HEARTBEAT_RECEIVED)
 
 
 class SitePresence(FLComponent):  # type: ignore[misc]  # the engine has no types
@@ -67,8 +68,8 @@ class ServerPresence(FLComponent):  # type: ignore[misc]
         self._server: Path | None = None
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        """Called by the engine; it listens from the first time that a site registers."""
-        if self._server is None and event_type == EventType.CLIENT_REGISTER_RECEIVED:
+        """Called by the engine; it listens from the first time that a site is heard of."""
+        if self._server is None and event_type in _FIRST_SIGNS:
             engine = fl_ctx.get_engine()
             self._server = Path(engine.get_workspace().get_root_dir()).resolve().parent.parent
             engine.get_cell().register_request_cb(channel=_CHANNEL, topic=_TOPIC, cb=self._answer)

@@ -7,6 +7,7 @@ what the server asked.
 import contextlib
 import json
 import logging
+import os
 import shutil
 import signal
 import sys
@@ -36,6 +37,7 @@ _ENVIRONMENT: Final = {
     "MALLOC_TRIM_THRESHOLD_": "131072",
 }
 REVOCATIONS_S: Final = 1.0
+ENGINE_S: Final = 30.0
 DUTIES_S: Final = 5.0
 STALE_S: Final = 30.0
 JOB_LOG_S: Final = 86_400.0
@@ -155,6 +157,14 @@ def coordinate(server: Path) -> None:
             with contextlib.suppress(Unreachable):
                 sites.enforce_revocations()
 
+    def watch() -> None:
+        """A session to an engine that was started anew may hang for good: then this process begins anew."""
+        while not ended.wait(REVOCATIONS_S):
+            if time.monotonic() - sites.heard > ENGINE_S:
+                log.warning("the engine does not answer")
+                os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
     while not ended.is_set():
         try:
             sites.abort_left_over()

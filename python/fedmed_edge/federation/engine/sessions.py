@@ -33,6 +33,9 @@ class EngineSites:
 
     Jobs that an earlier coordinator left behind are aborted: what they had moved is on the disk, and the next
     sync goes on from there.
+
+    Attributes:
+        heard: When the engine answered last, by the monotonic clock.
     """
 
     def __init__(self, server: Path) -> None:
@@ -42,6 +45,8 @@ class EngineSites:
         self._session: Any = None
         self._disabled: set[str] = set()
         self._running: set[str] = set()
+        self._started: Any = None
+        self.heard = time.monotonic()
 
     def online(self) -> list[str]:
         """Names of the sites that are connected now.
@@ -50,6 +55,7 @@ class EngineSites:
             Unreachable: The engine does not answer.
         """
         info = self._ask("get_system_info")
+        self._started = info.server_info.start_time
         found = [self._identities.find(client.name) for client in info.client_info]
         return sorted({one.site for one in found if one and not one.revoked})
 
@@ -82,8 +88,10 @@ class EngineSites:
             self._running.discard(job)
 
     def _wait(self, job: str, site: str, deadline_s: float) -> None:
-        began = time.monotonic()
+        began, engine = time.monotonic(), self._started
         while True:
+            if self._started != engine:  # it lists the job as running for ever, and never takes it up again
+                raise Unreachable(f"site `{site}`: the engine was started anew in the midst of a sync")
             status = str(self._ask("get_job_meta", job).get("status", ""))
             if status.startswith(_OVER):
                 log.info("site %s: sync %s after %.1f s", site, status.lower(), time.monotonic() - began)
@@ -134,7 +142,9 @@ class EngineSites:
                 try:
                     if self._session is None:
                         self._session = self._login()
-                    return getattr(self._session, command)(*arguments, **options)
+                    answer = getattr(self._session, command)(*arguments, **options)
+                    self.heard = time.monotonic()
+                    return answer
                 except Exception as error:  # the engine raises whatever it met
                     log.debug("admin session", exc_info=True)
                     self._drop()
