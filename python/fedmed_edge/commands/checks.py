@@ -140,14 +140,20 @@ def _disk(config: SiteConfig) -> Answer:
     folder = config.key.parent
     while not folder.exists():
         folder = folder.parent
-    free, watermark = shutil.disk_usage(folder).free, config.listen.watermark_gb
-    found = f"{free / 2**30:.1f} GiB free at {folder.absolute()}"
+    free, found = _free(folder)
     if free < LEAST_DISK:
         return "warning", found, "make room: 2 GiB are wise"
-    listens = (config.key.parent / config.listen.folder).exists()
-    if listens and free < watermark * 10**9:
-        return "warning", found, f"below `watermark_gb` {watermark:g}, `listen` receives nothing"
+    listens, watermark = config.key.parent / config.listen.folder, config.listen.watermark_gb
+    if listens.exists():  # on a disk of its own, maybe
+        free, there = _free(listens)
+        if free < watermark * 10**9:
+            return "warning", there, f"below `watermark_gb` {watermark:g}, `listen` receives nothing"
     return "ok", found
+
+
+def _free(folder: Path) -> tuple[int, str]:
+    free = shutil.disk_usage(folder).free
+    return free, f"{free / 2**30:.1f} GiB free at {folder.absolute()}"
 
 
 def _clock(config: SiteConfig) -> Answer:

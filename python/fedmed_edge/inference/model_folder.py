@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import UnionType
 from typing import Any, Literal, get_args
 
 from fedmed_edge.atomic import TEMPORARY, read_regular, write_atomic
@@ -25,6 +26,12 @@ State = Literal["active", "previous", "waiting", "withdrawn"]
 
 MODEL, FACTS = "model.onnx", "facts.json"
 _ACTIVE, _WITHDRAWN, _LOCK = "active.json", "withdrawn.json", ".lock"
+_FACTS = {"model": str, "task": str, "generation": str, "sites": int, "precisions": list}
+_MENDING = {
+    FACTS: "delete the folder that it is in, then add the same model again",
+    _ACTIVE: "delete it, then say with `fedmed-edge model activate` which model answers",
+    _WITHDRAWN: "delete it; `agent` asks the server again what was withdrawn",
+}
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,7 @@ class ModelFolder:
         withdrawn = self._withdrawn()
         found = []
         for facts in self.path.glob(f"[!.]*/{FACTS}"):
-            values, name = read_document(facts), facts.parent.name
+            values, name = read_document(facts, **_FACTS), facts.parent.name
             roles: dict[str | None, State] = {previous: "previous", active: "active"}
             state: State = "withdrawn" if values["model"] in withdrawn else roles.get(name, "waiting")
             entry = ModelEntry(
@@ -140,7 +147,7 @@ class ModelFolder:
         """Names of the active model and of the one before."""
         if not (self.path / _ACTIVE).exists():
             return None, None
-        values = read_document(self.path / _ACTIVE)
+        values = read_document(self.path / _ACTIVE, active=str | None, previous=str | None)
         return values.get("active"), values.get("previous")
 
     def set_roles(self, active: str, previous: str | None) -> None:
@@ -203,7 +210,7 @@ class ModelFolder:
 
     def _withdrawn(self) -> set[str]:
         path = self.path / _WITHDRAWN
-        return set(read_document(path)["models"]) if path.exists() else set()
+        return set(read_document(path, models=list)["models"]) if path.exists() else set()
 
 
 def write_document(path: Path, values: dict[str, Any]) -> None:
@@ -211,18 +218,19 @@ def write_document(path: Path, values: dict[str, Any]) -> None:
     write_atomic(path, (json.dumps({"format_version": 1} | values, indent=1) + "\n").encode())
 
 
-def read_document(path: Path) -> dict[str, Any]:
+def read_document(path: Path, **wanted: type | UnionType) -> dict[str, Any]:
     """What `write_document` wrote.
+
+    Args:
+        wanted: Keys that it must have, and their types.
 
     Raises:
         InputError: It is missing, damaged or of a newer release.
     """
     try:
         values = json.loads(read_regular(path, 1 << 22))
-        if values["format_version"] == 1:
+        if values["format_version"] == 1 and all(isinstance(values.get(k), wanted[k]) for k in wanted):
             return dict(values)
     except (ValueError, KeyError, TypeError, RecursionError):
         pass
-    raise InputError(
-        f"{path}: damaged, or of a newer release", hint="remove the folder `models`, then add the model again"
-    )
+    raise InputError(f"{path}: damaged, or of a newer release", hint=_MENDING.get(path.name))

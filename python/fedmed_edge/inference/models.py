@@ -138,7 +138,10 @@ def verify_variants(entry: ModelEntry, *, trust: Path | None, device: str = "aut
         TrustError, InputError, DeviceError: As `verify_model`; a file is not the one of its name.
     """
     if hashlib.sha256(read_regular(entry.path, FILE_CAP)).hexdigest()[:16] != entry.name:
-        raise TrustError(f"{entry.path}: is not the file that was added as {entry.name}")
+        raise TrustError(
+            f"{entry.path}: is not the file that was added as {entry.name}",
+            hint="add the same model again, which mends it, or go back with `fedmed-edge model rollback`",
+        )
     found = []
     for precision in entry.precisions:
         model = load_model(variant_path(entry.path, precision), trust=trust, device=device)

@@ -273,3 +273,14 @@ def test_a_disk_below_the_watermark_of_listen_is_told(site: Path, monkeypatch: p
     (site / "listen").mkdir()
     told = look(site, "disk")
     assert told.level == "warning" and "below `watermark_gb` 5" in (told.hint or "")
+
+
+def test_the_disk_of_listen_may_be_another(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = site.parent / "node"
+    node.mkdir()
+    with (site / "fedmed.toml").open("a") as settings:
+        settings.write(f'\n[listen]\nfolder = "{node}"\n')
+    full = {node: 4 * 10**9}
+    monkeypatch.setattr("shutil.disk_usage", lambda at: SimpleNamespace(free=full.get(at, 9 * 10**9)))
+    told = look(site, "disk")
+    assert told.level == "warning" and told.found == f"3.7 GiB free at {node}"

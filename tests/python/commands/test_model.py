@@ -88,6 +88,8 @@ def test_what_is_refused_goes_by_the_name_that_was_given(
     said = kit.run(*add)
     assert said.code == 5 and said.err.splitlines()[-1].startswith(f"error: {exported}: wrong signature")
     assert not list((site / "models").glob("[!.]*")) and not list((site / "models").glob(".part*"))
+    said = kit.run("fedmed-edge", "bench", "-C", site, "nothing.onnx")
+    assert said.code == 1 and said.err.splitlines()[-1] == "error: nothing.onnx: no such file"
     said = kit.run("fedmed-edge", "model", "list", "-C", tmp_path / "nowhere")
     assert said.code == 1 and f"error: {tmp_path / 'nowhere'}: has no fedmed.toml" in said.err
 

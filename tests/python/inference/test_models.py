@@ -203,8 +203,14 @@ def test_a_damaged_model_is_mended_by_adding_it_again(site, made, trust):
     assert add_model(site, path, trust=trust).state == "active"
     assert verify_variants(entry, trust=trust)
     (site / "models" / "active.json").write_text("{")
-    with pytest.raises(InputError, match=r"active\.json: damaged, or of a newer release"):
+    with pytest.raises(InputError, match=r"active\.json: damaged, or of a newer release") as refused:
         ModelFolder(site).active()
+    (site / "models" / "active.json").unlink()
+    for file in (entry.path.with_name("facts.json"), site / "models" / "withdrawn.json"):
+        file.write_text('{"format_version": 1}')
+        with pytest.raises(InputError, match=rf"{file.name}: damaged, or of a newer release"):
+            ModelFolder(site).entries()
+    assert refused.value.hint.startswith("delete it, then say with `fedmed-edge model activate`")
 
 
 def test_withdrawn_models_are_refused_for_good(site, made, trust):

@@ -8,6 +8,7 @@ import click
 
 from fedmed_edge.commands.folders import FILE, folder_option, read_site, read_site_data
 from fedmed_edge.commands.verbs import Output, Verb
+from fedmed_edge.errors import InputError
 
 if TYPE_CHECKING:
     from fedmed_edge.inference.bench import Row
@@ -37,6 +38,8 @@ def command(out: Output, folder: Path, model: str, trust: Path | None, images: i
     site = read_site(folder) if (folder / "fedmed.toml").is_file() else None
     models, entry, path = ModelFolder(folder), None, Path(model)
     if not model or not path.is_file():
+        if model and (path.suffix or path.name != model):  # a name of ours is letters and digits alone
+            raise InputError(f"{path}: not a file" if path.exists() else f"{path}: no such file")
         entry = models.find(model) if model else models.active()
         path = entry.path
     windows = []
