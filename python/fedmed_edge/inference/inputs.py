@@ -100,7 +100,7 @@ def find_inputs(
 
     Args:
         skip: Folder that is passed over where it lies inside a given one: the results' own.
-        series: Take the series of this SeriesInstanceUID alone.
+        series: Take the series of this SeriesInstanceUID alone; nothing is told of the others.
         every: Take every volume of a study that the rules allow, not the best alone.
 
     Raises:
@@ -118,17 +118,19 @@ def find_inputs(
     try:
         found = _chosen(sources, recipe, series, every)
         for path in paths:
-            if path.is_dir() and not any(_lies_in(name, path) for name in _names(found)):
+            if series is None and path.is_dir() and not any(_lies_in(name, path) for name in _names(found)):
                 log.warning("%s: folder holds no image", path)
         if not found.inputs and not found.refused:
-            raise _nothing(found)
+            raise _nothing(found, series)
     except BaseException:
         sources.close()
         raise
     return found
 
 
-def _nothing(found: Found) -> NothingMatched:
+def _nothing(found: Found, series: str | None) -> NothingMatched:
+    if series is not None and not found.not_taken:
+        return NothingMatched(f"series {series}: is not among the inputs")
     if not found.not_taken:
         return NothingMatched(NO_IMAGE)
     name, reason = found.not_taken[0]
@@ -164,16 +166,14 @@ def _chosen(sources: Sources, recipe: Recipe, series: str | None, every: bool) -
     for path, kind in grouped.others:
         if path in given:
             refused.append((names[path], InputError(f"{names[path]}: file holds {kind}, expected an image")))
-        else:
+        elif series is None:
             not_taken.append((names[path], f"holds {kind}, no image"))
     verdicts = judged(grouped, sources, recipe, every=every)
     for name, verdict in zip(series_names(verdicts, names), verdicts, strict=True):
-        if series is not None and (verdict.series.series_uid != series or not verdict.matches):
-            chosen, reason = False, verdict.reason or "is not the series that was asked for"
-        else:
-            chosen, reason = verdict.taken or series is not None, verdict.reason
-        if not chosen:
-            not_taken.append((name, reason))
+        if series not in (None, verdict.series.series_uid):
+            continue
+        if not (verdict.taken or (series is not None and verdict.matches)):
+            not_taken.append((name, verdict.reason))
         elif recipe.dimensions == 2:
             inputs += [Input(names[one.files[0]], one.files[0], one) for one in instances(verdict.series)]
         else:

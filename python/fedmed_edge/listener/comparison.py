@@ -4,13 +4,13 @@ For the time before `send = true`: the results lie on the disk, nobody has seen 
 whether they may be shown.
 """
 
-import csv
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedmed_edge.errors import InputError
+from fedmed_edge.images.spreadsheet import read_labels
 from fedmed_edge.listener.journal import Journal, open_journal
 from fedmed_edge.listening import LabelKey
 
@@ -88,17 +88,11 @@ def against(journal: Journal, labels: Path, by: LabelKey) -> Agreement:
     A study with several answers counts with each of them.
 
     Raises:
-        InputError: The file cannot be read or lacks a column.
+        InputError: The file is no such table.
     """
-    try:
-        with labels.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            missing = {by, "label"} - set(reader.fieldnames or ())
-            if missing:
-                raise InputError(f"{labels}: has no column {' and '.join(sorted(missing))}")
-            given = {row[by].strip(): row["label"].strip() for row in reader if row[by] and row["label"]}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{labels}: cannot be read: {error}") from None
+    given = {row.key: row.label for row in read_labels(labels, by=by, label="label") if row.label}
+    if not given:
+        raise InputError(f"{labels}: no row has a `label`")
     answers = journal.rows(f"SELECT {_COLUMNS[by]}, coalesce(label, '') FROM answers")
     pairs = Counter((given[key], label) for key, label in answers if key in given)
     answered = {key for key, _ in answers}

@@ -131,7 +131,10 @@ class Journal:
                 raise InputError(f"{path}: `version` has {version}, expected at most {FORMAT_VERSION}")
             self._connection.executescript(f"{_TABLES} PRAGMA user_version = {FORMAT_VERSION};")
         except sqlite3.Error as error:
-            raise InputError(f"{path}: cannot be opened: {error}") from None
+            raise InputError(
+                f"{path}: cannot be opened: {error}",
+                hint="move its folder away: the node begins anew, and the images in it can be sent again",
+            ) from None
         path.chmod(0o600)
 
     def close(self) -> None:

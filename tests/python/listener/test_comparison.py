@@ -57,7 +57,12 @@ def test_answers_are_compared_with_given_labels(journal: Journal, tmp_path: Path
 def test_a_table_without_its_columns_is_refused(journal: Journal, tmp_path: Path) -> None:
     table = tmp_path / "labels.csv"
     table.write_text("study,finding\n")
-    with pytest.raises(InputError, match=r"labels\.csv: has no column AccessionNumber and label"):
+    with pytest.raises(
+        InputError, match=r"labels\.csv: columns are .*, expected one named `AccessionNumber`"
+    ):
         against(journal, table, "AccessionNumber")
-    with pytest.raises(InputError, match=r"none\.csv: cannot be read"):
+    table.write_text("Accession Number;Label\nA0;\n")
+    with pytest.raises(InputError, match=r"labels\.csv: no row has a `label`"):
+        against(journal, table, "AccessionNumber")
+    with pytest.raises(InputError, match=r"none\.csv: no such file"):
         against(journal, tmp_path / "none.csv", "AccessionNumber")
