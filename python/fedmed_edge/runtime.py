@@ -293,10 +293,11 @@ def _load(runtime: ModuleType, model: bytes | Path, providers: list[tuple[str, d
     if _PROVIDERS["cuda"] in dict(providers) and hasattr(runtime, "preload_dlls"):
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it did not find
             runtime.preload_dlls()
+    options = _options(runtime)
     try:
         # its own fallback prints to stdout; settings within a model are nobody's to make
         session = runtime.InferenceSession(
-            source, _options(runtime), providers, enable_fallback=0, read_config_from_model=0
+            source, options, providers, enable_fallback=0, read_config_from_model=0
         )
         session._model_bytes = None  # kept for that fallback alone
         return session

@@ -215,6 +215,9 @@ def test_a_runtime_that_was_imported_with_its_telemetry_on_is_refused(tmp_path: 
 def test_threads_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEDMED_THREADS", "3")
     assert runtime._options(runtime._runtime()).intra_op_num_threads == 3
+    monkeypatch.setenv("FEDMED_THREADS", "abc")
+    with pytest.raises(InputError, match=r"^FEDMED_THREADS: has `abc`, expected a whole number"):
+        open_session(b"no model", device="cpu")
     monkeypatch.delenv("FEDMED_THREADS")
     assert runtime._options(runtime._runtime()).intra_op_num_threads == 0
 
