@@ -84,7 +84,8 @@ class Candidates:
         deadline_s: float,
         tolerance: float = 0.02,
     ) -> Candidate:
-        """Ask sites about an exported model; the same one again changes nothing.
+        """Ask sites about an exported model; the same one again changes nothing while it is asked about or
+        published, and asks once more where it was rejected or taken back.
 
         Args:
             path: The model's file.
@@ -98,7 +99,7 @@ class Candidates:
         if len(asked) < quorum:
             raise InputError(f"validation: has {len(asked)} sites, expected at least the quorum {quorum}")
         held = self._records.read(file_digest(path)) if path.is_file() else None
-        if held is not None:
+        if held is not None and self._stands(held):
             return held
         offer = self._offers.publish(
             path,
@@ -130,6 +131,11 @@ class Candidates:
             )
         self._records.write(offer.digest, candidate)
         return candidate
+
+    def _stands(self, candidate: Candidate) -> bool:
+        offer = self._offers.read(candidate.digest)
+        published = offer is not None and (offer.kind, offer.state) == ("model", "on offer")
+        return candidate.state == "asked" or published
 
     def all(self) -> list[Candidate]:
         """Every candidate, by digest."""

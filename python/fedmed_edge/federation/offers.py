@@ -44,6 +44,11 @@ class OnOffer(Offered):
         """Whether a site may have it."""
         return self.state == "on offer" and (self.sites is None or site in self.sites)
 
+    @property
+    def purpose(self) -> str:
+        """What sites are asked for where the offer names a recipe."""
+        return f"statistics {self.digest} {self.recipe}"
+
 
 class Offers:
     """Objects on offer.

@@ -10,6 +10,7 @@ from fedmed_edge.errors import InputError, StoreError
 from fedmed_edge.federation.candidates import Candidates
 from fedmed_edge.federation.offers import Offers, OnOffer
 from fedmed_edge.federation.parts import file_digest
+from fedmed_edge.federation.requests import Requests
 from fedmed_edge.federation.rounds import Rounds, Training
 from fedmed_edge.federation.styles import collect_styles
 from fedmed_edge.recipe import Recipe
@@ -36,7 +37,8 @@ def publish_generation(
     Args:
         digest: Of the generation.
         sites: Who may have it; None is every site.
-        ask: Ask every site that hears of it to contribute to it for this recipe.
+        ask: Ask every site that hears of it to contribute to it for this recipe; one that refused or failed
+            before is asked once more, one that did so is not.
 
     Raises:
         StoreError: There is no such generation.
@@ -48,6 +50,8 @@ def publish_generation(
         wanted = recipe.digest if ask else None
         offer = offers.publish(path, key, kind="generation", sites=sites, task=recipe.name, recipe=wanted)
         _publish_styles(store, offers, key, Path(folder) / "styles", recipe, digest, sites)
+    if ask:
+        Requests(offers.folder.parent / "requests").forget_undone(offer.purpose)
     told = {"kind": "generation", "task": recipe.name, "asked": ask, "sites": list(offer.sites or ())}
     store.ledger_append("offered", subject=digest, details=told)
     return offer

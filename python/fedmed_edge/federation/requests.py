@@ -1,9 +1,10 @@
 """What the server asks of its sites, and what came of it.
 
-REQUESTS/SITE/ID.json
+REQUESTS/SITE/KEY.json    the key is that of what the site is asked for
 """
 
 import hashlib
+import secrets
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,7 @@ class Requested(BaseModel):
     """One request to one site.
 
     Attributes:
+        purpose: What the site is asked for.
         site: Who is asked.
         state: `open` until the site has answered, or `closed` where the server went on without it.
         told: The site has heard of it.
@@ -30,6 +32,7 @@ class Requested(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     ask: Ask
+    purpose: str
     site: str
     state: Literal["open", "answered", "closed"] = "open"
     told: bool = False
@@ -40,6 +43,11 @@ class Requested(BaseModel):
     def done(self) -> bool:
         """Whether the site did what was asked."""
         return self.report is not None and self.report.state == "done"
+
+    @property
+    def key(self) -> str:
+        """Of its record."""
+        return _key(self.purpose, self.site)
 
 
 class Requests:
@@ -58,25 +66,27 @@ class Requests:
     def make(self, site: str, purpose: str, **ask: Any) -> Requested:
         """Ask a site; it hears of it when it comes next. The same purpose again asks nothing new.
 
+        What was forgotten is asked under another id, so the site takes it for another request.
+
         Args:
             purpose: What it is asked for, such as a round by its number.
             ask: Fields of `Ask` but its id.
         """
-        id = _id(purpose, site)
-        held = self.read(site, id)
+        held = self.expect(site, purpose)
         if held is not None:
             return held
-        request = Requested(ask=Ask(id=id, **ask), site=site, made=time.time())
-        self._of(site).write(id, request)
+        asked = Ask(id=secrets.token_hex(16), **ask)
+        request = Requested(ask=asked, purpose=purpose, site=site, made=time.time())
+        self._keep(request)
         return request
 
     def expect(self, site: str, purpose: str) -> Requested | None:
         """What a site was asked for a purpose, or None."""
-        return self.read(site, _id(purpose, site))
+        return self._of(site).read(_key(purpose, site))
 
     def read(self, site: str, request: str) -> Requested | None:
-        """A request to this site, or None."""
-        return self._of(site).read(request)
+        """The request of an id to this site, or None."""
+        return next((one for one in self._of(site).all() if one.ask.id == request), None)
 
     def open_for(self, site: str) -> list[Requested]:
         """What a site has not answered yet, oldest first."""
@@ -86,7 +96,7 @@ class Requests:
     def tell(self, request: Requested) -> None:
         """The site is hearing of it now."""
         if not request.told:
-            self._of(request.site).write(request.ask.id, request.model_copy(update={"told": True}))
+            self._keep(request.model_copy(update={"told": True}))
 
     def answer(self, site: str, report: Report) -> Requested:
         """Keep what a site reports; the first report counts.
@@ -99,19 +109,28 @@ class Requests:
             raise InputError("report: of a request that this site was not asked")
         if request.state == "open":
             request = request.model_copy(update={"state": "answered", "report": report})
-            self._of(site).write(report.request, request)
+            self._keep(request)
         return request
 
     def close(self, request: Requested) -> None:
         """Go on without the site's answer, where it has not answered."""
         if request.state == "open":
-            closed = request.model_copy(update={"state": "closed"})
-            self._of(request.site).write(request.ask.id, closed)
+            self._keep(request.model_copy(update={"state": "closed"}))
 
     def forget(self, request: Requested) -> None:
-        """What came of it is kept elsewhere, and nobody asks for it any more."""
-        self._of(request.site).delete(request.ask.id)
+        """What came of it is kept elsewhere, or it may be asked once more."""
+        self._of(request.site).delete(request.key)
+
+    def forget_undone(self, purpose: str) -> None:
+        """Whichever site did not do what it was asked for this purpose may be asked once more."""
+        sites = sorted(path.name for path in self.folder.iterdir()) if self.folder.is_dir() else []
+        for request in filter(None, (self.expect(site, purpose) for site in sites)):
+            if request.state != "open" and not request.done:
+                self.forget(request)
+
+    def _keep(self, request: Requested) -> None:
+        self._of(request.site).write(request.key, request)
 
 
-def _id(purpose: str, site: str) -> str:
+def _key(purpose: str, site: str) -> str:
     return hashlib.sha256(f"{purpose}\0{site}".encode()).hexdigest()[:32]

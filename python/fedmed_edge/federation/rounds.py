@@ -122,7 +122,10 @@ class Rounds:
         self.offers, self._requests = Offers(folder / "offers"), Requests(folder / "requests")
 
     def begin(self, recipe: Recipe, generation: str, **asked: Any) -> Training:
-        """Ask for a training; the same one again changes nothing.
+        """Ask for a training; the same one again changes nothing, unless it stopped: then it goes on.
+
+        The round that it stopped in is opened anew, and the sites that did not hand over weights for it are
+        asked once more.
 
         Args:
             generation: Digest; it must be on offer to the sites.
@@ -135,7 +138,7 @@ class Rounds:
         id = hashlib.sha256(repr(sorted(said.items())).encode()).hexdigest()[:32]
         held = self._records.read(id)
         if held is not None:
-            return held
+            return self._go_on(held) if held.state == "stopped" else held
         training = Training(id=id, **said)
         if len(training.sites) < training.quorum:
             raise InputError(
@@ -143,6 +146,14 @@ class Rounds:
             )
         self._records.write(id, training)
         return training
+
+    def _go_on(self, training: Training) -> Training:
+        requests = self._asked(training)
+        came = self._came(training, requests)
+        for one in requests:
+            if one.site not in came:
+                self._requests.forget(one)
+        return self._kept(training, state="running", why="", opened=None)
 
     def all(self) -> list[Training]:
         """Every training, by id."""
@@ -160,8 +171,7 @@ class Rounds:
             return training
         if training.opened is None:
             training = self._open(training, now)
-        asked = [self._requests.expect(site, training.purpose) for site in training.sites]
-        requests = [one for one in asked if one is not None]
+        requests = self._asked(training)
         came = self._came(training, requests)
         answered = sum(one.state != "open" for one in requests)
         late = now >= (training.opened or now) + training.deadline_s
@@ -185,6 +195,11 @@ class Rounds:
                 deadline=now + training.deadline_s,
             )
         return self._kept(training, opened=now)
+
+    def _asked(self, training: Training) -> list[Requested]:
+        """What the sites are asked for in the round that runs."""
+        asked = (self._requests.expect(site, training.purpose) for site in training.sites)
+        return [one for one in asked if one is not None]
 
     def _came(self, training: Training, requests: list[Requested]) -> dict[str, str]:
         """Site → id of the weights that it handed over for this round, by name."""

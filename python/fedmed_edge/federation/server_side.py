@@ -173,7 +173,7 @@ class _Visit:
             if offer.recipe is not None and offer.is_for(self.site):
                 self.requests.make(
                     self.site,
-                    f"statistics {offer.digest} {offer.recipe}",
+                    offer.purpose,
                     kind="contribute",
                     recipe=offer.recipe,
                     generation=offer.digest,

@@ -150,6 +150,23 @@ def test_a_training_that_too_few_take_part_in_stops_and_says_why(federation: Any
     assert training.why == "1 sites handed over weights, expected 2; beta: policy: `may_train` is false"
 
 
+def test_a_training_that_stopped_goes_on_where_it_is_asked_for_again(federation: Any, recipe: Recipe) -> None:
+    coordinator = federation.coordinator(collect_s=0.001)
+    begin(federation, coordinator, recipe)
+    coordinator.step()
+    coordinator.step()
+    federation.hospitals["alpha"].train()
+    federation.hospitals["beta"].answer(state="refused", why="policy: `may_train` is false")
+    assert finish(federation, coordinator, []).state == "stopped"
+    assert begin(federation, coordinator, recipe).state == "running"
+    coordinator.step()
+    assert federation.requests.open_for("alpha") == []  # its weights are there
+    training = finish(federation, coordinator, ["alpha", "beta"])
+    assert (training.state, training.why) == ("finished", "")
+    assert [one.sites for one in training.ended] == [("alpha", "beta")] * 2
+    assert len(federation.held()) == 4
+
+
 def test_a_training_needs_as_many_sites_as_its_quorum(federation: Any, recipe: Recipe) -> None:
     with pytest.raises(InputError, match="has 2 sites, expected at least the quorum 3"):
         begin(federation, federation.coordinator(), recipe, quorum=3)
@@ -270,6 +287,27 @@ def test_a_candidate_is_published_where_it_is_not_worse(
     here = federation.hospitals["alpha"].folder / "inbox" / f"{digest}.model"
     assert here.is_file() == (state == "published")
     assert not here.with_suffix(".candidate").exists()
+
+
+@pytest.mark.parametrize("first", [0.7, 0.8])
+def test_a_candidate_that_was_rejected_or_taken_back_may_be_tried_again(
+    federation: Any, recipe: Recipe, tmp_path: Path, first: float
+) -> None:
+    coordinator = federation.coordinator(collect_s=0.001)
+    digest = candidate(federation, coordinator, recipe, tmp_path)
+    for score in (first, 0.9):
+        coordinator.step()
+        for hospital in federation.hospitals.values():
+            hospital.answer(state="done", figures={"score": score, "current": 0.8})
+        coordinator.step()
+        (decided,) = coordinator.candidates.all()
+        assert decided.state == ("rejected" if score < 0.8 else "published")
+        if score == first:
+            if score >= 0.8:
+                federation.offers.take_back(digest, "taken back")
+            candidate(federation, coordinator, recipe, tmp_path)
+    assert decided.scores["alpha"] == (0.9, 0.8)
+    assert federation.offers.read(digest).kind == "model"
 
 
 def test_a_candidate_without_a_quorum_is_rejected_at_its_deadline(

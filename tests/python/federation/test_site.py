@@ -20,6 +20,7 @@ from fedmed_edge.federation.egress import Pace, read_egress
 from fedmed_edge.federation.messages import Ask, Report
 from fedmed_edge.federation.parts import Assembly, Incomplete
 from fedmed_edge.federation.policy import objection, within_hours
+from fedmed_edge.federation.publishing import publish_generation
 from fedmed_edge.federation.wire import Request, encode
 from fedmed_edge.recipe import Recipe, write_recipe
 
@@ -165,6 +166,26 @@ def test_a_report_that_the_server_could_not_keep_is_told_again(
         assert federation.sync("alpha").reported == []
     assert federation.sync("alpha").reported == [made.ask.id]
     assert federation.requests.read("alpha", made.ask.id).report.state == "failed"
+
+
+@pytest.mark.parametrize(("state", "again"), [("refused", True), ("failed", True), ("done", False)])
+def test_who_did_not_contribute_is_asked_once_more_at_the_next_publish(
+    federation: Any, recipe: Recipe, state: str, again: bool
+) -> None:
+    alpha, generation = federation.hospitals["alpha"], federation.hospitals["alpha"].generation.digest
+
+    def asked() -> list[str]:
+        publish_generation(federation.store, federation.offers, federation.key, generation, recipe)
+        federation.sync("alpha")
+        return [duty.ask.id for duty in Asked(alpha.folder / "requests").open()]
+
+    (first,) = asked()
+    assert asked() == [first]
+    alpha.answer(state=state)
+    federation.sync("alpha")
+    second = asked()
+    assert (len(second) == 1) == again
+    assert first not in second
 
 
 # --- what left -------------------------------------------------------------------------------------------
