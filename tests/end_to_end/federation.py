@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 from PIL import Image as Raster
 
-EDGE, SERVER, PACKAGE = "fedmed-edge", "fedmed-server", "fedmed_edge"
+import fedmed_edge  # turns telemetry off in this process, before its environment is kept and put back
+
+EDGE, SERVER, PACKAGE = "fedmed-edge", "fedmed-server", fedmed_edge.__name__
 
 RECIPE = """
 name = "tiny"

@@ -107,7 +107,7 @@ def _kept(verb: str) -> list[str]:
         "contribute": ["c/sequence"],
         "import": ["server/store/index.sqlite"],
         "rebuild": ["server/store/index.sqlite"],
-        "export": ["new", "new.sig"],
+        "export": ["new", "new.sig", "server/store/index.sqlite"],
         "infer": [*answers, "out/results.csv", "out/.results.lock"],
         "init": keys,
         "server init": keys,
