@@ -83,7 +83,7 @@ def ridge_solve(gram: Float64, targets: Float64, ridges: Sequence[float]) -> Rid
         Heads and condition; heads are zeros where G is all zeros.
 
     Raises:
-        ValueError: `gram` and `targets` do not fit each other, or a ridge is negative.
+        ValueError: `gram` and `targets` do not fit each other, are no finite float64, or a ridge is negative.
         numpy.linalg.LinAlgError: G with a ridge is not positive definite.
 
     Source: method §3; Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., algorithm 15.1.
@@ -99,6 +99,12 @@ def ridge_solve(gram: Float64, targets: Float64, ridges: Sequence[float]) -> Rid
         )
     if any(not 0.0 <= ridge < float("inf") for ridge in ridges):
         raise ValueError(f"ridge_solve: `ridges` has {list(ridges)}, expected values of at least 0")
+    for name, array in (("gram", gram), ("targets", targets)):
+        if array.dtype != np.float64:
+            raise ValueError(f"ridge_solve: `{name}` has dtype {array.dtype}, expected float64")
+        if not np.isfinite(array).all():
+            # LAPACK would go on, and the condition come out as if all were well.
+            raise ValueError(f"ridge_solve: `{name}` has values that are not finite, expected finite ones")
     matrix = upper_triangle(gram)
     scale = float(np.einsum("ii->i", matrix).mean()) if matrix.size else 0.0
     if scale == 0.0:
@@ -122,6 +128,9 @@ def held_out_losses(heads: Float64, gram: Float64, cross: Float64, constant: flo
     Returns:
         (R,) float64.
 
+    Raises:
+        ValueError: The shapes do not fit each other.
+
     Source: method §4.
 
     Example:
@@ -130,6 +139,11 @@ def held_out_losses(heads: Float64, gram: Float64, cross: Float64, constant: flo
         >>> held_out_losses(heads, np.triu(rows.T @ rows), rows.T @ np.ones((2, 1)), 2.0).tolist()
         [1.0, 0.25]
     """
+    if heads.ndim != 3 or gram.shape != heads.shape[1:2] * 2 or cross.shape != heads.shape[1:]:
+        raise ValueError(
+            f"held_out_losses: `heads`, `gram` and `cross` have shapes {heads.shape}, {gram.shape} and "
+            f"{cross.shape}, expected (R, D, C), (D, D) and (D, C)"
+        )
     count, width, classes = heads.shape
     side_by_side = heads.transpose(1, 0, 2).reshape(width, count * classes)
     # Of a symmetric matrix HᵀGH = 2 HᵀUH − HᵀDH.

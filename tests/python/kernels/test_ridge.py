@@ -120,6 +120,25 @@ def test_many_ridges_refuse_a_singular_gram() -> None:
         (np.ones(3), np.ones(2), [1.0], "`targets` has shape (2,), expected (2, C) as `gram`"),
         (np.ones(3), np.ones((3, 1)), [1.0], "`targets` has shape (3, 1), expected (2, C) as `gram`"),
         (np.ones(3), np.ones((2, 1)), [1.0, -1.0], "`ridges` has [1.0, -1.0], expected values of at least 0"),
+        (
+            np.full(3, np.nan),
+            np.ones((2, 1)),
+            [1.0],
+            "`gram` has values that are not finite, expected finite ones",
+        ),
+        (
+            np.full(3, np.inf),
+            np.ones((2, 1)),
+            [1.0] * 9,
+            "`gram` has values that are not finite, expected finite ones",
+        ),
+        (
+            np.ones(3),
+            np.full((2, 1), np.nan),
+            [1.0],
+            "`targets` has values that are not finite, expected finite ones",
+        ),
+        (np.ones(3, np.float32), np.ones((2, 1)), [1.0], "`gram` has dtype float32, expected float64"),
         (np.ones(3), np.ones((2, 1)), [float("inf")], "`ridges` has [inf], expected values of at least 0"),
     ],
 )
@@ -128,3 +147,15 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=f"^ridge_solve: {re.escape(message)}$"):
         ridge_solve(gram, targets, ridges)
+
+
+@pytest.mark.parametrize(
+    ("heads", "gram", "cross"),
+    [((1, 2, 3), (2, 2), (2, 1)), ((1, 2, 3), (3, 3), (2, 3)), ((2, 3), (2, 2), (2, 3))],
+)
+def test_losses_of_what_does_not_fit_are_refused(
+    heads: tuple[int, ...], gram: tuple[int, ...], cross: tuple[int, ...]
+) -> None:
+    message = re.escape(f"have shapes {heads}, {gram} and {cross}, expected (R, D, C), (D, D) and (D, C)")
+    with pytest.raises(ValueError, match=f"^held_out_losses: `heads`, `gram` and `cross` {message}$"):
+        held_out_losses(np.ones(heads), np.ones(gram), np.ones(cross), 1.0)
