@@ -9,6 +9,7 @@ an `InputError` that names file and tensor, of arrays a `ValueError`.
 """
 
 import os
+import threading
 from collections.abc import Callable, Sequence
 from operator import index
 from pathlib import Path
@@ -41,7 +42,8 @@ def weighted_mean(sources: Models, weights: Sequence[int], out: Path | Array, *,
     Args:
         sources: K files or arrays, 1 to 1,024.
         weights: K whole numbers from 0 to 2²⁹ - 1, not all 0.
-        out: The file to write, all of it or not at all; or an array of the sources' length and dtype.
+        out: The file to write, all of it or not at all; or an array of the sources' length and dtype, one of
+            them or apart from all. After a refusal it may hold a part of the result.
         nan: `refuse` values that are not finite; or `propagate`: NaN where one source has it, infinities as
             in a sum.
 
@@ -147,7 +149,16 @@ def clip_norm(
     """
     norms = np.empty(len(sources))
     numbers = _whole(weights)
-    centre = os.fspath(reference) if isinstance(reference, Path) else reference
+    if isinstance(reference, Path) != isinstance(out, Path):
+        raise ValueError(
+            "clip_norm: `reference` has another kind than `out`, expected files or arrays for both"
+        )
+    centre: str | Array
+    if isinstance(reference, Path):
+        centre = _path("reference", reference)
+    else:
+        _refuse_overlap("reference", reference, out)
+        centre = reference
     _make(
         sources,
         out,
@@ -190,6 +201,7 @@ class RunningMean:
 
     Sums are whole multiples of a power of two: they do not depend on the order, and a model that is removed
     leaves no trace. 8 bytes an element. A weighted value is rounded to a multiple of `bound` · 2⁻²².
+    Several threads may add to one: they take turns.
 
     Args:
         length: Elements of a model.
@@ -212,6 +224,7 @@ class RunningMean:
         self._bound = float(bound)
         self._weight = 0
         self._additions = 0
+        self._turn = threading.Lock()
 
     def add(self, values: Array, weight: int) -> None:
         """Add a model.
@@ -224,9 +237,10 @@ class RunningMean:
             ValueError: `values` does not fit or has one beyond `bound` or NaN, or `weight` is out of range;
                 then the mean is as it was.
         """
-        if self._additions == _MOST_ADDITIONS:
-            raise ValueError(f"running_mean: has {_MOST_ADDITIONS} models, expected no more")
-        self._change(values, weight, 1)
+        with self._turn:
+            if self._additions == _MOST_ADDITIONS:
+                raise ValueError(f"running_mean: has {_MOST_ADDITIONS} models, expected no more")
+            self._change(values, weight, 1)
 
     def remove(self, values: Array, weight: int) -> None:
         """Take away a model that was added with the same values and weight.
@@ -234,11 +248,12 @@ class RunningMean:
         Raises:
             ValueError: As `add`, or more would be taken away than was added.
         """
-        if self._additions == 0 or weight > self._weight:
-            raise ValueError(
-                f"running_mean: `weight` has {weight}, expected at most the {self._weight} in it"
-            )
-        self._change(values, weight, -1)
+        with self._turn:
+            if self._additions == 0 or weight > self._weight:
+                raise ValueError(
+                    f"running_mean: `weight` has {weight}, expected at most the {self._weight} in it"
+                )
+            self._change(values, weight, -1)
 
     def result(self, out: npt.NDArray[np.float32]) -> None:
         """The mean of what is in it, written to `out` of (length,) float32.
@@ -246,7 +261,8 @@ class RunningMean:
         Raises:
             ValueError: `out` does not fit, or nothing is in it.
         """
-        _kernels.running_mean_finish(self._sums, self._bound, self._weight, out, thread_count())
+        with self._turn:
+            _kernels.running_mean_finish(self._sums, self._bound, self._weight, out, thread_count())
 
     def _change(self, values: Array, weight: int, sign: int) -> None:
         if weight < 1:
@@ -268,8 +284,33 @@ def _whole(weights: Sequence[int]) -> list[int]:
     return numbers
 
 
+def _path(name: str, path: Path) -> str:
+    """The path as the kernel can take it: in UTF-8, up to its end."""
+    text = os.fspath(path)
+    if "\0" in text or text.encode(errors="ignore").decode() != text:
+        raise InputError(f"aggregation: `{name}` has path {text!a}, expected UTF-8 without a NUL")
+    return text
+
+
+def _refuse_overlap(name: str, source: object, out: object) -> None:
+    """What is written over is read no more: `out` may be a source, but not a shifted part of it."""
+    if not isinstance(source, np.ndarray) or not isinstance(out, np.ndarray):
+        return
+    if np.may_share_memory(source, out) and source.ctypes.data != out.ctypes.data:
+        raise ValueError(f"aggregation: `out` overlaps `{name}`, expected it apart or the same")
+
+
 def _read(sources: Models, call: Callable[[_Listed], None]) -> None:
-    paths = [os.fspath(source) for source in sources if isinstance(source, Path)]
+    for number, source in enumerate(sources):
+        if isinstance(source, str | bytes):
+            raise ValueError(
+                f"aggregation: `sources[{number}]` is a {type(source).__name__}, expected a Path or an array"
+            )
+    paths = [
+        _path(f"sources[{number}]", source)
+        for number, source in enumerate(sources)
+        if isinstance(source, Path)
+    ]
     arrays = [source for source in sources if not isinstance(source, Path)]
     if paths and arrays:
         raise ValueError("aggregation: `sources` has files and arrays, expected either")
@@ -293,4 +334,6 @@ def _make(
         with atomic_file(out) as file:
             _read(sources, lambda models: call(models, file.fileno()))
     else:
+        for number, source in enumerate(sources):
+            _refuse_overlap(f"sources[{number}]", source, out)
         _read(sources, lambda models: call(models, out))

@@ -10,6 +10,7 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Sequence
+from operator import index
 from types import ModuleType
 from typing import Literal, ParamSpec, Protocol, TypeVar, cast
 
@@ -165,7 +166,7 @@ def _lifted_class_gram(
     picked: npt.NDArray[np.int64] | None = None,
     mode: str = "exact",
 ) -> Float32:
-    numbers = [] if picked is None else [int(number) for number in picked]
+    numbers = [] if picked is None else [index(number) for number in picked]
     kept = np.empty((len(numbers), weights.row_dim), np.float32)
     projection = np.zeros((0, 0), np.float32) if weights.projection is None else weights.projection
     _twins().lifted_class_gram(
@@ -175,7 +176,7 @@ def _lifted_class_gram(
         weights.lift,
         weights.bias,
         projection,
-        [int(side) for side in size],
+        [index(side) for side in size],
         stride,
         classes,
         grams,
@@ -187,7 +188,7 @@ def _lifted_class_gram(
 
 
 def _weighted_mean(sources: Arrays, weights: Sequence[int], out: object, *, nan: str = "refuse") -> None:
-    _twins().weighted_mean(list(sources), [int(weight) for weight in weights], out, nan)
+    _twins().weighted_mean(list(sources), [index(weight) for weight in weights], out, nan)
 
 
 def _median(sources: Arrays, out: object, *, nan: str = "refuse") -> None:
@@ -203,7 +204,7 @@ def _trimmed_mean(sources: Arrays, cut: int, out: object, *, nan: str = "refuse"
 def _clip_norm(
     sources: Arrays, weights: Sequence[int], out: object, *, reference: object, max_norm: float
 ) -> Float64:
-    numbers = [int(weight) for weight in weights]
+    numbers = [index(weight) for weight in weights]
     return np.array(_twins().clip_norm(list(sources), numbers, reference, float(max_norm), out))
 
 
@@ -240,7 +241,7 @@ def _resample(
     mode: str,
     out: Float32 | None = None,
 ) -> Float32:
-    sides = tuple(int(side) for side in shape)
+    sides = tuple(index(side) for side in shape)
     if out is None and isinstance(pixels, np.ndarray):
         out = np.empty((pixels.shape[0], *sides), np.float32)
     if out is None:
@@ -257,11 +258,11 @@ def _resample(
 def _blend_windows(
     total: Float32, weight: Float32, window: Float32, importance: Float32, start: Sequence[int]
 ) -> None:
-    _twins().blend_windows(total, weight, window, importance, [int(i) for i in start])
+    _twins().blend_windows(total, weight, window, importance, [index(i) for i in start])
 
 
 def _argmax_slab(total: Float32, out: UInt8, start: Sequence[int] | None = None) -> None:
-    first = [0] * len(out.shape) if start is None else [int(i) for i in start]
+    first = [0] * len(out.shape) if start is None else [index(i) for i in start]
     _twins().argmax_slab(total, first, out)
 
 

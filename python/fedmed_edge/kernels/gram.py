@@ -56,6 +56,8 @@ def class_gram(
         >>> grams.tolist()
         [[0.0, 0.0, 0.0], [1.0, 2.0, 4.0]]
     """
+    if dtype not in (None, "bfloat16"):
+        raise ValueError(f"class_gram: `dtype` has `{dtype}`, expected `bfloat16` or none")
     _kernels.class_gram(rows, classes, grams, mode, dtype or "", thread_count())
 
 
@@ -80,6 +82,9 @@ class LiftWeights:
     @property
     def row_dim(self) -> int:
         """D, width of a row."""
+        for name, matrix in (("lift", self.lift), ("projection", self.projection)):
+            if matrix is not None and len(matrix.shape) != 2:
+                raise ValueError(f"lifted_class_gram: `{name}` has {len(matrix.shape)} axes, expected 2")
         features = len(self.mean) if self.projection is None else self.projection.shape[1]
         return int(self.lift.shape[1] + features + 1)
 

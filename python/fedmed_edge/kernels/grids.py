@@ -1,6 +1,7 @@
 """Images and volumes: sampling on another grid, windows blended into an answer."""
 
 from collections.abc import Sequence
+from operator import index
 from typing import Literal
 
 import numpy as np
@@ -35,7 +36,8 @@ def resample(
         matrix: (d, d).
         offset: (d,).
         shape: The d sides of the output.
-        out: (C, *shape) float32, overwritten; default: a new array. Where `pixels` is on a GPU it is needed.
+        out: (C, *shape) float32 apart from `pixels`, overwritten; default: a new array. Where `pixels` is on
+            a GPU it is needed.
 
     Returns:
         (C, *shape) float32, `out` where it was given.
@@ -49,7 +51,7 @@ def resample(
         >>> resample(row, np.diag([1, 0.5]), [0, 0], (1, 5), mode="linear").tolist()
         [[[0.0, 5.0, 10.0, 15.0, 20.0]]]
     """
-    sides = tuple(int(side) for side in shape)
+    sides = tuple(index(side) for side in shape)
     if len(sides) != pixels.ndim - 1 or min(sides, default=0) < 1:
         raise ValueError(f"resample: `shape` has {sides}, expected {pixels.ndim - 1} sides of at least 1")
     if out is None:
@@ -58,6 +60,8 @@ def resample(
         raise ValueError(
             f"resample: `out` has shape {out.shape}, expected {(pixels.shape[0], *sides)} by `shape`"
         )
+    elif np.may_share_memory(pixels, out):
+        raise ValueError("resample: `out` overlaps `pixels`, expected it apart")
     _kernels.resample(
         pixels,
         np.ascontiguousarray(matrix, np.float64),
@@ -97,7 +101,7 @@ def blend_windows(
         >>> total.tolist(), weight.tolist()
         ([[[0.0, 0.0, 2.0]]], [[0.0, 0.0, 0.5]])
     """
-    _kernels.blend_windows(total, weight, window, importance, [int(i) for i in start], thread_count())
+    _kernels.blend_windows(total, weight, window, importance, [index(i) for i in start], thread_count())
 
 
 @with_twin("total", "out")
@@ -122,5 +126,5 @@ def argmax_slab(total: Float32, out: UInt8, start: Sequence[int] | None = None) 
         >>> out.tolist()
         [[0, 1]]
     """
-    first = [0] * out.ndim if start is None else [int(i) for i in start]
+    first = [0] * out.ndim if start is None else [index(i) for i in start]
     _kernels.argmax_slab(total, first, out, thread_count())

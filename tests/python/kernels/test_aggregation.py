@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -475,3 +476,52 @@ def test_a_running_mean_refuses_and_is_then_as_it_was() -> None:
     assert out.tolist() == [1, 2]
     wild = RunningMean(1, bound=1e300)
     refused(r"^running_mean: `bound` has 1", lambda: wild.add(np.zeros(1, np.float32), 1))
+
+
+def test_out_is_a_source_or_apart_from_all() -> None:
+    values = random_models(1, 9)[0]
+    expected = made(median, [values[:6], values[:6]])
+    median([values[:6], values[:6].copy()], values[:6])
+    np.testing.assert_array_equal(values[:6], expected)
+    refused(
+        r"^aggregation: `out` overlaps `sources\[1\]`, expected it apart or the same$",
+        lambda: median([np.zeros(6, np.float32), values[:6]], values[1:7]),
+    )
+    refused(
+        r"^aggregation: `out` overlaps `reference`",
+        lambda: clip_norm([np.zeros(6, np.float32)], [1], values[1:7], reference=values[:6], max_norm=1.0),
+    )
+
+
+def test_paths_that_are_none_are_refused(files: list[Path], tmp_path: Path) -> None:
+    texts: Any = [str(path) for path in files]
+    refused(r"^aggregation: `sources\[0\]` is a str, expected a Path or", lambda: pairwise_distances(texts))
+    refused(r"^aggregation: `sources\[0\]` is a str", lambda: median(texts, np.empty(6, np.float32)))
+    refused(
+        r"^clip_norm: `reference` has another kind than `out`",
+        lambda: clip_norm(files, [1] * 5, tmp_path / "out", reference=np.zeros(1, np.float32), max_norm=1.0),
+    )
+    for name in ("a\0b", "\udcff"):
+        with pytest.raises(InputError, match=r"^aggregation: `sources\[1\]` has path '.*', expected UTF-8"):
+            median([files[0], Path(name)], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_threads_that_add_to_one_running_mean_take_turns() -> None:
+    mean, model, out = (
+        RunningMean(500_000, bound=10),
+        np.ones(500_000, np.float32),
+        np.empty(500_000, np.float32),
+    )
+
+    def add() -> None:
+        for _ in range(10):
+            mean.add(model, 1)
+
+    adding = [threading.Thread(target=add) for _ in range(4)]
+    for thread in adding:
+        thread.start()
+    for thread in adding:
+        thread.join()
+    mean.result(out)
+    assert (out == 1).all()

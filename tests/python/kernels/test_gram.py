@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import hypothesis.extra.numpy as arrays
 import hypothesis.strategies as st
@@ -322,3 +323,12 @@ def test_a_refused_call_leaves_its_sums_alone() -> None:
     with pytest.raises(ValueError, match="has 1 at index 1"):
         class_gram(np.ones((2, 2), np.float32), np.array([0, 1], np.int32), grams)
     np.testing.assert_array_equal(grams, np.ones((1, 3)))
+
+
+def test_an_unknown_dtype_and_a_flat_lift_are_refused() -> None:
+    unknown: Any = "float8"
+    with pytest.raises(ValueError, match=r"^class_gram: `dtype` has `float8`, expected `bfloat16` or none$"):
+        class_gram(np.zeros((1, 1), np.float32), np.zeros(1, np.int32), np.zeros((1, 1)), dtype=unknown)
+    one = np.ones(1, np.float32)
+    with pytest.raises(ValueError, match=r"^lifted_class_gram: `lift` has 1 axes, expected 2$"):
+        _ = LiftWeights(one, one, one, one).row_dim

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import hypothesis.extra.numpy as arrays
 import hypothesis.strategies as st
@@ -232,3 +233,19 @@ def test_what_does_not_fit_is_refused(
 def test_resample_refuses_an_image_without_channels() -> None:
     with pytest.raises(ValueError, match=r"`pixels` has shape \(2, 2\), expected 3 or 4 axes"):
         resample(np.zeros((2, 2), np.float32), [[1]], [0], (2,), mode="linear")
+
+
+def test_resample_does_not_write_over_what_it_reads() -> None:
+    pixels = zeros(1, 4, 4)
+    with pytest.raises(ValueError, match=r"^resample: `out` overlaps `pixels`, expected it apart$"):
+        resample(pixels, np.eye(2), [0, 0], (4, 4), mode="linear", out=pixels)
+
+
+def test_sides_and_places_are_whole_numbers() -> None:
+    halves: Any = (1.5, 1)
+    with pytest.raises(TypeError, match="'float' object cannot be interpreted as an integer"):
+        resample(zeros(1, 4, 4), np.eye(2), [0, 0], halves, mode="linear")
+    with pytest.raises(TypeError, match="'float' object cannot be interpreted as an integer"):
+        blend_windows(zeros(1, 4, 4), zeros(4, 4), zeros(1, 2, 2), zeros(2, 2), halves)
+    with pytest.raises(TypeError, match="'float' object cannot be interpreted as an integer"):
+        argmax_slab(zeros(1, 4, 4), zeros(2, 2, dtype=np.uint8), halves)
