@@ -25,7 +25,7 @@ class Arrived(Offered):
 
     Attributes:
         state: `here`; `taken back`: no longer published; `withdrawn`: must not be used any more.
-        came: When, by the site's clock; of what was taken back meanwhile, when it was published again.
+        came: When, by the site's clock; which of two is newer tells `made`, by the server's.
     """
 
     state: Literal["here", "taken back", "withdrawn"] = "here"
@@ -44,11 +44,11 @@ class Inbox:
         self._records = Records(folder, Arrived)
 
     def all(self) -> list[Arrived]:
-        """Everything that ever came, oldest first."""
-        return sorted(self._records.all(), key=lambda one: (one.came, one.digest))
+        """Everything that ever came, in the order that the server offered it last."""
+        return sorted(self._records.all(), key=lambda one: (one.made, one.came, one.digest))
 
     def newest(self, kind: str, *, task: str | None = None) -> Arrived | None:
-        """The object of a kind (and task) that came last and is published still, or None."""
+        """The object of a kind (and task) that was offered last and is published still, or None."""
         fits = [one for one in self.all() if one.kind == kind and one.state == "here"]
         return next((one for one in reversed(fits) if task in (None, one.task)), None)
 
@@ -124,10 +124,11 @@ class Inbox:
         if arrived.kind in PASSING:
             self._records.delete(digest)
 
-    def publish_again(self, arrived: Arrived) -> None:
-        """What was taken back is published again, as the newest of its kind."""
-        again = arrived.model_copy(update={"state": "here", "came": time.time()})
-        self._records.write(arrived.digest, again)
+    def still_published(self, arrived: Arrived, made: float) -> None:
+        """What is here is on offer, since `made`; also what was taken back meanwhile."""
+        if arrived.state == "taken back" or made > arrived.made:
+            again = arrived.model_copy(update={"state": "here", "made": max(made, arrived.made)})
+            self._records.write(arrived.digest, again)
 
     def sweep(self, offered: set[str]) -> None:
         """Delete parts of what is no longer on offer, and what a killed process left."""

@@ -132,6 +132,7 @@ class Offered(Fields):
         signature: Of the server's key over the object, as its `.sig` file has it.
         generation: That it belongs to, where it belongs to one.
         model: Digest of the model in an exported one, as `fedmed-server rebuild` prints it.
+        made: When it was offered last.
     """
 
     kind: Kind
@@ -141,6 +142,7 @@ class Offered(Fields):
     task: Name | None = None
     generation: Digest | None = None
     model: Digest | None = None
+    made: Time = 0.0
 
 
 class Ask(Fields):
@@ -168,6 +170,7 @@ class Welcome(Fields):
     Attributes:
         clock: The server's time.
         sequence: The least that the site's next contribution may have.
+        made: When those that the site has and may have were offered last: the newest counts.
         withdrawn: Objects that the site has and must not use any more.
         taken_back: Objects that the site has and that are no longer published, or not for it: all of them
             every time, so that one that is not among them is published again.
@@ -180,6 +183,7 @@ class Welcome(Fields):
     sequence: Annotated[int, Field(ge=1, le=1 << 53)]
     offers: Annotated[tuple[Offered, ...], Field(max_length=256)] = ()
     requests: Annotated[tuple[Ask, ...], Field(max_length=256)] = ()
+    made: Annotated[dict[Digest, Time], Field(max_length=1024)] = {}
     withdrawn: Annotated[tuple[Digest, ...], Field(max_length=1024)] = ()
     taken_back: Annotated[tuple[Digest, ...], Field(max_length=1024)] = ()
     withdrawn_models: Annotated[tuple[Digest, ...], Field(max_length=1024)] = ()

@@ -31,14 +31,12 @@ class OnOffer(Offered):
         recipe: Digest; every site that hears of the generation is asked to contribute to it for this recipe.
         contributions: Ids of those whose styles are in it.
         state: `on offer`, `taken back` (nobody gets it any more) or `withdrawn` (nor may use it).
-        made: When it was offered last; sites that were here before then are due.
     """
 
     sites: tuple[str, ...] | None = None
     recipe: Digest | None = None
     contributions: tuple[Digest, ...] = ()
     state: Literal["on offer", "taken back", "withdrawn"] = "on offer"
-    made: float
 
     def is_for(self, site: str) -> bool:
         """Whether a site may have it."""

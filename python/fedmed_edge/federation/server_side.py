@@ -136,7 +136,7 @@ class _Visit:
         self.offers.withdraw(withdrawn, {entry.id for entry in self.store.contribution_entries()})
         every = self.offers.all()
         known = {one.digest: one for one in every}
-        held = [known[digest] for digest in said.has if digest in known]
+        held = [one for one in every if one.digest in said.has]
         self._ask_to_contribute(every, now)
         asked = self.requests.open_for(self.site)
         welcome = Welcome(
@@ -150,6 +150,7 @@ class _Visit:
                 if one.is_for(self.site) and said.has.get(one.digest) != one.kind
             )[:_LISTED],
             requests=tuple(one.ask for one in asked)[:_LISTED],
+            made={one.digest: one.made for one in held[-_LISTED:] if one.is_for(self.site)},
             withdrawn=tuple(one.digest for one in held if one.state == "withdrawn"),
             taken_back=tuple(
                 digest

@@ -173,8 +173,8 @@ class _Visit:
             self.inbox.change(digest, "withdrawn")
         gone = {*welcome.taken_back, *welcome.withdrawn}
         for one in here:
-            if one.state == "taken back" and one.digest not in gone:
-                self.inbox.publish_again(one)
+            if one.digest not in gone:
+                self.inbox.still_published(one, welcome.made.get(one.digest, one.made))
         if welcome.withdrawn_models:
             ModelFolder(self.folder).mark_withdrawn(welcome.withdrawn_models)
         self.result.asked += [duty.ask.id for duty in self.asked.note(welcome.requests)]

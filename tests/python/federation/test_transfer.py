@@ -138,6 +138,9 @@ def test_what_was_taken_back_and_is_published_again_is_the_newest_again(
     federation.offers.publish(files[1], federation.key, kind="model", task="lesion")
     federation.sync("alpha")
     assert inbox.newest("model").digest == offer.digest
+    federation.offers.publish(files[0], federation.key, kind="model", task="lesion")
+    federation.sync("alpha")
+    assert inbox.newest("model").digest != offer.digest  # also without taking the other back
     federation.offers.take_back(offer.digest, "withdrawn")
     federation.sync("alpha")
     with pytest.raises(InputError, match="was withdrawn"):
