@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
@@ -40,6 +41,8 @@ STALE_S = 30 * 86400.0
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 15.0, 3600.0
 _SWEEP_S = 3600.0
+_LONGEST_RETRY_S = 300.0
+"""Between two tries of a step that goes wrong, such as a round on a full disk."""
 
 
 class Meeting(BaseModel):
@@ -54,6 +57,14 @@ class Meeting(BaseModel):
 
     failures: int = 0
     not_before: float = 0.0
+
+
+class Trouble(NamedTuple):
+    """What went wrong with a thing: why, how often, and when to try again, by the monotonic clock."""
+
+    why: str
+    times: int
+    not_before: float
 
 
 class Coordinator:
@@ -73,7 +84,7 @@ class Coordinator:
         self._heard = heard_of(self._folder)
         self._meetings = Records(self._folder / "meetings", Meeting)
         self._busy: dict[str, threading.Thread] = {}
-        self._complained: dict[str, str] = {}
+        self._troubles: dict[str, Trouble] = {}
         self._swept = 0.0
 
     def run(self, stop: Callable[[], bool]) -> None:
@@ -113,7 +124,7 @@ class Coordinator:
         except Unreachable as error:
             self._complain("engine", str(error))
             return
-        self._complained.pop("engine", None)
+        self._troubles.pop("engine", None)
         offers = self._offers.all()
         for site in online:
             if len(self._busy) >= self._rules.at_once:
@@ -170,19 +181,24 @@ class Coordinator:
             self._carefully("parts that wait", self._sweep)
 
     def _carefully(self, what: str, step: Callable[[], object]) -> None:
-        """What goes wrong with one thing is said once and holds up no other."""
+        """What goes wrong with one thing is said once, tried again later and later, and holds up no other."""
+        trouble = self._troubles.get(what)
+        if trouble is not None and time.monotonic() < trouble.not_before:
+            return
         try:
             step()
-            self._complained.pop(what, None)
+            self._troubles.pop(what, None)
         except FedmedError as error:
             self._complain(what, str(error))
         except Exception as error:
             self._complain(what, f"{type(error).__name__}: {error}", trace=True)
 
     def _complain(self, what: str, why: str, *, trace: bool = False) -> None:
-        if self._complained.get(what) != why:
+        held = self._troubles.get(what, Trouble("", 0, 0.0))
+        if held.why != why:
             log.warning("%s: %s", what, why, exc_info=trace)
-        self._complained[what] = why
+        wait = min(POLL_S * 2.0 ** min(held.times, 30), _LONGEST_RETRY_S)
+        self._troubles[what] = Trouble(why, held.times + 1, time.monotonic() + wait)
 
     def _sweep(self) -> None:
         """Give up files of which nothing has come for long, and those of sites that were revoked."""

@@ -24,6 +24,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedmed_edge import kernels
+from fedmed_edge.atomic import write_atomic
 from fedmed_edge.errors import InputError
 from fedmed_edge.features.weights import write_backbone
 from fedmed_edge.federation.messages import Digest
@@ -260,12 +261,15 @@ class Rounds:
         recipe = self._recipe(training)
         place = self._place(training)
         shutil.rmtree(place, ignore_errors=True)
-        place.mkdir(parents=True)
+        try:
+            place.mkdir(parents=True)
+        except OSError as error:
+            raise InputError(f"{place}: cannot be made: {error.strerror}") from None
         files, images = [], []
         for site, id in came.items():
             contribution = self._contribution(id)
             files.append(place / f"{site}.safetensors")
-            files[-1].write_bytes(tensor_file(contribution.weights or {}, _KEY, "{}"))
+            write_atomic(files[-1], tensor_file(contribution.weights or {}, _KEY, "{}"))
             images.append(contribution.header.evidence.images.get("train", 0))
         mean = place / "mean.safetensors"
         combine(

@@ -233,6 +233,38 @@ def test_a_damaged_record_of_one_site_holds_up_no_other(
     assert caplog.text.count("alpha.json: is damaged") == 1
 
 
+def test_a_round_that_cannot_be_written_is_tried_later_and_then_ends(
+    federation: Any, recipe: Recipe, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coordinator = federation.coordinator(collect_s=0.001)
+    training = begin(federation, coordinator, recipe, rounds=1)
+    in_its_way = federation.folder / "trainings" / training.id / "1"
+    in_its_way.parent.mkdir(parents=True)
+    in_its_way.touch()
+    tries, step = list[Training](), coordinator.rounds.step
+
+    def counted(one: Training) -> Training:
+        tries.append(one)
+        return step(one)
+
+    monkeypatch.setattr(coordinator.rounds, "step", counted)
+    monkeypatch.setattr("fedmed_edge.federation.coordinator.POLL_S", 60.0)
+    for _ in range(2):
+        coordinator.step()
+        for name in ("alpha", "beta"):
+            federation.hospitals[name].train()
+    coordinator.step()
+    assert f"training {training.id[:12]}: {in_its_way}: cannot be made: File exists" in caplog.text
+    before = len(tries)
+    coordinator.step()
+    assert len(tries) == before
+    in_its_way.unlink()
+    later = time.monotonic() + 61
+    monkeypatch.setattr("fedmed_edge.federation.coordinator.time.monotonic", lambda: later)
+    coordinator.step()
+    assert coordinator.rounds.all()[0].state == "finished"
+
+
 def test_parts_that_nobody_finishes_are_given_up(federation: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("alpha", "beta"):
         federation.channel(name).ask("offer", {"digest": "ab" * 32, "bytes": 9})
