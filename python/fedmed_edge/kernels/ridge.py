@@ -2,7 +2,7 @@
 
 LAPACK is the one that NumPy brings: `numpy.linalg` factorises, matrix products do the rest. SciPy's has the
 triangular solve and the condition estimate that NumPy lacks, but would add a hundred megabytes to every
-installation for calls that take about as long; a LAPACK of our own would be one library more whose last
+installation for calls that are up to twice as quick; a LAPACK of our own would be one library more whose last
 bits differ from machine to machine. How NumPy's splits work over threads changes last bits too: a caller
 that needs the same ones holds it to one thread.
 """
