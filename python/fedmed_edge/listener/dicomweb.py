@@ -51,8 +51,9 @@ def open_client(url: str, settings: Listen) -> DICOMwebClient:
 class Polling:
     """Asks for series that match, and fetches those that have grown since and are complete.
 
-    A series is fetched once two queries in a row told the same number of instances, and more than the journal
-    has. Its settling then goes as that of any other.
+    A series is fetched once two queries in a row told the same number of instances, and more than the last
+    time that it was here whole. Not all of them need have been kept: some are results of ours or were purged
+    since. Its settling then goes as that of any other.
 
     Args:
         arrived: As the SCP's.
@@ -91,12 +92,20 @@ class Polling:
 
     def poll(self) -> int:
         """Ask once; returns how many instances were fetched."""
-        told, fetched = {}, 0
+        told, fetched, seen = {}, 0, self._journal.seen()
         for study_uid, series_uid, count in self._query():
             told[series_uid] = count
-            ((have,),) = self._journal.rows("SELECT count(*) FROM instances WHERE series_uid = ?", series_uid)
-            if have < count and self._told.get(series_uid) == count and not self._stopping.is_set():
-                fetched += self._fetch(study_uid, series_uid)
+            if count <= seen.get(series_uid, 0):
+                continue
+            if self._journal.instances_of(series_uid) < count:
+                if self._told.get(series_uid) != count or self._stopping.is_set():
+                    continue
+                new, whole = self._fetch(study_uid, series_uid)
+                fetched += new
+                if not whole:
+                    continue
+            self._journal.see(series_uid, count)
+        self._journal.unsee(seen.keys() - told.keys())
         self._told = told
         return fetched
 
@@ -119,21 +128,24 @@ class Polling:
             if len(page) < _PAGE:
                 return found
 
-    def _fetch(self, study_uid: str, series_uid: str) -> int:
+    def _fetch(self, study_uid: str, series_uid: str) -> tuple[int, bool]:
+        """Fetch a series; how many instances were new, and whether there was room and time for all."""
         fetched = 0
         path = self._incoming.receiving / f"dicomweb-{secrets.token_hex(8)}"
         try:
             for dataset in self._client.iter_series(study_uid, series_uid, media_types=_AS_STORED):
                 if self._stopping.is_set() or self._incoming.full:
-                    break
+                    return fetched, False
                 dataset.save_as(path)
                 outcome, uid = self._incoming.take(path, self._client.host)
                 self._arrived(outcome, uid or series_uid)
+                if outcome is Outcome.FULL:
+                    return fetched, False
                 fetched += outcome is Outcome.STORED
                 _delete(path)
         finally:
             _delete(path)
-        return fetched
+        return fetched, True
 
 
 def _delete(path: Path) -> None:

@@ -13,7 +13,7 @@ import hashlib
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -34,6 +34,7 @@ CREATE TABLE IF NOT EXISTS instances (
     sop_uid TEXT PRIMARY KEY, series_uid TEXT NOT NULL REFERENCES series ON DELETE CASCADE,
     path TEXT NOT NULL UNIQUE, sha256 TEXT NOT NULL, bytes INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS instances_by_series ON instances (series_uid);
+CREATE TABLE IF NOT EXISTS seen (series_uid TEXT PRIMARY KEY, instances INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS jobs (
     job INTEGER PRIMARY KEY, series_uid TEXT REFERENCES series ON DELETE SET NULL, state TEXT NOT NULL,
     instances TEXT, attempts INTEGER NOT NULL DEFAULT 0, queued_at REAL NOT NULL, finished_at REAL,
@@ -201,6 +202,26 @@ class Journal:
     def is_ours(self, sop_uid: str) -> bool:
         """Whether this node made the object itself."""
         return bool(self.rows("SELECT 1 FROM made WHERE sop_uid = ?", sop_uid))
+
+    def instances_of(self, series_uid: str) -> int:
+        """How many instances of a series are on the disk."""
+        ((count,),) = self.rows("SELECT count(*) FROM instances WHERE series_uid = ?", series_uid)
+        return int(count)
+
+    # --- the archive that is polled ----------------------------------------------------------------------
+
+    def seen(self) -> dict[str, int]:
+        """Series of the archive, and how many instances each had when all were last here, kept or not."""
+        return {str(uid): int(count) for uid, count in self.rows("SELECT series_uid, instances FROM seen")}
+
+    def see(self, series_uid: str, instances: int) -> None:
+        """All instances that the archive has of a series were here."""
+        self.execute("INSERT OR REPLACE INTO seen VALUES (?, ?)", series_uid, instances)
+
+    def unsee(self, series_uids: Iterable[str]) -> None:
+        """The archive tells of these series no more."""
+        with self._write() as connection:
+            connection.executemany("DELETE FROM seen WHERE series_uid = ?", [(uid,) for uid in series_uids])
 
     # --- jobs --------------------------------------------------------------------------------------------
 

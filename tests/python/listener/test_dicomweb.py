@@ -7,7 +7,13 @@ from types import ModuleType
 from typing import Any
 
 import pydicom
+import pytest
 from pydicom.uid import JPEG2000Lossless
+
+from fedmed_edge.listener.dicomweb import Polling
+from fedmed_edge.listener.incoming import Incoming, Outcome
+from fedmed_edge.listener.journal import Journal
+from fedmed_edge.listening import Dicomweb, Listen
 
 SiteOf = Callable[..., Any]
 
@@ -57,3 +63,45 @@ def test_an_archive_that_is_away_is_asked_again(
     pacs.write_series(tmp_path / "ct", 1)
     assert pacs.send(archive.port, tmp_path / "ct", to="ORTHANC") == 0
     assert pacs.until(lambda: site.states() == ["done"])
+
+
+@pytest.mark.parametrize("kept", ["ours", "in another series", "purged"])
+def test_what_is_not_kept_is_fetched_once_and_again_only_when_it_grows(
+    pacs: ModuleType, orthanc_of: Callable[..., Any], tmp_path: Path, kept: str
+) -> None:
+    archive = orthanc_of()
+    pacs.write_series(tmp_path / "ct", 2, **({"Manufacturer": "FedMed Edge"} if kept == "ours" else {}))
+    assert pacs.send(archive.port, tmp_path / "ct", to="ORTHANC") == 0
+    journal = Journal(tmp_path / "journal.sqlite")
+    incoming = Incoming(tmp_path / "incoming", journal, 0)
+    if kept == "in another series":
+        other = pydicom.dcmread(tmp_path / "ct" / "0000.dcm")
+        other.SeriesInstanceUID = pydicom.uid.generate_uid()
+        other.save_as(incoming.receiving / "other")
+        assert incoming.take(incoming.receiving / "other", "CT1")[0] is Outcome.STORED
+    came: list[Outcome] = []
+    settings = Listen(dicomweb=Dicomweb(url=archive.dicomweb))
+
+    def polling() -> Polling:
+        return Polling(settings, journal, incoming, lambda outcome, _: came.append(outcome))
+
+    first = polling()
+    for _ in range(2):
+        first.poll()
+    assert len(came) == 2
+    if kept == "purged":
+        journal.execute("DELETE FROM instances")
+    for one in (first, polling()):  # and by a node that was started anew
+        for _ in range(3):
+            one.poll()
+    assert len(came) == 2
+    pacs.write_series(tmp_path / "more", 1)
+    grown = pydicom.dcmread(tmp_path / "more" / "0000.dcm")
+    old = pydicom.dcmread(tmp_path / "ct" / "0000.dcm")
+    grown.StudyInstanceUID, grown.SeriesInstanceUID = old.StudyInstanceUID, old.SeriesInstanceUID
+    grown.save_as(tmp_path / "more" / "0000.dcm")
+    assert pacs.send(archive.port, tmp_path / "more", to="ORTHANC") == 0
+    for _ in range(2):
+        first.poll()
+    assert len(came) == 5
+    journal.close()
