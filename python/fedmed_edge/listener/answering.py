@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fedmed_edge.errors import DeviceError, FedmedError, InputError, NothingMatched, TrustError
-from fedmed_edge.listener.incoming import Incoming, linked, read_header
+from fedmed_edge.listener.incoming import Incoming, linked
 from fedmed_edge.listener.journal import Answer, Job, Journal
 from fedmed_edge.listening import Listen
 
@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 
 LOAD_S = 300.0
 _KINDS = {kind.exit_code: kind for kind in (InputError, NothingMatched, TrustError, DeviceError)}
-_WAIT_FOR_ROOM_S = 5.0
+_WAIT_S = 5.0
+"""Until what keeps results from being made is looked at again."""
 
 
 class WorkerEnded(Exception):
@@ -51,6 +52,12 @@ class WorkerProcess:
         """Of the process, where there is one."""
         return self._process.pid if self._process else None
 
+    @property
+    def alive(self) -> bool:
+        """Whether the process is there."""
+        process = self._process
+        return process is not None and process.poll() is None
+
     def start(self) -> dict[str, Any]:
         """Start it and load the model, where that is not done yet.
 
@@ -62,22 +69,25 @@ class WorkerProcess:
         """
         self.stop()
         self._rest = b""
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "fedmed_edge.listener.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=None if self._verbose else subprocess.DEVNULL,
-            bufsize=0,
-            # Ctrl-C at a terminal is the node's to handle
-            start_new_session=True,
-        )
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "fedmed_edge.listener.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=None if self._verbose else subprocess.DEVNULL,
+                bufsize=0,
+                # Ctrl-C at a terminal is the node's to handle
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise InputError(f"model: its process cannot be started: {error.strerror}") from None
         try:
             said = self._ask(self._settings, LOAD_S)
         except WorkerEnded as ended:
             raise InputError(f"model: its process {ended} while it was loaded") from None
-        if "error" in said:
+        except FedmedError:
             self.stop()
-            raise _KINDS.get(said["exit_code"], InputError)(said["error"], hint=said["hint"])
+            raise
         ready: dict[str, Any] = said["ready"]
         return ready
 
@@ -86,9 +96,9 @@ class WorkerProcess:
 
         Raises:
             WorkerEnded: It crashed, or took too long and was ended.
-            FedmedError: It had ended before and the model cannot be loaded again.
+            FedmedError: The model, or the one that took its place, cannot be loaded.
         """
-        if self._process is None:
+        if not self.alive:
             self.start()
         return self._ask({"input": str(folder), "output": str(out)}, timeout_s)
 
@@ -123,7 +133,13 @@ class WorkerProcess:
             how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
             raise WorkerEnded(how) from None
         line, self._rest = self._rest.split(b"\n", 1)
-        said: dict[str, Any] = json.loads(line)
+        try:
+            said: dict[str, Any] = json.loads(line)
+        except ValueError:
+            self.stop()
+            raise WorkerEnded("answered what is not understood") from None
+        if "error" in said:
+            raise _KINDS.get(said["exit_code"], InputError)(said["error"], hint=said["hint"])
         return said
 
 
@@ -147,6 +163,7 @@ class Answering:
         self._due: dict[str, float] = {}
         self._changed = threading.Condition()
         self._stopping = False
+        self._fault = ""
         self._thread = threading.Thread(target=self._run, name="answering", daemon=True)
 
     def start(self) -> None:
@@ -173,26 +190,48 @@ class Answering:
             if first:
                 self._changed.notify()
 
+    @property
+    def well(self) -> bool:
+        """Whether series are answered: nothing is in the way, and the model's process is there."""
+        return self._thread.is_alive() and not self._fault and self._worker.alive
+
     def _run(self) -> None:
         while not self._stopping:
             try:
-                if not self._step():
+                busy = self._step()
+                self._fault = ""
+                if not busy:
                     self._wait()
+            except FedmedError as error:
+                self._hold(f"the model cannot be used, results wait: {error}")
             except Exception as error:
-                if not self._stopping:
-                    log.error("listen: a job could not be recorded: %s", type(error).__name__)
-                    log.debug("", exc_info=True)
-                    time.sleep(1)
+                log.debug("", exc_info=True)
+                self._hold(f"a job could not be recorded: {type(error).__name__}")
+
+    def _hold(self, fault: str) -> None:
+        """Say once what is in the way, and wait a while."""
+        with self._changed:
+            if self._stopping:
+                return
+            if fault != self._fault:
+                log.error("listen: %s", fault)
+            self._fault = fault
+            self._changed.wait(_WAIT_S)
 
     def _wait(self) -> None:
         with self._changed:
             if self._stopping:
                 return
             due = min(self._due.values(), default=None)
-            self._changed.wait(None if due is None else max(0.0, due - time.monotonic()))
+            # at least so often, as the model's process may end while it has nothing to do
+            self._changed.wait(_WAIT_S if due is None else min(_WAIT_S, max(0.0, due - time.monotonic())))
 
     def _step(self) -> bool:
-        """Settle what is due and answer one series; False where there is none."""
+        """Settle what is due and answer one series; False where there is none.
+
+        Raises:
+            FedmedError: The model cannot be loaded; what waits goes on waiting.
+        """
         with self._changed:
             settled = {uid: due for uid, due in self._due.items() if due <= time.monotonic()}
         for uid, due in settled.items():
@@ -203,8 +242,10 @@ class Answering:
         if self._incoming.free_bytes < self._incoming.watermark / 2:
             log.warning("listen: less than half of `watermark_gb` is free: results wait")
             with self._changed:
-                self._changed.wait(0 if self._stopping else _WAIT_FOR_ROOM_S)
+                self._changed.wait(0 if self._stopping else _WAIT_S)
             return True
+        if not self._worker.alive and not self._stopping:
+            self._worker.start()
         job = self._journal.take_job()
         if job is None:
             return False
@@ -219,41 +260,57 @@ class Answering:
             with linked(job.files, base / "running") as folder:
                 out.mkdir(parents=True)
                 said = self._worker.answer(folder, out, self._settings.timeout_s)
-        except (WorkerEnded, FedmedError, OSError) as ended:
-            if self._stopping:
-                self._journal.give_back(job)
-                return
+            if not self._record(job, out, said, time.perf_counter() - started):
+                return  # the job runs again after the next start
+        except Exception as ended:
+            if self._stopping or isinstance(ended, FedmedError):
+                self._note(partial(self._journal.give_back, job))
+                if self._stopping:
+                    return
+                raise
+            log.debug("", exc_info=True)
             said = {"state": "failed", "reason": _reason(ended)}
-        self._record(job, out, said, time.perf_counter() - started)
-
-    def _record(self, job: Job, out: Path, said: dict[str, Any], seconds: float) -> None:
-        state = said["state"]
-        objects = [{kind: Path(path) for kind, path in one.items()} for one in said.get("objects", [])]
-        ending = partial(
-            self._journal.finish_job,
-            job,
-            state,
-            reason=said.get("reason"),
-            seconds=seconds,
-            folder=out,
-            model=said.get("model"),
-            answers=[Answer(one["label"], one["known"]) for one in said.get("answers", [])],
-            made={path: str(read_header(path).SOPInstanceUID) for one in objects for path in one.values()},
-            deliveries=[
-                (to, path, fallback)
-                for to in (self._settings.destination if self._settings.send else ())
-                for one in objects
-                for path, fallback in to_send(one, self._settings.objects)
-            ],
-        )
-        while not self._written(ending):
-            if self._stopping:  # the job runs again after the next start
+            if not self._record(job, out, said, time.perf_counter() - started):
                 return
-            time.sleep(1)
-        log.info("listen: job %d %s, %d files, %.1f s", job.job, state, len(job.files), seconds)
-        if state == "failed":
+        seconds = time.perf_counter() - started
+        log.info("listen: job %d %s, %d files, %.1f s", job.job, said["state"], len(job.files), seconds)
+        if said["state"] == "failed":
             log.warning("listen: job %d failed; its reason stands in the report", job.job)
         self._finished(seconds)
+
+    def _record(self, job: Job, out: Path, said: dict[str, Any], seconds: float) -> bool:
+        made = {Path(one["path"]): one["uid"] for image in said.get("objects", []) for one in image.values()}
+        objects = [
+            {kind: Path(one["path"]) for kind, one in image.items()} for image in said.get("objects", [])
+        ]
+        return self._note(
+            partial(
+                self._journal.finish_job,
+                job,
+                said["state"],
+                reason=said.get("reason"),
+                seconds=seconds,
+                folder=out,
+                model=said.get("model"),
+                answers=[Answer(one["label"], one["known"]) for one in said.get("answers", [])],
+                made=made,
+                deliveries=[
+                    (to, path, fallback)
+                    for to in (self._settings.destination if self._settings.send else ())
+                    for one in objects
+                    for path, fallback in to_send(one, self._settings.objects)
+                ],
+            )
+        )
+
+    def _note(self, change: Callable[[], None]) -> bool:
+        """Have the journal take it, as soon as it can; False where the node ends before."""
+        while not self._written(change):
+            if self._stopping:
+                return False
+            self._fault = "the journal cannot be written"
+            time.sleep(1)
+        return True
 
     @staticmethod
     def _written(change: Callable[[], None]) -> bool:
@@ -284,4 +341,6 @@ def to_send(made: Mapping[str, Path], wanted: Sequence[str]) -> list[tuple[Path,
 def _reason(ended: Exception) -> str:
     if isinstance(ended, WorkerEnded):
         return f"the model's process {ended}"
-    return (ended.strerror or "cannot be read") if isinstance(ended, OSError) else str(ended)
+    if isinstance(ended, OSError):
+        return ended.strerror or "cannot be read"
+    return f"{type(ended).__name__} while it was answered"

@@ -43,7 +43,7 @@ def main() -> None:
     try:
         worker = Worker(**settings["worker"])
     except FedmedError as error:
-        _say(out, {"error": str(error), "hint": error.hint, "exit_code": error.exit_code})
+        _say(out, _error(error))
         return
     _say(out, {"ready": worker.describe()})
     # Loads highdicom before the first study comes.
@@ -103,12 +103,16 @@ class Worker:
 
         Returns:
             `state` (`done`, `skipped`, `failed`) and `reason`; `answers`, of a label and `known` each;
-            `objects`, one map for each image of kind (`seg`, `sr`, `sc`) to file; `model`; `seconds`.
+            `objects`, one map for each image of kind (`seg`, `sr`, `sc`) to `path` and `uid`; `model`;
+            `seconds`. Where the model that took this one's place cannot be loaded: `error`, as at the start.
         """
         started = time.perf_counter()
         document: Document = {"reason": None, "answers": [], "objects": [], "model": None}
         try:
-            self._load()
+            try:
+                self._load()
+            except FedmedError as error:
+                return _error(error)
             document["model"] = self._model.digest
             document |= self._told(answer_study(self._model, [folder], out, self._options))
         except NothingMatched as error:
@@ -131,13 +135,20 @@ class Worker:
             "state": "done" if answered else "failed",
             "reason": reasons[0] if reasons else None,
             "answers": [{"label": self._label(one), "known": one.known} for one in answered],
-            "objects": [{thing.kind: str(thing.path) for thing in one.objects} for one in answered],
+            "objects": [
+                {one.kind: {"path": str(one.path), "uid": one.sop_instance_uid} for one in result.objects}
+                for result in answered
+            ],
         }
 
     def _label(self, result: Result) -> str:
         """The label, or the classes that a mask holds; the first class where it holds none."""
         found = [name for name, size in result.sizes.items() if size > 0]
         return result.label or "+".join(found) or self._model.recipe.classes[0]
+
+
+def _error(error: FedmedError) -> Document:
+    return {"error": str(error), "hint": error.hint, "exit_code": error.exit_code}
 
 
 def _without_paths(reason: str, folder: Path, out: Path) -> str:

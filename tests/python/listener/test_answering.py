@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +12,10 @@ import pydicom
 import pytest
 
 from fedmed_edge.inference.models import activate, add_model
+from fedmed_edge.listener.answering import Answering, WorkerProcess
+from fedmed_edge.listener.incoming import Incoming
+from fedmed_edge.listener.journal import Instance, Journal
+from fedmed_edge.listening import Listen
 
 SiteOf = Callable[..., Any]
 
@@ -151,6 +156,65 @@ def test_the_active_model_answers_and_one_that_takes_its_place_answers_next(
         assert pacs.send(site.port, tmp_path / number) == 0
         assert site.idle()
     assert site.rows("SELECT model FROM jobs ORDER BY job") == [("3" * 64,), ("4" * 64,)]
+
+
+def test_a_model_that_cannot_be_loaded_again_costs_no_series(
+    pacs: ModuleType, site_of: SiteOf, tmp_path: Path
+) -> None:
+    site = site_of(settle_s=0.2).start()
+    model = site.folder / "model.onnx"
+    for name in "ab":
+        pacs.write_series(tmp_path / name, 1, side=24)
+    # in the process that holds another one, then in one that has to be started
+    for number, name in enumerate("ab"):
+        sound = model.read_bytes()
+        model.unlink()
+        model.write_bytes(b"no model")
+        if name == "b":
+            os.kill(worker_of(site), signal.SIGKILL)
+        assert pacs.send(site.port, tmp_path / name) == 0
+        told = "listen: the model cannot be used, results wait"
+        assert pacs.until(lambda: site.stderr.count(told) == number + 1), site.stderr  # noqa: B023
+        assert pacs.until(lambda: site.states() == ["done"] * number + ["queued"])  # noqa: B023
+        model.write_bytes(sound)
+        assert site.idle()
+        assert site.states() == ["done"] * (number + 1)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"no json",
+        b'{"state": "done", "objects": [{"seg": {}}]}',
+        b'{"state": "done", "answers": [{"label": {}, "known": true}]}',
+    ],
+)
+def test_an_answer_that_is_not_understood_is_a_failed_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: bytes
+) -> None:
+    program = tmp_path / "program"
+    program.write_text(
+        f"#!/bin/sh\nread settings; echo '{{\"ready\": {{}}}}'\nread one; echo '{said.decode()}'\ncat"
+    )
+    program.chmod(0o700)
+    monkeypatch.setattr("sys.executable", str(program))
+    journal = Journal(tmp_path / "journal.sqlite")
+    incoming, worker = Incoming(tmp_path / "incoming", journal, 0), WorkerProcess({}, None)
+    file = tmp_path / "1.dcm"
+    file.write_bytes(b"pixels")
+    journal.receive(Instance("1.1", "1", "1", "", "", "CT1", file, "ab", 6))
+    answering = Answering(
+        Listen(folder=tmp_path, settle_s=0.01, watermark_gb=0.001), journal, incoming, worker, lambda _: None
+    )
+    answering.start()
+    try:
+        deadline = time.monotonic() + 10
+        while journal.rows("SELECT state FROM jobs") != [("failed",)]:
+            assert time.monotonic() < deadline, journal.rows("SELECT state, reason FROM jobs")
+            time.sleep(0.02)
+    finally:
+        answering.stop()
+        journal.close()
 
 
 def test_a_node_that_cannot_answer_does_not_start(site_of: SiteOf) -> None:
