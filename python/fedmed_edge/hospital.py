@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from fedmed_edge import __version__
-from fedmed_edge.atomic import write_atomic
 from fedmed_edge.config import Policy, SiteConfig
 from fedmed_edge.errors import InputError, TrustError
 from fedmed_edge.features.extract import RowSample, extract_with_sample
@@ -31,8 +30,6 @@ from fedmed_edge.statistics.feature_statistics import FeatureStatistics
 log = logging.getLogger(__name__)
 
 Progress = Callable[[str], None]
-
-SEQUENCE_FILE = "sequence"
 
 
 @dataclass(frozen=True)
@@ -98,7 +95,7 @@ def make_contribution(
     generation: Generation,
     config: SiteConfig,
     *,
-    sequence: int,
+    sequence: int = 1,
     weights_file: Path | None = None,
     progress: Progress | None = None,
 ) -> Contribution:
@@ -109,7 +106,7 @@ def make_contribution(
 
     Args:
         dataset: The site's whole data set.
-        sequence: Higher than that of everything the site handed over before.
+        sequence: To show; `federation.sequence` gives the one that counts when it is signed.
         weights_file: Backbone file trained from this generation, whose difference goes instead of sums.
 
     Raises:
@@ -183,28 +180,6 @@ def calibration_counts(
         counts = bin_counts(model.probabilities(sample.rows[held]), sample.classes[held])
         total = counts if total is None else total + counts
     return total
-
-
-def next_sequence(folder: Path) -> int:
-    """One more than the sequence of the last contribution that was made in this site folder.
-
-    Raises:
-        InputError: The file that keeps it is damaged.
-    """
-    path = folder / SEQUENCE_FILE
-    try:
-        return int(path.read_text()) + 1
-    except FileNotFoundError:
-        return 1
-    except ValueError:
-        raise InputError(
-            f"{path}: not a number", hint="write the highest sequence that `fedmed-server status` shows"
-        ) from None
-
-
-def record_sequence(folder: Path, sequence: int) -> None:
-    """Keep the sequence of a contribution that was made."""
-    write_atomic(folder / SEQUENCE_FILE, f"{sequence}\n".encode())
 
 
 def _check_cohort(dataset: Dataset, policy: Policy) -> None:

@@ -20,8 +20,6 @@ from fedmed_edge.generation import Generation
 from fedmed_edge.hospital import (
     calibration_counts,
     make_contribution,
-    next_sequence,
-    record_sequence,
     train_backbone,
 )
 from fedmed_edge.images.dataset import Dataset, read_dataset
@@ -287,17 +285,3 @@ def test_without_folds_there_is_no_calibration(dataset: Dataset, generation: Gen
     assert sums.folds == 0 and calibration_counts(sums, sample, RECIPE) is None
     made = make_contribution(dataset, generation, config(min_cohort=10), sequence=1)
     assert "calibration" not in made.header.parts
-
-
-# --- sequence --------------------------------------------------------------------------------------------
-
-
-def test_the_sequence_rises(tmp_path: Path) -> None:
-    assert next_sequence(tmp_path) == 1
-    record_sequence(tmp_path, 1)
-    record_sequence(tmp_path, 41)
-    assert next_sequence(tmp_path) == 42
-    (tmp_path / "sequence").write_text("")
-    with pytest.raises(InputError, match="sequence: not a number") as caught:
-        next_sequence(tmp_path)
-    assert "fedmed-server status" in (caught.value.hint or "")

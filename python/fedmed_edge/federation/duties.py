@@ -20,12 +20,11 @@ from fedmed_edge.federation.locks import locked
 from fedmed_edge.federation.messages import Ask, Report
 from fedmed_edge.federation.outbox import Outbox
 from fedmed_edge.federation.policy import let_out, objection, within_hours
+from fedmed_edge.federation.sequence import signed_as_next
 from fedmed_edge.generation import Generation, parse_generation
 from fedmed_edge.hospital import (
     Progress,
     make_contribution,
-    next_sequence,
-    record_sequence,
     train_backbone,
 )
 from fedmed_edge.images.dataset import Dataset, read_dataset
@@ -164,29 +163,26 @@ class _Site:
         outbox = Outbox(self.folder / "outbox")
         made = next((one.id for one in outbox.all() if one.request == ask.id), None)
         if made is None:
-            sequence = next_sequence(self.folder)
             contribution = make_contribution(
                 self.dataset,
                 generation,
                 self.config,
-                sequence=sequence,
                 weights_file=weights,
                 progress=self.progress,
             )
-            record_sequence(self.folder, sequence)  # first: a gap does no harm, a number used twice does
-            signed = contribution.sign(read_private_key(self.config.key))
-            header = signed.header
             self.scratch.mkdir(exist_ok=True)
             path = self.scratch / "signed.contribution"
-            write_contribution(path, signed)
-            outbox.add(
-                path.read_bytes(),
-                id=signed.id,
-                sequence=sequence,
-                task=header.task,
-                rule=let_out(header.parts, header.min_cohort),
-                request=ask.id,
-            )
+            with signed_as_next(self.folder, contribution, read_private_key(self.config.key)) as signed:
+                header = signed.header
+                write_contribution(path, signed)
+                outbox.add(
+                    path.read_bytes(),
+                    id=signed.id,
+                    sequence=header.sequence,
+                    task=header.task,
+                    rule=let_out(header.parts, header.min_cohort),
+                    request=ask.id,
+                )
             made = signed.id
         return Report(request=ask.id, state="done", contribution=made)
 

@@ -39,6 +39,7 @@ from fedmed_edge.federation.messages import (
 from fedmed_edge.federation.outbox import Outbox, Parcel
 from fedmed_edge.federation.parts import part_of
 from fedmed_edge.federation.policy import within_hours
+from fedmed_edge.federation.sequence import raise_sequence
 from fedmed_edge.federation.wire import PROTOCOL, Channel, Reply
 from fedmed_edge.inference.model_folder import ModelFolder
 from fedmed_edge.signing import read_public_key, verify_detached
@@ -166,7 +167,7 @@ class _Visit:
         off = time.time() - welcome.clock
         if abs(off) > _OFF_CLOCK_S:
             log.warning("clock: is %.0f seconds off the server's; set it by NTP", off)
-        _raise_sequence(self.folder, welcome.sequence)
+        raise_sequence(self.folder, welcome.sequence)
         for digest in welcome.taken_back:
             self.inbox.change(digest, "taken back")
         for digest in welcome.withdrawn:
@@ -328,11 +329,3 @@ class _Visit:
 def _printable(said: object) -> str | None:
     """What the server says, as it may stand in a log."""
     return None if said is None else "".join(filter(str.isprintable, str(said)))[:300]
-
-
-def _raise_sequence(folder: Path, least: int) -> None:
-    """A site whose folder was restored from a backup goes on behind what the server has of it."""
-    from fedmed_edge.hospital import next_sequence, record_sequence
-
-    if next_sequence(folder) < least:
-        record_sequence(folder, least - 1)

@@ -114,7 +114,7 @@ def test_a_refused_contribution_is_told_and_not_sent_again(federation: Any) -> N
 
 
 def test_a_site_whose_folder_is_older_than_the_server_goes_on_behind_it(federation: Any) -> None:
-    from fedmed_edge.hospital import next_sequence
+    from fedmed_edge.federation.sequence import next_sequence
 
     alpha = federation.hospitals["alpha"]
     alpha.put(sequence=41)

@@ -61,7 +61,8 @@ def command(
     if (target and (dry_run or no_wait)) or (dry_run and no_wait):
         raise click.UsageError("give one of --out FILE, --dry-run, --no-wait, or none of them")
     out: Output = ctx.obj
-    from fedmed_edge.hospital import SEQUENCE_FILE, make_contribution, next_sequence, record_sequence
+    from fedmed_edge.federation.sequence import SEQUENCE_FILE, next_sequence, signed_as_next
+    from fedmed_edge.hospital import make_contribution
     from fedmed_edge.statistics.contribution import write_contribution
 
     config = read_site(folder, generation=generation, device=device)
@@ -73,27 +74,28 @@ def command(
         check_writable(path)
     key = read_private_key(config.key)
     dataset = read_site_data(config)
-    sequence = next_sequence(folder)
     with out.progress("extracting", len(dataset.train)) as advance:
         made = make_contribution(
             dataset,
             read_site_generation(config),
             config,
-            sequence=sequence,
+            sequence=next_sequence(folder),
             weights_file=weights,
             progress=advance,
         )
-    answer, lines = summary(made, every=dry_run)
     if dry_run:
+        answer, lines = summary(made, every=True)
         out.answer({"dry_run": True, **answer}, ["dry run: nothing was written", *lines])
         return
-    # first, so that no two files of one sequence are made where this is interrupted: a gap does no harm
-    record_sequence(folder, sequence)
+    with signed_as_next(folder, made, key) as signed:
+        answer, lines = summary(signed)
+        if target is not None:
+            write_contribution(target, signed)
+        else:
+            parcel = put_into_outbox(folder, signed)
     if target is not None:
-        write_contribution(target, made.sign(key))
         out.answer({"out": str(target), **answer}, [f"{target}: signed contribution {made.id[:12]}", *lines])
         return
-    parcel = put_into_outbox(folder, made.sign(key))
     if not no_wait:
         parcel = wait_for(out, folder, parcel)
     taken = parcel.state == "taken"

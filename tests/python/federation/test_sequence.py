@@ -1,0 +1,45 @@
+"""The number of a site's contributions: it rises, and nobody gets one twice."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedmed_edge.errors import InputError
+from fedmed_edge.federation.sequence import next_sequence, raise_sequence, signed_as_next
+from fedmed_edge.statistics.contribution import read_contribution
+
+
+def test_the_sequence_rises_and_is_never_lowered(tmp_path: Path) -> None:
+    assert next_sequence(tmp_path) == 1
+    raise_sequence(tmp_path, 42)
+    raise_sequence(tmp_path, 7)
+    assert next_sequence(tmp_path) == 42
+    (tmp_path / "sequence").write_text("")
+    with pytest.raises(InputError, match="sequence: not a number") as caught:
+        next_sequence(tmp_path)
+    assert "fedmed-server status" in (caught.value.hint or "")
+
+
+def test_what_is_made_at_once_gets_numbers_in_the_order_of_the_outbox(federation: Any) -> None:
+    alpha = federation.hospitals["alpha"]
+    made = [read_contribution(alpha.contribution()) for _ in range(8)]
+    order: list[int] = []
+
+    def hand_over(contribution: Any) -> None:
+        with signed_as_next(alpha.folder, contribution, alpha.key) as signed:
+            signed.verify(alpha.key.public_key())
+            if raising.ident is None:
+                raising.start()
+            order.append(signed.header.sequence)
+
+    raising = threading.Thread(target=raise_sequence, args=(alpha.folder, 5))
+    threads = [threading.Thread(target=hand_over, args=(one,)) for one in made]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    raising.join()
+    assert order == sorted(set(order)) and len(order) == 8
+    assert next_sequence(alpha.folder) == order[-1] + 1
