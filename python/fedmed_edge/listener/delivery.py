@@ -2,6 +2,7 @@
 
 import logging
 import random
+import sqlite3
 import threading
 import time
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ from fedmed_edge.listening import Listen
 log = logging.getLogger(__name__)
 
 LEASE_S = 300.0
+LATE_S = 900.0
+"""A result that is older than this and has not arrived is a fault."""
 FIRST_DELAY_S, LONGEST_DELAY_S = 5.0, 3600.0
 
 
@@ -50,6 +53,15 @@ class Delivering:
             self._changed.notify()
         if self._thread.is_alive():
             self._thread.join(timeout=1)
+
+    @property
+    def well(self) -> bool:
+        """Whether what is to be sent arrives within `LATE_S`."""
+        try:
+            late = self._journal.waits_since(list(self._destinations), time.time() - LATE_S)
+        except sqlite3.Error:
+            return False
+        return self._thread.is_alive() and not late
 
     def wake(self) -> None:
         """There is something to send."""

@@ -26,6 +26,9 @@ _AS_STORED = (("application/dicom", "*"),)
 _PAGE = 200
 _TIMEOUT_S = (10, 60)
 
+SILENT_S = 900.0
+"""An archive that has not answered for so long is a fault."""
+
 
 def open_client(url: str, settings: Listen) -> DICOMwebClient:
     """A client of one server; it does not try again by itself, the node does."""
@@ -65,8 +68,15 @@ class Polling:
         self._settings, self._journal, self._incoming, self._arrived = settings, journal, incoming, arrived
         self._client = open_client(settings.dicomweb.url, settings)
         self._told: dict[str, int] = {}
+        self._asked = time.monotonic()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="polling", daemon=True)
+
+    @property
+    def well(self) -> bool:
+        """Whether the server answered within `SILENT_S`, or at the last query where these are rarer."""
+        silent = time.monotonic() - self._asked
+        return self._thread.is_alive() and silent < max(SILENT_S, 2 * self._settings.dicomweb.poll_s)
 
     def start(self) -> None:
         """Ask every `poll_s` from now on."""
@@ -125,6 +135,7 @@ class Polling:
             for one in map(Dataset.from_json, page):
                 count = int(one.get("NumberOfSeriesRelatedInstances") or 0)
                 found.append((str(one.StudyInstanceUID), str(one.SeriesInstanceUID), count))
+            self._asked = time.monotonic()
             if len(page) < _PAGE:
                 return found
 
@@ -134,6 +145,7 @@ class Polling:
         path = self._incoming.receiving / f"dicomweb-{secrets.token_hex(8)}"
         try:
             for dataset in self._client.iter_series(study_uid, series_uid, media_types=_AS_STORED):
+                self._asked = time.monotonic()
                 if self._stopping.is_set() or self._incoming.full:
                     return fetched, False
                 dataset.save_as(path)

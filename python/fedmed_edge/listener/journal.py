@@ -384,6 +384,16 @@ class Journal:
         )
         return None if due_at is None else float(due_at)
 
+    def waits_since(self, destinations: Sequence[str], before: float) -> bool:
+        """Whether a result that was there at `before` still waits for one of these."""
+        marks = ", ".join("?" * len(destinations))
+        found = self.rows(
+            "SELECT 1 FROM deliveries JOIN jobs USING (job) WHERE deliveries.state = 'pending'"
+            f" AND finished_at < ? AND destination IN ({marks}) LIMIT 1",
+            *(before, *destinations),
+        )
+        return bool(found)
+
     def hurry(self) -> None:
         """All that waits to be sent is due now."""
         self.execute("UPDATE deliveries SET due_at = 0 WHERE state = 'pending'")

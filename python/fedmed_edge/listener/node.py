@@ -21,6 +21,14 @@ log = logging.getLogger(__name__)
 
 _GB = 1e9
 
+_FAULTS = {
+    "room_on_disk": "the disk is full: nothing more is received",
+    "answering": "results wait: the model or the journal cannot be used; the log says why",
+    "listening": "the DICOM port is closed: nothing more is received",
+    "delivering": "results have not arrived at their destination for a long while",
+    "fetching": "the DICOMweb server has not answered for a long while",
+}
+
 
 class Node:
     """A DICOM node over one folder.
@@ -114,9 +122,22 @@ class Node:
         self._metrics_server.stop()
         os.close(self._lock)
 
+    def flags(self) -> dict[str, bool]:
+        """What the node is to do, and whether it does; for the heartbeat."""
+        flags = {
+            "room_on_disk": not self.incoming.full,
+            "answering": self._answering.well,
+            "listening": self._scp.well,
+        }
+        if self.settings.send:
+            flags["delivering"] = self._delivering.well
+        if self._polling is not None:
+            flags["fetching"] = self._polling.well
+        return flags
+
     def faults(self) -> list[str]:
         """What keeps the node from working, for the health page."""
-        return ["the disk is full: nothing more is received"] if self.incoming.full else []
+        return [_FAULTS[name] for name, well in self.flags().items() if not well]
 
     def _arrived(self, outcome: Outcome, series_uid: str) -> None:
         self.metrics.instances.labels(outcome.value).inc()

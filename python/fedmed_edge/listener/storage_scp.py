@@ -58,6 +58,12 @@ class StorageScp:
         self._ae.acse_timeout = _HANDSHAKE_S
         self._ae.dimse_timeout = self._ae.network_timeout = 60
         self._server: _Server | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def well(self) -> bool:
+        """Whether it listens."""
+        return self._thread is not None and self._thread.is_alive()
 
     def start(self) -> int:
         """Listen from now on.
@@ -94,7 +100,8 @@ class StorageScp:
                 hint="choose another `port` in [listen], or end what listens there",
             ) from None
         self._server = server
-        threading.Thread(target=server.serve_forever, args=(0.1,), name="scp", daemon=True).start()
+        self._thread = threading.Thread(target=server.serve_forever, args=(0.1,), name="scp", daemon=True)
+        self._thread.start()
         return int(server.server_address[1])
 
     def stop(self) -> None:

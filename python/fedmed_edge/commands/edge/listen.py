@@ -75,5 +75,5 @@ def _run(out: Output, node: "Node", folder: Path) -> None:
         where = f"{said['aet']} at {said['address']} port {said['port']}"
         out.answer(said, f"{where}: listens; {said['task']} on {said['device']}; results go to {goes}")
         while not ended.wait(INTERVAL_S):
-            beat.tell(room_on_disk=not node.incoming.full)
+            beat.tell(**node.flags())
         node.stop()
