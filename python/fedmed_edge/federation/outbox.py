@@ -111,6 +111,16 @@ class Outbox:
         """What is to be handed over still, oldest first: the server refuses a contribution after a newer."""
         return [parcel for parcel in self.all() if parcel.state == "waiting"]
 
+    def due(self) -> bool:
+        """Whether a file waits that may be handed over now; only records beside a file are read.
+
+        Raises:
+            StoreError: A record is damaged.
+        """
+        found = (self._records.read(path.stem) for path in self.folder.glob(f"*{_ENDING}"))
+        now = time.time()
+        return any(one is not None and one.state == "waiting" and one.not_before <= now for one in found)
+
     def settle(self, parcel: Parcel, state: Literal["taken", "refused"], why: str = "") -> None:
         """The server has taken or refused it for good; the file goes."""
         self._records.write(parcel.digest, parcel.model_copy(update={"state": state, "why": why}))

@@ -5,8 +5,8 @@ ones, so a question of our own goes beside each, and its answer counts.
 """
 
 import contextlib
+import logging
 import threading
-import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,11 +18,14 @@ from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, ReturnCode
 from nvflare.fuel.f3.cellnet.fqcn import FQCN
 from nvflare.fuel.f3.message import Message
 
+from fedmed_edge.errors import StoreError
 from fedmed_edge.federation.engine.identities import identities_of
 from fedmed_edge.federation.engine.site_kit import CONNECTED
 from fedmed_edge.federation.outbox import Outbox
 
 __all__ = ["NEWS", "ServerPresence", "SitePresence"]
+
+log = logging.getLogger(__name__)
 
 NEWS: Final = Path("engine/news")
 """Folder of the server with an empty file for every site whose outbox is not empty."""
@@ -31,6 +34,9 @@ _CHANNEL, _TOPIC = "fedmed_presence", "here"
 _SOMETHING, _NOTHING = b"1", b"0"
 _ANSWER_S: Final = 5.0
 _FIRST_SIGNS: Final = (EventType.CLIENT_REGISTER_RECEIVED, EventType.CLIENT_HEARTBEAT_RECEIVED)
+
+_said: Final[dict[Path, str]] = {}
+"""What is wrong with an outbox, so that it is not said at every heartbeat."""
 
 
 class SitePresence(FLComponent):  # type: ignore[misc]  # the engine has no types
@@ -46,7 +52,7 @@ class SitePresence(FLComponent):  # type: ignore[misc]  # the engine has no type
 
 
 def _tell(cell: Any, kit: Path) -> None:
-    due = [one for one in Outbox(kit.parent / "outbox").waiting() if one.not_before <= time.time()]
+    due = _due(kit.parent / "outbox")
     answer = cell.send_request(
         channel=_CHANNEL,
         topic=_TOPIC,
@@ -58,6 +64,19 @@ def _tell(cell: Any, kit: Path) -> None:
     if answer.get_header(MessageHeaderKey.RETURN_CODE) == ReturnCode.OK:
         with contextlib.suppress(OSError):
             (kit / CONNECTED).touch()
+
+
+def _due(outbox: Path) -> bool:
+    """Whether something waits; a damaged record must not keep the site from being heard of."""
+    try:
+        due = Outbox(outbox).due()
+    except StoreError as error:
+        if _said.get(outbox) != str(error):
+            log.warning("%s", error)
+        _said[outbox] = str(error)
+        return False
+    _said.pop(outbox, None)
+    return due
 
 
 class ServerPresence(FLComponent):  # type: ignore[misc]

@@ -180,14 +180,29 @@ def coordinate(server: Path) -> None:
 
 def work(site: Path) -> None:
     """Do what the server asked, one thing after another, until SIGTERM."""
-    from fedmed_edge.federation import duties
-
+    said = ""
     while True:
         try:
-            duties.work(site, read_config(SiteConfig, site))
+            work_once(site)
+            said = ""
         except FedmedError as error:
-            log.warning("%s", error)
+            if str(error) != said:
+                log.warning("%s", error)
+            said = str(error)
         time.sleep(DUTIES_S)
+
+
+def work_once(site: Path) -> None:
+    """Do what is asked now; where nothing is, neither settings nor images are looked at.
+
+    Raises:
+        FedmedError: As `duties.work`, or the settings cannot be read.
+    """
+    from fedmed_edge.federation import duties
+    from fedmed_edge.federation.asked import Asked
+
+    if Asked(site / "requests").open():
+        duties.work(site, read_config(SiteConfig, site))
 
 
 def main() -> None:
