@@ -154,8 +154,8 @@ def plan(federation: Federation, rates: Rates) -> Plan:
     Example:
         >>> rates = Rates(64, 5, 1e-9, 1e-4, 1e-2, 1e-5, 0.1, 2e-5, 0.5, 1e-3, 3.0)
         >>> made = plan(Federation(sites=100, row_dim=64, classes=2), rates)
-        >>> made.contribution_bytes, round(made.rebuild_s, 3), round(made.refine_s, 3)
-        (249872, 0.11, 5.47)
+        >>> made.contribution_bytes // 1000, round(made.rebuild_s, 3), round(made.refine_s, 3)
+        (249, 0.11, 5.47)
     """
     one, sites = federation.contribution_bytes, federation.sites
     grams = sites * federation.grams

@@ -362,7 +362,9 @@ def test_a_full_disk_leaves_nothing_half(write_model, server, recipe_of, write_s
 
 
 INTERRUPTED = """
-import sys
+import signal, sys
+# ignored where the tests run in the background of a shell
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
 from fedmed_edge.inference.predict import load_model
 from fedmed_edge.inference.study import answer_study
