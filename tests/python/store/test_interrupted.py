@@ -175,7 +175,8 @@ def test_stopped_at_any_point_the_store_is_whole_and_goes_on(
     index, step = place.get("index", ""), STEP * (2 if place else 1)
     done = python(SCRIPT, how, operation, store.folder, tmp_path / "work", step, index, *files)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) >= (1 if how == "clock" else 2)
+    if how != "clock":  # by the clock, a quick machine may be done before it is ever stopped
+        assert int(done.stdout) >= 2
 
 
 # Two of these import, and a third checks the store all the while: what it sweeps or reports must be right.
