@@ -1,7 +1,9 @@
 """What every test shares."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import hypothesis
 import pytest
@@ -20,6 +22,18 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no data sets at {folder}: FEDMED_TEST_DATA names their folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def lacks() -> Callable[[str], NoReturn]:
+    """Skip a test for want of something; but fail where `CI` is set, for there nothing is wanting."""
+
+    def skip(what: str) -> NoReturn:
+        if os.environ.get("CI"):
+            pytest.fail(f"this machine lacks {what}")
+        pytest.skip(f"this machine lacks {what}")
+
+    return skip
 
 
 @pytest.fixture(autouse=True)

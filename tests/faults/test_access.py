@@ -6,9 +6,10 @@ import re
 import shutil
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -309,9 +310,12 @@ def _job_of(network: Any) -> str | None:
     return folders[0] if folders else None
 
 
-@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
-def test_no_egress_but_to_the_server(network: Any, net: ModuleType, tmp_path: Path, figure: Any) -> None:
+def test_no_egress_but_to_the_server(
+    network: Any, net: ModuleType, tmp_path: Path, figure: Any, lacks: Callable[[str], NoReturn]
+) -> None:
     """Every address that a process of the agent connects or sends to, as the kernel saw it."""
+    if shutil.which("strace") is None:
+        lacks("strace: sh tests/packages.sh installs it")
     from fedmed_edge.commands.handing_over import put_into_outbox
     from fedmed_edge.federation.outbox import Outbox
     from fedmed_edge.statistics.contribution import read_contribution

@@ -3,10 +3,10 @@
 import importlib.util
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -29,7 +29,7 @@ RECIPE = Recipe(
 
 
 @pytest.fixture(scope="module")
-def pacs() -> ModuleType:
+def pacs(lacks: Callable[[str], NoReturn]) -> ModuleType:
     name = "fedmed_test_pacs"
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, KIT)
@@ -42,7 +42,7 @@ def pacs() -> ModuleType:
         or not kit.DICOMWEB_PLUGIN.exists()
         or not (kit.DCMTK / "storescu").exists()
     ):
-        pytest.skip("Orthanc or dcmtk is not installed: sh tests/packages.sh")
+        lacks("Orthanc or dcmtk: sh tests/packages.sh installs them")
     return kit
 
 

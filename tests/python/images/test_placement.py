@@ -2,8 +2,9 @@
 
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import nibabel
 import numpy as np
@@ -143,9 +144,12 @@ def test_highdicom_puts_every_voxel_at_the_same_place(tmp_path: Path, kind: str,
     compare(image, volume.array, np.diag([-1.0, -1, 1, 1]) @ volume.affine)
 
 
-@pytest.mark.skipif(shutil.which("dcm2niix") is None, reason="needs dcm2niix: tests/packages.sh")
 @pytest.mark.parametrize(("kind", "seed"), [("turned", seed) for seed in range(6)] + [("oblique", 3)])
-def test_dcm2niix_puts_every_voxel_at_the_same_place(tmp_path: Path, kind: str, seed: int) -> None:
+def test_dcm2niix_puts_every_voxel_at_the_same_place(
+    tmp_path: Path, kind: str, seed: int, lacks: Callable[[str], NoReturn]
+) -> None:
+    if shutil.which("dcm2niix") is None:
+        lacks("dcm2niix: sh tests/packages.sh installs it")
     folder = Phantom(seed, kind).write(tmp_path / "scan")
     out = tmp_path / "nifti"
     out.mkdir()

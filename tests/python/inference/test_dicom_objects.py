@@ -44,12 +44,17 @@ DICOM = Options(formats=frozenset({"json", "seg", "sr", "sc"}))
 EVIDENCE = {"seg": "1.2.840.10008.5.1.4.1.1.66.4", "sr": "1.2.840.10008.5.1.4.1.1.88.33"}
 
 
-def errors_of(path):
+@pytest.fixture
+def errors_of(lacks):
     """Errors that the validator sees in an object."""
     if shutil.which("dciodvfy") is None:
-        pytest.skip("dciodvfy is not installed: tests/packages.sh")
-    done = subprocess.run(["dciodvfy", path], capture_output=True, text=True, errors="replace")
-    return [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("Error")]
+        lacks("dciodvfy: sh tests/packages.sh installs it")
+
+    def look(path):
+        done = subprocess.run(["dciodvfy", path], capture_output=True, text=True, errors="replace")
+        return [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("Error")]
+
+    return look
 
 
 def slices(level=200, count=12):
@@ -101,7 +106,7 @@ def test_a_study_gets_its_folder_and_every_format(answered, tmp_path):
     assert result.sizes["liver"] == pytest.approx(6 * 10 * 12 * 2.5 * 0.5 * 0.75 / 1000, rel=0.15)
 
 
-def test_every_object_is_without_errors(answered):
+def test_every_object_is_without_errors(errors_of, answered):
     _, _, result = answered
     assert {one.kind: errors_of(one.path) for one in result.objects} == {"seg": [], "sr": [], "sc": []}
 
@@ -173,7 +178,7 @@ def test_the_same_again_has_the_same_uids_and_another_model_others(answered, mod
 
 
 @pytest.mark.parametrize("kind", ["binary", "labelmap"])
-def test_nothing_found_is_a_result(kind, model_of, recipe_of, write_series, tmp_path):
+def test_nothing_found_is_a_result(errors_of, kind, model_of, recipe_of, write_series, tmp_path):
     folder = write_series(slices(level=0), **PATIENT)
     options = Options(seg=kind)
     (result,) = answer_study(segmenting(model_of, recipe_of), [folder], tmp_path / "out", options)
@@ -225,7 +230,9 @@ def test_names_beyond_the_sources_character_set_are_written_as_unicode(
     assert read(result)["seg"].SegmentSequence[0].SegmentLabel == "печень"
 
 
-def test_what_the_source_lacks_is_empty_and_not_invented(model_of, recipe_of, write_series, tmp_path):
+def test_what_the_source_lacks_is_empty_and_not_invented(
+    errors_of, model_of, recipe_of, write_series, tmp_path
+):
     given = {"PatientID": None, "FrameOfReferenceUID": "1.2.3.9"}
     folder = write_series(slices(), **given)
     (result,) = answer_study(segmenting(model_of, recipe_of), [folder], tmp_path / "out", DICOM)
@@ -254,7 +261,7 @@ FLAT = {
 }
 
 
-def test_a_classified_radiograph(model_of, recipe_of, write_dicom, tmp_path):
+def test_a_classified_radiograph(errors_of, model_of, recipe_of, write_dicom, tmp_path):
     path = write_dicom("a.dcm", np.full((16, 16), 200, np.uint8), **FLAT)
     model = model_of(recipe_of(modality=("CR",)))
     (result,) = answer_study(model, [path], tmp_path / "out")
@@ -271,7 +278,7 @@ def test_a_classified_radiograph(model_of, recipe_of, write_dicom, tmp_path):
     assert [errors_of(one.path) for one in result.objects] == [[], []]
 
 
-def test_a_segmented_radiograph(model_of, recipe_of, write_dicom, tmp_path):
+def test_a_segmented_radiograph(errors_of, model_of, recipe_of, write_dicom, tmp_path):
     values = np.zeros((32, 24), np.uint8)
     values[8:20, 6:18] = 255
     path = write_dicom("a.dcm", values, ImagerPixelSpacing=[0.2, 0.2], **FLAT)
@@ -411,7 +418,7 @@ OF_THE_SOURCE = (
     ],
 )
 @pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
-def test_real_files(name, model_of, recipe_of, tmp_path):
+def test_real_files(errors_of, name, model_of, recipe_of, tmp_path):
     source = pydicom.data.get_testdata_file(name, download=False)
     if source is None:
         pytest.skip(f"pydicom does not bring {name}")

@@ -24,11 +24,11 @@ finally:
 
 
 @pytest.fixture(scope="module")
-def strace():
+def strace(lacks):
     """The tracer, where this machine has one that may trace."""
     path = shutil.which("strace")
     if path is None or subprocess.run([path, "true"], capture_output=True, check=False).returncode:
-        pytest.skip("strace is not installed, or may not trace here")
+        lacks("strace, or the right to trace: sh tests/packages.sh installs it")
     return path
 
 

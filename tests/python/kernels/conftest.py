@@ -1,23 +1,9 @@
 """What the tests of the kernels share."""
 
-import os
 import re
 from collections.abc import Callable, Mapping
-from typing import NoReturn
 
 import pytest
-
-
-@pytest.fixture
-def lacks() -> Callable[[str], NoReturn]:
-    """Skip a test for want of something; but fail where `CI` is set, for there nothing is wanting."""
-
-    def skip(what: str) -> NoReturn:
-        if os.environ.get("CI"):
-            pytest.fail(f"this machine lacks {what}")
-        pytest.skip(f"this machine lacks {what}")
-
-    return skip
 
 
 @pytest.fixture

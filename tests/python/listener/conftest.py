@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -24,11 +24,11 @@ def load_kit() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def pacs() -> ModuleType:
-    """The helpers; skips where the PACS or dcmtk is not installed."""
+def pacs(lacks: Callable[[str], NoReturn]) -> ModuleType:
+    """The helpers, where the PACS and dcmtk are installed."""
     kit = load_kit()
     if not (kit.DCMTK / "storescu").exists() or not shutil.which("Orthanc"):
-        pytest.skip("Orthanc or dcmtk is not installed: sh tests/packages.sh")
+        lacks("Orthanc or dcmtk: sh tests/packages.sh installs them")
     return kit
 
 

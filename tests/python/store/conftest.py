@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 from urllib.parse import quote
 
 import numpy as np
@@ -155,12 +156,12 @@ class Cluster:
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
+def cluster(lacks: Callable[[str], NoReturn]) -> Iterator[Cluster]:
     found = shutil.which("initdb")
     places = [Path(found).parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     programs = [place for place in places if (place / "initdb").exists()]
     if not programs:
-        pytest.skip("there is no PostgreSQL: tests/packages.sh installs one")
+        lacks("PostgreSQL: sh tests/packages.sh installs it")
     cluster = Cluster(programs[-1])
     try:
         cluster.start()

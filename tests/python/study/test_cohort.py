@@ -177,8 +177,9 @@ def test_the_cohort_is_what_the_readers_expect(tasks):
                 assert image.pixels.min() >= -1100, "padding is not measured"
 
 
-@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy (dicom3tools) is not installed")
-def test_files_are_valid_dicom(tasks):
+def test_files_are_valid_dicom(tasks, lacks):
+    if shutil.which("dciodvfy") is None:
+        lacks("dciodvfy: sh tests/packages.sh installs it")
     for site in cohort.SITES:
         for path in (
             next((tasks["chest_findings"] / site / "images").iterdir()),
