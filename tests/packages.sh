@@ -1,6 +1,6 @@
 #!/bin/sh
 # sh tests/packages.sh   what pip cannot bring for the tests: GoogleTest, an emulator of older processors, and DICOM's
-#                        own tools: a PACS (Orthanc), dcmtk, the validator dciodvfy, dcm2niix; and strace
+#                        own tools: a PACS (Orthanc), dcmtk, the validator dciodvfy, dcm2niix; and strace, PostgreSQL
 #
 # Root on a Debian gets what is missing; everybody else is told its name. All but GoogleTest can be missing: the tests
 # that need it are skipped; those of the kernels fail instead where CI is set.
@@ -24,6 +24,7 @@ wants Orthanc orthanc
 wants dciodvfy dicom3tools
 wants dcm2niix dcm2niix
 wants strace strace
+ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
