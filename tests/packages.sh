@@ -3,7 +3,7 @@
 #                        own tools: a PACS (Orthanc), dcmtk, the validator dciodvfy, dcm2niix; and strace, PostgreSQL
 #
 # Root on a Debian gets what is missing; everybody else is told its name. All but GoogleTest can be missing: the tests
-# that need it are skipped; those of the kernels fail instead where CI is set.
+# that need it are skipped, and fail where CI is set.
 set -eu
 
 missing=""
