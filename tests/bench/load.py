@@ -33,7 +33,7 @@ from fedmed_edge.model.refine import refine
 from fedmed_edge.recipe import Backbone, Recipe
 from fedmed_edge.signing import generate_key, write_public_key
 from fedmed_edge.statistics.accumulate import Accumulator, plan_folds
-from fedmed_edge.statistics.contribution import new_contribution, write_contribution
+from fedmed_edge.statistics.contribution import new_contribution
 from fedmed_edge.store.planning import Federation, measure, plan
 from fedmed_edge.store.store import Store
 
@@ -94,10 +94,7 @@ def make_hospital(root: Path, number: int, store: Store, generation: Generation,
     )
     key, folder = generate_key(), root / name
     folder.mkdir()
-    write_contribution(folder / "contribution", made.sign(key))
-    content = (folder / "contribution").read_bytes()
-    (folder / "contribution").unlink()
-    Outbox(folder / "outbox").add(content, id=made.id, sequence=1, task=recipe.name, rule="all")
+    Outbox(folder / "outbox").add(made.sign(key))
     store.add_site(name, key.public_key())
     config = SiteConfig(site=name, server_key=root / "server.pub", federation=SiteFederation(server="here:1"))
     return Hospital(name, folder, config)

@@ -18,6 +18,8 @@ from fedmed_edge.federation.engine.authority import Authority
 from fedmed_edge.federation.engine.identities import identities_of
 from fedmed_edge.federation.engine.reachability import Way, try_connection
 from fedmed_edge.federation.engine.site_kit import CERTIFICATE, TLS_KEY, installed_name
+from fedmed_edge.federation.outbox import Outbox
+from fedmed_edge.statistics.contribution import read_contribution
 
 SECONDS = 15
 """Time in which a site that may connect has done so twice over."""
@@ -268,12 +270,10 @@ def test_a_hostile_site_gets_refusals_and_nothing_else(
 ) -> None:
     root, said, other = network.f.root, tmp_path / "said.json", tmp_path / "other"
     (tmp_path / "sitecustomize.py").write_text(textwrap.dedent(HOSTILE))
-    from fedmed_edge.commands.handing_over import put_into_outbox
-    from fedmed_edge.statistics.contribution import read_contribution
 
     # a's job goes on while b tries to get into it
     network.set(root / "a", bytes_per_s=600_000)
-    put_into_outbox(root / "a", read_contribution(root / "a.contribution"))
+    Outbox(root / "a" / "outbox").add(read_contribution(root / "a.contribution"))
     network.up("a")
     job = net.until("a's job runs", lambda: _job_of(network), seconds=60)
     other.write_text(f"{job} {installed_name(root / 'a')}")
@@ -316,12 +316,9 @@ def test_no_egress_but_to_the_server(
     """Every address that a process of the agent connects or sends to, as the kernel saw it."""
     if shutil.which("strace") is None:
         lacks("strace: sh tests/packages.sh installs it")
-    from fedmed_edge.commands.handing_over import put_into_outbox
-    from fedmed_edge.federation.outbox import Outbox
-    from fedmed_edge.statistics.contribution import read_contribution
 
     root, trace = network.f.root, tmp_path / "trace"
-    put_into_outbox(root / "a", read_contribution(root / "a.contribution"))
+    Outbox(root / "a" / "outbox").add(read_contribution(root / "a.contribution"))
     network.start("server")
     network.start("a", under=["strace", "-f", "-qq", "-e", "trace=connect,sendto,sendmsg", "-o", str(trace)])
     outbox = Outbox(root / "a" / "outbox")

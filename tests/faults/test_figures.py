@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image as Raster
 
-from fedmed_edge.commands.handing_over import put_into_outbox
 from fedmed_edge.federation.outbox import Outbox
 from fedmed_edge.statistics.contribution import read_contribution
 
@@ -55,7 +54,7 @@ def _anonymous(pid: int) -> int:
 
 
 def hand_over(network: Any, name: str, file: Path) -> int:
-    return int(put_into_outbox(network.f.root / name, read_contribution(file)).bytes)
+    return int(Outbox(network.f.root / name / "outbox").add(read_contribution(file)).bytes)
 
 
 def taken(network: Any, net: ModuleType, name: str, seconds: float = 600) -> None:

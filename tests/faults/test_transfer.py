@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from fedmed_edge.commands.handing_over import put_into_outbox
 from fedmed_edge.federation.egress import read_egress
 from fedmed_edge.federation.outbox import Outbox
 from fedmed_edge.statistics.contribution import read_contribution
@@ -17,7 +16,9 @@ PART = 4 << 20
 
 def hand_over(network: Any, name: str) -> Any:
     """Put the site's contribution into its outbox; the parcel."""
-    return put_into_outbox(network.f.root / name, read_contribution(network.f.root / f"{name}.contribution"))
+    return Outbox(network.f.root / name / "outbox").add(
+        read_contribution(network.f.root / f"{name}.contribution")
+    )
 
 
 def state(network: Any, name: str) -> str:

@@ -1,6 +1,5 @@
 """A contribution's way out of this site: into the outbox, from where the agent takes it."""
 
-import secrets
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,6 @@ from fedmed_edge.heartbeat import running
 
 if TYPE_CHECKING:
     from fedmed_edge.federation.outbox import Parcel
-    from fedmed_edge.statistics.contribution import Contribution
 
 LOOK_S = 0.5
 NOT_DELIVERED = Undelivered.exit_code
@@ -44,31 +42,6 @@ def check_connected(folder: Path) -> None:
     check_writable_folder(folder)
 
 
-def put_into_outbox(folder: Path, signed: "Contribution") -> "Parcel":
-    """Write a signed contribution into the outbox.
-
-    Raises:
-        InputError: It would pass 1 GiB, or the disk is full.
-    """
-    from fedmed_edge.federation.outbox import Outbox
-    from fedmed_edge.federation.policy import let_out
-    from fedmed_edge.statistics.contribution import write_contribution
-
-    header = signed.header
-    made = folder / f"{secrets.token_hex(8)}.contribution"
-    try:
-        write_contribution(made, signed)
-        return Outbox(folder / "outbox").add(
-            made.read_bytes(),
-            id=signed.id,
-            sequence=header.sequence,
-            task=header.task,
-            rule=let_out(header.parts, header.min_cohort),
-        )
-    finally:
-        made.unlink(missing_ok=True)
-
-
 def wait_for(out: Output, folder: Path, parcel: "Parcel") -> "Parcel":
     """Wait until the server has taken or refused a parcel; it stays in the outbox where that is cut off.
 
@@ -77,25 +50,19 @@ def wait_for(out: Output, folder: Path, parcel: "Parcel") -> "Parcel":
     Raises:
         TrustError: The server refused it.
     """
+    from fedmed_edge.federation.egress import Followed
     from fedmed_edge.federation.outbox import Outbox
-    from fedmed_edge.federation.wire import PART_BYTES
+    from fedmed_edge.federation.parts import count_parts
 
-    outbox, total = Outbox(folder / "outbox"), -(-parcel.bytes // PART_BYTES)
-    told = 0
+    outbox, left, total, sent = Outbox(folder / "outbox"), Followed(folder), count_parts(parcel.bytes), 0
     with out.progress("handing over", total) as advance:
         while parcel.state == "waiting" and "agent" in running(folder):
-            sent = min(total, _parts_sent(folder, parcel.digest))
-            for _ in range(sent - told):
-                advance(parcel.why)
-            told = max(told, sent)
+            for entry in left.new():
+                if entry.op == "put" and entry.subject == parcel.digest and sent < total:
+                    sent += 1  # some may be sent again
+                    advance(parcel.why)
             time.sleep(LOOK_S)
             parcel = next(one for one in outbox.all() if one.digest == parcel.digest)
     if parcel.state == "refused":
         raise TrustError(f"server: refused contribution {parcel.id[:12]}: {parcel.why}")
     return parcel
-
-
-def _parts_sent(folder: Path, digest: str) -> int:
-    from fedmed_edge.federation.egress import read_egress
-
-    return sum(entry.op == "put" and entry.subject == digest for entry in read_egress(folder))

@@ -1,20 +1,19 @@
 """What `fedmed-server publish` offers: a file by its kind, or the newest model, exported for it."""
 
 import hashlib
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from fedmed_edge.atomic import read_regular
 from fedmed_edge.commands.server.export import chosen_model
 from fedmed_edge.errors import InputError
 from fedmed_edge.federation.coordinator import FOLDER
-from fedmed_edge.federation.offers import Offers, OnOffer
-from fedmed_edge.federation.publishing import publish_generation, publish_model, validate_model
+from fedmed_edge.federation.offers import OnOffer
+from fedmed_edge.federation.publishing import Publisher
 from fedmed_edge.kinds import file_kind
-from fedmed_edge.signing import PrivateKey, read_private_key
+from fedmed_edge.signing import FILE_CAP, read_private_key
 
 if TYPE_CHECKING:
     from fedmed_edge.config import ServerConfig
@@ -35,14 +34,9 @@ class Offering:
     sites: Collection[str] | None
 
     @property
-    def key(self) -> PrivateKey:
-        """The server's."""
-        return read_private_key(self.config.key)
-
-    @property
-    def offers(self) -> Offers:
-        """What is on offer."""
-        return Offers(self.folder / FOLDER / "offers")
+    def publisher(self) -> Publisher:
+        """With the server's key."""
+        return Publisher(self.store, self.folder / FOLDER, read_private_key(self.config.key))
 
     def file(self, path: Path, task: str, *, ask: bool, validate: bool, tolerance: float) -> OnOffer:
         """Offer a generation or an exported model.
@@ -56,20 +50,26 @@ class Offering:
             from fedmed_edge.generation import read_generation
 
             digest, recipe = read_generation(path).digest, self.store.recipe(task)
-            return publish_generation(
-                self.store, self.offers, self.key, digest, recipe, sites=self.sites, ask=ask
-            )
+            return self.publisher.generation(digest, recipe, sites=self.sites, ask=ask)
         if kind != "exported model":
             found = f"a {kind}" if kind else "no file of ours"
             raise InputError(f"{path}: is {found}, expected a generation or an exported model")
-        if not validate:
-            return publish_model(self.store, self.offers, self.key, path, sites=self.sites)
-        rules, folder = self.config.federation, self.folder / FOLDER
-        return validate_model(self.store, folder, self.key, path, rules, self.sites, tolerance)
+        return self.model(read_regular(path, FILE_CAP), str(path), validate=validate, tolerance=tolerance)
 
-    @contextmanager
-    def newest_model(self, task: str, refined_for: str | None) -> Iterator[Path]:
-        """The newest model of a task, global or refined for a site, exported; its file while the block runs.
+    def model(self, content: bytes, name: str, *, validate: bool, tolerance: float) -> OnOffer:
+        """Offer an exported model, or ask hospitals about it first; `name` is its file's in messages.
+
+        Raises:
+            InputError: It was not exported from this server.
+            StoreError: A site in it has withdrawn.
+        """
+        if not validate:
+            return self.publisher.model(content, name, sites=self.sites)
+        rules = self.config.federation
+        return self.publisher.candidate(content, name, rules, sites=self.sites, tolerance=tolerance)
+
+    def newest_model(self, task: str, refined_for: str | None) -> tuple[bytes, str]:
+        """The newest model of a task, global or refined for a site, exported; and its name.
 
         Raises:
             InputError: There is none.
@@ -78,11 +78,9 @@ class Offering:
         from fedmed_edge.model.global_model import parse_model
 
         entry = chosen_model(self.store, task, None, refined_for)
-        model = parse_model(self.store.model_content(entry.digest), f"model {entry.digest[:12]}")
+        name = f"model {entry.digest[:12]}"
+        model = parse_model(self.store.model_content(entry.digest), name)
         content = export_onnx(model, self.store.generation(model.generation))
         told = {"task": task, "file": hashlib.sha256(content).hexdigest()}
         self.store.ledger_append("exported", refined_for, entry.digest, told)
-        with TemporaryDirectory(dir=self.folder) as folder:
-            path = Path(folder) / "model.onnx"
-            path.write_bytes(content)
-            yield path
+        return content, name

@@ -24,6 +24,7 @@ class Duty(BaseModel):
     Attributes:
         state: `open`, `answered` once `report` is known, `reported` once the server knows it.
         tries: How often it failed, and `not_before` when to try again (seconds since 1970).
+        asked: When the server asked it last, in so far as it matters: first, and once after the deadline.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -33,6 +34,11 @@ class Duty(BaseModel):
     report: Report | None = None
     tries: int = 0
     not_before: float = 0.0
+    asked: float = 0.0
+
+    def is_wanted(self, now: float) -> bool:
+        """Before its deadline, or asked again behind it: then the server still waits for this site."""
+        return now < self.ask.deadline or self.asked >= self.ask.deadline
 
 
 class Asked:
@@ -47,10 +53,14 @@ class Asked:
 
     def note(self, asks: Iterable[Ask]) -> list[Duty]:
         """Write down what is asked now; those that are new. What is no longer asked goes."""
-        wanted, known = {ask.id: ask for ask in asks}, set(self._records)
-        for gone in known - set(wanted):
+        now, wanted = time.time(), {ask.id: ask for ask in asks}
+        known = {duty.ask.id: duty for duty in self._records.all()}
+        for gone in known.keys() - wanted.keys():
             self._records.delete(gone)
-        new = [Duty(ask=wanted[key]) for key in wanted if key not in known]
+        for key, duty in known.items():
+            if key in wanted and not duty.is_wanted(now):
+                self._records.write(key, duty.model_copy(update={"asked": now}))
+        new = [Duty(ask=wanted[key], asked=now) for key in wanted if key not in known]
         for duty in new:
             self._records.write(duty.ask.id, duty)
         return new
@@ -60,9 +70,13 @@ class Asked:
         return sorted(self._records.all(), key=lambda duty: (duty.ask.deadline, duty.ask.id))
 
     def open(self) -> list[Duty]:
-        """What is to be done now, the most urgent first."""
+        """What is to be done now, the most urgent first; nothing for which the server may wait no longer."""
         now = time.time()
-        return [duty for duty in self.all() if duty.state == "open" and duty.not_before <= now]
+        return [
+            duty
+            for duty in self.all()
+            if duty.state == "open" and duty.not_before <= now and duty.is_wanted(now)
+        ]
 
     def put_off(self, duty: Duty, wait_s: float) -> None:
         """It failed: try it again later."""

@@ -6,6 +6,7 @@ Each site that may says how well the candidate does on its own test images, and 
 is published now. The candidate is published where, over the sites, it is not worse by more than a tolerance.
 """
 
+import hashlib
 import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -17,7 +18,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from fedmed_edge.errors import InputError
 from fedmed_edge.federation.messages import Digest
 from fedmed_edge.federation.offers import Offers
-from fedmed_edge.federation.parts import file_digest
 from fedmed_edge.federation.records import Records
 from fedmed_edge.federation.requests import Requests
 from fedmed_edge.recipe import Recipe
@@ -74,7 +74,7 @@ class Candidates:
 
     def begin(
         self,
-        path: Path,
+        content: bytes,
         recipe: Recipe,
         entry: ModelEntry,
         asked: Sequence[str],
@@ -88,21 +88,21 @@ class Candidates:
         published, and asks once more where it was rejected or taken back.
 
         Args:
-            path: The model's file.
+            content: Of the model's file.
             entry: The model in it.
             asked: Sites that validate it.
             sites: Who gets it once it is published; None is every site.
 
         Raises:
-            InputError: Fewer sites than the quorum, or the file cannot be read.
+            InputError: Fewer sites than the quorum, or the disk is full.
         """
         if len(asked) < quorum:
             raise InputError(f"validation: has {len(asked)} sites, expected at least the quorum {quorum}")
-        held = self._records.read(file_digest(path)) if path.is_file() else None
+        held = self._records.read(hashlib.sha256(content).hexdigest())
         if held is not None and self._stands(held):
             return held
         offer = self._offers.publish(
-            path,
+            content,
             self._key,
             kind="candidate",
             sites=asked,

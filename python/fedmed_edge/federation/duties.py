@@ -19,7 +19,7 @@ from fedmed_edge.federation.inbox import Inbox
 from fedmed_edge.federation.locks import locked
 from fedmed_edge.federation.messages import Ask, Report
 from fedmed_edge.federation.outbox import Outbox
-from fedmed_edge.federation.policy import let_out, objection, within_hours
+from fedmed_edge.federation.policy import objection, within_hours
 from fedmed_edge.federation.sequence import signed_as_next
 from fedmed_edge.generation import Generation, parse_generation
 from fedmed_edge.hospital import (
@@ -30,7 +30,6 @@ from fedmed_edge.hospital import (
 from fedmed_edge.images.dataset import Dataset, read_dataset
 from fedmed_edge.recipe import Recipe, read_recipe
 from fedmed_edge.signing import read_private_key, verify_trusted
-from fedmed_edge.statistics.contribution import write_contribution
 
 __all__ = ["TRIES", "work"]
 
@@ -170,19 +169,8 @@ class _Site:
                 weights_file=weights,
                 progress=self.progress,
             )
-            self.scratch.mkdir(exist_ok=True)
-            path = self.scratch / "signed.contribution"
             with signed_as_next(self.folder, contribution, read_private_key(self.config.key)) as signed:
-                header = signed.header
-                write_contribution(path, signed)
-                outbox.add(
-                    path.read_bytes(),
-                    id=signed.id,
-                    sequence=header.sequence,
-                    task=header.task,
-                    rule=let_out(header.parts, header.min_cohort),
-                    request=ask.id,
-                )
+                outbox.add(signed, request=ask.id)
             made = signed.id
         return Report(request=ask.id, state="done", contribution=made)
 

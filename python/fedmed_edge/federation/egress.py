@@ -4,6 +4,7 @@ One JSON line a request in `egress.jsonl`, written before its bytes go out: a li
 never left, never the other way round.
 """
 
+import contextlib
 import errno
 import json
 import os
@@ -18,7 +19,7 @@ from typing import Any, Final
 from fedmed_edge.errors import InputError
 from fedmed_edge.federation.wire import Channel, Reply, Request, encode
 
-__all__ = ["FILE_NAME", "Egress", "Metered", "Pace", "read_egress"]
+__all__ = ["FILE_NAME", "Egress", "Followed", "Metered", "Pace", "read_egress"]
 
 FILE_NAME: Final = "egress.jsonl"
 
@@ -107,14 +108,31 @@ class Metered:
             ) from None
 
 
+class Followed:
+    """What leaves a site, as it is written down; what was read once is not read again.
+
+    Args:
+        folder: The site's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path, self._offset = folder / FILE_NAME, 0
+
+    def new(self) -> Iterator[Egress]:
+        """What was written since this was asked last, oldest first, but for lines that were cut off."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        return  # it is being written
+                    self._offset += len(line)
+                    with contextlib.suppress(ValueError, TypeError):
+                        yield Egress(**json.loads(line))
+        except FileNotFoundError:
+            return
+
+
 def read_egress(folder: Path) -> Iterator[Egress]:
-    """What left this site, oldest first; a line that a full disk cut off is passed over."""
-    try:
-        with (folder / FILE_NAME).open(encoding="utf-8") as file:
-            for line in file:
-                try:
-                    yield Egress(**json.loads(line))
-                except (ValueError, TypeError):
-                    continue
-    except FileNotFoundError:
-        return
+    """All that left this site, oldest first."""
+    return Followed(folder).new()

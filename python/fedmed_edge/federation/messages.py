@@ -1,12 +1,13 @@
 """What each operation may say, either way: checked before anything is done with it.
 
 A server reads requests from anybody and a site replies from anybody, so every name, digest and number has a
-pattern or a bound. Keys that this release does not know are passed over: a later one may say more.
+pattern or a bound. Keys, kinds of object and kinds of request that this release does not know are passed
+over: a later one may say more.
 """
 
-from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from fedmed_edge.errors import InputError
 from fedmed_edge.federation.wire import PART_BYTES
@@ -31,6 +32,7 @@ __all__ = [
     "Report",
     "Taken",
     "Welcome",
+    "Work",
     "parse_fields",
 ]
 
@@ -49,11 +51,30 @@ Figure = Annotated[float, Field(allow_inf_nan=False)]
 Kind = Literal["generation", "backbone", "model", "candidate", "styles"]
 """Kinds of object that a server offers; a candidate is a model that is to be validated first."""
 
+Work = Literal["contribute", "train", "validate"]
+"""Kinds of request that a server makes of a site."""
+
 PASSING: Final = ("backbone", "candidate", "styles")
 """Kinds that nobody needs any more once they are off offer."""
 
 Time = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]
 """Seconds since 1970, UTC, by the server's clock."""
+
+
+def _known(*kinds: str) -> BeforeValidator:
+    """Leaves out what is of a kind that this release does not know: of entries, or of kinds by digest."""
+
+    def fits(kind: object) -> bool:
+        return not isinstance(kind, str) or kind in kinds
+
+    def keep(said: Any) -> Any:
+        if isinstance(said, dict):
+            return {digest: kind for digest, kind in said.items() if fits(kind)}
+        if isinstance(said, (list, tuple)):
+            return [one for one in said if not isinstance(one, dict) or fits(one.get("kind"))]
+        return said
+
+    return BeforeValidator(keep)
 
 
 class Fields(BaseModel):
@@ -74,7 +95,7 @@ class Hello(Fields):
     op: ClassVar[str] = "hello"
     protocol: Annotated[int, Field(ge=1, le=1000, strict=True)]
     version: Version
-    has: Annotated[dict[Digest, Kind], Field(max_length=1024)] = {}
+    has: Annotated[dict[Digest, Kind], Field(max_length=1024), _known(*get_args(Kind))] = {}
 
 
 class Offer(Fields):
@@ -155,7 +176,7 @@ class Ask(Fields):
     """
 
     id: Id
-    kind: Literal["contribute", "train", "validate"]
+    kind: Work
     recipe: Digest
     generation: Digest
     object: Digest | None = None
@@ -181,8 +202,8 @@ class Welcome(Fields):
     version: Version
     clock: Time
     sequence: Annotated[int, Field(ge=1, le=1 << 53)]
-    offers: Annotated[tuple[Offered, ...], Field(max_length=256)] = ()
-    requests: Annotated[tuple[Ask, ...], Field(max_length=256)] = ()
+    offers: Annotated[tuple[Offered, ...], Field(max_length=256), _known(*get_args(Kind))] = ()
+    requests: Annotated[tuple[Ask, ...], Field(max_length=256), _known(*get_args(Work))] = ()
     made: Annotated[dict[Digest, Time], Field(max_length=1024)] = {}
     withdrawn: Annotated[tuple[Digest, ...], Field(max_length=1024)] = ()
     taken_back: Annotated[tuple[Digest, ...], Field(max_length=1024)] = ()

@@ -5,6 +5,7 @@ OFFERS/DIGEST.json   what it is, for whom, and the server's signature over it
 """
 
 import hashlib
+import io
 import time
 from collections.abc import Collection
 from io import BufferedReader
@@ -61,7 +62,7 @@ class Offers:
 
     def publish(
         self,
-        path: Path,
+        content: bytes | Path,
         key: PrivateKey,
         *,
         kind: Kind,
@@ -75,6 +76,7 @@ class Offers:
         """Offer a file from now on; one that is on offer already changes its kind and its sites.
 
         Args:
+            content: Of the file, or where it lies.
             key: The server's, which every object is signed with.
             sites: Who may have it; None is every site.
             recipe: Of a generation that these sites shall contribute to.
@@ -84,7 +86,7 @@ class Offers:
         Raises:
             InputError: The file cannot be read, or the disk is full.
         """
-        digest, size = self._keep(path)
+        digest, size = self._keep(content)
         offer = OnOffer(
             kind=kind,
             digest=digest,
@@ -101,9 +103,9 @@ class Offers:
         self._records.write(digest, offer)
         return offer
 
-    def _keep(self, path: Path) -> tuple[str, int]:
+    def _keep(self, content: bytes | Path) -> tuple[str, int]:
         """Copy a file among the objects, in pieces; its digest and size."""
-        with _readable(path) as file:
+        with io.BytesIO(content) if isinstance(content, bytes) else _readable(content) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             target = self.folder / digest
             if not target.is_file():

@@ -18,7 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from fedmed_edge.atomic import TEMPORARY, write_atomic
 from fedmed_edge.federation.locks import locked
 from fedmed_edge.federation.messages import Digest, Id
+from fedmed_edge.federation.policy import let_out
 from fedmed_edge.federation.records import Records
+from fedmed_edge.statistics.contribution import Contribution, contribution_file
 
 __all__ = ["Outbox", "Parcel"]
 
@@ -72,22 +74,24 @@ class Outbox:
         """Where the file of a digest lies."""
         return self._records.path(digest).with_suffix(_ENDING)
 
-    def add(
-        self, content: bytes, *, id: str, sequence: int, task: str, rule: str, request: str | None = None
-    ) -> Parcel:
-        """Put a signed contribution's file into the outbox; the same one again changes nothing.
+    def add(self, signed: Contribution, *, request: str | None = None) -> Parcel:
+        """Put a signed contribution into the outbox; the same one again changes nothing.
+
+        Args:
+            request: Of the server, that it answers.
 
         Raises:
-            InputError: The disk is full, or the folder cannot be written.
+            InputError: It would pass 1 GiB, the disk is full, or the folder cannot be written.
             StoreError: The same of the record beside the file.
         """
+        content, header = contribution_file(signed), signed.header
         parcel = Parcel(
             digest=hashlib.sha256(content).hexdigest(),
-            id=id,
+            id=signed.id,
             bytes=len(content),
-            sequence=sequence,
-            task=task,
-            rule=rule,
+            sequence=header.sequence,
+            task=header.task,
+            rule=let_out(header.parts, header.min_cohort),
             request=request,
             made=time.time(),
         )

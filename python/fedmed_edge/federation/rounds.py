@@ -117,10 +117,10 @@ class Rounds:
     """
 
     def __init__(self, store: Store, folder: Path, key: PrivateKey) -> None:
-        self._store, self.key = store, key
+        self._store, self._key = store, key
         self._folder = folder / "trainings"
         self._records = Records(self._folder, Training)
-        self.offers, self._requests = Offers(folder / "offers"), Requests(folder / "requests")
+        self._offers, self._requests = Offers(folder / "offers"), Requests(folder / "requests")
 
     def begin(self, recipe: Recipe, generation: str, **asked: Any) -> Training:
         """Ask for a training; the same one again changes nothing, unless it stopped: then it goes on.
@@ -249,7 +249,7 @@ class Rounds:
         }
         self._store.ledger_append("averaged", subject=backbone, details=told)
         if training.backbone is not None:
-            self.offers.forget(training.backbone)
+            self._offers.forget(training.backbone)
         for one in requests:
             self._requests.forget(one)
         shutil.rmtree(self._place(training), ignore_errors=True)
@@ -282,9 +282,9 @@ class Rounds:
         write_backbone(
             path, moved, recipe, trained_by=[*start.header.trained_by, *taught], images=sum(images)
         )
-        offer = self.offers.publish(
+        offer = self._offers.publish(
             path,
-            self.key,
+            self._key,
             kind="backbone",
             sites=training.sites,
             task=training.task,

@@ -6,7 +6,7 @@ other scanners. Source: method §2.4 and §6.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Annotated, Final, Literal, NamedTuple
 
 import numpy as np
@@ -46,30 +46,30 @@ class StylesHeader(Frozen):
     count: Annotated[int, Field(ge=1, le=1000)]
 
 
-def collect_styles(contributions: Sequence[Contribution]) -> tuple[bytes, tuple[str, ...]]:
+def collect_styles(contributions: Iterable[Contribution]) -> tuple[bytes, tuple[str, ...]]:
     """The file of those whose site consents, and their ids; empty bytes where there is none.
 
     The order is that of the contributions' ids, which tells nothing of the sites.
 
     Args:
-        contributions: Of one recipe, one a site.
+        contributions: Of one recipe, one a site; each is let go before the next is asked for.
     """
-    willing = [one for one in contributions if one.header.share_style and one.statistics is not None]
-    willing = sorted((one for one in willing if _has_style(one)), key=lambda one: one.id)
-    if not willing:
+    styles, recipe = dict[str, Style](), ""
+    for one in contributions:
+        sums = one.statistics
+        if one.header.share_style and sums is not None and sums.style_sum.size:
+            mean, deviation = (array.astype(np.float32) for array in (sums.style_mean, sums.style_deviation))
+            styles[one.id], recipe = Style(mean, deviation), one.header.recipe
+    if not styles:
         return b"", ()
-    tensors = {}
-    for number, one in enumerate(willing):
-        assert one.statistics is not None
-        tensors[f"{number}/mean"] = one.statistics.style_mean.astype(np.float32)
-        tensors[f"{number}/deviation"] = one.statistics.style_deviation.astype(np.float32)
-    header = StylesHeader(recipe=willing[0].header.recipe, count=len(willing))
-    said = json.dumps(header.model_dump(mode="json"), sort_keys=True)
-    return tensor_file(tensors, METADATA_KEY, said), tuple(one.id for one in willing)
-
-
-def _has_style(contribution: Contribution) -> bool:
-    return contribution.statistics is not None and contribution.statistics.style_sum.size > 0
+    ids = tuple(sorted(styles))
+    tensors = {
+        f"{number}/{name}": array
+        for number, id in enumerate(ids)
+        for name, array in styles[id]._asdict().items()
+    }
+    said = json.dumps(StylesHeader(recipe=recipe, count=len(ids)).model_dump(mode="json"), sort_keys=True)
+    return tensor_file(tensors, METADATA_KEY, said), ids
 
 
 def parse_styles(content: bytes, where: str) -> list[Style]:

@@ -232,17 +232,26 @@ def write_contribution(path: Path, contribution: Contribution) -> None:
     Raises:
         InputError: It would pass 1 GiB, or cannot be written (no such folder, disk full).
     """
+    write_atomic(path, contribution_file(contribution, str(path)))
+
+
+def contribution_file(contribution: Contribution, where: str = "contribution") -> bytes:
+    """Content of a contribution's file; `where` names it in messages.
+
+    Raises:
+        InputError: It would pass 1 GiB.
+    """
     tensors = contribution.tensors()
     size = sum(tensor.nbytes for tensor in tensors.values())
     if size > FILE_CAP - (2 << 20):
         raise InputError(
-            f"{path}: contribution has {size} bytes, expected at most 1 GiB", hint="a narrower lift"
+            f"{where}: contribution has {size} bytes, expected at most 1 GiB", hint="a narrower lift"
         )
     envelope: dict[str, Any] = {"header": contribution.header.values}
     if contribution.signature is not None and contribution.signer is not None:
         envelope["signature"] = base64.b64encode(contribution.signature).decode()
         envelope["signer"] = contribution.signer
-    write_atomic(path, tensor_file(tensors, METADATA_KEY, canonical_json(envelope)))
+    return tensor_file(tensors, METADATA_KEY, canonical_json(envelope))
 
 
 def read_contribution(path: Path | str, *, verify_key: PublicKey | None = None) -> Contribution:

@@ -4,6 +4,7 @@ The reference is the same story told within one process on the same generation: 
 same bytes.
 """
 
+import hashlib
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -16,12 +17,12 @@ from fedmed_edge.export.onnx_model import export_onnx
 from fedmed_edge.federation.coordinator import FOLDER
 from fedmed_edge.federation.egress import read_egress
 from fedmed_edge.federation.inbox import Inbox
-from fedmed_edge.federation.offers import Offers
+from fedmed_edge.federation.publishing import Publisher
 from fedmed_edge.generation import Generation
 from fedmed_edge.model.global_model import GlobalModel
 from fedmed_edge.model.rebuild import rebuild
 from fedmed_edge.recipe import Recipe
-from fedmed_edge.signing import PrivateKey, read_private_key, write_signed
+from fedmed_edge.signing import read_private_key
 from fedmed_edge.store.store import Store, open_store
 from fedmed_edge.store.withdrawal import withdraw_and_rebuild
 from fedmed_edge.study.hospitals import Hospitals, InProcess, Processes
@@ -145,8 +146,7 @@ class _Teller:
         self.hospitals, self.generation, self.recipe, self.watch = hospitals, generation, recipe, watch
         config = read_config(ServerConfig, hospitals.server)
         self.store: Store = open_store(config)
-        self.key: PrivateKey = read_private_key(config.key)
-        self.offers = Offers(hospitals.server / FOLDER / "offers")
+        self.publisher = Publisher(self.store, hospitals.server / FOLDER, read_private_key(config.key))
         self.connected: tuple[str, ...] = ()
         self.steps: list[Step] = []
 
@@ -160,11 +160,7 @@ class _Teller:
     def publish(self) -> None:
         """The generation goes out, with the request to contribute to it."""
         self.store.add_recipe(self.recipe)
-        self.store.publish_generation(self.generation.content)
-        path = self.hospitals.server / "reference.generation"
-        write_signed(path, self.generation.content, self.key)
-        digest = self.recipe.digest
-        self.offers.publish(path, self.key, kind="generation", task=self.recipe.name, recipe=digest)
+        self.publisher.generation(self.store.publish_generation(self.generation.content), self.recipe)
 
     def contribute(self, sites: list[str]) -> None:
         """These hospitals come online, are asked, contribute, and are switched off."""
@@ -195,9 +191,10 @@ class _Teller:
 
     def hand_out(self, model: GlobalModel, sites: list[str]) -> None:
         """The model is exported, signed, offered, and fetched by every hospital that is left."""
-        path = self.hospitals.server / "model.onnx"
-        write_signed(path, export_onnx(model, self.generation), self.key)
-        offer = self.offers.publish(path, self.key, kind="model", task=self.recipe.name, sites=sites)
+        content = export_onnx(model, self.generation)
+        told = {"task": self.recipe.name, "file": hashlib.sha256(content).hexdigest()}
+        self.store.ledger_append("exported", subject=model.digest, details=told)
+        offer = self.publisher.model(content, "model", sites=sites)
 
         def fetched() -> bool:
             inboxes = [Inbox(self.hospitals.folder(site) / "inbox") for site in sites]

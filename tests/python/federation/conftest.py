@@ -25,7 +25,7 @@ from fedmed_edge.federation.wire import Channel, Reply
 from fedmed_edge.generation import Generation, GenerationHeader
 from fedmed_edge.recipe import Backbone, Recipe
 from fedmed_edge.signing import PrivateKey, generate_key, write_key, write_public_key
-from fedmed_edge.statistics.contribution import Evidence, new_contribution, write_contribution
+from fedmed_edge.statistics.contribution import Contribution, Evidence, new_contribution
 from fedmed_edge.store.store import Store
 
 SMALL_PART = 1 << 10
@@ -73,7 +73,6 @@ class Hospital:
     recipe: Recipe
     generation: Generation
     made: int = 0
-    last_id: str = ""
     weights: Any = None
 
     @property
@@ -82,7 +81,7 @@ class Hospital:
 
     def contribution(
         self, *, size: int = 700, sequence: int | None = None, site: str | None = None, images: int = 1
-    ) -> Path:
+    ) -> Contribution:
         """A signed contribution of `size` weights, its values different every time."""
         self.made += 1
         values = np.random.default_rng([len(self.name), self.made]).normal(size=size).astype(np.float32)
@@ -96,23 +95,11 @@ class Hospital:
             evidence=Evidence(images={"train": images}),
         )
         self.weights = values
-        path = self.folder / f"{self.made}.made"
-        write_contribution(path, made.sign(self.key))
-        self.last_id = made.id
-        return path
+        return made.sign(self.key)
 
     def put(self, *, request: str | None = None, **more: Any) -> Parcel:
         """Make a contribution and put it into the outbox."""
-        path = self.contribution(**more)
-        sequence = more.get("sequence") or self.made
-        return self.outbox.add(
-            path.read_bytes(),
-            id=self.last_id,
-            sequence=sequence,
-            task="lesion",
-            rule="policy.parts: weights",
-            request=request,
-        )
+        return self.outbox.add(self.contribution(**more), request=request)
 
     def train(self) -> None:
         """Answer every request to train with made-up weights."""

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fedmed_edge.errors import InputError, TrustError
 from fedmed_edge.federation import server_side, wire
 from fedmed_edge.federation.loopback import Loopback
-from fedmed_edge.federation.messages import FILE_CAP, Welcome, parse_fields
+from fedmed_edge.federation.messages import FILE_CAP, Hello, Welcome, parse_fields
 from fedmed_edge.federation.server_side import serve
 from fedmed_edge.federation.wire import Reply, Request
 from fedmed_edge.signing import generate_key
@@ -91,10 +91,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
 
 
 def test_a_site_is_who_its_certificate_says(federation: Any) -> None:
-    path = federation.hospitals["beta"].contribution()
-    parcel = federation.hospitals["alpha"].outbox.add(
-        path.read_bytes(), id="0" * 64, sequence=1, task="lesion", rule=""
-    )
+    parcel = federation.hospitals["alpha"].outbox.add(federation.hospitals["beta"].contribution())
     result = federation.sync("alpha")
     (why,) = result.refused.values()
     assert "`site` has beta, expected alpha, whose certificate it came with" in why
@@ -234,6 +231,24 @@ def test_what_a_server_says_reaches_the_log_without_control_characters(federatio
 def test_fields_that_a_later_release_says_are_passed_over() -> None:
     said = {"protocol": 1, "version": "9", "clock": 0.0, "sequence": 1, "mood": "good"}
     assert parse_fields(Welcome, said, "server").sequence == 1
+
+
+def test_kinds_that_a_later_release_knows_are_passed_over_one_by_one() -> None:
+    offered = {"kind": "model", "digest": "a" * 64, "bytes": 1, "signature": ""}
+    asked = {"id": "0" * 32, "kind": "train", "recipe": "b" * 64, "generation": "c" * 64, "deadline": 0}
+    said = {"protocol": 1, "version": "9", "clock": 0, "sequence": 1}
+    offers, requests = [offered, offered | {"kind": "atlas"}], [asked | {"kind": "sing"}, asked]
+    welcome = parse_fields(Welcome, said | {"offers": offers, "requests": requests}, "server")
+    assert [one.kind for one in welcome.offers] == ["model"]
+    assert [one.kind for one in welcome.requests] == ["train"]
+    has = {"a" * 64: "model", "b" * 64: "atlas"}
+    assert parse_fields(Hello, {"protocol": 1, "version": "9", "has": has}, "hello").has == {
+        "a" * 64: "model"
+    }
+    with pytest.raises(InputError, match="server: `offers`: Field required"):
+        parse_fields(Welcome, said | {"offers": [{"kind": "model"}]}, "server")
+    with pytest.raises(InputError, match="server: `offers`: Input should be a valid tuple"):
+        parse_fields(Welcome, said | {"offers": "model"}, "server")
 
 
 def test_the_folders_are_the_servers_alone(federation: Any) -> None:

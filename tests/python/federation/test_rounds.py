@@ -50,8 +50,8 @@ def test_rounds_take_the_mean_by_images_and_go_on_from_it(federation: Any, recip
     for name, images in (("alpha", 30), ("beta", 10)):
         hospital = federation.hospitals[name]
         (request,) = federation.requests.open_for(name)
-        hospital.put(images=images, request=request.ask.id)
-        hospital.answer(state="done", contribution=hospital.last_id)
+        parcel = hospital.put(images=images, request=request.ask.id)
+        hospital.answer(state="done", contribution=parcel.id)
         values.append(hospital.weights.astype(np.float64))
     training = finish(federation, coordinator, [])
     assert training.state == "finished"
@@ -282,9 +282,8 @@ def test_parts_that_nobody_finishes_are_given_up(federation: Any, monkeypatch: p
 # --- candidates ------------------------------------------------------------------------------------------
 
 
-def candidate(federation: Any, coordinator: Coordinator, recipe: Recipe, tmp_path: Path, **more: Any) -> str:
-    path = tmp_path / "candidate.onnx"
-    path.write_bytes(b"a model of its own kind")
+def candidate(federation: Any, coordinator: Coordinator, recipe: Recipe, **more: Any) -> str:
+    content = b"a model of its own kind"
     said = {"quorum": 2, "deadline_s": 3600.0} | more
     entry = ModelEntry(
         digest="1" * 64,
@@ -296,17 +295,17 @@ def candidate(federation: Any, coordinator: Coordinator, recipe: Recipe, tmp_pat
         withdrawn=False,
         made="",
     )
-    made = coordinator.candidates.begin(path, recipe, entry, tuple(federation.hospitals), **said)
-    assert coordinator.candidates.begin(path, recipe, entry, tuple(federation.hospitals), **said) == made
+    made = coordinator.candidates.begin(content, recipe, entry, tuple(federation.hospitals), **said)
+    assert coordinator.candidates.begin(content, recipe, entry, tuple(federation.hospitals), **said) == made
     return str(made.digest)
 
 
 @pytest.mark.parametrize(("now", "state"), [(0.8, "published"), (0.79, "published"), (0.7, "rejected")])
 def test_a_candidate_is_published_where_it_is_not_worse(
-    federation: Any, recipe: Recipe, tmp_path: Path, now: float, state: str
+    federation: Any, recipe: Recipe, now: float, state: str
 ) -> None:
     coordinator = federation.coordinator(collect_s=0.001)
-    digest = candidate(federation, coordinator, recipe, tmp_path)
+    digest = candidate(federation, coordinator, recipe)
     coordinator.step()
     for hospital in federation.hospitals.values():
         assert (hospital.folder / "inbox" / f"{digest}.candidate").is_file()
@@ -323,10 +322,10 @@ def test_a_candidate_is_published_where_it_is_not_worse(
 
 @pytest.mark.parametrize("first", [0.7, 0.8])
 def test_a_candidate_that_was_rejected_or_taken_back_may_be_tried_again(
-    federation: Any, recipe: Recipe, tmp_path: Path, first: float
+    federation: Any, recipe: Recipe, first: float
 ) -> None:
     coordinator = federation.coordinator(collect_s=0.001)
-    digest = candidate(federation, coordinator, recipe, tmp_path)
+    digest = candidate(federation, coordinator, recipe)
     for score in (first, 0.9):
         coordinator.step()
         for hospital in federation.hospitals.values():
@@ -337,16 +336,14 @@ def test_a_candidate_that_was_rejected_or_taken_back_may_be_tried_again(
         if score == first:
             if score >= 0.8:
                 federation.offers.take_back(digest, "taken back")
-            candidate(federation, coordinator, recipe, tmp_path)
+            candidate(federation, coordinator, recipe)
     assert decided.scores["alpha"] == (0.9, 0.8)
     assert federation.offers.read(digest).kind == "model"
 
 
-def test_a_candidate_without_a_quorum_is_rejected_at_its_deadline(
-    federation: Any, recipe: Recipe, tmp_path: Path
-) -> None:
+def test_a_candidate_without_a_quorum_is_rejected_at_its_deadline(federation: Any, recipe: Recipe) -> None:
     coordinator = federation.coordinator(collect_s=0.001)
-    candidate(federation, coordinator, recipe, tmp_path)
+    candidate(federation, coordinator, recipe)
     coordinator.step()
     federation.hospitals["alpha"].answer(state="done", figures={"score": 0.9})
     coordinator.step()

@@ -16,11 +16,11 @@ from fedmed_edge.federation import coordinator as coordinating
 from fedmed_edge.federation import outbox
 from fedmed_edge.federation.asked import Asked, Duty
 from fedmed_edge.federation.duties import TRIES, work
-from fedmed_edge.federation.egress import Pace, read_egress
+from fedmed_edge.federation.egress import Followed, Pace, read_egress
 from fedmed_edge.federation.messages import Ask, Report
 from fedmed_edge.federation.parts import Assembly, Incomplete
 from fedmed_edge.federation.policy import objection, within_hours
-from fedmed_edge.federation.publishing import publish_generation
+from fedmed_edge.federation.publishing import Publisher
 from fedmed_edge.federation.wire import Request, encode
 from fedmed_edge.recipe import Recipe, write_recipe
 
@@ -140,6 +140,20 @@ def test_what_is_no_longer_asked_is_not_done(federation: Any) -> None:
     assert Asked(alpha.folder / "requests").open() == []
 
 
+def test_what_the_server_may_have_closed_meanwhile_is_not_done_before_it_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Asked(tmp_path)
+    one, other = ask(id="1" * 32, deadline=100), ask(id="2" * 32, deadline=300)
+    for now, wanted in ((50.0, ["1" * 32, "2" * 32]), (200.0, ["2" * 32])):
+        monkeypatch.setattr(time, "time", lambda now=now: now)
+        if now < 100:
+            asked.note([one, other])
+        assert [duty.ask.id for duty in asked.open()] == wanted
+    assert asked.note([one, other]) == []  # no quorum: the server still waits for this site
+    assert [duty.ask.id for duty in asked.open()] == ["1" * 32, "2" * 32]
+
+
 def test_the_first_report_counts(federation: Any) -> None:
     said = {"kind": "train", "recipe": RECIPE, "generation": GENERATION, "deadline": 0}
     made = federation.requests.make("alpha", "test", **said)
@@ -175,7 +189,7 @@ def test_who_did_not_contribute_is_asked_once_more_at_the_next_publish(
     alpha, generation = federation.hospitals["alpha"], federation.hospitals["alpha"].generation.digest
 
     def asked() -> list[str]:
-        publish_generation(federation.store, federation.offers, federation.key, generation, recipe)
+        Publisher(federation.store, federation.folder, federation.key).generation(generation, recipe)
         federation.sync("alpha")
         return [duty.ask.id for duty in Asked(alpha.folder / "requests").open()]
 
@@ -209,7 +223,9 @@ def test_every_byte_that_left_is_written_down_before_it_leaves(federation: Any, 
     assert [entry.bytes for entry in entries] == left
     assert lines == list(range(1, len(left) + 1))
     puts = [entry for entry in entries if entry.op == "put"]
-    assert {(entry.subject, entry.rule) for entry in puts} == {(parcel.digest, "policy.parts: weights")}
+    assert {(entry.subject, entry.rule) for entry in puts} == {
+        (parcel.digest, "policy.parts: weights; min_cohort 10")
+    }
     assert sum(entry.bytes for entry in puts) >= parcel.bytes
 
 
@@ -220,6 +236,17 @@ def test_a_line_that_was_cut_off_is_passed_over(tmp_path: Path) -> None:
     )
     assert len(list(read_egress(tmp_path))) == 2
     assert list(read_egress(tmp_path / "nowhere")) == []
+
+
+def test_who_follows_what_leaves_reads_nothing_twice(tmp_path: Path) -> None:
+    line = json.dumps({"when": "2026-01-01", "op": "put", "bytes": 1, "subject": "", "rule": ""}) + "\n"
+    path, followed = tmp_path / "egress.jsonl", Followed(tmp_path)
+    assert list(followed.new()) == []
+    path.write_text(line + line + line[:9])
+    assert [len(list(followed.new())) for _ in range(2)] == [2, 0]
+    with path.open("a") as file:
+        file.write(line[9:])
+    assert len(list(followed.new())) == 1
 
 
 def test_what_leaves_after_a_line_that_was_cut_off_stands_in_one_of_its_own(federation: Any) -> None:

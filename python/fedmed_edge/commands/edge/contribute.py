@@ -17,7 +17,6 @@ from fedmed_edge.commands.handing_over import (
     NOT_DELIVERED,
     check_connected,
     newest_generation,
-    put_into_outbox,
     wait_for,
 )
 from fedmed_edge.commands.verbs import Output, Verb
@@ -61,6 +60,7 @@ def command(
     if (target and (dry_run or no_wait)) or (dry_run and no_wait):
         raise click.UsageError("give one of --out FILE, --dry-run, --no-wait, or none of them")
     out: Output = ctx.obj
+    from fedmed_edge.federation.outbox import Outbox
     from fedmed_edge.federation.sequence import SEQUENCE_FILE, next_sequence, signed_as_next
     from fedmed_edge.hospital import make_contribution
     from fedmed_edge.statistics.contribution import write_contribution
@@ -92,7 +92,7 @@ def command(
         if target is not None:
             write_contribution(target, signed)
         else:
-            parcel = put_into_outbox(folder, signed)
+            parcel = Outbox(folder / "outbox").add(signed)
     if target is not None:
         out.answer({"out": str(target), **answer}, [f"{target}: signed contribution {made.id[:12]}", *lines])
         return

@@ -1,6 +1,5 @@
 """`fedmed-server publish`: put a generation or a model on offer to the hospitals."""
 
-from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -47,8 +46,11 @@ def command(
     for site in (*sites, *([refined] if refined else [])):
         store.site(site)
     task, offering = task_of(store, task), Offering(folder, config, store, sites or None)
-    with nullcontext(file) if file else offering.newest_model(task, refined) as path:
-        offer = offering.file(path, task, ask=ask, validate=validate, tolerance=tolerance)
+    if file:
+        offer = offering.file(file, task, ask=ask, validate=validate, tolerance=tolerance)
+    else:
+        made = offering.newest_model(task, refined)
+        offer = offering.model(*made, validate=validate, tolerance=tolerance)
     out.answer(
         {"digest": offer.digest, "kind": offer.kind, "task": offer.task, "model": offer.model}
         | {"sites": list(offer.sites or ()) or None},

@@ -49,17 +49,19 @@ def command(
     Example: fedmed-server train -C server --task lesion --rounds 5
     """
     from fedmed_edge.federation.coordinator import FOLDER
-    from fedmed_edge.federation.publishing import begin_training
+    from fedmed_edge.federation.publishing import Publisher
     from fedmed_edge.federation.rounds import Rounds
 
     config, store = read_server(folder)
-    known = Rounds(store, folder / FOLDER, read_private_key(config.key))
+    key = read_private_key(config.key)
+    known = Rounds(store, folder / FOLDER, key)
     if listing:
         trainings = known.all()
     else:
         recipe = store.recipe(task_of(store, task))
         asked = {"rounds": rounds, "epochs": epochs, "rule": rule, "trim": trim, "seed": seed}
-        trainings = [begin_training(store, known, recipe, config.federation, generation or "", sites, asked)]
+        publisher = Publisher(store, folder / FOLDER, key)
+        trainings = [publisher.training(recipe, config.federation, generation or "", sites, asked)]
     rows = [{**one.model_dump(mode="json"), "file": _file(known, one)} for one in trainings]
     out.answer({"trainings": rows}, [_line(known, one) for one in trainings] or "no training was begun yet")
 

@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("psutil")
@@ -16,6 +17,10 @@ from fedmed_edge.federation.engine import presence, processes
 from fedmed_edge.federation.engine.site_kit import CONNECTED
 from fedmed_edge.federation.messages import Ask
 from fedmed_edge.federation.outbox import Outbox
+from fedmed_edge.recipe import Recipe
+from fedmed_edge.statistics.contribution import new_contribution
+
+RECIPE = Recipe(name="lesion", kind="classification", classes=("a", "b"), size=(32, 32))
 
 
 class Cell:
@@ -35,7 +40,8 @@ def test_a_damaged_record_of_the_outbox_does_not_keep_a_site_from_being_heard_of
     kit, outbox, cell = tmp_path / "engine", Outbox(tmp_path / "outbox"), Cell()
     kit.mkdir()
     presence._tell(cell, kit)
-    parcel = outbox.add(b"content", id="1" * 64, sequence=1, task="lesion", rule="policy.parts: weights")
+    said = {"generation": "1" * 64, "site": "a", "sequence": 1, "weights": {"w": np.ones(2)}}
+    parcel = outbox.add(new_contribution(None, recipe=RECIPE, **said))
     presence._tell(cell, kit)
     record = tmp_path / "outbox" / f"{parcel.digest}.json"
     whole = record.read_bytes()
