@@ -36,7 +36,7 @@ WALLS: dict[str, tuple[set[str], set[str]]] = {
         {"images", "kernels", "statistics", "runtime"},
         {"torch", "monai", "onnx", "onnxscript"},
     ),
-    "statistics": ({"kernels"}, set()),
+    "statistics": ({"kernels"}, {"dp_accounting"}),
     # One site's own work: its folder through features and statistics to a contribution.
     "hospital": ({"images", "features", "statistics", "model"}, set()),
     "model": ({"statistics", "kernels"}, {"threadpoolctl"}),
@@ -78,6 +78,11 @@ ROOT_MODULES: dict[str, tuple[set[str], set[str]]] = {
     "heartbeat": ({"errors", "atomic"}, set()),
 }
 
+TRAINING = {
+    *(f"features/{name}.py" for name in ("backbones", "encoder_export", "feed", "training")),
+    "study/",
+}
+
 # Package: the only modules that may import it.
 SOLE_IMPORTERS = {
     "pynetdicom": {"listener/"},
@@ -85,9 +90,10 @@ SOLE_IMPORTERS = {
     "nvflare": {"federation/engine/"},
     "psutil": {"federation/engine/"},
     "onnxruntime": {"runtime.py", "export/precision.py"},
+    "dp_accounting": {"statistics/accounting.py"},
     "safetensors": {"tensorfile.py", "study/"},
-    "torch": {"features/backbones.py", "features/training.py", "features/encoder_export.py", "study/"},
-    "monai": {"features/backbones.py", "features/training.py", "features/encoder_export.py", "study/"},
+    "torch": TRAINING,
+    "monai": TRAINING,
 }
 
 

@@ -15,23 +15,12 @@ import numpy.typing as npt
 import torch
 from monai.data.meta_obj import get_track_meta, set_track_meta
 from monai.losses.dice import DiceLoss
-from monai.transforms.compose import Compose
-from monai.transforms.intensity.array import (
-    RandAdjustContrast,
-    RandGaussianNoise,
-    RandGaussianSmooth,
-    RandHistogramShift,
-    RandScaleIntensity,
-    RandShiftIntensity,
-)
-from monai.transforms.spatial.array import RandAffine, RandFlip, RandRotate90
-from monai.transforms.transform import Transform
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fedmed_edge.errors import DeviceError, InputError
 from fedmed_edge.features.backbones import MultiScale, build_backbone, seeded, set_state, state_of
-from fedmed_edge.features.drawing import Drawing
+from fedmed_edge.features.feed import Feed
 from fedmed_edge.features.weights import average_weights, read_backbone, write_backbone
 from fedmed_edge.images.dataset import Dataset
 from fedmed_edge.images.preprocess import IGNORE, Prepared, prepare
@@ -41,13 +30,16 @@ from fedmed_edge.recipe import Recipe
 
 __all__ = [
     "Network",
+    "Objective",
     "Round",
+    "SiteTraining",
     "TrainResult",
     "average_weights",
     "build_network",
     "federated_rounds",
     "predict",
     "read_backbone",
+    "task_loss",
     "train",
     "write_backbone",
 ]
@@ -102,6 +94,10 @@ class Network(nn.Module):
             total = part if total is None else total + part
         assert total is not None
         return total
+
+
+Objective = Callable[[Network, Tensor, Tensor], Tensor]
+"""Loss of a batch: network, images and their targets, all on one device."""
 
 
 def build_network(recipe: Recipe, *, seed: int = 0) -> Network:
@@ -171,7 +167,7 @@ def train(
     batch = batch or BATCH[network.recipe.dimensions]
     rate = learning_rate or LEARNING_RATE[network.recipe.kind]
     with _session(network, device, seed) as place:
-        feed = _Feed(dataset, batch=batch, seed=seed)
+        feed = Feed(dataset, batch=batch, seed=seed)
         if (steps is None) == (epochs is None):
             raise ValueError("training: give either `steps` or `epochs`")
         total = steps if steps is not None else max(1, round((epochs or 0) * feed.images / batch))
@@ -211,27 +207,108 @@ def federated_rounds(
 
     Source: McMahan et al., Communication-Efficient Learning of Deep Networks, AISTATS 2017.
     """
-    batch = batch or BATCH[network.recipe.dimensions]
-    rate = learning_rate or LEARNING_RATE[network.recipe.kind]
-    feeds = {
-        name: _Feed(sites[name], batch=batch, seed=seed + 1000 * index)
-        for index, name in enumerate(sorted(sites))
-    }
-    moments: dict[str, dict[str, Any]] = {}
-    payload = 2 * len(feeds) * sum(value.nbytes for value in state_of(network).values())
+    training = SiteTraining(
+        network,
+        sites,
+        steps=rounds * local_steps,
+        batch=batch,
+        learning_rate=learning_rate,
+        seed=seed,
+        device=device,
+        progress=progress,
+    )
+    payload = 2 * len(training.images) * sum(value.nbytes for value in state_of(network).values())
     for number in range(rounds):
         began = time.perf_counter()
         common, states, losses = state_of(network), [], {}
         span = range(number * local_steps, (number + 1) * local_steps)
-        with _session(network, device, seed + number) as place:
-            for name, feed in feeds.items():
-                set_state(network, common)
-                trainer = _Trainer(network, place, rate, moments.get(name))
-                losses[name] = float(np.mean(trainer.run(feed, span, rounds * local_steps, progress)))
-                moments[name] = trainer.optimiser.state_dict()
-                states.append(state_of(network))
-        set_state(network, average_weights(states, [feed.images for feed in feeds.values()]))
+        with training.round(number):
+            for name in training.images:
+                state, losses[name] = training.turn(name, common, span)
+                states.append(state)
+        set_state(network, average_weights(states, list(training.images.values())))
         yield Round(number + 1, losses, time.perf_counter() - began, payload)
+
+
+class SiteTraining:
+    """Training at several sites by turns, on one network that is lent to each of them.
+
+    Every site keeps its feed of batches and, from turn to turn, its optimiser's moments; the learning rate
+    runs through one cosine cycle. What sites hand to each other between their turns is the caller's.
+
+    Args:
+        network: Holds what was trained last; its recipe says what is learned.
+        sites: Training images of each site.
+        steps: Batches of the whole cycle, of every site.
+
+    Attributes:
+        images: Site → labelled images, in order of name.
+        seconds: Site → what its turns took so far.
+
+    Raises:
+        InputError: A site without labelled images.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        sites: Mapping[str, Dataset],
+        *,
+        steps: int,
+        batch: int | None = None,
+        learning_rate: float | None = None,
+        seed: int = 0,
+        device: str = "auto",
+        progress: Progress | None = None,
+    ) -> None:
+        batch = batch or BATCH[network.recipe.dimensions]
+        self.network, self._steps, self._progress = network, steps, progress
+        self._rate = learning_rate or LEARNING_RATE[network.recipe.kind]
+        self._feeds = {
+            name: Feed(sites[name], batch=batch, seed=seed + 1000 * index)
+            for index, name in enumerate(sorted(sites))
+        }
+        self._moments: dict[str, dict[str, Any]] = {}
+        self._seed, self._device = seed, device
+        self.images = {name: feed.images for name, feed in self._feeds.items()}
+        self.seconds = dict.fromkeys(self._feeds, 0.0)
+
+    @contextmanager
+    def round(self, number: int) -> Iterator[None]:
+        """Turns are taken within a round; its number seeds what is random in them."""
+        with _session(self.network, self._device, self._seed + number) as self._place:
+            yield
+
+    def turn(
+        self,
+        site: str,
+        weights: Mapping[str, npt.NDArray[np.generic]],
+        span: range,
+        *,
+        objective: Objective | None = None,
+        adjust: Callable[[Network], None] | None = None,
+    ) -> tuple[dict[str, npt.NDArray[np.generic]], float]:
+        """One site trains from `weights`.
+
+        Args:
+            span: Steps of the cycle that it makes.
+            objective: Loss of a batch; default the task's.
+            adjust: Called once a step, when the gradients are there and before they are clipped; it may
+                change them.
+
+        Returns:
+            The site's weights, and its mean loss.
+        """
+        began = time.perf_counter()
+        set_state(self.network, weights)
+        trainer = _Trainer(
+            self.network, self._place, self._rate, self._moments.get(site), objective=objective, adjust=adjust
+        )
+        loss = float(np.mean(trainer.run(self._feeds[site], span, self._steps, self._progress)))
+        self._moments[site] = trainer.optimiser.state_dict()
+        state = state_of(self.network)
+        self.seconds[site] += time.perf_counter() - began
+        return state, loss
 
 
 def predict(
@@ -292,7 +369,14 @@ class _Trainer:
     """AdamW on one network; `moments` goes on where an earlier trainer of the site stopped."""
 
     def __init__(
-        self, network: Network, place: torch.device, rate: float, moments: dict[str, Any] | None = None
+        self,
+        network: Network,
+        place: torch.device,
+        rate: float,
+        moments: dict[str, Any] | None = None,
+        *,
+        objective: Objective | None = None,
+        adjust: Callable[[Network], None] | None = None,
     ) -> None:
         self.network, self.place, self.rate = network, place, rate
         decayed = [value for value in network.parameters() if value.ndim > 1]
@@ -301,12 +385,12 @@ class _Trainer:
         self.optimiser = torch.optim.AdamW(groups, lr=rate)
         if moments:
             self.optimiser.load_state_dict(moments)
-        self.loss = _classification_loss if network.recipe.kind == "classification" else _SegmentationLoss()
+        self.objective, self.adjust = objective or _task_objective(network.recipe), adjust
         half = torch.bfloat16 if place.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
         self.precision = partial(torch.autocast, "cuda", half) if place.type == "cuda" else nullcontext
         self.scaler = torch.amp.GradScaler("cuda", enabled=place.type == "cuda" and half == torch.float16)
 
-    def run(self, feed: "_Feed", steps: range, total: int, progress: Progress | None) -> list[float]:
+    def run(self, feed: "Feed", steps: range, total: int, progress: Progress | None) -> list[float]:
         """Losses of the given steps of a cycle of `total`."""
         losses = []
         for step in steps:
@@ -325,9 +409,11 @@ class _Trainer:
     def _step(self, images: Tensor, targets: Tensor) -> float:
         self.optimiser.zero_grad(set_to_none=True)
         with self.precision():
-            loss = self.loss(self.network(images.to(self.place)).float(), targets.to(self.place))
+            loss = self.objective(self.network, images.to(self.place), targets.to(self.place))
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimiser)
+        if self.adjust:
+            self.adjust(self.network)
         nn.utils.clip_grad_norm_(self.network.parameters(), 2.0)
         self.scaler.step(self.optimiser)
         self.scaler.update()
@@ -339,6 +425,16 @@ def _cycle(part: float) -> float:
     if part < WARM_UP:
         return (part + 0.01) / (WARM_UP + 0.01)
     return 0.01 + 0.495 * (1 + math.cos(math.pi * (part - WARM_UP) / (1 - WARM_UP)))
+
+
+def task_loss(recipe: Recipe) -> Callable[[Tensor, Tensor], Tensor]:
+    """What a task is trained by: loss of scores (B, C, …) float32 against labels (B, …)."""
+    return _classification_loss if recipe.kind == "classification" else _SegmentationLoss()
+
+
+def _task_objective(recipe: Recipe) -> Objective:
+    loss = task_loss(recipe)
+    return lambda network, images, targets: loss(network(images).float(), targets)
 
 
 def _classification_loss(scores: Tensor, labels: Tensor) -> Tensor:
@@ -387,73 +483,3 @@ def _device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise DeviceError("training: `device` has cuda, expected one that is here: no usable GPU was found")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-# --- images, drawn and changed -----------------------------------------------------------------------------
-
-
-class _Feed:
-    """Endless batches of one site's images, drawn evenly and changed at random."""
-
-    def __init__(self, dataset: Dataset, *, batch: int, seed: int) -> None:
-        self.drawing = Drawing(dataset, seed)
-        self.images = len(self.drawing.items)
-        self.count = batch
-        self.changes = _Changes(dataset.recipe, seed)
-
-    def batch(self) -> tuple[Tensor, Tensor]:
-        """Images (B, channels, *size) float32, with labels (B,) or masks (B, *size) int64."""
-        images, targets = zip(*(self._one() for _ in range(self.count)), strict=True)
-        return torch.stack(images), torch.stack(targets)
-
-    def _one(self) -> tuple[Tensor, Tensor]:
-        pixels, label, mask = self.drawing.next()
-        image = torch.from_numpy(pixels)
-        if mask is None:
-            return self.changes(image, None)[0], torch.tensor(label)
-        image, changed = self.changes(image, torch.from_numpy(mask[None].astype(np.float32)))
-        assert changed is not None
-        return image, changed[0].round().long()
-
-
-class _Changes:
-    """Random flips, turns, affine maps and intensity changes of one image and its mask."""
-
-    def __init__(self, recipe: Recipe, seed: int) -> None:
-        size, dimensions = recipe.size, recipe.dimensions
-        turns = 0.3 if dimensions == 2 else (0.1, 0.1, 0.3)
-        self.moves: list[Any] = [RandFlip(0.5, axis) for axis in range(dimensions)]
-        if size[0] == size[1]:
-            self.moves.append(RandRotate90(0.5))
-        self.moves.append(
-            RandAffine(
-                0.5,
-                rotate_range=turns,
-                scale_range=[0.15] * dimensions,
-                translate_range=[0.06 * side for side in size],
-                padding_mode="border",
-            )
-        )
-        blur = ((0.3, 1.2),) * 3
-        colours: list[Transform] = [
-            RandScaleIntensity(0.25, 0.7, channel_wise=True),
-            RandShiftIntensity(0.1, prob=0.5, channel_wise=True),
-            RandAdjustContrast(0.4, (0.6, 1.7)),
-            RandHistogramShift(8, prob=0.2),
-            RandGaussianSmooth(*blur, prob=0.15),
-            RandGaussianNoise(0.25, std=0.06),
-        ]
-        if recipe.kind == "segmentation":
-            colours.insert(0, RandAdjustContrast(0.2, (0.8, 1.25), invert_image=True, retain_stats=True))
-        self.colours = Compose(colours)
-        for index, move in enumerate(self.moves):
-            move.set_random_state(seed=(seed + index) % (1 << 32))
-        self.colours.set_random_state(seed=(seed + len(self.moves)) % (1 << 32))
-
-    def __call__(self, image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        for move in self.moves:
-            image = move(image)
-            if mask is not None:
-                same = {"mode": "nearest"} if isinstance(move, RandAffine) else {}
-                mask = move(mask, randomize=False, **same)
-        return self.colours(image), mask

@@ -10,6 +10,7 @@ from monai.data.meta_obj import get_track_meta
 from fedmed_edge.errors import DeviceError, InputError
 from fedmed_edge.features import training
 from fedmed_edge.features.backbones import state_of
+from fedmed_edge.features.feed import Changes
 from fedmed_edge.features.training import build_network, federated_rounds, predict, train
 from fedmed_edge.features.weights import average_weights
 from fedmed_edge.images.dataset import Dataset
@@ -131,7 +132,7 @@ def test_padding_takes_part_in_no_loss() -> None:
 
 
 def test_mask_moves_with_its_image(make: SimpleNamespace) -> None:
-    changes: Any = training._Changes(make.recipe("segmentation", (32, 32)), 0)
+    changes: Any = Changes(make.recipe("segmentation", (32, 32)), 0)
     changes.colours = lambda image: image
     mask = torch.zeros(1, 32, 32)
     mask[0, 6:14, 10:26] = 1
