@@ -18,7 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Every room may import these, numpy and pydantic, and nothing else that the tables do not name.
 ROOT = {
-    *("errors", "atomic", "recipe", "listening", "config", "signing", "generation", "kinds"),
+    *("errors", "atomic", "backoff", "recipe", "listening", "config", "signing", "generation", "kinds"),
     *("encoder_graph", "tensorfile", "heartbeat", "machine", "metrics"),
 }
 SHARED_PACKAGES = {"numpy", "pydantic"}
@@ -67,6 +67,7 @@ ROOT_MODULES: dict[str, tuple[set[str], set[str]]] = {
     "atomic": ({"errors"}, set()),
     "recipe": ({"errors", "atomic"}, set()),
     "listening": ({"recipe"}, set()),
+    "backoff": (set(), set()),
     "config": ({"errors", "atomic", "recipe", "listening"}, set()),
     "signing": ({"errors", "atomic"}, {"cryptography"}),
     "tensorfile": ({"errors"}, {"safetensors"}),

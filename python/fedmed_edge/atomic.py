@@ -1,6 +1,7 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and the lock under which only one process changes them."""
 
 import contextlib
+import fcntl
 import mmap
 import os
 import secrets
@@ -100,6 +101,38 @@ def _atomic_files(paths: list[Path], mode: int) -> Iterator[dict[Path, BinaryIO]
             with contextlib.suppress(OSError):
                 temporary.unlink()
         raise
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, busy: str | None = None, hint: str | None = None) -> Iterator[None]:
+    """Hold the lock file `path` while the block runs; the system lets go when its holder dies, however.
+
+    Args:
+        busy: Message to refuse with where another process or thread holds it, with its `hint`; None waits.
+
+    Raises:
+        InputError: It is held, or cannot be made.
+
+    Example:
+        >>> import tempfile
+        >>> lock = Path(tempfile.mkdtemp()) / "lock"
+        >>> with locked(lock), locked(lock, busy="one is at work"):
+        ...     pass
+        Traceback (most recent call last):
+        ...
+        fedmed_edge.errors.InputError: one is at work
+    """
+    with _naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+        except BlockingIOError:
+            raise InputError(busy or f"{path}: is held", hint=hint) from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _close(file: BinaryIO) -> None:

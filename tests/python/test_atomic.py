@@ -2,12 +2,13 @@
 
 import errno
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from fedmed_edge.atomic import map_regular, read_regular, write_atomic, write_together
+from fedmed_edge.atomic import locked, map_regular, read_regular, write_atomic, write_together
 from fedmed_edge.errors import InputError
 
 
@@ -89,3 +90,39 @@ def test_files_that_belong_together_change_together(tmp_path: Path, failure: Bas
         assert str(refusal.value) == f"{other}: cannot be written: No space left on device"
     assert (one.read_bytes(), other.read_bytes()) == (b"1", b"2")
     assert sorted(tmp_path.iterdir()) == [one, other]
+
+
+def test_a_lock_that_is_held_is_told_or_waited_for(tmp_path: Path) -> None:
+    inside, done, order = threading.Event(), threading.Event(), []
+
+    def first() -> None:
+        with locked(tmp_path / "run" / "lock"):
+            inside.set()
+            done.wait(10)
+            order.append("first")
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    inside.wait(10)
+    with (
+        pytest.raises(InputError, match="a server is running here already") as refusal,
+        locked(
+            tmp_path / "run" / "lock", busy="a server is running here already", hint="stop that one first"
+        ),
+    ):
+        pass
+    assert refusal.value.hint == "stop it first"
+    done.set()
+    with locked(tmp_path / "run" / "lock"):
+        order.append("second")
+    thread.join()
+    assert order == ["first", "second"]
+
+
+def test_a_lock_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "lock").mkdir()
+    with (
+        pytest.raises(InputError, match="lock: cannot be written: Is a directory"),
+        locked(tmp_path / "lock"),
+    ):
+        pass

@@ -80,7 +80,7 @@ class Asked:
 
     def put_off(self, duty: Duty, wait_s: float) -> None:
         """It failed: try it again later."""
-        later = {"tries": duty.tries + (wait_s > 0), "not_before": time.time() + wait_s}
+        later = {"tries": duty.tries + 1, "not_before": time.time() + wait_s}
         self._records.write(duty.ask.id, duty.model_copy(update=later))
 
     def answer(self, duty: Duty, report: Report) -> None:

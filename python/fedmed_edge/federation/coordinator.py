@@ -15,10 +15,11 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
+from fedmed_edge.atomic import locked
+from fedmed_edge.backoff import wait_s
 from fedmed_edge.config import ServerConfig
 from fedmed_edge.errors import FedmedError, Unreachable
 from fedmed_edge.federation.candidates import Candidates
-from fedmed_edge.federation.locks import locked
 from fedmed_edge.federation.offers import Offers, OnOffer
 from fedmed_edge.federation.records import Records
 from fedmed_edge.federation.requests import Requests
@@ -91,7 +92,7 @@ class Coordinator:
         """Go on until `stop`; syncs that run then end by themselves or with the process.
 
         Raises:
-            StoreError: Another coordinator runs for this server.
+            InputError: Another coordinator runs for this server.
         """
         busy = "coordinator: another one is running for this server"
         with locked(self._folder / "coordinator.lock", busy=busy):
@@ -105,7 +106,7 @@ class Coordinator:
         """Meet every site that is due, wait for all of them, and carry rounds and validations on; once.
 
         Raises:
-            StoreError: Another coordinator runs for this server.
+            InputError: Another coordinator runs for this server.
         """
         busy = "coordinator: another one is running for this server"
         with locked(self._folder / "coordinator.lock", busy=busy):
@@ -165,7 +166,7 @@ class Coordinator:
         if heard is not None and heard.when >= began - 1:
             self._meetings.write(site, Meeting())
             return
-        wait = min(_FIRST_WAIT_S * 2.0 ** min(meeting.failures, 30), _LONGEST_WAIT_S)
+        wait = wait_s(meeting.failures, _FIRST_WAIT_S, _LONGEST_WAIT_S)
         later = Meeting(failures=meeting.failures + 1, not_before=time.time() + wait)
         self._meetings.write(site, later)
 
@@ -197,7 +198,7 @@ class Coordinator:
         held = self._troubles.get(what, Trouble("", 0, 0.0))
         if held.why != why:
             log.warning("%s: %s", what, why, exc_info=trace)
-        wait = min(POLL_S * 2.0 ** min(held.times, 30), _LONGEST_RETRY_S)
+        wait = wait_s(held.times, POLL_S, _LONGEST_RETRY_S)
         self._troubles[what] = Trouble(why, held.times + 1, time.monotonic() + wait)
 
     def _sweep(self) -> None:

@@ -12,11 +12,12 @@ from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
+from fedmed_edge.atomic import locked
+from fedmed_edge.backoff import wait_s
 from fedmed_edge.config import SiteConfig
 from fedmed_edge.errors import FedmedError, InputError
 from fedmed_edge.federation.asked import Asked
 from fedmed_edge.federation.inbox import Inbox
-from fedmed_edge.federation.locks import locked
 from fedmed_edge.federation.messages import Ask, Report
 from fedmed_edge.federation.outbox import Outbox
 from fedmed_edge.federation.policy import objection, within_hours
@@ -36,7 +37,7 @@ __all__ = ["TRIES", "work"]
 TRIES = 3
 """How often something is tried before the server is told that it failed."""
 
-_FIRST_WAIT_S = 60.0
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 300.0, 3600.0
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +59,9 @@ def work(
         What came of each; a request whose objects are still to come stays open.
 
     Raises:
-        InputError: The recipe cannot be read, or the site's disk is full.
-        StoreError: Another process is at work in this folder.
+        InputError: The recipe cannot be read, the site's disk is full, or another process is at work in this
+            folder.
+        StoreError: A record is damaged.
     """
     answered = []
     with locked(folder / "work.lock", busy="work: another process is at it"):
@@ -73,7 +75,7 @@ def work(
                 continue
             shutil.rmtree(site.scratch, ignore_errors=True)
             if report.state == "failed" and duty.tries + 1 < TRIES:
-                asked.put_off(duty, _FIRST_WAIT_S * 10**duty.tries)
+                asked.put_off(duty, wait_s(duty.tries, _FIRST_WAIT_S, _LONGEST_WAIT_S))
                 continue
             asked.answer(duty, report)
             answered.append(report)

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Literal
 
 from fedmed_edge.atomic import TEMPORARY, sync_folder, write_atomic
-from fedmed_edge.errors import InputError, StoreError
+from fedmed_edge.errors import InputError
 from fedmed_edge.federation.messages import PASSING, Offered
 from fedmed_edge.federation.parts import Assembly
-from fedmed_edge.federation.records import Records
+from fedmed_edge.federation.records import Records, on_disk
 from fedmed_edge.signing import signature_path
 
 __all__ = ["Arrived", "Inbox"]
@@ -80,14 +80,12 @@ class Inbox:
         """
         assembly = self.assembly(offered)
         path, target = assembly.finish(), self._file(offered)
-        try:
+        arrived = Arrived(**offered.model_dump(), came=time.time())
+        with on_disk("inbox"):
             write_atomic(signature_path(target), offered.signature.encode())
             path.replace(target)
             sync_folder(self.folder)
-            arrived = Arrived(**offered.model_dump(), came=time.time())
             self._records.write(offered.digest, arrived)
-        except (OSError, InputError) as error:
-            raise StoreError(f"inbox: cannot be written: {error}") from None
         assembly.discard()
         return arrived
 
@@ -101,13 +99,11 @@ class Inbox:
         arrived, target = self._records.read(offered.digest), self._file(offered)
         assert arrived is not None
         old = self._file(arrived)
-        try:
+        with on_disk("inbox"):
             write_atomic(signature_path(target), offered.signature.encode())
             if not target.exists():
                 os.link(old, target)
             self._records.write(offered.digest, Arrived(**offered.model_dump(), came=time.time()))
-        except (OSError, InputError) as error:
-            raise StoreError(f"inbox: cannot be written: {error}") from None
         old.unlink(missing_ok=True)
         signature_path(old).unlink(missing_ok=True)
 

@@ -15,8 +15,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fedmed_edge.atomic import TEMPORARY, write_atomic
-from fedmed_edge.federation.locks import locked
+from fedmed_edge.atomic import TEMPORARY, locked, write_atomic
+from fedmed_edge.backoff import wait_s
 from fedmed_edge.federation.messages import Digest, Id
 from fedmed_edge.federation.policy import let_out
 from fedmed_edge.federation.records import Records
@@ -132,7 +132,7 @@ class Outbox:
 
     def put_off(self, parcel: Parcel, why: str) -> None:
         """The server could not take it now: try again later, and later still each time."""
-        wait = min(_FIRST_WAIT_S * 2.0 ** min(parcel.tries, 30), _LONGEST_WAIT_S)
+        wait = wait_s(parcel.tries, _FIRST_WAIT_S, _LONGEST_WAIT_S)
         later = {"tries": parcel.tries + 1, "not_before": time.time() + wait, "why": why}
         self._records.write(parcel.digest, parcel.model_copy(update=later))
 

@@ -8,12 +8,11 @@ Any number of processes may put parts of one file at once.
 
 import hashlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from fedmed_edge.atomic import write_atomic
-from fedmed_edge.errors import InputError, StoreError
+from fedmed_edge.errors import InputError
+from fedmed_edge.federation.records import on_disk
 from fedmed_edge.federation.wire import PART_BYTES
 
 __all__ = ["Assembly", "Incomplete", "count_parts", "file_digest", "part_of"]
@@ -88,17 +87,14 @@ class Assembly:
         Raises:
             StoreError: The disk is full, or the folder cannot be written.
         """
-        with _disk():
+        with on_disk("disk"):
             if self.begun and self.path.stat().st_size == size:
                 return
             self.discard()
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab") as file:
                 os.truncate(file.fileno(), size)
-            try:
-                write_atomic(self._have, bytes(count_parts(size)))
-            except InputError as error:
-                raise StoreError(str(error), hint=error.hint) from None
+            write_atomic(self._have, bytes(count_parts(size)))
 
     def missing(self) -> tuple[int, ...]:
         """Parts that are still to come, in order."""
@@ -121,7 +117,7 @@ class Assembly:
         wanted = min(PART_BYTES, size - part * PART_BYTES)
         if len(data) != wanted:
             raise InputError(f"put: part {part} has {len(data)} bytes, expected {wanted}")
-        with _disk():
+        with on_disk("disk"):
             _write_at(self.path, data, part * PART_BYTES)
             _write_at(self._have, b"\1", part)  # only now: what this file names is on the disk
 
@@ -156,14 +152,3 @@ def _write_at(path: Path, data: bytes, offset: int) -> None:
         os.fdatasync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def _disk() -> Iterator[None]:
-    """A full or unwritable disk as a refusal that names no path."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(
-            f"disk: cannot be written: {error.strerror}", hint="make room on it; what came is kept"
-        ) from None

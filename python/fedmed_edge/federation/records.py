@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -10,12 +11,31 @@ from pydantic import BaseModel, ValidationError
 from fedmed_edge.atomic import TEMPORARY, sync_folder, write_atomic
 from fedmed_edge.errors import InputError, StoreError
 
-__all__ = ["Records", "read_record", "write_record"]
+__all__ = ["Records", "on_disk", "read_record", "write_record"]
 
 Record = TypeVar("Record", bound=BaseModel)
 
 _KEY = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
 _ENDING = ".json"
+
+
+@contextmanager
+def on_disk(what: str) -> Iterator[None]:
+    """What cannot be written is the server's or the site's own trouble, and may succeed later.
+
+    Args:
+        what: Named where the error names no file.
+
+    Raises:
+        StoreError: In place of what the block raised.
+    """
+    try:
+        yield
+    except OSError as error:
+        why, hint = f"{what}: cannot be written: {error.strerror}", "make room on the disk; what came is kept"
+        raise StoreError(why, hint=hint) from None
+    except InputError as error:
+        raise StoreError(str(error), hint=error.hint) from None
 
 
 def read_record(path: Path, model: type[Record]) -> Record | None:
@@ -40,11 +60,9 @@ def write_record(path: Path, record: BaseModel) -> None:
     Raises:
         StoreError: It cannot be written, as on a full disk; the older one stays then.
     """
-    try:
+    with on_disk("record"):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, record.model_dump_json().encode() + b"\n")
-    except (InputError, OSError) as error:
-        raise StoreError(f"record: not kept: {error}", hint=getattr(error, "hint", None)) from None
 
 
 class Records(Generic[Record]):

@@ -6,9 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from fedmed_edge.atomic import write_atomic
+from fedmed_edge.atomic import locked, write_atomic
 from fedmed_edge.errors import InputError
-from fedmed_edge.federation.locks import locked
 from fedmed_edge.signing import PrivateKey
 from fedmed_edge.statistics.contribution import Contribution
 
@@ -40,7 +39,6 @@ def raise_sequence(folder: Path, least: int) -> None:
 
     Raises:
         InputError: As `next_sequence`, or it cannot be written.
-        StoreError: The lock cannot be made.
     """
     with locked(folder / _LOCK):
         if next_sequence(folder) < least:
@@ -56,7 +54,6 @@ def signed_as_next(folder: Path, contribution: Contribution, key: PrivateKey) ->
 
     Raises:
         InputError: As `next_sequence`, or it cannot be written.
-        StoreError: The lock cannot be made.
     """
     with locked(folder / _LOCK):
         sequence = next_sequence(folder)

@@ -10,15 +10,16 @@ FEDERATION/sites/SITE.json                 when a site was here last
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedmed_edge import __version__
+from fedmed_edge.atomic import locked
 from fedmed_edge.errors import FedmedError, InputError, StoreError, TrustError
-from fedmed_edge.federation.locks import locked
 from fedmed_edge.federation.messages import (
     PASSING,
     Commit,
@@ -37,7 +38,7 @@ from fedmed_edge.federation.messages import (
 )
 from fedmed_edge.federation.offers import Offers, OnOffer
 from fedmed_edge.federation.parts import Assembly, Incomplete, count_parts
-from fedmed_edge.federation.records import Records
+from fedmed_edge.federation.records import Records, on_disk
 from fedmed_edge.federation.requests import Requests
 from fedmed_edge.federation.wire import PROTOCOL, Reply, Request, refusal
 from fedmed_edge.statistics.reading import parse_envelope
@@ -182,7 +183,7 @@ class _Visit:
                 )
 
     def offer(self, said: Offer, data: bytes) -> Reply:
-        with locked(self.inbox / "lock"):
+        with self._alone():
             assembly = Assembly(self.inbox, said.digest)
             if self.taken.read(said.digest) is not None:
                 assembly.discard()  # where a process was killed before it did
@@ -191,6 +192,14 @@ class _Visit:
                 self._check_room(said.bytes)
             assembly.begin(said.bytes)
             return Reply(Progress(taken=False, missing=assembly.missing()).values)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Requests of one site about its files take turns."""
+        with ExitStack() as held:
+            with on_disk("inbox"):
+                held.enter_context(locked(self.inbox / "lock"))
+            yield
 
     def _check_room(self, size: int) -> None:
         coming = sum(1 for _ in self.inbox.glob("*.have"))
@@ -207,7 +216,7 @@ class _Visit:
         return Reply({})
 
     def commit(self, said: Commit, data: bytes) -> Reply:
-        with locked(self.inbox / "lock"):
+        with self._alone():
             taken = self.taken.read(said.digest)
             if taken is None:
                 assembly = Assembly(self.inbox, said.digest)

@@ -6,6 +6,7 @@ SITE/requests/      what the server asked: see `asked`
 SITE/egress.jsonl   every byte that left: see `egress`
 """
 
+import itertools
 import logging
 import threading
 import time
@@ -17,12 +18,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from fedmed_edge import __version__
+from fedmed_edge.atomic import locked
+from fedmed_edge.backoff import wait_s
 from fedmed_edge.config import SiteConfig
 from fedmed_edge.errors import InputError, TrustError, Unreachable
 from fedmed_edge.federation.asked import Asked, Duty
 from fedmed_edge.federation.egress import Metered, Pace
 from fedmed_edge.federation.inbox import Inbox
-from fedmed_edge.federation.locks import locked
 from fedmed_edge.federation.messages import (
     Commit,
     Fields,
@@ -102,9 +104,10 @@ def sync(
 
     Raises:
         Unreachable: The server did not answer, or cannot serve now; what was done until then is kept.
-        InputError: The server refused to talk to this site, or answered what is no answer.
+        InputError: The server refused to talk to this site, or answered what is no answer; or another sync
+            of this folder is running.
         TrustError: Something is on offer, and no `server_key` says whose signature to trust.
-        StoreError: The site's disk is full, or another sync of this folder is running.
+        StoreError: The site's disk is full.
     """
     with locked(folder / "sync.lock", busy="sync: another one of this site is running"):
         visit = _Visit(channel, folder, config, stop, patience_s)
@@ -308,8 +311,7 @@ class _Visit:
 
     def _patiently(self, attempt: Callable[[], Got]) -> Got:
         """Try until it is done, or nothing was heard of the server for too long."""
-        pause = _FIRST_PAUSE_S
-        while True:
+        for failures in itertools.count():
             self._go_on()
             try:
                 return attempt()
@@ -318,8 +320,8 @@ class _Visit:
             except Unreachable:
                 if time.monotonic() - self.heard >= self.patience_s:
                     raise
-            time.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE_S)
+            time.sleep(wait_s(failures, _FIRST_PAUSE_S, _LONGEST_PAUSE_S))
+        raise AssertionError
 
     def _go_on(self) -> None:
         if self.stop():

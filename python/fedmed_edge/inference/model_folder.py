@@ -4,9 +4,7 @@
 and which one did before. Every change is one rename, so that a killed process leaves the older state.
 """
 
-import fcntl
 import json
-import os
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
@@ -16,7 +14,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args
 
-from fedmed_edge.atomic import TEMPORARY, read_regular, write_atomic
+from fedmed_edge.atomic import TEMPORARY, locked, read_regular, write_atomic
 from fedmed_edge.errors import InputError, TrustError
 from fedmed_edge.model.manifest import Precision
 
@@ -197,16 +195,8 @@ class ModelFolder:
         Raises:
             InputError: The folder cannot be written to.
         """
-        try:
-            self.path.mkdir(mode=0o700, exist_ok=True)
-            descriptor = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise InputError(f"{self.path}: cannot be written: {error.strerror}") from None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with locked(self.path / _LOCK):
             yield
-        finally:
-            os.close(descriptor)
 
     def _withdrawn(self) -> set[str]:
         path = self.path / _WITHDRAWN

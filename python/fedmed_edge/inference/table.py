@@ -1,15 +1,13 @@
 """`results.csv`: one row for each input and task, kept through runs that share an output folder."""
 
 import csv
-import fcntl
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fedmed_edge.atomic import write_atomic
+from fedmed_edge.atomic import locked, write_atomic
 from fedmed_edge.errors import InputError
 
 TABLE = "results.csv"
@@ -41,7 +39,7 @@ def check_table(folder: Path) -> None:
     Raises:
         InputError: The folder cannot be written, or holds a table of other columns.
     """
-    with _locked(folder):
+    with locked(folder / _LOCK):
         _read(folder / TABLE)
 
 
@@ -51,7 +49,7 @@ def merge_rows(folder: Path, added: Iterable[Row]) -> None:
     Raises:
         InputError: The table cannot be read or written.
     """
-    with _locked(folder):
+    with locked(folder / _LOCK):
         rows = {(row["input"], row["task"]): row for row in [*_read(folder / TABLE), *added]}
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
@@ -75,17 +73,3 @@ def _read(path: Path) -> list[Row]:
         return []
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read: {error}", hint="choose another output folder") from None
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Two runs into one folder take turns at the table."""
-    try:
-        file = (folder / _LOCK).open("w")
-    except OSError as error:
-        raise InputError(
-            f"{folder}: cannot be written: {error.strerror}", hint="choose another output folder"
-        ) from None
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

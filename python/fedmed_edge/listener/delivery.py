@@ -1,13 +1,13 @@
 """Results on their way out: tried until they arrive, each time after a longer while."""
 
 import logging
-import random
 import sqlite3
 import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from fedmed_edge.backoff import wait_s
 from fedmed_edge.errors import FedmedError, InputError, Undelivered
 from fedmed_edge.listener.destinations import Destination, check_object, destination_of
 from fedmed_edge.listener.journal import Journal, open_journal
@@ -18,14 +18,12 @@ log = logging.getLogger(__name__)
 LEASE_S = 300.0
 LATE_S = 900.0
 """A result that is older than this and has not arrived is a fault."""
-FIRST_DELAY_S, LONGEST_DELAY_S = 5.0, 3600.0
+_FIRST_DELAY_S, _LONGEST_DELAY_S = 5.0, 3600.0
 
 
-def delay_s(attempts: int) -> float:
-    """Seconds until the next try: twice as long each time, an hour at most, and a little at random."""
-    return float(
-        min(FIRST_DELAY_S * 2.0 ** min(attempts - 1, 30), LONGEST_DELAY_S) * random.uniform(0.8, 1.2)
-    )
+def _delay_s(attempts: int) -> float:
+    """Until the next try, of what was tried so often; from 1."""
+    return wait_s(attempts - 1, _FIRST_DELAY_S, _LONGEST_DELAY_S)
 
 
 class Delivering:
@@ -96,14 +94,14 @@ def deliver_one(journal: Journal, destinations: dict[str, Destination]) -> bool:
         sent = destinations[to].store([(one.path, one.fallback) for one in due])
     except FedmedError as error:
         for one in due:
-            journal.postpone(one, delay_s(one.attempts), str(error))
-        journal.postpone_all(to, delay_s(due[0].attempts))
+            journal.postpone(one, _delay_s(one.attempts), str(error))
+        journal.postpone_all(to, _delay_s(due[0].attempts))
         log.warning("listen: %s; it is tried again", error)
         return True
     except Exception as error:  # one object that cannot be read holds up no other
         log.debug("", exc_info=True)
         for one in due:
-            journal.postpone(one, delay_s(one.attempts), type(error).__name__)
+            journal.postpone(one, _delay_s(one.attempts), type(error).__name__)
         return True
     for one, outcome in zip(due, sent, strict=True):
         if outcome.stored:
@@ -112,7 +110,7 @@ def deliver_one(journal: Journal, destinations: dict[str, Destination]) -> bool:
             if outcome.final:
                 journal.end_delivery(one, "refused", outcome.note)
             else:
-                journal.postpone(one, delay_s(one.attempts), outcome.note or "")
+                journal.postpone(one, _delay_s(one.attempts), outcome.note or "")
             log.warning("listen: an object was not taken by %s: %s", to, outcome.note)
     return True
 

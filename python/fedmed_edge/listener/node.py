@@ -1,12 +1,11 @@
 """The whole node: its parts, in the order in which they start and stop."""
 
-import fcntl
 import logging
-import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from fedmed_edge.errors import InputError
+from fedmed_edge.atomic import locked
 from fedmed_edge.listener.answering import Answering, WorkerProcess
 from fedmed_edge.listener.delivery import Delivering
 from fedmed_edge.listener.destinations import silence_libraries
@@ -47,7 +46,13 @@ class Node:
     ) -> None:
         # The journal holds paths, and the node may be started from elsewhere the next time.
         self.settings = settings = settings.model_copy(update={"folder": settings.folder.absolute()})
-        self._lock = _lock(settings.folder)
+        settings.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lock = ExitStack()  # nobody else works on the folder while it is held
+        busy, hint = (
+            f"{settings.folder}: another `listen` works here",
+            "end it first, or name another `folder`",
+        )
+        self._lock.enter_context(locked(settings.folder / ".lock", busy=busy, hint=f"{hint} in [listen]"))
         self.journal = Journal(settings.folder / JOURNAL)
         self.incoming = Incoming(settings.folder / "incoming", self.journal, int(settings.watermark_gb * _GB))
         memory = None if settings.memory_gb is None else int(settings.memory_gb * _GB)
@@ -120,7 +125,7 @@ class Node:
         self._delivering.stop()
         self._retention.stop()
         self._metrics_server.stop()
-        os.close(self._lock)
+        self._lock.close()
 
     def flags(self) -> dict[str, bool]:
         """What the node is to do, and whether it does; for the heartbeat."""
@@ -156,18 +161,3 @@ class Node:
     def _refused(self, reason: str) -> None:
         self.metrics.refused.labels(reason).inc()
         log.warning("listen: a peer was refused: %s", reason)
-
-
-def _lock(folder: Path) -> int:
-    """Nobody else works on the folder while this process lives."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise InputError(
-            f"{folder}: another `listen` works here",
-            hint="end it first, or name another `folder` in [listen]",
-        ) from None
-    return descriptor

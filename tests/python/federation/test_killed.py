@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image as Raster
 
-from fedmed_edge.atomic import write_atomic
+from fedmed_edge.atomic import locked, write_atomic
 from fedmed_edge.config import Policy, SiteConfig, SiteFederation, write_config
 from fedmed_edge.errors import InputError, StoreError, Unreachable
 from fedmed_edge.federation import outbox, parts, records, server_side
@@ -301,11 +301,10 @@ class Clock:
 
 
 def test_a_sync_that_runs_is_not_run_twice(federation: Any) -> None:
-    from fedmed_edge.federation.locks import locked
 
     with (
         locked(federation.hospitals["alpha"].folder / "sync.lock"),
-        pytest.raises(StoreError, match="sync: another one of this site is running"),
+        pytest.raises(InputError, match="sync: another one of this site is running"),
     ):
         federation.sync("alpha")
 

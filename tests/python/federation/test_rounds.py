@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedmed_edge.errors import InputError, StoreError
+from fedmed_edge.atomic import locked
+from fedmed_edge.errors import InputError
 from fedmed_edge.features.weights import parse_backbone
 from fedmed_edge.federation.asked import Asked
 from fedmed_edge.federation.coordinator import Coordinator
-from fedmed_edge.federation.locks import locked
 from fedmed_edge.federation.rounds import Training
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.store.entries import ModelEntry
@@ -195,7 +195,7 @@ def test_sites_that_are_online_one_at_a_time_and_a_coordinator_that_restarts_fin
 def test_a_second_coordinator_is_refused(federation: Any) -> None:
     with (
         locked(federation.folder / "coordinator.lock"),
-        pytest.raises(StoreError, match="coordinator: another one is running for this server"),
+        pytest.raises(InputError, match="coordinator: another one is running for this server"),
     ):
         federation.coordinator().step()
 

@@ -117,8 +117,8 @@ def test_work_that_fails_tells_its_kind_and_no_path(
     for _ in range(TRIES - 1):
         assert work(alpha.folder, alpha.config) == []  # it may be done later: a disk, a device
         (duty,) = asked_of(alpha)
-        assert duty.not_before > time.time() + 50
-        Asked(alpha.folder / "requests").put_off(duty, 0.0)
+        assert duty.not_before > time.time() + 200
+        Asked(alpha.folder / "requests").put_off(duty.model_copy(update={"tries": duty.tries - 1}), 0.0)
     (report,) = work(alpha.folder, alpha.config)
     assert (report.state, report.why) == ("failed", "could not be done: InputError")
     assert "secret-place" in caplog.text
@@ -261,7 +261,7 @@ def test_a_file_that_waits_for_months_waits_an_hour_at_a_time(federation: Any) -
     parcel = alpha.put().model_copy(update={"tries": 5000})
     alpha.outbox.put_off(parcel, "the server's disk is full")
     (waiting,) = alpha.outbox.waiting()
-    assert 3500 < waiting.not_before - time.time() <= 3600
+    assert 2870 < waiting.not_before - time.time() <= 3600
 
 
 def test_the_bandwidth_is_kept_over_all_threads() -> None:
@@ -326,7 +326,7 @@ def test_the_coordinator_meets_sites_until_it_is_told_to_stop(
     until = time.monotonic() + 20
     while len(federation.store.contribution_entries()) < 2 and time.monotonic() < until:
         time.sleep(0.05)
-    with pytest.raises(StoreError, match="another one is running"):
+    with pytest.raises(InputError, match="another one is running"):
         federation.coordinator().step()
     ended.set()
     thread.join(5)

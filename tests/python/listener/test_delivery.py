@@ -24,7 +24,7 @@ from pydicom.uid import (
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 
 from fedmed_edge.errors import InputError, Undelivered
-from fedmed_edge.listener.delivery import delay_s, send_files
+from fedmed_edge.listener.delivery import send_files
 from fedmed_edge.listener.destinations import destination_of
 from fedmed_edge.listening import Listen
 
@@ -182,12 +182,6 @@ def test_a_folder_gets_files(made: dict[str, Path], tmp_path: Path) -> None:
     assert sorted(path.read_bytes() for path in tmp_path.rglob("*.dcm")) == sorted(
         made[kind].read_bytes() for kind in ("seg", "sr")
     )
-
-
-def test_waiting_grows_to_an_hour() -> None:
-    waits = [delay_s(attempts) for attempts in range(1, 40)]
-    assert 4 <= waits[0] <= 6 and 8 <= waits[1] <= 12
-    assert min(waits[15:]) >= 2880 and max(waits) <= 4320
 
 
 # --- a real PACS -----------------------------------------------------------------------------------------

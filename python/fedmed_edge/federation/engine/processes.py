@@ -15,15 +15,16 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
-from fedmed_edge.atomic import write_atomic
+from fedmed_edge.atomic import locked, write_atomic
 from fedmed_edge.config import ServerConfig, SiteConfig, read_config
 from fedmed_edge.errors import FedmedError, Unreachable
 from fedmed_edge.federation.engine.identities import identities_of
 from fedmed_edge.federation.engine.site_kit import CONNECTED, installed_name, set_server
-from fedmed_edge.federation.engine.supervisor import Child, only_one, supervise
+from fedmed_edge.federation.engine.supervisor import Child, supervise
 
 __all__ = ["connected", "run_agent", "run_server"]
 
@@ -91,7 +92,7 @@ def run_server(server: Path, config: ServerConfig, tell: Tell, stop: Callable[[]
     """
     from fedmed_edge.federation.engine.kits import ensure_server_kits
 
-    with only_one(server / "engine" / "lock", "server"):
+    with _alone(server, "server"):
         ensure_server_kits(server, config.federation.host, config.federation.port)
         revoked = sorted(one.name for one in identities_of(server).all() if one.revoked)
         kit = server / "engine" / "server"
@@ -115,7 +116,7 @@ def run_agent(site: Path, config: SiteConfig, tell: Tell, stop: Callable[[], boo
         set_server(site, config.federation.server)
     children = agent_children(site, config.federation.proxy)
     kit = site / "engine"
-    with only_one(kit / "lock", "agent"):
+    with _alone(site, "agent"):
         _sweep_jobs(kit, 0)
 
         def told(alive: dict[str, bool]) -> None:
@@ -123,6 +124,11 @@ def run_agent(site: Path, config: SiteConfig, tell: Tell, stop: Callable[[], boo
             tell(alive | {"connected": connected(site)})
 
         supervise(children, told, stop)
+
+
+def _alone(folder: Path, what: str) -> AbstractContextManager[None]:
+    busy = f"{folder}: a {what} is running here already"
+    return locked(folder / "engine" / "lock", busy=busy, hint="stop that one first")
 
 
 def connected(site: Path) -> bool:

@@ -1,7 +1,6 @@
 """Keeps the processes of a server or an agent alive, and ends them all when it ends."""
 
 import ctypes
-import fcntl
 import logging
 import os
 import signal
@@ -15,9 +14,9 @@ from typing import Any, Final
 
 import psutil
 
-from fedmed_edge.errors import InputError
+from fedmed_edge.backoff import wait_s
 
-__all__ = ["Child", "only_one", "supervise"]
+__all__ = ["Child", "supervise"]
 
 LOOK_S: Final = 0.2
 TELL_S: Final = 5.0
@@ -25,8 +24,7 @@ GRACE_S: Final = 0.5
 """Time that processes have to end by themselves; all that counts is on the disk by then."""
 
 HANGS_S: Final = 180.0
-_FIRST_PAUSE_S: Final = 1.0
-_LONGEST_PAUSE_S: Final = 60.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 _WELL_S: Final = 60.0
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -50,7 +48,7 @@ class Child:
     well: Callable[[], bool] = lambda: True
     process: Any = field(default=None, init=False)
     began: float = field(default=0.0, init=False)
-    pause_s: float = field(default=_FIRST_PAUSE_S, init=False)
+    ends: int = field(default=0, init=False)
     again_at: float = field(default=0.0, init=False)
     well_at: float = field(default=0.0, init=False)
 
@@ -81,29 +79,12 @@ class Child:
             lasted = now - self.began
             _end([self])
             code = self.process.returncode
-            self.pause_s = _FIRST_PAUSE_S if lasted > _WELL_S else min(2 * self.pause_s, _LONGEST_PAUSE_S)
-            self.again_at, self.process = now + self.pause_s, None
-            log.warning("%s ended with %s; again in %.0f s", self.name, code, self.pause_s)
+            self.ends = 0 if lasted > _WELL_S else self.ends + 1
+            pause = wait_s(self.ends, _FIRST_PAUSE_S, _LONGEST_PAUSE_S)
+            self.again_at, self.process = now + pause, None
+            log.warning("%s ended with %s; again in %.0f s", self.name, code, pause)
         if now >= self.again_at:
             self.start()
-
-
-@contextmanager
-def only_one(lock: Path, what: str) -> Iterator[None]:
-    """Refuse a second one on the same folder.
-
-    Raises:
-        InputError: One is running already.
-    """
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"{lock.parent}: a {what} is running here already", hint="stop that one first"
-            ) from None
-        yield
 
 
 def supervise(

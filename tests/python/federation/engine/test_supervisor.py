@@ -3,17 +3,14 @@
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from fedmed_edge.errors import InputError
-
 psutil = pytest.importorskip("psutil")
 pytest.importorskip("nvflare")
-from fedmed_edge.federation.engine.supervisor import Child, only_one, supervise  # noqa: E402
+from fedmed_edge.federation.engine.supervisor import Child, supervise  # noqa: E402
 
 # a process that starts another one in a session of its own, as the engine starts its jobs
 FAMILY = """
@@ -79,25 +76,3 @@ supervise([one], lambda alive: None, lambda: False)
     while not gone(pid):
         assert time.monotonic() < end
         time.sleep(0.05)
-
-
-def test_a_second_one_is_refused(tmp_path: Path) -> None:
-    inside, done = threading.Event(), threading.Event()
-
-    def first() -> None:
-        with only_one(tmp_path / "run" / "lock", "server"):
-            inside.set()
-            done.wait(10)
-
-    thread = threading.Thread(target=first)
-    thread.start()
-    inside.wait(10)
-    with (
-        pytest.raises(InputError, match="a server is running here already"),
-        only_one(tmp_path / "run" / "lock", "server"),
-    ):
-        pass
-    done.set()
-    thread.join()
-    with only_one(tmp_path / "run" / "lock", "server"):
-        pass
