@@ -1,13 +1,12 @@
 """What `fedmed-server publish` offers: a file by its kind, or the newest model, exported for it."""
 
-import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedmed_edge.atomic import read_regular
-from fedmed_edge.commands.server.export import chosen_model
+from fedmed_edge.commands.exporting import chosen_model, exported, note_exported
 from fedmed_edge.errors import InputError
 from fedmed_edge.federation.coordinator import FOLDER
 from fedmed_edge.federation.offers import OnOffer
@@ -74,13 +73,7 @@ class Offering:
         Raises:
             InputError: There is none.
         """
-        from fedmed_edge.export.onnx_model import export_onnx
-        from fedmed_edge.model.global_model import parse_model
-
         entry = chosen_model(self.store, task, None, refined_for)
-        name = f"model {entry.digest[:12]}"
-        model = parse_model(self.store.model_content(entry.digest), name)
-        content = export_onnx(model, self.store.generation(model.generation))
-        told = {"task": task, "file": hashlib.sha256(content).hexdigest()}
-        self.store.ledger_append("exported", refined_for, entry.digest, told)
-        return content, name
+        model, _, content = exported(self.store, entry)
+        note_exported(self.store, model, content)
+        return content, f"model {entry.digest[:12]}"

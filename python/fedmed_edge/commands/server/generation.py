@@ -1,7 +1,8 @@
 """`fedmed-server generation`: the backbone and lift that all sites share, signed."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import click
 
@@ -10,6 +11,10 @@ from fedmed_edge.commands.server.rebuild import task_of, task_option
 from fedmed_edge.commands.verbs import Output, Verb
 from fedmed_edge.errors import InputError
 from fedmed_edge.signing import read_private_key, write_signed
+
+if TYPE_CHECKING:
+    from fedmed_edge.statistics.contribution import Contribution
+    from fedmed_edge.store.store import Store
 
 
 @click.group()
@@ -63,7 +68,6 @@ def publish(
         raise click.UsageError("give either --backbone or --from or --stored")
     from fedmed_edge.features.generations import from_backbone, from_contributions
     from fedmed_edge.recipe import read_recipe
-    from fedmed_edge.store.entries import Holds
 
     config, store = read_server(folder)
     key = read_private_key(config.key)
@@ -73,32 +77,9 @@ def publish(
         store.add_recipe(recipe)
     else:
         recipe = store.recipe(task_of(store, task))
-    if sources:
-        taken = [store.import_contribution(path) for path in sources]
-        held = {one.id for one in taken}
-        stored = [
-            one
-            for digest in store.generations()
-            for holds in get_args(Holds)
-            for one in store.contributions(recipe.name, generation=digest, holds=holds)
-        ]
-        contributions = [one for one in stored if one.id in held]
-        for path, one in zip(sources, taken, strict=True):
-            if one.id not in {kept.id for kept in contributions}:
-                raise InputError(
-                    f"{path}: is not what site `{one.site}` handed over last for {recipe.name}",
-                    hint="name the site's newest contribution of that task",
-                )
-        generation = from_contributions(contributions, recipe, store.generation, seed=seed)
-    elif from_store:
-        draft = next((one.digest for one in store.generation_entries() if one.draft), "none")
-        contributions = store.contributions(recipe.name, generation=draft)
-        if not contributions:
-            raise InputError(
-                f"generation: the store holds no sums of {recipe.name} under draft {draft[:12]}",
-                hint="`fedmed-server publish` asks hospitals for them",
-            )
-        generation = from_contributions(contributions, recipe, store.generation, seed=seed)
+    if sources or from_store:
+        given = _named(store, recipe.name, sources) if sources else _under_newest_draft(store, recipe.name)
+        generation = from_contributions(given, recipe, store.generation, seed=seed)
     else:
         generation = from_backbone(backbone, recipe, seed=seed)
     store.publish_generation(generation.content)
@@ -125,6 +106,38 @@ def publish(
             ),
         ],
     )
+
+
+def _named(store: "Store", task: str, files: Sequence[Path]) -> "list[Contribution]":
+    """Contributions of these files, imported; each has to be what its site handed over last."""
+    from fedmed_edge.store.entries import Holds
+
+    taken = [store.import_contribution(path) for path in files]
+    newest = {
+        one.id: one
+        for digest in store.generations()
+        for holds in get_args(Holds)
+        for one in store.contributions(task, generation=digest, holds=holds)
+    }
+    for path, one in zip(files, taken, strict=True):
+        if one.id not in newest:
+            raise InputError(
+                f"{path}: is not what site `{one.site}` handed over last for {task}",
+                hint="name the site's newest contribution of that task",
+            )
+    wanted = {one.id for one in taken}
+    return [one for one in newest.values() if one.id in wanted]
+
+
+def _under_newest_draft(store: "Store", task: str) -> "list[Contribution]":
+    draft = next((one.digest for one in store.generation_entries() if one.draft), "none")
+    found = store.contributions(task, generation=draft)
+    if not found:
+        raise InputError(
+            f"generation: the store holds no sums of {task} under draft {draft[:12]}",
+            hint="`fedmed-server publish` asks hospitals for them",
+        )
+    return found
 
 
 @command.command(cls=Verb)

@@ -1,0 +1,66 @@
+"""A model of the store as a file: which one was meant, exported, at which precision, noted in the ledger."""
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from fedmed_edge.errors import InputError, StoreError
+
+if TYPE_CHECKING:
+    from fedmed_edge.generation import Generation
+    from fedmed_edge.model.global_model import GlobalModel
+    from fedmed_edge.recipe import Recipe
+    from fedmed_edge.store.entries import ModelEntry
+    from fedmed_edge.store.store import Store
+
+CALIBRATED_ON = 128
+"""Images that INT8 is calibrated on, at most."""
+
+Precision = Literal["fp16", "int8"]
+
+
+def chosen_model(store: "Store", task: str, model: str | None, site: str | None) -> "ModelEntry":
+    """The model that was asked for, if no site in it has withdrawn."""
+    entries = [entry for entry in store.models(task) if model is None or entry.digest.startswith(model)]
+    if model is None:
+        entries = [entry for entry in entries if entry.refined_for == site and not entry.withdrawn]
+    if not entries:
+        raise InputError(
+            f"export: no {'such ' if model else ''}model of {task}{f' for {site}' if site else ''}",
+            hint=f"run `fedmed-server {f'refine {site}' if site else 'rebuild'}` first",
+        )
+    if entries[0].withdrawn:
+        raise StoreError(
+            f"export: a site in model {entries[0].digest[:12]} has withdrawn", hint="rebuild first"
+        )
+    return entries[0]
+
+
+def exported(store: "Store", entry: "ModelEntry") -> "tuple[GlobalModel, Generation, bytes]":
+    """The model, its generation, and the ONNX file that holds both."""
+    from fedmed_edge.export.onnx_model import export_onnx
+    from fedmed_edge.model.global_model import parse_model
+
+    model = parse_model(store.model_content(entry.digest), f"model {entry.digest[:12]}")
+    generation = store.generation(model.generation)
+    return model, generation, export_onnx(model, generation)
+
+
+def note_exported(store: "Store", model: "GlobalModel", content: bytes) -> None:
+    """Write into the ledger that a file leaves; before it is there, whatever happens in between."""
+    told = {"task": model.recipe.name, "file": hashlib.sha256(content).hexdigest()}
+    store.ledger_append("exported", model.refined_for, model.digest, told)
+
+
+def at_precision(precision: Precision, content: bytes, recipe: "Recipe", calibration: Path | None) -> bytes:
+    """The exported model at lower precision; INT8 is calibrated on the images of a dataset folder."""
+    from fedmed_edge.export.precision import to_fp16, to_int8
+
+    if precision == "fp16":
+        return to_fp16(content)
+    if calibration is None:
+        return to_int8(content, [])  # says what it wants
+    from fedmed_edge.images.dataset import read_dataset
+    from fedmed_edge.inference.bench import windows_of
+
+    return to_int8(content, windows_of(read_dataset(calibration, recipe), CALIBRATED_ON))
