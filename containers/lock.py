@@ -16,7 +16,7 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 EXTRAS = {
     "infer": "cpu,codecs,listen",
-    "train": "cpu,codecs,train,federation",
+    "train": "cpu,codecs,train,federation,privacy",
     "server": "server,federation,postgres",
     "server-train": "cpu,train,server,federation,postgres",
 }

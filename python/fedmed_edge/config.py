@@ -35,12 +35,26 @@ class Policy(Frozen):
         width_rule: What happens where rows are too wide for the number of patients.
         parts: Parts of a contribution that may leave.
         share_style: The server may pass the site's style on to the other sites.
+        epsilon: Differential privacy of one contribution: its class Grams leave with noise, and nothing else
+            does. None adds no noise.
+        delta: Of every contribution and of all together; below 1/n² for n patients is wise.
+        clip: What one patient's scaled rows are clipped to (`statistics.privacy`).
+        budget: Most ε of all contributions together, at `delta`; what would pass it does not leave.
+        days_between: Least days between two contributions of sums under one generation.
+        update_patients: Patients by which such two must differ, where they differ at all; None is
+            `min_cohort`.
     """
 
     min_cohort: Annotated[int, Field(ge=1, le=1 << 20)] = 10
     width_rule: Literal["warn", "refuse", "off"] = "warn"
     parts: tuple[Part, ...] = PARTS
     share_style: bool = False
+    epsilon: Annotated[float, Field(gt=0, le=100)] | None = None
+    delta: Annotated[float, Field(gt=0, lt=0.1)] = 1e-5
+    clip: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    budget: Annotated[float, Field(gt=0, le=1000)] = 8.0
+    days_between: Annotated[float, Field(ge=0, le=3660)] = 0.0
+    update_patients: Annotated[int, Field(ge=1, le=1 << 20)] | None = None
 
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]

@@ -2,6 +2,7 @@
 
 FedmedError            exit 1  refused or failed
 ├── InputError         exit 1  the file, folder, recipe or setting that was given: whoever named it
+│   └── Withheld       exit 1  the site's own policy keeps it in: whoever answers for that policy
 ├── StoreError         exit 1  the server's store: its admin
 ├── NothingMatched     exit 4  no input fits the model or the task
 ├── TrustError         exit 5  a signature, a signer, a digest: do not use the file
@@ -35,6 +36,10 @@ class FedmedError(Exception):
 
 class InputError(FedmedError):
     """A file, folder, recipe or setting that was given cannot be used."""
+
+
+class Withheld(InputError):
+    """The site's policy does not let it leave; the server is told that and not why."""
 
 
 class StoreError(FedmedError):

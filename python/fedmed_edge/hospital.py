@@ -3,6 +3,7 @@
 In: a `Dataset`, a `Generation`, the site's settings. Out: a backbone file, a `Contribution` to sign.
 """
 
+import hashlib
 import logging
 import platform
 from collections.abc import Callable
@@ -14,8 +15,8 @@ import numpy.typing as npt
 
 from fedmed_edge import __version__
 from fedmed_edge.config import Policy, SiteConfig
-from fedmed_edge.errors import InputError, TrustError
-from fedmed_edge.features.extract import RowSample, extract_with_sample
+from fedmed_edge.errors import InputError, TrustError, Withheld
+from fedmed_edge.features.extract import RowSample, extract_clipped, extract_with_sample
 from fedmed_edge.features.weights import Weights, read_backbone, write_backbone
 from fedmed_edge.generation import Generation
 from fedmed_edge.images.dataset import Dataset
@@ -23,9 +24,12 @@ from fedmed_edge.model.global_model import GlobalModel
 from fedmed_edge.model.rebuild import fit
 from fedmed_edge.model.sums import site_sums
 from fedmed_edge.recipe import Recipe
+from fedmed_edge.statistics.accounting import noise_multiplier
 from fedmed_edge.statistics.calibration import bin_counts
-from fedmed_edge.statistics.contribution import Contribution, Evidence, new_contribution
+from fedmed_edge.statistics.contribution import Contribution, Evidence, Privacy, new_contribution
 from fedmed_edge.statistics.feature_statistics import FeatureStatistics
+from fedmed_edge.statistics.header import Program
+from fedmed_edge.statistics.privacy import private_statistics
 
 log = logging.getLogger(__name__)
 
@@ -110,13 +114,15 @@ def make_contribution(
         weights_file: Backbone file trained from this generation, whose difference goes instead of sums.
 
     Raises:
-        InputError: An image cannot be used, no class (for weights: not the site) reaches `min_cohort`, the
-            rows are too wide for the site's images where the policy refuses that, or nothing is left to hand
-            over.
+        InputError: An image cannot be used, no class reaches `min_cohort`, or nothing is left to hand over.
+        Withheld: The policy refuses: rows too wide for the site's images, weights of too few patients, or,
+            where it asks for noise, weights at all, or too few patients for the noise.
         TrustError: The weights are not of this generation's backbone.
         DeviceError: The asked device did not come up.
     """
     policy = config.policy
+    if policy.epsilon is not None:
+        return _private_contribution(dataset, generation, config, sequence, weights_file, progress)
     weights = None
     if weights_file is not None:
         _check_cohort(dataset.train, policy)
@@ -133,6 +139,48 @@ def make_contribution(
         weights=weights,
         evidence=_evidence(dataset, sums),
         share_style=policy.share_style,
+    )
+
+
+def _private_contribution(
+    dataset: Dataset,
+    generation: Generation,
+    config: SiteConfig,
+    sequence: int,
+    weights_file: Path | None,
+    progress: Progress | None,
+) -> Contribution:
+    """Class Grams with noise and nothing exact beside them: no counts, no figures, no other part."""
+    policy = config.policy
+    assert policy.epsilon is not None  # `make_contribution` looked
+    if weights_file is not None:
+        raise Withheld(
+            "contribution: weights leave without noise, and `epsilon` in the policy asks for it",
+            hint="sums can leave with noise: contribute without --weights",
+        )
+    multiplier = noise_multiplier(policy.epsilon, policy.delta)
+    clipped, scale = extract_clipped(
+        generation, dataset.train, clip=policy.clip, device=config.device, progress=progress
+    )
+    if policy.delta * clipped.patients**2 > 1.0:
+        log.warning("warning: `delta` has %g, wise is at most 1/n² for n patients", policy.delta)
+    sums = private_statistics(
+        clipped,
+        scale,
+        multiplier=multiplier,
+        min_cohort=policy.min_cohort,
+        feature_dim=generation.feature_dim,
+    )
+    return new_contribution(
+        sums,
+        generation=generation.digest,
+        recipe=dataset.recipe,
+        site=config.site,
+        sequence=sequence,
+        min_cohort=policy.min_cohort,
+        parts=[part for part in policy.parts if part == "classes"],
+        evidence=Evidence(versions=_versions()),
+        privacy=Privacy(epsilon=policy.epsilon, delta=policy.delta, clip=policy.clip, noise=multiplier),
     )
 
 
@@ -186,7 +234,7 @@ def _check_cohort(dataset: Dataset, policy: Policy) -> None:
     """Weights learn from every image at once, so the guard counts all patients that they learned from."""
     patients = len({item.patient for item in dataset.labelled})
     if patients < policy.min_cohort:
-        raise InputError(
+        raise Withheld(
             f"contribution: weights of {patients} labelled training patients, "
             f"expected at least min_cohort {policy.min_cohort}",
             hint="more patients are needed to contribute; `min_cohort` stands in the policy of fedmed.toml",
@@ -203,7 +251,7 @@ def _check_width(sums: FeatureStatistics, policy: Policy) -> None:
     )
     hint = "ask for a generation with a narrower lift, or set `width_rule` in the policy of fedmed.toml"
     if policy.width_rule == "refuse":
-        raise InputError(message, hint=hint)
+        raise Withheld(message, hint=hint)
     log.warning("warning: %s; %s", message, hint)
 
 
@@ -228,9 +276,50 @@ def _evidence(dataset: Dataset, sums: FeatureStatistics | None) -> Evidence:
     return Evidence(
         images={"train": len(dataset.train), "test": len(dataset.test)},
         patients=patients,
-        versions={
-            "fedmed_edge": __version__,
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-        },
+        versions=_versions(),
     )
+
+
+def _versions() -> dict[Program, str]:
+    return {
+        "fedmed_edge": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+    }
+
+
+def cohort(dataset: Dataset) -> frozenset[str]:
+    """`DIGEST CLASS` of every training patient and class that the patient has; no class where unlabelled.
+
+    The digest is of the bytes of the images and masks that count, so what two cohorts do not share are
+    patients who came, went or changed, whatever they and their files are called. It never leaves the site.
+
+    Raises:
+        InputError: A file cannot be read.
+    """
+    held: dict[str, list[tuple[str, ...]]] = {}
+    classes: dict[str, set[int]] = {}
+    for item in dataset.train:
+        files = (item.image,) if item.mask is None else (item.image, item.mask)
+        held.setdefault(item.patient, []).append((str(item.label), *map(_content, files)))
+        classes.setdefault(item.patient, set()).update(dataset.classes_of(item))
+    digests = {p: hashlib.sha256(repr(sorted(told)).encode()).hexdigest() for p, told in held.items()}
+    names = dataset.recipe.classes
+    return frozenset(
+        f"{digest} {name}"
+        for patient, digest in digests.items()
+        for name in ([names[index] for index in classes[patient]] or [""])
+    )
+
+
+def _content(path: Path) -> str:
+    """SHA-256 of a file, or of the files of a folder, in hexadecimal."""
+    files = sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
+    digest = hashlib.sha256()
+    try:
+        for one in files:
+            with one.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from None
+    return digest.hexdigest()

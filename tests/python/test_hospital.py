@@ -1,6 +1,7 @@
 """What a hospital computes, within its policy."""
 
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image as Raster
 
 from fedmed_edge.config import Policy, SiteConfig
-from fedmed_edge.errors import InputError, TrustError
+from fedmed_edge.errors import InputError, TrustError, Withheld
 from fedmed_edge.features.extract import RowSample, extract, extract_with_sample
 from fedmed_edge.features.generations import from_backbone
 from fedmed_edge.features.publish import complete_generation
@@ -19,6 +20,7 @@ from fedmed_edge.features.weights import read_backbone, write_backbone
 from fedmed_edge.generation import Generation
 from fedmed_edge.hospital import (
     calibration_counts,
+    cohort,
     make_contribution,
     train_backbone,
 )
@@ -285,3 +287,69 @@ def test_without_folds_there_is_no_calibration(dataset: Dataset, generation: Gen
     assert sums.folds == 0 and calibration_counts(sums, sample, RECIPE) is None
     made = make_contribution(dataset, generation, config(min_cohort=10), sequence=1)
     assert "calibration" not in made.header.parts
+
+
+# --- differential privacy --------------------------------------------------------------------------------
+
+
+def noisy(**policy: Any) -> SiteConfig:
+    return config(**({"epsilon": 90.0, "delta": 1e-3, "min_cohort": 5} | policy))
+
+
+def test_with_noise_nothing_exact_leaves(
+    dataset: Dataset, generation: Generation, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = make_contribution(dataset, generation, noisy())
+    again = make_contribution(dataset, generation, noisy())
+    assert made.id != again.id and list(made.tensors()) == ["rest_grams"]
+    header = made.header
+    assert header.privacy is not None and header.privacy.epsilon == 90.0
+    assert (header.parts, header.folds, header.share_style) == (("classes",), 0, False)
+    assert set(header.values["evidence"]) == {"versions"}
+    assert made.statistics is not None
+    exact = extract(generation, dataset.train, min_cohort=2)
+    for index in range(2):  # ten patients each; a row of another length than the typical counts otherwise
+        got, wanted = made.statistics.class_gram(index), exact.class_gram(index)
+        assert got[-1] == pytest.approx(10, abs=5)
+        share = np.linalg.norm(got / got[-1] - wanted / wanted[-1]) / np.linalg.norm(wanted / wanted[-1])
+        assert 0 < share < 0.6
+    with caplog.at_level(logging.WARNING, "fedmed_edge.hospital"):
+        make_contribution(dataset, generation, noisy(delta=0.05))
+    assert "`delta` has 0.05, wise is at most 1/n²" in caplog.text
+
+
+def test_with_noise_neither_weights_nor_drafts_leave(
+    dataset: Dataset, generation: Generation, draft: Generation, tmp_path: Path
+) -> None:
+    write_backbone(tmp_path / "a.backbone", generation.weights, RECIPE)
+    with pytest.raises(
+        Withheld, match="weights leave without noise, and `epsilon` in the policy asks for it"
+    ):
+        make_contribution(dataset, generation, noisy(), weights_file=tmp_path / "a.backbone")
+    with pytest.raises(InputError, match="is a draft, whose rows are too wide for noise"):
+        make_contribution(dataset, draft, noisy())
+    with pytest.raises(
+        Withheld, match=f"{PATIENTS} labelled training patients, expected at least min_cohort"
+    ):
+        make_contribution(dataset, generation, noisy(min_cohort=PATIENTS + 1))
+    with pytest.raises(InputError, match="none of the parts"):
+        make_contribution(dataset, generation, noisy(parts=("images",)))
+
+
+# --- patients --------------------------------------------------------------------------------------------
+
+
+def test_a_cohort_tells_patients_apart_by_what_their_images_hold(dataset: Dataset, tmp_path: Path) -> None:
+    whole = cohort(dataset)
+    assert len(whole) == PATIENTS and {one.split()[1] for one in whole} == set(RECIPE.classes)
+    moved = read_dataset(Path(shutil.copytree(dataset.folder, tmp_path / "elsewhere")), RECIPE)
+    assert cohort(moved) == whole
+    renamed = replace(dataset, items=tuple(replace(i, patient=f"other {i.patient}") for i in dataset))
+    assert cohort(renamed) == whole
+    relabelled = replace(dataset, items=(replace(dataset.items[0], label=1), *dataset.items[1:]))
+    assert len(cohort(relabelled) - whole) == len(whole - cohort(relabelled)) == 1
+    Raster.fromarray(np.zeros((34, 32), np.uint8)).save(tmp_path / "elsewhere" / "0.png")
+    assert len(cohort(moved) - whole) == 1
+    (tmp_path / "elsewhere" / "0.png").unlink()
+    with pytest.raises(InputError, match=r"0.png: cannot be read"):
+        cohort(moved)

@@ -98,6 +98,27 @@ def _generation(config: SiteConfig) -> Answer:
     return "ok", f"{kind} {generation.digest[:12]}, rows of {generation.row_dim}"
 
 
+def _policy(config: SiteConfig) -> Answer:
+    from fedmed_edge.federation.policy import rules_told
+    from fedmed_edge.federation.releases import read_releases, refuse_exhausted
+
+    policy = config.policy
+    found = "; ".join(f"{name}: {rule}" for name, rule in rules_told(policy).items())
+    if policy.epsilon is not None:
+        if importlib.util.find_spec("dp_accounting") is None:
+            return "fault", found, 'noise needs an extra: pip install "fedmed-edge[privacy]"'
+        refuse_exhausted(read_releases(config.key.parent), policy)
+        return "ok", found
+    if not config.generation.exists():
+        return "ok", found
+    width, rows = read_site_generation(config).row_dim, len(read_site_data(config).train.labelled)
+    recipe = read_recipe(config.recipe)
+    if recipe.kind == "classification" and rows < width and policy.width_rule != "off":
+        level = "fault" if policy.width_rule == "refuse" else "warning"
+        return level, found, f"rows of {width} are too wide for {rows} labelled images: a narrower lift"
+    return "ok", found
+
+
 def _key(config: SiteConfig) -> Answer:
     mark = fingerprint(read_private_key(config.key).public_key())
     mode = stat.S_IMODE(config.key.stat().st_mode)
@@ -177,6 +198,7 @@ SITE_LOOKS: dict[str, Look] = {
     "recipe": _recipe,
     "data": _data,
     "generation": _generation,
+    "policy": _policy,
     "key": _key,
     "server key": _server_key,
     "model": inference_checks.model,

@@ -198,6 +198,7 @@ def _active_model(folder: Path) -> str | None:
 
 
 _EXTRAS = {
+    "dp_accounting": "privacy",
     "torch": "train",
     "monai": "train",
     "onnxscript": "train",

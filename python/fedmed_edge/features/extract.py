@@ -3,11 +3,12 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from fedmed_edge.errors import InputError
 from fedmed_edge.features.encoder import Encoder, Moments, moments_of, pooled_of, require_fit
 from fedmed_edge.features.heads import LinearHead, Prediction, evaluate_heads
 from fedmed_edge.features.lift import Axes, Lift, grid_axes
@@ -16,10 +17,19 @@ from fedmed_edge.images.dataset import Dataset, Item
 from fedmed_edge.images.preprocess import IGNORE, Prepared, prepare, prepare_mask
 from fedmed_edge.images.windows import window_of, window_starts
 from fedmed_edge.statistics.accumulate import Accumulator, FoldPlan, plan_folds
-from fedmed_edge.statistics.feature_statistics import REST, FeatureStatistics
+from fedmed_edge.statistics.feature_statistics import REST, Array64, FeatureStatistics
+from fedmed_edge.statistics.privacy import ClippedAccumulator, row_scale
 from fedmed_edge.statistics.style import log_amplitude
 
-__all__ = ["LinearHead", "Prediction", "RowSample", "evaluate_heads", "extract", "extract_with_sample"]
+__all__ = [
+    "LinearHead",
+    "Prediction",
+    "RowSample",
+    "evaluate_heads",
+    "extract",
+    "extract_clipped",
+    "extract_with_sample",
+]
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +119,40 @@ def _as_counted(sample: RowSample, statistics: FeatureStatistics) -> RowSample:
     return RowSample(rows, classes, np.where(held, folds, REST).astype(np.int32))
 
 
+def extract_clipped(
+    generation: Generation,
+    dataset: Dataset,
+    *,
+    clip: float,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> tuple[ClippedAccumulator, Array64]:
+    """Class Grams of the labelled images in which no patient weighs more than another; without noise yet.
+
+    Args:
+        clip: As `ClippedAccumulator`.
+
+    Returns:
+        The sums, and the factors (D,) that rows were scaled by.
+
+    Raises:
+        InputError: As `extract`, or the generation is a draft.
+        DeviceError: As `extract`.
+    """
+    if generation.draft:
+        raise InputError(
+            "generation: is a draft, whose rows are too wide for noise",
+            hint="what completes a draft must come from sites or images that need none",
+        )
+    header = generation.header
+    scale = row_scale(sum(header.widths), generation.feature_dim, header.lift_dim)
+    sums = ClippedAccumulator(dataset.recipe.classes, scale=scale, clip=clip)
+    together = sorted(dataset.labelled, key=lambda item: item.patient)
+    ordered = replace(dataset, items=tuple(together))
+    _Extraction(generation, ordered, "", 1, device, None, sums).run_through(progress)
+    return sums, scale
+
+
 class _Extraction:
     def __init__(
         self,
@@ -118,6 +162,7 @@ class _Extraction:
         min_cohort: int,
         device: str,
         sampler: "_Sampler | None",
+        sums: ClippedAccumulator | None = None,
     ) -> None:
         require_fit(generation, dataset.recipe)
         self.dataset, self.recipe, self.sampler = dataset, dataset.recipe, sampler
@@ -125,11 +170,16 @@ class _Extraction:
         self.generation, self.in_reference = generation, site in generation.header.measured_at
         self.classes = [() if self.draft else dataset.classes_of(item) for item in dataset]
         self.plan = _plan(dataset, self.classes, min_cohort)
-        self.sums = Accumulator(
+        self.exact = Accumulator(
             self.recipe.classes, row_dim=self.lift.row_dim, feature_dim=self.lift.feature_dim, plan=self.plan
         )
+        self.sums = self.exact if sums is None else sums
 
     def run(self, progress: Progress | None) -> FeatureStatistics:
+        self.run_through(progress)
+        return self.exact.result()
+
+    def run_through(self, progress: Progress | None) -> None:
         began, counted = time.perf_counter(), 0
         for index, (item, classes) in enumerate(zip(self.dataset, self.classes, strict=True)):
             if self.sums.keeps(classes):
@@ -140,7 +190,6 @@ class _Extraction:
         log.info(
             "extracted %d of %d images in %.1f s", counted, len(self.dataset), time.perf_counter() - began
         )
-        return self.sums.result()
 
     def _add(self, item: Item, labelled: bool) -> None:
         image = self.dataset.load(item)

@@ -15,7 +15,7 @@ from pathlib import Path
 from fedmed_edge.atomic import locked
 from fedmed_edge.backoff import wait_s
 from fedmed_edge.config import SiteConfig
-from fedmed_edge.errors import FedmedError, InputError
+from fedmed_edge.errors import FedmedError, InputError, Withheld
 from fedmed_edge.federation.asked import Asked
 from fedmed_edge.federation.inbox import Inbox
 from fedmed_edge.federation.messages import Ask, Report
@@ -25,6 +25,7 @@ from fedmed_edge.federation.sequence import signed_as_next
 from fedmed_edge.generation import Generation, parse_generation
 from fedmed_edge.hospital import (
     Progress,
+    cohort,
     make_contribution,
     train_backbone,
 )
@@ -116,6 +117,9 @@ class _Site:
             return None
         try:
             report = self._do(ask)
+        except Withheld as error:  # its text may tell how many patients there are: it stays here
+            log.info("request %s to %s: refused: %s", ask.id[:12], ask.kind, error)
+            return Report(request=ask.id, state="refused", why="policy")
         except FedmedError as error:  # its text may name a path: it stays here
             log.warning("request %s to %s: failed: %s", ask.id[:12], ask.kind, error)
             return Report(request=ask.id, state="failed", why=f"could not be done: {type(error).__name__}")
@@ -171,7 +175,10 @@ class _Site:
                 weights_file=weights,
                 progress=self.progress,
             )
-            with signed_as_next(self.folder, contribution, read_private_key(self.config.key)) as signed:
+            key, policy = read_private_key(self.config.key), self.config.policy
+            with signed_as_next(
+                self.folder, contribution, key, policy=policy, cohort=cohort(self.dataset)
+            ) as signed:
                 outbox.add(signed, request=ask.id)
             made = signed.id
         return Report(request=ask.id, state="done", contribution=made)

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from datetime import datetime, time
 
-from fedmed_edge.config import SiteConfig, SiteFederation
+from fedmed_edge.config import PARTS, Policy, SiteConfig, SiteFederation
 from fedmed_edge.federation.messages import Ask
 
-__all__ = ["let_out", "objection", "within_hours"]
+__all__ = ["let_out", "objection", "rules_told", "within_hours"]
 
 
 def objection(ask: Ask, config: SiteConfig, own_recipe: str) -> str | None:
@@ -23,6 +23,8 @@ def objection(ask: Ask, config: SiteConfig, own_recipe: str) -> str | None:
     rules = config.federation
     if not getattr(rules, f"may_{ask.kind}"):
         return f"policy: `may_{ask.kind}` is false"
+    if config.policy.epsilon is not None and ask.kind != "contribute":
+        return "policy: nothing leaves but sums with noise"
     if not _listed(ask.generation, rules.generations):
         return "policy: the generation is not in `generations`"
     if rules.recipes and not _listed(ask.recipe, rules.recipes):
@@ -53,6 +55,33 @@ def within_hours(rules: SiteFederation, now: datetime) -> bool:
     begin, end = (time.fromisoformat(text) for text in rules.hours.split("-"))
     clock = now.time()
     return begin <= clock < end if begin <= end else clock >= begin or clock < end
+
+
+def rules_told(policy: Policy) -> dict[str, str]:
+    """What a site's policy lets out, in words, by what it is about.
+
+    Example:
+        >>> rules_told(Policy(parts=("classes",)))["parts"]
+        'classes; withheld: unlabelled, images, channels, style, calibration, weights'
+    """
+    least = policy.update_patients or policy.min_cohort
+    noisy = policy.epsilon is not None
+    parts = [part for part in policy.parts if part == "classes" or not noisy]
+    withheld = [part for part in PARTS if part not in parts]
+    return {
+        "parts": f"{', '.join(parts) or 'none'}; withheld: {', '.join(withheld) or 'none'}",
+        "min_cohort": f"{policy.min_cohort} patients in every class and fold",
+        "width": {
+            "warn": "rows wider than the site has rows leave with a warning",
+            "refuse": "rows wider than the site has rows do not leave",
+            "off": "rows of any width leave",
+        }["off" if noisy else policy.width_rule],
+        "noise": f"ε {policy.epsilon:g} and δ {policy.delta:g} a contribution, ε {policy.budget:g} in all"
+        if noisy
+        else "none",
+        "updates": f"{policy.days_between:g} days apart"
+        + ("" if noisy else f", a class by at least {least} patients, or not at all"),
+    }
 
 
 def let_out(parts: Sequence[str], min_cohort: int) -> str:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Final
 
 from fedmed_edge.atomic import locked, write_atomic
+from fedmed_edge.config import Policy
 from fedmed_edge.errors import InputError
+from fedmed_edge.federation.releases import read_releases, record, refuse
 from fedmed_edge.signing import PrivateKey
 from fedmed_edge.statistics.contribution import Contribution
 
@@ -46,19 +48,29 @@ def raise_sequence(folder: Path, least: int) -> None:
 
 
 @contextmanager
-def signed_as_next(folder: Path, contribution: Contribution, key: PrivateKey) -> Iterator[Contribution]:
+def signed_as_next(
+    folder: Path, contribution: Contribution, key: PrivateKey, *, policy: Policy, cohort: frozenset[str]
+) -> Iterator[Contribution]:
     """A contribution, signed with the site's next sequence; put it where it waits within the block.
 
     Until the block ends nobody else gets a number, or a newer one might be handed over first, and the server
-    refuse this one.
+    refuse this one. What it spends of the privacy budget is spent before the block begins.
+
+    Args:
+        policy: What may be signed after what was signed before (`releases.refuse`).
+        cohort: Of the site's training images (`hospital.cohort`).
 
     Raises:
         InputError: As `next_sequence`, or it cannot be written.
+        Withheld: The policy does not let it leave.
+        StoreError: What has left is not known.
     """
     with locked(folder / _LOCK):
+        refuse(read_releases(folder), policy, contribution.header, cohort)
         sequence = next_sequence(folder)
         _keep(folder, sequence)  # first: a gap does no harm, a number used twice does
         header = contribution.header.model_copy(update={"sequence": sequence})
+        record(folder, header, cohort)
         yield replace(contribution, header=header).sign(key)
 
 

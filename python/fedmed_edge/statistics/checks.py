@@ -44,8 +44,10 @@ def check_tensors(
         weight = name.startswith("weights/")
         refuse_unusable(name, tensor, where, largest=LARGEST if weight else np.inf, looked=looked)
     for label, gram in _grams(header, tensors):
-        _check_gram(gram, label, where)
+        _check_gram(gram, label, where, whole=header.privacy is None)
         looked()
+    if header.privacy is not None:
+        _check_noisy(header, tensors["rest_grams"], where)
     if "class_counts" in tensors:
         _check_classes(header, tensors, where, looked)
     if "image_gram" in tensors:
@@ -69,8 +71,8 @@ def _grams(header: ContributionHeader, tensors: Mapping[str, Tensor]) -> Iterato
             yield f"`{tensor}`", tensors[tensor]
 
 
-def _check_gram(gram: Array64, label: str, where: str) -> None:
-    _check_count(float(gram[-1]), f"count of {label}", where)
+def _check_gram(gram: Array64, label: str, where: str, *, whole: bool) -> None:
+    _check_count(float(gram[-1]), f"count of {label}", where, whole=whole)
     if gram[-1] == 0 and not gram.any():
         return
     if gram[-1] == 0:
@@ -91,11 +93,22 @@ def _check_gram(gram: Array64, label: str, where: str) -> None:
         raise InputError(f"{where}: {label} is indefinite: below -{INDEFINITE} of its trace") from None
 
 
-def _check_count(value: float, label: str, where: str) -> None:
+def _check_count(value: float, label: str, where: str, *, whole: bool = True) -> None:
     if value < 0:
         raise InputError(f"{where}: {label} is negative: {value:g}")
-    if value != np.floor(value) or value > _COUNT_CAP:
+    if (whole and value != np.floor(value)) or value > _COUNT_CAP:
         raise InputError(f"{where}: {label} has {value}, expected a whole number")
+
+
+def _check_noisy(header: ContributionHeader, grams: Array64, where: str) -> None:
+    """Grams with noise: what else there would be to agree with is not in the file."""
+    for name, count in zip(header.classes, grams[:, -1].tolist(), strict=True):
+        if (name in header.absent) != (count == 0):
+            raise InputError(f"{where}: class `{name}` has {count:.1f} rows and `absent` says otherwise")
+        if 0 < count < header.min_cohort:
+            raise InputError(
+                f"{where}: class `{name}` has {count:.1f} rows, expected at least {header.min_cohort}"
+            )
 
 
 def _check_classes(

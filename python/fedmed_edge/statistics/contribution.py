@@ -94,7 +94,8 @@ class Contribution:
 
     def tensors(self) -> Tensors:
         """The file's tensors by name; dense Grams are made anew on every call."""
-        tensors = to_tensors(self.statistics, self.header.parts)
+        private = self.header.privacy is not None
+        tensors = to_tensors(self.statistics, self.header.parts, private=private)
         if self.weights is not None:
             tensors |= {f"weights/{name}": value for name, value in self.weights.items()}
         return tensors
@@ -172,6 +173,7 @@ def new_contribution(
         parts: What the site's policy lets out.
         weights: Name → θ_s − θ⁰; sent as float32.
         evidence: What the site tells about its own work; patients by class go only with the class sums.
+        privacy: The noise that is in the sums.
         share_style: The style, where it is handed over, may be passed on to other sites.
 
     Raises:

@@ -18,7 +18,13 @@ Program = Literal["fedmed_edge", "python", "numpy", "torch", "monai", "onnxrunti
 
 
 class Privacy(Frozen):
-    """Differential privacy of the sums: patient as unit, rows clipped, Gaussian noise on the Grams."""
+    """Differential privacy of the sums: patient as unit, clipped, Gaussian noise on the Grams alone.
+
+    Attributes:
+        epsilon, delta: Of this one release.
+        clip: c; the scaled Grams of one patient have a Frobenius norm of at most c².
+        noise: Standard deviation of the noise, over c².
+    """
 
     epsilon: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     delta: Annotated[float, Field(gt=0, lt=1)]
@@ -104,7 +110,14 @@ class ContributionHeader(Frozen):
         sums = self.parts != ("weights",)
         if sums != (self.row_dim > 0) or sums != (self.feature_dim > 0):
             raise ValueError("`row_dim` and `feature_dim` are expected with sums, and only there")
+        if self.privacy is not None and not self._tells_noisy_grams_alone():
+            raise ValueError("`privacy` goes with `classes` alone, without folds, style, images or figures")
         return self
+
+    def _tells_noisy_grams_alone(self) -> bool:
+        told = self.evidence
+        exact = told.images or told.patients or told.metrics or self.share_style or self.folds
+        return self.parts == ("classes",) and not exact
 
     @property
     def values(self) -> dict[str, Any]:

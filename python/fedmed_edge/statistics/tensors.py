@@ -11,6 +11,7 @@ import numpy.typing as npt
 from fedmed_edge.statistics.calibration import COLUMNS, TEMPERATURES
 from fedmed_edge.statistics.feature_statistics import REST, FeatureStatistics, packed_length
 from fedmed_edge.statistics.header import ContributionHeader, Part
+from fedmed_edge.statistics.privacy import noisy_patients
 
 Tensor = npt.NDArray[Any]
 Tensors = dict[str, Tensor]
@@ -38,6 +39,9 @@ class TensorRule(NamedTuple):
 
 def tensor_rules(header: ContributionHeader) -> dict[str, TensorRule]:
     """Every tensor that a contribution with this header may hold, weights apart."""
+    if header.privacy is not None:
+        shape = (len(header.classes), packed_length(header.row_dim))
+        return {"rest_grams": TensorRule("classes", "F64", shape, "Gram of the rows with noise, by class")}
     classes, width = len(header.classes), header.row_dim
     packed, images = packed_length(width), packed_length(header.feature_dim + 1)
     rules = {
@@ -96,10 +100,18 @@ def restrict(statistics: FeatureStatistics, parts: Collection[Part]) -> FeatureS
     return replace(statistics, **{name: getattr(empty, name) for name in gone})
 
 
-def to_tensors(statistics: FeatureStatistics | None, parts: Iterable[Part]) -> Tensors:
-    """Tensors of the named parts of the sums; arrays are shared where they can be."""
+def to_tensors(
+    statistics: FeatureStatistics | None, parts: Iterable[Part], *, private: bool = False
+) -> Tensors:
+    """Tensors of the named parts of the sums; arrays are shared where they can be.
+
+    Args:
+        private: Noisy Grams go alone: whatever else there is to say is read from them.
+    """
     if statistics is None:
         return {}
+    if private:
+        return {"rest_grams": statistics.rest_grams}
     tensors: Tensors = {}
     for part in parts:
         tensors |= _part_tensors(statistics, part)
@@ -151,6 +163,8 @@ def to_statistics(header: ContributionHeader, tensors: Mapping[str, Tensor]) -> 
         if gram[-1]:
             blocks[REST, index] = gram
     fields = {name: tensors[name] for name in _SAME_NAME if name in tensors}
+    if header.privacy is not None:
+        fields["patients"] = noisy_patients(blocks, len(header.classes))
     if "unlabelled_gram" in tensors:
         fields["unlabelled"] = tensors["unlabelled_gram"]
     return FeatureStatistics(

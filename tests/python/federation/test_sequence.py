@@ -27,7 +27,9 @@ def test_what_is_made_at_once_gets_numbers_in_the_order_of_the_outbox(federation
     order: list[int] = []
 
     def hand_over(contribution: Any) -> None:
-        with signed_as_next(alpha.folder, contribution, alpha.key) as signed:
+        with signed_as_next(
+            alpha.folder, contribution, alpha.key, policy=alpha.config.policy, cohort=frozenset()
+        ) as signed:
             signed.verify(alpha.key.public_key())
             if raising.ident is None:
                 raising.start()

@@ -61,8 +61,10 @@ def command(
         raise click.UsageError("give one of --out FILE, --dry-run, --no-wait, or none of them")
     out: Output = ctx.obj
     from fedmed_edge.federation.outbox import Outbox
+    from fedmed_edge.federation.policy import rules_told
+    from fedmed_edge.federation.releases import read_releases, refuse, refuse_exhausted
     from fedmed_edge.federation.sequence import SEQUENCE_FILE, next_sequence, signed_as_next
-    from fedmed_edge.hospital import make_contribution
+    from fedmed_edge.hospital import cohort, make_contribution
     from fedmed_edge.statistics.contribution import write_contribution
 
     config = read_site(folder, generation=generation, device=device)
@@ -72,6 +74,7 @@ def command(
         check_connected(folder)
     for path in (target, folder / SEQUENCE_FILE) if target else ():
         check_writable(path)
+    refuse_exhausted(read_releases(folder), config.policy)
     key = read_private_key(config.key)
     dataset = read_site_data(config)
     with out.progress("extracting", len(dataset.train)) as advance:
@@ -83,11 +86,17 @@ def command(
             weights_file=weights,
             progress=advance,
         )
+    of_patients = cohort(dataset)
     if dry_run:
+        refuse(read_releases(folder), config.policy, made.header, of_patients)
         answer, lines = summary(made, every=True)
-        out.answer({"dry_run": True, **answer}, ["dry run: nothing was written", *lines])
+        rules = rules_told(config.policy)
+        told = [f"policy: {name}: {rule}" for name, rule in rules.items()]
+        out.answer(
+            {"dry_run": True, **answer, "policy": rules}, ["dry run: nothing was written", *lines, *told]
+        )
         return
-    with signed_as_next(folder, made, key) as signed:
+    with signed_as_next(folder, made, key, policy=config.policy, cohort=of_patients) as signed:
         answer, lines = summary(signed)
         if target is not None:
             write_contribution(target, signed)

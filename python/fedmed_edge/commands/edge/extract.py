@@ -14,6 +14,7 @@ from fedmed_edge.commands.folders import (
     read_site_generation,
 )
 from fedmed_edge.commands.verbs import Output, Verb
+from fedmed_edge.errors import InputError
 
 
 @click.command(cls=Verb)
@@ -31,6 +32,11 @@ def command(out: Output, folder: Path, generation: Path | None, device: str | No
     from fedmed_edge.statistics.contribution import write_contribution
 
     config = read_site(folder, generation=generation, device=device)
+    if config.policy.epsilon is not None:
+        raise InputError(
+            "extract: the policy asks for noise, and every file with it spends privacy",
+            hint="`contribute --dry-run` shows what would leave",
+        )
     check_writable(target)
     dataset = read_site_data(config)
     with out.progress("extracting", len(dataset.train)) as advance:

@@ -1,0 +1,38 @@
+"""`fedmed-edge budget`: privacy spent by what this site signed, and what is left."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from fedmed_edge.commands.folders import folder_option, read_site
+from fedmed_edge.commands.verbs import Output, Verb
+
+
+@click.command(cls=Verb)
+@folder_option("Site")
+@click.pass_obj
+def command(out: Output, folder: Path) -> None:
+    """Show what the contributions that were signed here spent of the privacy budget in fedmed.toml.
+
+    A contribution counts from when it is signed, whether it arrived or not. Those of all tasks and
+    generations count together, as they may speak of the same patients.
+
+    Example: fedmed-edge budget -C hospital-a
+    """
+    from fedmed_edge.federation.releases import read_releases, spent
+
+    policy = read_site(folder).policy
+    stands = spent(read_releases(folder), policy)
+    document = {"epsilon": stands.epsilon, "delta": policy.delta, "budget": policy.budget}
+    lines = [
+        f"spent: ε {stands.epsilon:.3g} of {policy.budget:g} at δ {policy.delta:g}, "
+        f"by {stands.noisy} contributions"
+    ]
+    if stands.left is None:
+        lines.append("policy: no noise (`epsilon` is not set), so no ε bounds what a contribution tells")
+    else:
+        lines.append(f"left: {stands.left} more of ε {policy.epsilon:g} each")
+    if stands.exact:
+        lines.append(f"{stands.exact} contributions left without noise; no ε bounds what they tell")
+    out.answer({**asdict(stands), **document}, lines)

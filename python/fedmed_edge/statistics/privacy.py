@@ -1,0 +1,242 @@
+"""Class Grams under differential privacy: one patient is the unit, clipped as a whole, and noise is added.
+
+Two sites are neighbours where one patient, with all rows, is at one of them and not at the other. Nothing but
+the Grams is handed over: counts and sums are read from their last column, noise and all, and neither folds
+nor the classes that are left out depend on anything else.
+
+The promise is one of real numbers. Noise is drawn in float64 from the system's cryptographic source, and
+every Gram is put together anew from its eigenvectors, so that its last bits are not those of a sum with
+noise; a discrete mechanism it is not (Mironov, CCS 2012).
+
+Source: method §8; Dwork et al., "Analyze Gauss", STOC 2014 (symmetric noise on a Gram).
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from fedmed_edge.errors import InputError, Withheld
+from fedmed_edge.kernels import class_gram
+from fedmed_edge.statistics.feature_statistics import (
+    REST,
+    Array64,
+    FeatureStatistics,
+    pack,
+    packed_length,
+    unpack,
+)
+
+__all__ = ["ClippedAccumulator", "gaussian_noise", "private_statistics", "row_scale", "symmetric_noise"]
+
+Rows = npt.NDArray[np.float32]
+
+_TYPICAL = 2.0
+"""Squared length of a typical scaled row: 1 of the features, 1 of the closing 1."""
+
+_CERTAIN = 2.0
+"""A class stays where its noisy count is that many deviations of its noise above 0, and at `min_cohort`."""
+
+
+def row_scale(raw_dim: int, feature_dim: int, lift_dim: int) -> Array64:
+    """Factors (D,) that bring a row z = [relu(f R + b), f, 1] to a length of about √2.
+
+    Noise is the same on every element, so the features are made as long as the closing 1; they are stretched
+    again after the noise. The factors follow from the widths alone: standardised features have a squared
+    length of their number, and of a lift of them and of b half survives the relu.
+
+    Args:
+        raw_dim: F0, features before they are projected.
+
+    Example:
+        >>> row_scale(100, 16, 0)[[0, -1]]
+        array([0.1, 1. ])
+    """
+    square = raw_dim + lift_dim * (raw_dim / feature_dim + 1.0) / 2.0
+    factors = np.full(lift_dim + feature_dim + 1, square**-0.5)
+    factors[-1] = 1.0
+    return factors
+
+
+def gaussian_noise(count: int) -> Array64:
+    """Standard Gaussian numbers (count,) from the system's cryptographic source, by Box and Muller."""
+    half = (count + 1) // 2
+    bits = np.frombuffer(os.urandom(16 * half), np.uint64) >> np.uint64(11)
+    first, second = (bits.astype(np.float64).reshape(2, half) + 0.5) * 2.0**-53
+    radius = np.sqrt(-2.0 * np.log(first))
+    angle = 2.0 * np.pi * second
+    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count]
+
+
+def symmetric_noise(width: int) -> Array64:
+    """Symmetric matrix (width, width) of Gaussian noise: variance 1 on the diagonal, ½ beside it.
+
+    As a vector in which an element beside the diagonal stands once, times √2, it is standard Gaussian, and
+    the length of that vector is the matrix's Frobenius norm: what one patient is clipped by.
+    """
+    rows, columns = np.triu_indices(width)
+    noise = np.zeros((width, width))
+    noise[rows, columns] = gaussian_noise(len(rows)) * np.where(rows == columns, 1.0, np.sqrt(0.5))
+    noise[columns, rows] = noise[rows, columns]
+    return noise
+
+
+class ClippedAccumulator:
+    """Adds up the scaled, clipped Grams of patients, who come one after the other.
+
+    Stands where an `Accumulator` does. Unlabelled images, and whatever an image gives beside its rows, count
+    for nothing.
+
+    Args:
+        classes: Class names of the recipe.
+        scale: Factors (D,) of `row_scale`.
+        clip: c: all Grams of one patient together get a Frobenius norm of at most c².
+
+    Attributes:
+        patients: Patients so far, exactly; for the site itself, never for the server.
+
+    Example:
+        >>> sums = ClippedAccumulator(("a", "b"), scale=np.ones(2), clip=1.0)
+        >>> sums.add_rows(np.array([[3, 1]], np.float32), np.array([1], np.int32), "ann")
+        >>> sums.result()[1].round(6)
+        array([0.9, 0.3, 0.1])
+    """
+
+    def __init__(self, classes: Sequence[str], *, scale: Array64, clip: float) -> None:
+        self.classes, self.clip = tuple(classes), clip
+        self.row_dim, self.patients = len(scale), 0
+        self._scale = pack(np.outer(scale, scale))
+        self._total = np.zeros((len(self.classes), packed_length(self.row_dim)))
+        self._own = np.zeros_like(self._total)
+        self._patient: str | None = None
+        self._seen: set[str] = set()
+
+    def keeps(self, classes: Iterable[int]) -> bool:
+        """Whether an image counts: where it has a class."""
+        return any(True for _ in classes)
+
+    def add_rows(self, rows: Rows, classes: npt.NDArray[np.int32], patient: str) -> None:
+        """Add the rows (N, D) of one image; a class of −1 (N,) leaves a row out.
+
+        Raises:
+            InputError: A row has NaN or Inf.
+            ValueError: The patient came before another one.
+        """
+        if not np.isfinite(rows).all():
+            raise InputError("statistics: `rows` has NaN or Inf, expected finite values")
+        grams = np.zeros_like(self._own)
+        class_gram(rows, classes, grams)
+        self._of(patient)
+        self._own += grams * self._scale
+
+    def add_gram(self, gram: Array64, index: int, patient: str) -> None:
+        """Add one image's rows of class `index` by their packed Gram (P,).
+
+        Raises:
+            InputError: The Gram has NaN or Inf.
+            ValueError: The patient came before another one.
+        """
+        if not np.isfinite(gram).all():
+            raise InputError("statistics: `gram` has NaN or Inf, expected finite values")
+        self._of(patient)
+        self._own[index] += gram * self._scale
+
+    def add_unlabelled(self, rows: Rows) -> None:
+        """Left out."""
+
+    def add_unlabelled_gram(self, gram: Array64) -> None:
+        """Left out."""
+
+    def add_image(self, feature: npt.NDArray[np.floating], distance_squared: float | None = None) -> None:
+        """Left out."""
+
+    def add_channels(self, moments: Sequence[tuple[int, Array64, Array64]]) -> None:
+        """Left out."""
+
+    def add_style(self, log_amplitude: Array64) -> None:
+        """Left out."""
+
+    def result(self) -> Array64:
+        """(C, P) packed Grams of the scaled rows, every patient clipped; without noise, not to be sent."""
+        self._of(None)
+        return self._total
+
+    def _of(self, patient: str | None) -> None:
+        if patient == self._patient:
+            return
+        if patient in self._seen:
+            raise ValueError("the images of one patient must come together")
+        if self._patient is not None:
+            self._seen.add(self._patient)
+            self.patients += 1
+            norm = np.sqrt(sum(float((unpack(gram) ** 2).sum()) for gram in self._own))
+            self._total += self._own * min(1.0, self.clip**2 / max(norm, 1e-300))
+            self._own[:] = 0.0
+        self._patient = patient
+
+
+def private_statistics(
+    sums: ClippedAccumulator,
+    scale: Array64,
+    *,
+    multiplier: float,
+    min_cohort: int,
+    feature_dim: int,
+) -> FeatureStatistics:
+    """The sums that may leave: noise added, positive semidefinite, on the scale of rows again.
+
+    All that follows the noise uses nothing but the noisy Grams. A class is left out where its noisy count is
+    below `min_cohort` or within two deviations of its noise. A patient who was clipped counts about once.
+
+    Args:
+        scale: As the accumulator got it.
+        multiplier: Standard deviation of the noise over c² (`accounting.noise_multiplier`).
+
+    Raises:
+        Withheld: Fewer than `min_cohort` patients, or no class stands out of the noise.
+    """
+    grams = sums.result()
+    if sums.patients < min_cohort:
+        raise Withheld(
+            f"contribution: {sums.patients} labelled training patients, expected at least min_cohort "
+            f"{min_cohort}"
+        )
+    deviation = multiplier * sums.clip**2
+    size = max(1.0, _TYPICAL / sums.clip**2)
+    least = max(float(min_cohort), _CERTAIN * deviation * size)
+    blocks = {}
+    for index, gram in enumerate(grams):
+        noisy = unpack(gram) + deviation * symmetric_noise(sums.row_dim)
+        released = pack(_positive(noisy) * size / np.outer(scale, scale))
+        if released[-1] >= least:
+            blocks[REST, index] = released
+    if not blocks:
+        raise Withheld(
+            "contribution: no class stands out of the noise",
+            hint="more patients, a narrower generation or a larger `epsilon` in the policy of fedmed.toml",
+        )
+    kept = {index for _, index in blocks}
+    return FeatureStatistics(
+        classes=sums.classes,
+        row_dim=sums.row_dim,
+        feature_dim=feature_dim,
+        blocks=blocks,
+        absent=tuple(name for index, name in enumerate(sums.classes) if index not in kept),
+        patients=noisy_patients(blocks, len(sums.classes)),
+    )
+
+
+def noisy_patients(blocks: dict[tuple[int, int], Array64], classes: int) -> npt.NDArray[np.int64]:
+    """(C,) how many patients the noisy counts speak of, at least 1 where there is a Gram."""
+    patients = np.zeros(classes, np.int64)
+    for (_, index), gram in blocks.items():
+        patients[index] = max(1, int(gram[-1]))
+    return patients
+
+
+def _positive(matrix: Array64) -> Array64:
+    """The nearest positive semidefinite matrix: negative eigenvalues become 0."""
+    values, vectors = np.linalg.eigh(matrix)
+    half = vectors * np.sqrt(np.maximum(values, 0.0))
+    return np.asarray(half @ half.T)
