@@ -80,7 +80,7 @@ ROOT_MODULES: dict[str, tuple[set[str], set[str]]] = {
 }
 
 TRAINING = {
-    *(f"features/{name}.py" for name in ("backbones", "encoder_export", "feed", "training")),
+    *(f"features/{name}.py" for name in ("backbones", "encoder_export", "feed", "shifts", "training")),
     "study/",
 }
 

@@ -6,7 +6,7 @@ In: a `Dataset`, a `Generation`, the site's settings. Out: a backbone file, a `C
 import hashlib
 import logging
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from fedmed_edge.statistics.contribution import Contribution, Evidence, Privacy,
 from fedmed_edge.statistics.feature_statistics import FeatureStatistics
 from fedmed_edge.statistics.header import Program
 from fedmed_edge.statistics.privacy import private_statistics
+from fedmed_edge.statistics.style import Style
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ def train_backbone(
     *,
     epochs: float,
     site: str,
+    styles: Sequence[Style] = (),
     seed: int = 0,
     device: str = "auto",
     progress: Progress | None = None,
@@ -72,6 +74,7 @@ def train_backbone(
         dataset: Give `dataset.train`.
         start: Generation whose backbone it starts from; None starts from random weights.
         epochs: Passes over the labelled images.
+        styles: Of other sites, towards which images are moved as well.
 
     Raises:
         InputError: No labelled image, or the generation has another backbone than the recipe.
@@ -83,7 +86,9 @@ def train_backbone(
     network = build_network(dataset.recipe, seed=seed)
     if start is not None:
         set_state(network.backbone, start.weights, f"generation {start.digest[:12]}")
-    result = train(network, dataset, epochs=epochs, seed=seed, device=device, progress=progress)
+    result = train(
+        network, dataset, epochs=epochs, styles=styles, seed=seed, device=device, progress=progress
+    )
     return TrainedBackbone(
         dataset.recipe,
         site,

@@ -4,7 +4,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -21,12 +21,14 @@ from torch.nn import functional
 from fedmed_edge.errors import DeviceError, InputError
 from fedmed_edge.features.backbones import MultiScale, build_backbone, seeded, set_state, state_of
 from fedmed_edge.features.feed import Feed
+from fedmed_edge.features.shifts import StyleShift
 from fedmed_edge.features.weights import average_weights, read_backbone, write_backbone
 from fedmed_edge.images.dataset import Dataset
 from fedmed_edge.images.preprocess import IGNORE, Prepared, prepare
 from fedmed_edge.images.windows import blended, cover
 from fedmed_edge.kernels import thread_count
 from fedmed_edge.recipe import Recipe
+from fedmed_edge.statistics.style import Style
 
 __all__ = [
     "Network",
@@ -144,6 +146,7 @@ def train(
     epochs: float | None = None,
     batch: int | None = None,
     learning_rate: float | None = None,
+    styles: Sequence[Style] = (),
     seed: int = 0,
     device: str = "auto",
     progress: Progress | None = None,
@@ -157,11 +160,12 @@ def train(
         steps: Batches; or give `epochs`, passes over the labelled images.
         batch: Images (windows) a step; default 16, for volumes 4.
         learning_rate: Peak of the cycle; default 1e-3, for segmentation 2e-3.
+        styles: Of other sites: every batch is also seen moved towards them (`shifts`), at twice the cost.
         device: `auto`, `cpu` or `cuda`; mixed precision on a GPU.
         progress: Called after every step with what to show.
 
     Raises:
-        InputError: No labelled image, or an image that cannot be prepared.
+        InputError: No labelled image, an image that cannot be prepared, or a style of another shape.
         DeviceError: `cuda` asked for where there is none.
     """
     batch = batch or BATCH[network.recipe.dimensions]
@@ -171,11 +175,15 @@ def train(
         if (steps is None) == (epochs is None):
             raise ValueError("training: give either `steps` or `epochs`")
         total = steps if steps is not None else max(1, round((epochs or 0) * feed.images / batch))
-        trainer = _Trainer(network, place, rate)
+        shift = StyleShift(styles, network.recipe, seed=seed) if styles else None
+        trainer = _Trainer(network, place, rate, objective=_task_objective(network.recipe, shift))
         began = time.perf_counter()
         losses = trainer.run(feed, range(total), total, progress)
     seconds = time.perf_counter() - began
-    log.info("trained %d steps on %d images in %.1f s", total, feed.images, seconds)
+    log.info(
+        "trained %d steps on %d images, towards %d styles, in %.1f s",
+        *(total, feed.images, len(styles), seconds),
+    )
     return TrainResult(np.array(losses, np.float32), seconds)
 
 
@@ -432,9 +440,14 @@ def task_loss(recipe: Recipe) -> Callable[[Tensor, Tensor], Tensor]:
     return _classification_loss if recipe.kind == "classification" else _SegmentationLoss()
 
 
-def _task_objective(recipe: Recipe) -> Objective:
+def _task_objective(recipe: Recipe, shift: StyleShift | None = None) -> Objective:
     loss = task_loss(recipe)
-    return lambda network, images, targets: loss(network(images).float(), targets)
+
+    def objective(network: Network, images: Tensor, targets: Tensor) -> Tensor:
+        seen = [images] if shift is None else [images, shift(images)]
+        return torch.stack([loss(network(one).float(), targets) for one in seen]).mean()
+
+    return objective
 
 
 def _classification_loss(scores: Tensor, labels: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from fedmed_edge.federation.messages import Ask, Report
 from fedmed_edge.federation.outbox import Outbox
 from fedmed_edge.federation.policy import objection, within_hours
 from fedmed_edge.federation.sequence import signed_as_next
+from fedmed_edge.federation.styles import styles_here
 from fedmed_edge.generation import Generation, parse_generation
 from fedmed_edge.hospital import (
     Progress,
@@ -154,6 +155,7 @@ class _Site:
             start,
             epochs=ask.epochs,
             site=self.config.site,
+            styles=styles_here(self.inbox, self.recipe, self.config.server_key),
             seed=ask.seed,
             device=self.config.device,
             progress=self.progress,

@@ -180,6 +180,8 @@ class Publisher:
         offer = self.offers.read(digest)
         if offer is None or offer.state != "on offer":
             self.generation(digest, recipe, ask=False)
+        else:
+            self._styles(recipe, digest, offer.sites)
         return training
 
     def _exported(self, content: bytes, name: str) -> ModelEntry:

@@ -7,30 +7,24 @@ other scanners. Source: method §2.4 and §6.
 
 import json
 from collections.abc import Iterable
-from typing import Annotated, Final, Literal, NamedTuple
+from pathlib import Path
+from typing import Annotated, Final, Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 
 from fedmed_edge.errors import InputError
+from fedmed_edge.federation.inbox import Inbox
 from fedmed_edge.federation.messages import Digest
-from fedmed_edge.recipe import Frozen, parse_settings
+from fedmed_edge.recipe import Frozen, Recipe, parse_settings
+from fedmed_edge.signing import verify_trusted
 from fedmed_edge.statistics.contribution import Contribution
+from fedmed_edge.statistics.style import Style
 from fedmed_edge.tensorfile import load_tensors, parse_layout, refuse_unusable, strict_json, tensor_file
 
-__all__ = ["Style", "collect_styles", "parse_styles"]
+__all__ = ["collect_styles", "parse_styles", "styles_here"]
 
 METADATA_KEY: Final = "fedmed_styles"
-
-Array = npt.NDArray[np.float32]
-
-
-class Style(NamedTuple):
-    """One site's style: (channels, h, w) mean and deviation of the log-amplitude."""
-
-    mean: Array
-    deviation: Array
 
 
 class StylesHeader(Frozen):
@@ -72,8 +66,28 @@ def collect_styles(contributions: Iterable[Contribution]) -> tuple[bytes, tuple[
     return tensor_file(tensors, METADATA_KEY, said), ids
 
 
-def parse_styles(content: bytes, where: str) -> list[Style]:
-    """Styles from the bytes of a file whose signature was checked; `where` names it in messages.
+def styles_here(inbox: Inbox, recipe: Recipe, trust: Path | None) -> list[Style]:
+    """Styles of other sites that came to this one, for training under a recipe; none where none came.
+
+    Args:
+        trust: PEM file of the server's public key.
+
+    Raises:
+        TrustError: They are not signed with that key.
+        InputError: As `parse_styles`.
+    """
+    arrived = inbox.newest("styles", task=recipe.name)
+    if arrived is None:
+        return []
+    content = verify_trusted(inbox.path(arrived.digest), trust)
+    return parse_styles(content, f"styles {arrived.digest[:12]}", recipe)
+
+
+def parse_styles(content: bytes, where: str, recipe: Recipe) -> list[Style]:
+    """Styles from the bytes of a file whose signature was checked; none where they are of another recipe.
+
+    Args:
+        where: Names the file in messages.
 
     Raises:
         InputError: It is no such file, or a tensor is missing, of another shape, or has NaN or Inf.
@@ -83,6 +97,8 @@ def parse_styles(content: bytes, where: str) -> list[Style]:
     wanted = {f"{number}/{name}" for number in range(header.count) for name in Style._fields}
     if set(layout.entries) != wanted:
         raise InputError(f"{where}: has {len(layout.entries)} tensors, expected {len(wanted)}")
+    if header.recipe != recipe.digest:
+        return []
     tensors = load_tensors(content, layout, where)
     shapes = {value.shape for value in tensors.values()}
     if len(shapes) != 1 or any(value.dtype != np.float32 or value.ndim != 3 for value in tensors.values()):

@@ -4,6 +4,8 @@ Source: method §2.4; the low-frequency block follows FDA (Yang & Soatto, CVPR 2
 CVPR 2021), which hand over single spectra. Here only sums over a site's images leave the hospital.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
@@ -15,6 +17,13 @@ RELATIVE_SIZE = 0.1
 
 FLOOR = 1e-6
 """Added to the amplitude (of an image whose values are about 0 to 1) before the logarithm."""
+
+
+class Style(NamedTuple):
+    """One site's style: (channels, h, w) float32 mean and deviation of the log-amplitude over its images."""
+
+    mean: npt.NDArray[np.float32]
+    deviation: npt.NDArray[np.float32]
 
 
 def block_shape(size: tuple[int, ...]) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from fedmed_edge.federation.duties import work
 from fedmed_edge.federation.inbox import Inbox
 from fedmed_edge.federation.loopback import LoopbackSites
 from fedmed_edge.federation.styles import parse_styles
+from fedmed_edge.recipe import read_recipe
 from fedmed_edge.signing import verify_trusted
 from fedmed_edge.store.store import open_store
 
@@ -54,7 +55,7 @@ def meet(copied: Any, monkeypatch: pytest.MonkeyPatch) -> Meet:
 
 
 def test_from_rounds_of_training_to_a_validated_model(
-    copied: Any, kit: ModuleType, meet: Meet, tmp_path: Path
+    copied: Any, kit: ModuleType, meet: Meet, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     f = copied
     begun = f.admin("train", "--rounds", 2, "--epochs", 0.2)["trainings"]
@@ -81,7 +82,13 @@ def test_from_rounds_of_training_to_a_validated_model(
 
     styles = [one for one in inbox(f, "c").all() if one.kind == "styles"]
     content = verify_trusted(inbox(f, "c").path(styles[-1].digest), f.trust)
-    assert len(parse_styles(content, "styles")) == 2  # of a and b, who consent
+    assert len(parse_styles(content, "styles", read_recipe(f.recipe))) == 2  # of a and b, who consent
+    caplog.set_level("INFO")
+    f.admin("train", "--rounds", 1, "--epochs", 0.1)
+    meet(lambda: {one["state"] for one in trainings()} == {"finished"})
+    assert caplog.text.count("towards 2 styles") == 3
+    given = ("--generation", tmp_path / "g.generation", "--epochs", 0.1, "--out", tmp_path / "c.backbone")
+    assert f.site("c", "train", *given)["styles"] == 2
 
     f.admin("rebuild")
     model = f.export("global.onnx")

@@ -36,6 +36,9 @@ def command(
 ) -> None:
     """Train on the images of this site's training split and write the backbone's weights.
 
+    Where styles of other hospitals came over the network, every batch is also seen as their scanners would
+    show it, which takes twice as long.
+
     Example: fedmed-edge train -C hospital-a --generation start.generation --out a.backbone
     """
     config = read_site(folder, generation=generation, device=device)
@@ -43,16 +46,27 @@ def command(
     dataset = read_site_data(config).train
     start = None if from_scratch else read_site_generation(config)
 
+    from fedmed_edge.federation.inbox import Inbox
+    from fedmed_edge.federation.styles import styles_here
     from fedmed_edge.hospital import train_backbone
 
+    styles = styles_here(Inbox(folder / "inbox"), dataset.recipe, config.server_key)
     with out.progress("training") as advance:
         trained = train_backbone(
-            dataset, start, epochs=epochs, seed=seed, device=config.device, site=config.site, progress=advance
+            dataset,
+            start,
+            epochs=epochs,
+            site=config.site,
+            styles=styles,
+            seed=seed,
+            device=config.device,
+            progress=advance,
         )
     trained.write(target)
     answer = {
         "out": str(target),
         "images": trained.images,
+        "styles": len(styles),
         "seconds": round(trained.seconds, 3),
         "loss": trained.loss,
     }
