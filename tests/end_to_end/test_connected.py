@@ -35,6 +35,10 @@ def test_two_hospitals_contribute_and_the_server_rebuilds(
         assert json.loads(out)["state"] == "taken"
     assert f.admin("rebuild")["sites"] == ["a", "b"]
     assert f.admin("status")["faults"] == []
+    f.admin("publish")
+    models = ("model", "list", "-C", root / "a")
+    (model,) = net.until("the model came", lambda: f.ask(net.EDGE, *models)["models"], seconds=120)
+    assert model["state"] == "waiting"
     health = kit.run(kit.EDGE, "health", "-C", root / "a")
     assert health.code == 0, health.out + health.err
     doctor = kit.run(kit.EDGE, "doctor", "-C", root / "a", "--json").json

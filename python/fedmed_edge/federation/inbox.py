@@ -26,10 +26,12 @@ class Arrived(Offered):
     Attributes:
         state: `here`; `taken back`: no longer published; `withdrawn`: must not be used any more.
         came: When, by the site's clock; which of two is newer tells `made`, by the server's.
+        placed: Of a model: it was placed among the site's models, or refused there.
     """
 
     state: Literal["here", "taken back", "withdrawn"] = "here"
     came: float
+    placed: bool = False
 
 
 class Inbox:
@@ -125,6 +127,10 @@ class Inbox:
         if arrived.state == "taken back" or made > arrived.made:
             again = arrived.model_copy(update={"state": "here", "made": max(made, arrived.made)})
             self._records.write(arrived.digest, again)
+
+    def note_placed(self, arrived: Arrived, placed: bool) -> None:
+        """A model stands among the site's now, or not any more."""
+        self._records.write(arrived.digest, arrived.model_copy(update={"placed": placed}))
 
     def sweep(self, offered: set[str]) -> None:
         """Delete parts of what is no longer on offer, and what a killed process left."""

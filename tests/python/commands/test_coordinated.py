@@ -12,6 +12,7 @@ from fedmed_edge.federation.coordinator import FOLDER, Coordinator
 from fedmed_edge.federation.duties import work
 from fedmed_edge.federation.inbox import Inbox
 from fedmed_edge.federation.loopback import LoopbackSites
+from fedmed_edge.federation.placing import place_models
 from fedmed_edge.federation.styles import parse_styles
 from fedmed_edge.recipe import read_recipe
 from fedmed_edge.signing import verify_trusted
@@ -129,6 +130,28 @@ def inbox(f: Any, name: str) -> Inbox:
     return Inbox(f.root / name / "inbox")
 
 
+def place(f: Any, name: str) -> list[str]:
+    return place_models(f.root / name, read_config(SiteConfig, f.root / name))
+
+
+def states(f: Any, name: str) -> dict[str, str]:
+    models = f.ask(EDGE, "model", "list", "-C", f.root / name)["models"]
+    return {one["name"]: one["state"] for one in models}
+
+
+def test_a_model_that_is_not_as_it_was_signed_is_not_placed_and_not_tried_again(
+    copied: Any, meet: Meet, caplog: pytest.LogCaptureFixture
+) -> None:
+    f = copied
+    f.admin("publish")
+    meet(lambda: inbox(f, "a").newest("model") is not None)
+    path = inbox(f, "a").path(inbox(f, "a").newest("model").digest)  # type: ignore[union-attr]
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    assert place(f, "a") == [] and place(f, "a") == []
+    assert caplog.text.count("is not placed among the models") == 1
+    assert states(f, "a") == {}
+
+
 def test_what_was_published_is_taken_back(copied: Any, kit: ModuleType, meet: Meet) -> None:
     f = copied
     first = f.admin("publish")
@@ -139,9 +162,25 @@ def test_what_was_published_is_taken_back(copied: Any, kit: ModuleType, meet: Me
     meet(lambda: len([one for one in inbox(f, "a").all() if one.kind == "model"]) == 2)
     newest = inbox(f, "a").newest("model")
     assert newest is not None and newest.digest == second["digest"]
+    # the newest is placed among the models of the site, and waits there
+    assert place(f, "a") == [second["digest"][:16]] and place(f, "a") == []
+    assert states(f, "a") == {second["digest"][:16]: "waiting"}
     taken = f.admin("rollback")
     assert (taken["digest"], taken["before"]) == (second["digest"], first["digest"])
     meet(lambda: inbox(f, "a").newest("model").digest == first["digest"])  # type: ignore[union-attr]
+    # what was taken back waits no longer
+    assert place(f, "a") == [first["digest"][:16]]
+    assert states(f, "a") == {first["digest"][:16]: "waiting"}
+    # what answers goes on until the hospital says otherwise
+    f.ask(EDGE, "model", "activate", "-C", f.root / "a")
+    f.admin("rollback")
+    meet(lambda: inbox(f, "a").newest("model") is None)
+    assert place(f, "a") == []
+    assert states(f, "a") == {first["digest"][:16]: "active"}
+    # and what is published again comes back
+    f.admin("publish", f.root / "second.onnx")
+    meet(lambda: inbox(f, "a").newest("model") is not None)
+    assert place(f, "a") == [second["digest"][:16]]
     said = kit.run(SERVER, "rollback", "-C", f.server, "--digest", "ffff")
     assert said.code == 4 and "rollback: 0 objects on offer fit, expected 1" in said.err
 

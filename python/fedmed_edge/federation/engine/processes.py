@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from fedmed_edge.atomic import locked, write_atomic
+from fedmed_edge.backoff import wait_s
 from fedmed_edge.config import ServerConfig, SiteConfig, read_config
 from fedmed_edge.errors import FedmedError, Unreachable
 from fedmed_edge.federation.engine.identities import identities_of
@@ -40,6 +41,7 @@ _ENVIRONMENT: Final = {
 REVOCATIONS_S: Final = 1.0
 ENGINE_S: Final = 30.0
 DUTIES_S: Final = 5.0
+LONGEST_PAUSE_S: Final = 60.0
 STALE_S: Final = 30.0
 JOB_LOG_S: Final = 86_400.0
 """How long the log of a job is kept."""
@@ -186,27 +188,31 @@ def coordinate(server: Path) -> None:
 
 def work(site: Path) -> None:
     """Do what the server asked, one thing after another, until SIGTERM."""
-    said = ""
+    said, failures = "", 0
     while True:
         try:
             work_once(site)
-            said = ""
+            said, failures = "", 0
         except FedmedError as error:
             if str(error) != said:
                 log.warning("%s", error)
-            said = str(error)
-        time.sleep(DUTIES_S)
+            said, failures = str(error), failures + 1
+        time.sleep(wait_s(failures, DUTIES_S, LONGEST_PAUSE_S))
 
 
 def work_once(site: Path) -> None:
-    """Do what is asked now; where nothing is, neither settings nor images are looked at.
+    """Do what is asked now and place what came; where nothing is, neither settings nor images are looked at.
 
     Raises:
-        FedmedError: As `duties.work`, or the settings cannot be read.
+        FedmedError: As `duties.work` and `place_models`, or the settings cannot be read.
     """
     from fedmed_edge.federation import duties
     from fedmed_edge.federation.asked import Asked
+    from fedmed_edge.federation.inbox import Inbox
+    from fedmed_edge.federation.placing import place_models, to_place
 
+    if to_place(Inbox(site / "inbox")):
+        place_models(site, read_config(SiteConfig, site))
     if Asked(site / "requests").open():
         duties.work(site, read_config(SiteConfig, site))
 

@@ -1,0 +1,67 @@
+"""What came from the server among the site's models: verified, and waiting for `fedmed-edge model activate`.
+
+The newest of every task is placed, once; which model answers is the hospital's to say. One that the server
+takes back goes again where it only waits; one that answers stays, until the hospital says otherwise.
+"""
+
+import logging
+from pathlib import Path
+
+from fedmed_edge.config import SiteConfig
+from fedmed_edge.errors import TrustError
+from fedmed_edge.federation.inbox import Arrived, Inbox
+from fedmed_edge.inference.model_folder import ModelFolder
+
+__all__ = ["place_models", "to_place"]
+
+log = logging.getLogger(__name__)
+
+
+def to_place(inbox: Inbox) -> list[Arrived]:
+    """Models that are to be placed among the site's, or taken away again."""
+    models = [one for one in inbox.all() if one.kind == "model"]
+    newest = {one.task: one for one in models if one.state == "here"}
+    gone = [one for one in models if one.state == "taken back" and one.placed]
+    return gone + [one for one in newest.values() if not one.placed]
+
+
+def place_models(folder: Path, config: SiteConfig) -> list[str]:
+    """Bring the site's models up to date with what came.
+
+    Args:
+        folder: The site's folder.
+
+    Returns:
+        Names of the models that wait now and did not before.
+
+    Raises:
+        InputError: A model cannot be read or kept; it is tried again.
+        StoreError: A record of the inbox is damaged, or the disk is full.
+    """
+    from fedmed_edge.inference.models import add_model
+
+    inbox, models, placed = Inbox(folder / "inbox"), ModelFolder(folder), list[str]()
+    for one in to_place(inbox):
+        if one.state == "taken back":
+            _take_away(models, one.digest[:16])
+            inbox.note_placed(one, False)
+            continue
+        try:
+            entry = add_model(folder, inbox.path(one.digest), trust=config.server_key)
+        except TrustError as error:  # it will not get better
+            log.warning("model %s: is not placed among the models: %s", one.digest[:12], error)
+        else:
+            log.info("model %s of %s: waits for `fedmed-edge model activate`", entry.name, entry.task)
+            placed.append(entry.name)
+        inbox.note_placed(one, True)
+    return placed
+
+
+def _take_away(models: ModelFolder, name: str) -> None:
+    with models.locked():
+        for entry in models.entries():
+            if entry.name == name and entry.state == "waiting":
+                models.forget(name)
+                log.info("model %s: was taken back by the server", name)
+            elif entry.name == name:
+                log.warning("model %s: was taken back by the server; it is %s here", name, entry.state)
