@@ -28,9 +28,7 @@ void call_clip_norm(const py::list& models,
                     std::size_t threads)
 {
   const sources from = models_of(models, "clip_norm");
-  py::list one;
-  one.append(reference);
-  const sources centre = models_of(one, "clip_norm");
+  const sources centre = model_of(reference, "clip_norm", "reference");
   check_axes(norms, 1, "clip_norm: `norms`");
   const std::span norm_view{output<double>(norms, "clip_norm: `norms`"), side(norms, 0)};
   check_clip_norm(from, weights, centre, max_norm, norm_view);

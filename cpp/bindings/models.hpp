@@ -45,6 +45,30 @@ inline void check_model(const py::array& array,
                  where + " has strides, expected a C-contiguous array");
 }
 
+[[nodiscard]] inline py::array array_of(const py::handle& model, const std::string& where)
+{
+  FEDMED_EXPECTS(py::isinstance<py::array>(model),
+                 where + " is a " + py::str(py::type::of(model).attr("__name__")).cast<std::string>() +
+                   ", expected a path or an array");
+  return py::reinterpret_borrow<py::array>(model);
+}
+
+/// @param model str, or an array
+/// @param argument what messages call the array
+[[nodiscard]] inline sources model_of(const py::object& model,
+                                      const std::string& kernel,
+                                      const std::string& argument)
+{
+  if (py::isinstance<py::str>(model)) {
+    return sources{{model.cast<std::string>()}};
+  }
+  const std::string where = kernel + ": `" + argument + "`";
+  const py::array array = array_of(model, where);
+  const element_type type = type_of(array, where);
+  check_model(array, type, array.ndim() == 1 ? array.shape(0) : 0, where);
+  return {{static_cast<const std::byte*>(array.data())}, type, side(array, 0), {argument}};
+}
+
 /// @param models list of str, or list of arrays
 [[nodiscard]] inline sources models_of(const py::list& models, const std::string& kernel)
 {
@@ -53,11 +77,7 @@ inline void check_model(const py::array& array,
   }
   std::vector<py::array> arrays;
   for (const py::handle model : models) {
-    FEDMED_EXPECTS(py::isinstance<py::array>(model),
-                   kernel + ": `sources[" + std::to_string(arrays.size()) + "]` is a " +
-                     py::str(py::type::of(model).attr("__name__")).cast<std::string>() +
-                     ", expected a path or an array");
-    arrays.push_back(py::reinterpret_borrow<py::array>(model));
+    arrays.push_back(array_of(model, kernel + ": `sources[" + std::to_string(arrays.size()) + "]`"));
   }
   const element_type type = type_of(arrays.front(), kernel + ": `sources[0]`");
   std::vector<const std::byte*> values;
@@ -74,7 +94,7 @@ inline void check_model(const py::array& array,
 /// @param out descriptor of an empty file for files, an array for arrays
 [[nodiscard]] inline model_output output_of(py::object& out, const sources& models, const std::string& kernel)
 {
-  if (models.mapped()) {
+  if (models.in_files()) {
     return {out.cast<int>(), models};
   }
   FEDMED_EXPECTS(py::isinstance<py::array>(out),

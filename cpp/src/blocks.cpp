@@ -20,15 +20,13 @@ namespace {
 
 // Streams that the processor's prefetchers follow; beyond it rows are copied one after the other.
 constexpr std::size_t streams = 16;
-// Bytes of all models that may be in memory at once, mapped or copied.
+// Bytes that threads may take together for what they read and make.
 constexpr std::size_t memory_budget = std::size_t{72} << 20;
 // Bytes of a thread's own memory for its tasks.
 constexpr std::size_t workspace_bytes = std::size_t{1} << 20;
-// Bytes that the system maps of a file where a thread reads.
-constexpr std::size_t mapped_at_once = std::size_t{4} << 20;
-// Bytes that are copied of a file at once, and of all files.
+// Bytes that are read of a file at once, and of all files.
 constexpr std::size_t largest_window = std::size_t{64} << 10;
-constexpr std::size_t windows_budget = std::size_t{32} << 20;
+constexpr std::size_t windows_budget = std::size_t{8} << 20;
 // Elements of a model that a task takes: whole windows, of whatever type.
 constexpr std::size_t task_length = std::size_t{1} << 16;
 // Bytes of copied rows: they stay in the second-level cache.
@@ -105,7 +103,7 @@ class workspaces {
     const std::size_t block = std::bit_floor(std::clamp(fitting, smallest_block, largest_block));
     for (std::size_t i = 0; i < threads; ++i) {
       free_.push_back(
-        std::make_unique<workspace>(workspace{block_rows{models, block, kernel.in_place, threads},
+        std::make_unique<workspace>(workspace{block_rows{models, block, kernel.in_place},
                                               std::vector<float>(task_length),
                                               std::vector<std::byte>(task_length * sizeof(std::int64_t)),
                                               std::vector<float>(models.count())}));
@@ -158,7 +156,6 @@ class task_run {
       floats(task, memory_.made.data());
       narrow(type, memory_.made.data(), task.count, target == nullptr ? memory_.written.data() : target);
     }
-    memory_.rows.release(task);
     if (target == nullptr) {
       if (const int error = out_.write(task.part, task.first, {made, task.count * size_of(type)});
           error != 0) {
@@ -189,8 +186,8 @@ class task_run {
   void floats(const stretch& task, float* to)
   {
     for (std::size_t at = 0; at < task.count;) {
-      const stretch block{
-        task.part, task.first + at, memory_.rows.length_of_block(task.part, task.count - at)};
+      const stretch left{task.part, task.first + at, task.count - at};
+      const stretch block{task.part, left.first, memory_.rows.length_of_block(left)};
       const std::size_t padded = memory_.rows.read(block);
       std::array<float, largest_block> end;
       float* made = padded == block.count ? to + at : end.data();
@@ -207,7 +204,6 @@ class task_run {
   /// Once more, with zeros where a value is not finite; then those elements on their own.
   void repair(const stretch& all, float* made)
   {
-    const source_part& part = models_.parts()[all.part];
     std::vector<float>& values = memory_.values;
     for (std::size_t at = 0; at < all.count; at += memory_.rows.largest()) {
       const stretch block{all.part, all.first + at, std::min(memory_.rows.largest(), all.count - at)};
@@ -232,10 +228,7 @@ class task_run {
       for (std::size_t i = 0; i < block.count; ++i) {
         if (!finite[i]) {
           for (std::size_t source = 0; source < values.size(); ++source) {
-            widen(part.tensor.type,
-                  memory_.rows.bytes(source, block) + i * size_of(part.tensor.type),
-                  1,
-                  &values[source]);
+            models_.read_floats(block.part, source, block.first + i, 1, &values[source]);
           }
           result[i] = special(values);
         }
@@ -261,7 +254,7 @@ class task_run {
 
 }  // namespace
 
-block_rows::block_rows(const sources& models, std::size_t largest, bool copied, std::size_t threads)
+block_rows::block_rows(const sources& models, std::size_t largest, bool copied)
   : models_{models},
     copied_{copied},
     largest_{largest},
@@ -270,22 +263,22 @@ block_rows::block_rows(const sources& models, std::size_t largest, bool copied, 
     rows_(models.count()),
     window_bytes_{window_of(models)}
 {
-  if (models.mapped() &&
-      (models.count() > streams || models.count() * threads * mapped_at_once > memory_budget)) {
-    windows_.resize(models.count() * window_bytes_);
+  if (models.in_files()) {
+    windows_.resize((window_bytes_ / sizeof(cache_line) + row_gap / block_lanes) * models.count());
   }
 }
 
 bool block_rows::stands_so(std::size_t part) const noexcept
 {
-  return models_.parts()[part].tensor.type == element_type::float32 && models_.count() <= streams &&
-         !copied_ && windows_.empty();
+  return models_.parts()[part].tensor.type == element_type::float32 && models_.count() <= streams && !copied_;
 }
 
-std::size_t block_rows::length_of_block(std::size_t part, std::size_t left) const noexcept
+std::size_t block_rows::length_of_block(const stretch& left) const noexcept
 {
-  const std::size_t whole = left / block_lanes * block_lanes;
-  return stands_so(part) && whole > 0 ? whole : std::min(left, largest_);
+  const std::size_t window = window_bytes_ / size_of(models_.parts()[left.part].tensor.type);
+  const std::size_t here = windows_.empty() ? left.count : std::min(left.count, window - left.first % window);
+  const std::size_t whole = here / block_lanes * block_lanes;
+  return stands_so(left.part) && whole > 0 ? whole : std::min(here, largest_);
 }
 
 const std::byte* block_rows::bytes(std::size_t source, const stretch& block) noexcept
@@ -297,13 +290,18 @@ const std::byte* block_rows::bytes(std::size_t source, const stretch& block) noe
   }
   const std::size_t length = window_bytes_ / width;
   const std::size_t first = block.first / length * length;
+  const std::size_t stride = windows_.size() / rows_.size();
   if (window_.count == 0 || window_.part != block.part || window_.first != first) {
     window_ = {block.part, first, std::min(length, part.tensor.length - first)};
     for (std::size_t each = 0; each < rows_.size(); ++each) {
-      models_.copy(block.part, each, first, window_.count, windows_.data() + each * window_bytes_);
+      models_.read(block.part,
+                   each,
+                   first,
+                   window_.count,
+                   reinterpret_cast<std::byte*>(windows_[each * stride].values));
     }
   }
-  return windows_.data() + source * window_bytes_ + (block.first - first) * width;
+  return reinterpret_cast<const std::byte*>(windows_[source * stride].values) + (block.first - first) * width;
 }
 
 std::size_t block_rows::read(const stretch& block, bool copied) noexcept
@@ -324,13 +322,6 @@ std::size_t block_rows::read(const stretch& block, bool copied) noexcept
   return padded;
 }
 
-void block_rows::release(const stretch& block) const noexcept
-{
-  if (windows_.empty()) {
-    models_.release(block.part, block.first, block.count);
-  }
-}
-
 std::size_t threads_within_memory(const sources& models, std::size_t threads) noexcept
 {
   std::size_t values = 0;
@@ -339,7 +330,7 @@ std::size_t threads_within_memory(const sources& models, std::size_t threads) no
   }
   const std::size_t fitting =
     std::max<std::size_t>(1, memory_budget / (models.count() * window_of(models) + workspace_bytes));
-  return values < work_for_threads ? 1 : models.mapped() ? std::min(threads, fitting) : threads;
+  return values < work_for_threads ? 1 : models.in_files() ? std::min(threads, fitting) : threads;
 }
 
 void for_each_block(const sources& models,
@@ -357,6 +348,7 @@ void for_each_block(const sources& models,
     task_run{models, kernel, out, nan, found, *mine}.run(tasks[task]);
     memory.give_back(std::move(mine));
   });
+  models.check_read();
   found.rethrow(models, kernel.name, nan);
 }
 

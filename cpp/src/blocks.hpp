@@ -20,29 +20,23 @@ struct stretch {
   std::size_t count;
 };
 
-/// Elements of every source as float32, in place where they stand so, else in a buffer.
-///
-/// Pages of a few mapped files are read where they are; those of many would take too much memory, so that
-/// some of every file are copied before they are used.
+/// Elements of every source as float32: arrays in place where they stand so, else in a buffer; files in windows,
+/// of which one of each is read at a time.
 class block_rows {
  public:
   /// @param largest most elements of a block
   /// @param copied always into the buffer, where the caller may write
-  /// @param threads how many read at the same time
-  block_rows(const sources& models, std::size_t largest, bool copied, std::size_t threads);
+  block_rows(const sources& models, std::size_t largest, bool copied);
 
   /// Elements to read at once of those that are left of a task: many where they stand as float32 already.
-  [[nodiscard]] std::size_t length_of_block(std::size_t part, std::size_t left) const noexcept;
+  [[nodiscard]] std::size_t length_of_block(const stretch& left) const noexcept;
 
   /// Read a block; into the buffer wherever `copied`.
   /// @return its length, padded
   std::size_t read(const stretch& block, bool copied = false) noexcept;
 
-  /// A block of one source as it stands in its file.
+  /// A block of one source as it stands in memory or in its file.
   [[nodiscard]] const std::byte* bytes(std::size_t source, const stretch& block) noexcept;
-
-  /// No source's elements are needed any more.
-  void release(const stretch& block) const noexcept;
 
   [[nodiscard]] const void* const* rows() const noexcept { return rows_.data(); }
   [[nodiscard]] float* buffer() noexcept { return buffer_.data()->values; }
@@ -64,9 +58,9 @@ class block_rows {
   std::size_t stride_;
   std::vector<cache_line> buffer_;
   std::vector<const void*> rows_;
-  // What was copied of every file, one after the other; empty where files are read where they are mapped.
+  // Of files: what was read of each, one after the other, and where that begins and ends.
   std::size_t window_bytes_;
-  std::vector<std::byte> windows_;
+  std::vector<cache_line> windows_;
   stretch window_{};
 };
 

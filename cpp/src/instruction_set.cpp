@@ -1,5 +1,6 @@
 #include "fedmed/instruction_set.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <string>
@@ -12,10 +13,17 @@ namespace {
 
 constexpr std::array widest_first{instruction_set::avx512, instruction_set::avx2, instruction_set::baseline};
 
+std::string_view without_blanks(std::string_view text) noexcept
+{
+  constexpr std::string_view blanks = " \t\r\n";
+  const std::size_t first = std::min(text.find_first_not_of(blanks), text.size());
+  return text.substr(first, text.find_last_not_of(blanks) + 1 - first);
+}
+
 instruction_set choose()
 {
   const char* setting = std::getenv("FEDMED_ISA");
-  const std::string_view forced = setting == nullptr ? "" : setting;
+  const std::string_view forced = without_blanks(setting == nullptr ? "" : setting);
   for (const instruction_set set : widest_first) {
     if (is_supported(set) && (forced.empty() || name(set) == forced)) {
       return set;
@@ -27,8 +35,7 @@ instruction_set choose()
       names += (names.empty() ? "`" : ", `") + std::string{name(set)} + "`";
     }
   }
-  FEDMED_EXPECTS(false, "FEDMED_ISA: has `" + std::string{forced} + "`, expected one of " + names);
-  return instruction_set::baseline;
+  throw setting_error{"FEDMED_ISA: has `" + std::string{forced} + "`, expected one of " + names};
 }
 
 }  // namespace

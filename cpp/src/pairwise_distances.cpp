@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "blocks.hpp"
-#include "elements.hpp"
 #include "fedmed/fork_join.hpp"
 #include "pairwise_distances_tile.hpp"
 
@@ -75,7 +74,7 @@ std::vector<double> sum_over_chunks(const sources& models,
   std::vector<block_rows> rows;
   rows.reserve(wave);
   for (std::size_t i = 0; i < wave; ++i) {
-    rows.emplace_back(models, block_length, false, wave);
+    rows.emplace_back(models, block_length, false);
   }
   std::vector<double> parts(wave * lanes);
   std::vector<double> total(columns, 0.0);
@@ -89,7 +88,6 @@ std::vector<double> sum_over_chunks(const sources& models,
         const std::size_t padded = rows[task].read(block);
         add(rows[task], block, padded, parts.data() + task * lanes);
       }
-      rows[task].release(chunk);
     });
     for (std::size_t task = 0; task < now; ++task) {
       for (std::size_t i = 0; i < columns; ++i) {
@@ -97,23 +95,26 @@ std::vector<double> sum_over_chunks(const sources& models,
       }
     }
   }
+  models.check_read();
   return total;
 }
 
 void refuse_not_finite(const sources& models, const std::string& kernel)
 {
+  std::vector<float> values(chunk_length);
   for (const stretch& chunk : chunks_of(models)) {
-    const source_part& part = models.parts()[chunk.part];
     for (std::size_t source = 0; source < models.count(); ++source) {
-      for (std::size_t i = chunk.first; i < chunk.first + chunk.count; ++i) {
-        float value = 0.0F;
-        widen(part.tensor.type, part.values[source] + i * size_of(part.tensor.type), 1, &value);
-        FEDMED_EXPECTS(std::isfinite(value),
-                       kernel + ": " + models.describe(source, chunk.part, i) + " has " +
-                         (std::isnan(value) ? "nan" : "inf") + ", expected finite values");
-      }
+      models.read_floats(chunk.part, source, chunk.first, chunk.count, values.data());
+      models.check_read();
+      const auto end = values.begin() + static_cast<std::ptrdiff_t>(chunk.count);
+      const auto found = std::find_if_not(values.begin(), end, [](float value) { return std::isfinite(value); });
+      FEDMED_EXPECTS(found == end,
+                     kernel + ": " +
+                       models.describe(source,
+                                       chunk.part,
+                                       chunk.first + static_cast<std::size_t>(found - values.begin())) +
+                       " has " + (std::isnan(*found) ? "nan" : "inf") + ", expected finite values");
     }
-    models.release(chunk.part, chunk.first, chunk.count);
   }
 }
 
@@ -182,17 +183,13 @@ void distances_to(const sources& models,
   const std::size_t count = models.count();
   const std::vector<double> squares = sum_over_chunks(
     models, count, threads, [&](block_rows& rows, const stretch& block, std::size_t padded, double* sums) {
-      const source_part& part = reference.parts()[block.part];
       alignas(64) std::array<float, block_length> base{};
-      widen(part.tensor.type,
-            part.values.front() + block.first * size_of(part.tensor.type),
-            block.count,
-            base.data());
+      reference.read_floats(block.part, 0, block.first, block.count, base.data());
       std::array<const void*, sources_cap + 1> all{base.data()};
       std::copy(rows.rows(), rows.rows() + count, all.begin() + 1);
       run(all.data(), count + 1, 1, padded, sums);
-      reference.release(block.part, block.first, block.count);
     });
+  reference.check_read();
   if (!all_finite(squares)) {
     refuse_not_finite(reference, "clip_norm");
     refuse_not_finite(models, "clip_norm");

@@ -10,7 +10,6 @@
 namespace fedmed {
 namespace {
 
-constexpr std::size_t length_bytes = 8;
 constexpr std::size_t header_alignment = 8;
 
 /// The part of JSON that a header uses: objects, strings, arrays of whole numbers.
@@ -226,16 +225,17 @@ element_type type_named(const std::string& dtype, const std::string& where)
   return element_type::float32;
 }
 
-/// Elements of a shape whose bytes must still fit a size.
+/// Elements of a shape. The product of the sides that are not 0 must fit too: others who read the header may multiply
+/// them before they come to a 0.
 std::size_t elements_of(const std::vector<std::uint64_t>& shape, std::size_t width, const std::string& where)
 {
-  std::uint64_t elements = 1;
+  std::uint64_t product = 1;
   const std::uint64_t cap = std::numeric_limits<std::ptrdiff_t>::max() / width;
   for (const std::uint64_t side : shape) {
-    FEDMED_EXPECTS(side == 0 || elements <= cap / side, where + " has a shape that overflows");
-    elements *= side;
+    FEDMED_EXPECTS(side <= cap / product, where + " has a shape that overflows");
+    product *= std::max<std::uint64_t>(side, 1);
   }
-  return elements;
+  return std::find(shape.begin(), shape.end(), 0U) == shape.end() ? product : 0;
 }
 
 struct placed {
@@ -337,18 +337,24 @@ const char* name(element_type type) noexcept
   return "I64";
 }
 
-std::vector<tensor_entry> parse_safetensors(std::span<const std::byte> file)
+std::size_t header_length(std::span<const std::byte> beginning, std::size_t file_bytes)
 {
-  FEDMED_EXPECTS(file.size() >= length_bytes,
-                 "has " + std::to_string(file.size()) + " bytes, expected a safetensors file");
+  FEDMED_EXPECTS(file_bytes >= length_bytes && beginning.size() >= length_bytes,
+                 "has " + std::to_string(file_bytes) + " bytes, expected a safetensors file");
   std::uint64_t length = 0;
   for (std::size_t i = length_bytes; i-- > 0;) {
-    length = length << 8 | std::to_integer<std::uint64_t>(file[i]);
+    length = length << 8 | std::to_integer<std::uint64_t>(beginning[i]);
   }
-  FEDMED_EXPECTS(length <= header_bytes_cap && length <= file.size() - length_bytes,
-                 "header has " + std::to_string(length) + " bytes, expected at most " +
-                   std::to_string(std::min(header_bytes_cap, file.size() - length_bytes)));
-  reader json{{reinterpret_cast<const char*>(file.data()) + length_bytes, length}};
+  const std::size_t most = std::min(header_bytes_cap, file_bytes - length_bytes);
+  FEDMED_EXPECTS(
+    length <= most,
+    "header has " + std::to_string(length) + " bytes, expected at most " + std::to_string(most));
+  return length;
+}
+
+std::vector<tensor_entry> parse_safetensors(std::string_view header, std::size_t file_bytes)
+{
+  reader json{header};
   std::vector<placed> all;
   bool described = false;
   json.object([&](const std::string& key) {
@@ -361,8 +367,8 @@ std::vector<tensor_entry> parse_safetensors(std::span<const std::byte> file)
     }
   });
   json.end();
-  const std::size_t data = length_bytes + length;
-  check_places(all, file.size() - data);
+  const std::size_t data = length_bytes + header.size();
+  check_places(all, file_bytes - data);
   std::vector<tensor_entry> tensors;
   tensors.reserve(all.size());
   for (placed& one : all) {

@@ -1,12 +1,12 @@
 #include "fedmed/sources.hpp"
 
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <map>
@@ -14,14 +14,18 @@
 #include <system_error>
 #include <utility>
 
+#include "elements.hpp"
 #include "fedmed/error.hpp"
 
 namespace fedmed {
 namespace {
 
-// The system maps a page's neighbours with it: the whole of what it read as one, up to about this many bytes.
-constexpr std::size_t neighbourhood = std::size_t{2} << 20;
-const std::size_t page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+// What a read returns beside errno: the file ended before, or another one has its name.
+constexpr int cut_off = -1;
+constexpr int replaced = -2;
+
+// Halves that are made float32 at a time.
+constexpr std::size_t halves_length = 2048;
 
 // Without O_NONBLOCK a pipe would wait for its writer.
 int open_to_read(const std::string& path) noexcept
@@ -36,31 +40,49 @@ std::size_t descriptors_to_keep() noexcept
   return getrlimit(RLIMIT_NOFILE, &limit) == 0 ? static_cast<std::size_t>(limit.rlim_cur / 2) : 0;
 }
 
-/// @return whether all of it was there
-bool read_all(int descriptor, std::byte* to, std::size_t size, std::size_t at) noexcept
+/// @return 0, errno or `cut_off`
+int read_all(int descriptor, std::byte* to, std::size_t count, std::size_t at) noexcept
 {
-  while (size > 0) {
-    const ssize_t got = pread(descriptor, to, size, static_cast<off_t>(at));
+  while (count > 0) {
+    const ssize_t got = pread(descriptor, to, count, static_cast<off_t>(at));
     if (got < 0 && errno == EINTR) {
       continue;
     }
     if (got <= 0) {
-      return false;
+      return got < 0 ? errno : cut_off;
     }
     to += got;
     at += static_cast<std::size_t>(got);
-    size -= static_cast<std::size_t>(got);
+    count -= static_cast<std::size_t>(got);
   }
-  return true;
+  return 0;
 }
 
-std::vector<tensor_entry> tensors_of(const mapped_file& file, const std::string& path)
+std::string reason(int error)
 {
-  try {
-    return parse_safetensors(file.bytes());
-  } catch (const std::invalid_argument& refusal) {
-    throw std::invalid_argument(path + ": " + refusal.what());
-  }
+  return error == cut_off    ? "was cut off while it was read"
+         : error == replaced ? "was replaced while it was read"
+                             : std::string{"cannot be read: "} + std::strerror(error);
+}
+
+std::vector<tensor_entry> tensors_of(const source_file& file)
+{
+  const auto read = [&](std::size_t begin, std::size_t count) {
+    std::string bytes(count, '\0');
+    const int error = file.read(begin, count, reinterpret_cast<std::byte*>(bytes.data()));
+    FEDMED_EXPECTS(error == 0, reason(error));
+    return bytes;
+  };
+  const std::string beginning = read(0, std::min(file.size(), length_bytes));
+  const std::size_t length = header_length(std::as_bytes(std::span{beginning}), file.size());
+  return parse_safetensors(read(length_bytes, length), file.size());
+}
+
+void check_count(std::size_t sources)
+{
+  FEDMED_EXPECTS(sources > 0 && sources <= sources_cap,
+                 "aggregation: `sources` has " + std::to_string(sources) + " models, expected 1 to " +
+                   std::to_string(sources_cap));
 }
 
 std::string kind_text(const tensor_entry& tensor)
@@ -81,7 +103,7 @@ void check_same(std::span<const tensor_entry> got,
     const auto found = named.extract(part.tensor.name);
     FEDMED_EXPECTS(!found.empty(), where + ": lacks tensor `" + part.tensor.name + "` of the first");
     FEDMED_EXPECTS(found.mapped()->same_kind(part.tensor),
-                   where + ": tensor `" + part.tensor.name + "` has " + kind_text(*found.mapped()) +
+                   where + (part.tensor.name.empty() ? "" : ": tensor `" + part.tensor.name + "`") + " has " + kind_text(*found.mapped()) +
                      ", expected " + kind_text(part.tensor));
   }
   FEDMED_EXPECTS(named.empty(),
@@ -108,108 +130,102 @@ int write_all(int descriptor, const void* bytes, std::size_t size, std::size_t a
 
 }  // namespace
 
-mapped_file::mapped_file(const std::string& path) : descriptor_{open_to_read(path)}
+source_file::source_file(const std::string& path) : path_{path}, descriptor_{open_to_read(path)}
 {
-  FEDMED_EXPECTS(descriptor_ >= 0, path + ": cannot be read: " + std::strerror(errno));
+  FEDMED_EXPECTS(descriptor_ >= 0, std::string{"cannot be read: "} + std::strerror(errno));
   struct stat status {};
-  const bool regular = fstat(descriptor_, &status) == 0 && S_ISREG(status.st_mode);
-  const auto size = static_cast<std::size_t>(status.st_size);
-  void* memory = MAP_FAILED;
-  if (regular && size > 0) {
-    memory = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, descriptor_, 0);
-  }
-  if (memory == MAP_FAILED) {
-    const int error = errno;
+  if (fstat(descriptor_, &status) != 0 || !S_ISREG(status.st_mode)) {
     close_descriptor();
-    FEDMED_EXPECTS(regular, path + ": is no file");
-    FEDMED_EXPECTS(size > 0, path + ": has 0 bytes, expected a safetensors file");
-    FEDMED_EXPECTS(false, path + ": cannot be mapped: " + std::strerror(error));
+    FEDMED_EXPECTS(false, "is no file");
   }
-  madvise(memory, size, MADV_SEQUENTIAL);
-  bytes_ = {static_cast<const std::byte*>(memory), size};
+  posix_fadvise(descriptor_, 0, 0, POSIX_FADV_SEQUENTIAL);
+  size_ = static_cast<std::size_t>(status.st_size);
+  device_ = status.st_dev;
+  number_ = status.st_ino;
 }
 
-mapped_file::mapped_file(mapped_file&& other) noexcept
-  : bytes_{std::exchange(other.bytes_, {})}, descriptor_{std::exchange(other.descriptor_, -1)}
+source_file::source_file(source_file&& other) noexcept
+  : path_{std::move(other.path_)},
+    descriptor_{std::exchange(other.descriptor_, -1)},
+    size_{other.size_},
+    device_{other.device_},
+    number_{other.number_}
 {
 }
 
-mapped_file::~mapped_file()
+source_file::~source_file()
 {
   close_descriptor();
-  if (!bytes_.empty()) {
-    munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
-  }
 }
 
-void mapped_file::close_descriptor() noexcept
+void source_file::close_descriptor() noexcept
 {
   if (descriptor_ >= 0) {
     close(std::exchange(descriptor_, -1));
   }
 }
 
-void mapped_file::copy(std::size_t begin, std::size_t size, std::byte* to) const noexcept
+int source_file::read(std::size_t begin, std::size_t count, std::byte* to) const noexcept
 {
-  if (descriptor_ < 0 || !read_all(descriptor_, to, size, begin)) {
-    std::memcpy(to, bytes_.data() + begin, size);
-    release(begin - std::min(begin, neighbourhood), std::min(begin + size + neighbourhood, bytes_.size()));
+  if (descriptor_ >= 0) {
+    return read_all(descriptor_, to, count, begin);
   }
-}
-
-void mapped_file::release(std::size_t begin, std::size_t end) const noexcept
-{
-  const std::size_t from = begin & ~(page - 1);
-  if (end > from) {
-    madvise(const_cast<std::byte*>(bytes_.data()) + from, end - from, MADV_DONTNEED);
+  const int descriptor = open_to_read(path_);
+  if (descriptor < 0) {
+    return errno;
   }
+  struct stat status {};
+  const bool same =
+    fstat(descriptor, &status) == 0 && status.st_dev == device_ && status.st_ino == number_;
+  const int error = same ? read_all(descriptor, to, count, begin) : replaced;
+  close(descriptor);
+  return error;
 }
 
 sources::sources(const std::vector<std::string>& paths) : names_{paths}
 {
-  FEDMED_EXPECTS(
-    !paths.empty() && paths.size() <= sources_cap,
-    "`sources` has " + std::to_string(paths.size()) + " files, expected 1 to " + std::to_string(sources_cap));
+  check_count(paths.size());
   files_.reserve(paths.size());
   const std::size_t descriptors = descriptors_to_keep();
   for (const std::string& path : paths) {
-    mapped_file& file = files_.emplace_back(path);
+    const std::vector<tensor_entry> tensors = open(path);
     if (files_.size() > descriptors) {
-      file.close_descriptor();
+      files_.back().close_descriptor();
     }
-    std::vector<tensor_entry> tensors = tensors_of(file, path);
     if (files_.size() == 1) {
       for (const tensor_entry& tensor : tensors) {
-        parts_.push_back({tensor, {}});
-        parts_.back().values.reserve(paths.size());
+        parts_.push_back({tensor, {}, {}});
+        parts_.back().begins.reserve(paths.size());
       }
     }
     check_same(tensors, parts_, path);
-    file.release(0, file.bytes().size());  // what was mapped to read the header
     for (std::size_t i = 0; i < tensors.size(); ++i) {
-      parts_[i].values.push_back(file.bytes().data() + tensors[i].begin);
+      parts_[i].begins.push_back(tensors[i].begin);
     }
   }
 }
 
-sources::sources(std::vector<const std::byte*> arrays, element_type type, std::size_t length)
+sources::sources(std::vector<const std::byte*> arrays,
+                 element_type type,
+                 std::size_t length,
+                 std::vector<std::string> names)
+  : names_{std::move(names)}
 {
-  FEDMED_EXPECTS(!arrays.empty() && arrays.size() <= sources_cap,
-                 "`sources` has " + std::to_string(arrays.size()) + " arrays, expected 1 to " +
-                   std::to_string(sources_cap));
-  for (std::size_t i = 0; i < arrays.size(); ++i) {
-    names_.push_back("sources[" + std::to_string(i) + "]");
+  check_count(arrays.size());
+  while (names_.size() < arrays.size()) {
+    names_.push_back("sources[" + std::to_string(names_.size()) + "]");
   }
-  parts_.push_back({{"", type, {length}, 0, length}, std::move(arrays)});
+  parts_.push_back({{"", type, {length}, 0, length}, std::move(arrays), {}});
 }
 
-void sources::check_same_tensors(const sources& other, const std::string& where) const
+void sources::check_same_tensors(const sources& other, const std::string& kernel) const
 {
   std::vector<tensor_entry> theirs;
   for (const source_part& part : other.parts_) {
     theirs.push_back(part.tensor);
   }
-  check_same(theirs, parts_, where);
+  const std::string& name = other.names_.front();
+  check_same(theirs, parts_, other.in_files() ? name : kernel + ": `" + name + "`");
 }
 
 std::string sources::describe(std::size_t source, std::size_t part, std::size_t index) const
@@ -219,29 +235,53 @@ std::string sources::describe(std::size_t source, std::size_t part, std::size_t 
          std::to_string(index);
 }
 
-void sources::copy(
+std::vector<tensor_entry> sources::open(const std::string& path)
+{
+  try {
+    return tensors_of(files_.emplace_back(path));
+  } catch (const std::invalid_argument& refusal) {
+    throw std::invalid_argument(path + ": " + refusal.what());
+  }
+}
+
+void sources::read(
   std::size_t part, std::size_t source, std::size_t first, std::size_t count, std::byte* to) const noexcept
 {
   const std::size_t width = size_of(parts_[part].tensor.type);
-  const std::byte* values = parts_[part].values[source] + first * width;
-  const mapped_file& file = files_[source];
-  file.copy(static_cast<std::size_t>(values - file.bytes().data()), count * width, to);
+  if (!in_files()) {
+    std::memcpy(to, parts_[part].values[source] + first * width, count * width);
+    return;
+  }
+  const int error = files_[source].read(parts_[part].begins[source] + first * width, count * width, to);
+  if (error != 0) {
+    std::memset(to, 0, count * width);
+    const std::scoped_lock lock{unread_->mutex};
+    if (source < unread_->source) {
+      unread_->source = source;
+      unread_->error = error;
+    }
+  }
 }
 
-void sources::release(std::size_t part, std::size_t first, std::size_t count) const noexcept
+void sources::read_floats(
+  std::size_t part, std::size_t source, std::size_t first, std::size_t count, float* to) const noexcept
 {
-  const std::size_t width = size_of(parts_[part].tensor.type);
-  for (std::size_t source = 0; source < files_.size(); ++source) {
-    const mapped_file& file = files_[source];
-    const auto begin =
-      static_cast<std::size_t>(parts_[part].values[source] - file.bytes().data()) + first * width;
-    // Both ends downwards: the last page may hold the next elements; and at the end of a neighbourhood all of it and
-    // of the one before, for pages came back with later ones and with a slower thread's.
-    const std::size_t end = (begin + count * width) & ~(page - 1);
-    const std::size_t start = begin & ~(neighbourhood - 1);
-    const bool last = begin / neighbourhood != end / neighbourhood;
-    file.release(last ? start - std::min(start, neighbourhood) : begin, end);
+  const element_type type = parts_[part].tensor.type;
+  if (type == element_type::float32) {
+    read(part, source, first, count, reinterpret_cast<std::byte*>(to));
+    return;
   }
+  std::array<std::byte, halves_length * 2> halves;
+  for (std::size_t at = 0; at < count; at += halves_length) {
+    const std::size_t now = std::min(halves_length, count - at);
+    read(part, source, first + at, now, halves.data());
+    widen(type, halves.data(), now, to + at);
+  }
+}
+
+void sources::check_read() const
+{
+  FEDMED_EXPECTS(unread_->source == sources_cap, names_[unread_->source] + ": " + reason(unread_->error));
 }
 
 model_output::model_output(int descriptor, const sources& like) : descriptor_{descriptor}

@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "blocks.hpp"
-#include "elements.hpp"
 #include "fedmed/pairwise_distances.hpp"
 #include "weighted_mean_tile.hpp"
 
@@ -25,7 +24,7 @@ weighted_mean_tile::run run_of([[maybe_unused]] instruction_set set) noexcept
   return weighted_mean_tile::baseline();
 }
 
-// Elements of the reference that are made float32 at once.
+// Elements of the reference that are read at once.
 constexpr std::size_t base_length = 2048;
 
 }  // namespace
@@ -86,17 +85,13 @@ void clip_norm(const sources& models,
     .name = "clip_norm",
     .block =
       [&](block_rows& rows, const stretch& block, std::size_t padded, float* made) {
-        const source_part& part = reference.parts()[block.part];
-        const std::size_t width = size_of(part.tensor.type);
         std::array<const void*, sources_cap> ahead;
         std::copy(rows.rows(), rows.rows() + models.count(), ahead.begin());
         bool finite = true;
         for (std::size_t at = 0; at < padded; at += base_length) {
           std::array<float, base_length> base{};
-          widen(part.tensor.type,
-                part.values.front() + (block.first + at) * width,
-                std::min(base_length, block.count - at),
-                base.data());
+          reference.read_floats(
+            block.part, 0, block.first + at, std::min(base_length, block.count - at), base.data());
           finite &= run(ahead.data(),
                         base.data(),
                         factors.data(),
@@ -109,13 +104,13 @@ void clip_norm(const sources& models,
             ahead[k] = static_cast<const std::byte*>(ahead[k]) + base_length * sizeof(float);
           }
         }
-        reference.release(block.part, block.first, block.count);
         return finite;
       },
     // Not called: the norms have refused what is not finite.
     .element = [](std::vector<float>&) { return 0.0F; },
   };
   for_each_block(models, kernel, out, nan_policy::refuse, threads);
+  reference.check_read();
 }
 
 }  // namespace fedmed

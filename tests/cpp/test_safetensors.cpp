@@ -1,5 +1,6 @@
 #include "fedmed/safetensors.hpp"
 
+#include <span>
 #include <string>
 #include <vector>
 
@@ -18,7 +19,8 @@ std::string file_of(const std::string& header, std::size_t data_bytes)
 
 std::vector<fedmed::tensor_entry> parse(const std::string& file)
 {
-  return fedmed::parse_safetensors({reinterpret_cast<const std::byte*>(file.data()), file.size()});
+  const std::size_t length = fedmed::header_length(std::as_bytes(std::span{file}), file.size());
+  return fedmed::parse_safetensors(file.substr(fedmed::length_bytes, length), file.size());
 }
 
 std::string tensor(const std::string& fields)
@@ -100,8 +102,20 @@ TEST(Safetensors, RefusesATensorThatIsNone)
   refused(R"("dtype":"F32","shape":[02],"data_offsets":[0,8])", 8, "is no whole number");
   refused(R"("dtype":"F32","shape":[-2],"data_offsets":[0,8])", 8, "is no whole number");
   refused(R"("dtype":"F32","shape":[18446744073709551616],"data_offsets":[0,8])", 8, "overflows");
-  refused(
-    R"("dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0])", 0, "has a shape that overflows");
+  for (const char* shape : {"4294967296,4294967296",
+                            "0,9223372036854775808",
+                            "9223372036854775808,0",
+                            "18446744073709551615",
+                            "2305843009213693952",  // times 4 bytes
+                            "4294967296,0,4294967296",
+                            "0,0,4294967296,4294967296",
+                            "3,0,1537228672809129302",
+                            "2097152,2097152,0,2097152"}) {
+    const std::string fields = std::string{R"("dtype":"F32","shape":[)"} + shape + R"(],"data_offsets":[0,0])";
+    refused(fields, 0, "`w` has a shape that overflows");
+  }
+  const std::string largest = R"("dtype":"F32","shape":[0,2305843009213693951],"data_offsets":[0,0])";
+  EXPECT_EQ(parse(file_of(tensor(largest), 0)).front().length, 0U);
   refused(R"("dtype":"F32","shape":[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,2],"data_offsets":[0,8])",
           8,
           "has more than 16 numbers");

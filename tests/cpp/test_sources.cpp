@@ -122,18 +122,18 @@ void expect_as_in_memory(std::size_t count, std::size_t length)
 
 }  // namespace
 
-TEST(Sources, FewFilesAreReadWhereTheyAreMapped)
+TEST(Sources, FewFilesAreUsedWhereTheyWereRead)
 {
   expect_as_in_memory(5, 300'007);
 }
 
-TEST(Sources, OfManyFilesSomeIsCopied)
+TEST(Sources, OfManyFilesRowsAreCopied)
 {
   expect_as_in_memory(18, 70'003);
   expect_as_in_memory(40, 20'003);
 }
 
-TEST(Sources, WithoutDescriptorsCopiesComeFromTheMapping)
+TEST(Sources, WithoutDescriptorsFilesAreOpenedAgain)
 {
   rlimit before{};
   ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
@@ -141,6 +141,57 @@ TEST(Sources, WithoutDescriptorsCopiesComeFromTheMapping)
   few.rlim_cur = 64;
   ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &few), 0);
   expect_as_in_memory(100, 5'003);
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+}
+
+TEST(Sources, AFileThatIsCutOffMeanwhileIsNamed)
+{
+  const folder here;
+  const random_models models{4, 40'000};
+  const std::vector<std::string> paths = write_files(here, models);
+  const std::vector<std::int64_t> weights(4, 1);
+  std::vector<double> distances(16), norms(4);
+  const std::string reference = here.file("reference");
+  std::filesystem::copy_file(paths[0], reference);
+  const fedmed::sources files{paths}, centre{{reference}};
+  const int descriptor = open(here.file("out").c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+  const fedmed::model_output out{descriptor, files};
+  const auto mean = [&] { fedmed::weighted_mean(files, weights, out, nan_policy::refuse, 2); };
+  const auto clip = [&] { fedmed::clip_norm(files, weights, centre, 1.0, norms, out, 2); };
+  mean();
+  clip();
+  std::filesystem::resize_file(reference, 9'000);
+  EXPECT_REFUSAL(clip(), "/reference: was cut off while it was read");
+  std::filesystem::resize_file(paths[2], std::filesystem::file_size(paths[2]) - 1);
+  std::filesystem::resize_file(paths[3], 0);
+  EXPECT_REFUSAL(mean(), "/2: was cut off while it was read");
+  EXPECT_REFUSAL(fedmed::median(files, out, nan_policy::propagate, 2), "/2: was cut off while it was read");
+  EXPECT_REFUSAL(
+    fedmed::pairwise_distances(files, {distances.data(), 4, 4}, nan_policy::propagate, 2),
+    "/2: was cut off while it was read");
+  close(descriptor);
+}
+
+TEST(Sources, AFileThatIsReplacedAndNoLongerOpenIsNamed)
+{
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  rlimit few = before;
+  few.rlim_cur = 64;
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &few), 0);
+  const folder here;
+  const std::vector<std::string> paths = write_files(here, random_models{40, 900});
+  const fedmed::sources files{paths};
+  std::vector<double> distances(1600);
+  const auto all = [&] {
+    fedmed::pairwise_distances(files, {distances.data(), 40, 40}, nan_policy::refuse, 1);
+  };
+  all();
+  std::filesystem::copy_file(paths[0], here.file("new"));
+  std::filesystem::rename(here.file("new"), paths[35]);
+  EXPECT_REFUSAL(all(), "/35: was replaced while it was read");
+  std::filesystem::remove(paths[34]);
+  EXPECT_REFUSAL(all(), "/34: cannot be read: No such file");
   ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
 }
 

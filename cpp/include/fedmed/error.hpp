@@ -14,6 +14,12 @@
 
 namespace fedmed {
 
+/// A setting of the environment that cannot be used.
+class setting_error : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
 /// "(2, 3)": a shape as a message shows it.
 template <typename Sequence>
 [[nodiscard]] std::string shape_text(const Sequence& shape)

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace fedmed {
@@ -43,16 +44,22 @@ inline constexpr std::size_t header_bytes_cap = std::size_t{8} << 20;
 inline constexpr std::size_t name_bytes_cap = 1024;
 inline constexpr std::size_t axes_cap = 16;
 
+/// Bytes before the header, which hold its length.
+inline constexpr std::size_t length_bytes = 8;
+
+/// Length of the header of a safetensors file of so many bytes, from its first `length_bytes`.
+/// @throws std::invalid_argument it is beyond `header_bytes_cap` or the file's end.
+[[nodiscard]] std::size_t header_length(std::span<const std::byte> beginning, std::size_t file_bytes);
+
 /// Tensors of a safetensors file, wide elements first and by name: the order in which the format's own
 /// library writes them.
 ///
-/// The bytes may come from anyone. Refused are a header beyond `header_bytes_cap`, JSON that is not of the
-/// form that the format describes, dtypes other than F32, F16, BF16 and I64, duplicate names, sizes that
+/// The header may come from anyone. Refused are JSON that is not of the form that the format describes, dtypes other than F32, F16, BF16 and I64, duplicate names, sizes that
 /// overflow or do not fit the shape, and data that overlaps, has holes or does not end with the file.
 ///
 /// Source: https://github.com/huggingface/safetensors#format
 /// @throws std::invalid_argument what is wrong; the message does not name the file.
-[[nodiscard]] std::vector<tensor_entry> parse_safetensors(std::span<const std::byte> file);
+[[nodiscard]] std::vector<tensor_entry> parse_safetensors(std::string_view header, std::size_t file_bytes);
 
 /// Beginning of a safetensors file that holds such tensors one after the other; `begin` of each is set.
 [[nodiscard]] std::string safetensors_header(std::vector<tensor_entry>& tensors);

@@ -2,6 +2,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <mutex>
 #include <span>
 #include <string>
 #include <vector>
@@ -13,35 +15,39 @@ namespace fedmed {
 /// Most sources that one call takes.
 inline constexpr std::size_t sources_cap = 1024;
 
-/// A file's bytes, mapped. It must not be shortened meanwhile: that would end the process.
-class mapped_file {
+/// A file that is read by place: what happens to it meanwhile is an error and does not end the process, as
+/// it could where it is mapped.
+class source_file {
  public:
-  /// @throws std::invalid_argument it is missing, no regular file, empty or cannot be mapped.
-  explicit mapped_file(const std::string& path);
-  mapped_file(mapped_file&& other) noexcept;
-  mapped_file& operator=(mapped_file&&) = delete;
-  ~mapped_file();
+  /// @throws std::invalid_argument it is missing, or no regular file.
+  explicit source_file(const std::string& path);
+  source_file(source_file&& other) noexcept;
+  source_file& operator=(source_file&&) = delete;
+  ~source_file();
 
-  [[nodiscard]] std::span<const std::byte> bytes() const noexcept { return bytes_; }
+  /// Bytes that it had when it was opened.
+  [[nodiscard]] std::size_t size() const noexcept { return size_; }
 
-  /// Copy `size` bytes from `begin` on; none of them stays in this process's memory.
-  void copy(std::size_t begin, std::size_t size, std::byte* to) const noexcept;
+  /// Read `count` bytes from `begin` on.
+  /// @return 0, errno, or a number below 0 where they are no longer there
+  [[nodiscard]] int read(std::size_t begin, std::size_t count, std::byte* to) const noexcept;
 
-  /// The pages of these bytes, and what was mapped with them, are no longer needed in memory.
-  void release(std::size_t begin, std::size_t end) const noexcept;
-
-  /// Copies are taken from the mapping from now on.
+  /// From now on the file is opened for each read.
   void close_descriptor() noexcept;
 
  private:
-  std::span<const std::byte> bytes_;
+  std::string path_;
   int descriptor_;
+  std::size_t size_ = 0;
+  std::uint64_t device_ = 0;
+  std::uint64_t number_ = 0;
 };
 
 /// One tensor as all sources hold it.
 struct source_part {
   tensor_entry tensor;
-  std::vector<const std::byte*> values;  // of each source; any alignment
+  std::vector<const std::byte*> values;  // of each array; any alignment
+  std::vector<std::size_t> begins;       // or byte in each file
 };
 
 /// K models of the same tensors: safetensors files, or arrays in memory.
@@ -52,32 +58,50 @@ class sources {
   explicit sources(const std::vector<std::string>& paths);
 
   /// One nameless tensor of `length` elements, from each pointer.
-  sources(std::vector<const std::byte*> arrays, element_type type, std::size_t length);
+  /// @param names what messages call them; none: `sources[0]` and so on
+  sources(std::vector<const std::byte*> arrays,
+          element_type type,
+          std::size_t length,
+          std::vector<std::string> names = {});
 
   [[nodiscard]] std::size_t count() const noexcept { return names_.size(); }
   [[nodiscard]] std::span<const source_part> parts() const noexcept { return parts_; }
 
   /// The same names, dtypes and shapes, in whatever order the sources have.
-  /// @throws std::invalid_argument "WHERE: `ARGUMENT` …" with the first tensor that differs.
-  void check_same_tensors(const sources& other, const std::string& where) const;
+  /// @throws std::invalid_argument with the other's file, or "KERNEL: `ARGUMENT`", and the first tensor that differs.
+  void check_same_tensors(const sources& other, const std::string& kernel) const;
 
   /// "`a.safetensors`" or "`sources[3]`", with the tensor and the index where there is one.
   [[nodiscard]] std::string describe(std::size_t source, std::size_t part, std::size_t index) const;
 
   /// Whether they are files.
-  [[nodiscard]] bool mapped() const noexcept { return !files_.empty(); }
+  [[nodiscard]] bool in_files() const noexcept { return !files_.empty(); }
 
-  /// Copy some elements of one source, of which nothing stays in memory.
-  void copy(
+  /// Read some elements of one source. What cannot be read becomes zero, and `check_read` refuses it.
+  void read(
     std::size_t part, std::size_t source, std::size_t first, std::size_t count, std::byte* to) const noexcept;
 
-  /// The pages of these elements are no longer needed in memory.
-  void release(std::size_t part, std::size_t first, std::size_t count) const noexcept;
+  /// The same as float32; the part is no counter.
+  void read_floats(
+    std::size_t part, std::size_t source, std::size_t first, std::size_t count, float* to) const noexcept;
+
+  /// @throws std::invalid_argument "FILE: was cut off while it was read", or why else it could not be read.
+  void check_read() const;
 
  private:
+  /// The first file that could not be read, and why.
+  struct unread {
+    std::mutex mutex;
+    std::size_t source = sources_cap;
+    int error = 0;
+  };
+
+  [[nodiscard]] std::vector<tensor_entry> open(const std::string& path);
+
   std::vector<std::string> names_;
-  std::vector<mapped_file> files_;
+  std::vector<source_file> files_;
   std::vector<source_part> parts_;
+  std::unique_ptr<unread> unread_ = std::make_unique<unread>();
 };
 
 /// Where a kernel writes the model that it makes: an array in memory, or a safetensors file.

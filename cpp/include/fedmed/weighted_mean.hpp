@@ -47,7 +47,7 @@ inline void check_clip_norm(const sources& models,
   FEDMED_EXPECTS(norms.size() == models.count(),
                  "clip_norm: `norms` has " + std::to_string(norms.size()) + " elements, expected " +
                    std::to_string(models.count()));
-  models.check_same_tensors(reference, "clip_norm: `reference`");
+  models.check_same_tensors(reference, "clip_norm");
 }
 
 /// Weighted mean of K models, each drawn towards a reference until its difference is at most `max_norm` long.

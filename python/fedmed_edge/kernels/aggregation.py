@@ -1,11 +1,11 @@
 """One model of many: means, medians and distances of K models, whose order never changes a bit.
 
 Models are safetensors files of the same tensors (F32, F16, BF16; counters as I64, which take their
-maximum), or 1-D arrays of float32, float16 or `ml_dtypes.bfloat16` of one length. Files are mapped, read
-once from front to back and given back behind; of more than 16, some of each is copied at a time. Whatever
-the size of the model, the number of files and of threads, a call takes less than 100 MB beside its result.
-The result is written in the same pass. A file must not be changed during a call. Of files every refusal is
-an `InputError` that names file and tensor, of arrays a `ValueError`.
+maximum), or 1-D arrays of float32, float16 or `ml_dtypes.bfloat16` of one length. Files are read once from
+front to back, some of each at a time. Whatever the size of the model, the number of files and of threads, a
+call takes less than 100 MB beside its result. The result is written in the same pass. A file that is cut off
+meanwhile is refused; one that is written to gives a result of both. Of files every refusal is an `InputError`
+that names file and tensor, of arrays a `ValueError`.
 """
 
 import os
@@ -109,6 +109,8 @@ def trimmed_mean(sources: Models, cut: int, out: Path | Array, *, nan: Nan = "re
         >>> out.tolist()
         [3.0]
     """
+    if not isinstance(cut, SupportsIndex):
+        raise ValueError(f"trimmed_mean: `cut` has {cut}, expected a whole number")
     if cut < 0:
         raise ValueError(f"trimmed_mean: `cut` has {cut}, expected at least 0")
     _make(
@@ -265,8 +267,8 @@ class RunningMean:
             _kernels.running_mean_finish(self._sums, self._bound, self._weight, out, thread_count())
 
     def _change(self, values: Array, weight: int, sign: int) -> None:
-        if weight < 1:
-            raise ValueError(f"running_mean: `weight` has {weight}, expected at least 1")
+        if not isinstance(weight, SupportsIndex) or weight < 1:
+            raise ValueError(f"running_mean: `weight` has {weight}, expected a whole number of at least 1")
         _kernels.running_mean_add(self._sums, values, sign * weight, self._bound, thread_count())
         self._weight += sign * weight
         self._additions += sign

@@ -357,6 +357,35 @@ def test_damaged_headers_are_refused_as_the_library_refuses_them(tmp_path: Path)
             np.testing.assert_array_equal(tensor, read[name])
 
 
+def test_a_file_that_is_cut_off_during_the_pass_is_named(tmp_path: Path) -> None:
+    values = np.ones(5_000_000, np.float32)
+    paths = [tmp_path / f"{k}.safetensors" for k in range(4)]
+    for path in paths:
+        save_file({"a": values}, path)
+    size, ended = paths[3].stat().st_size, threading.Event()
+
+    def cut() -> None:
+        # As soon as some of the result is written.
+        while not ended.is_set() and not any(part.stat().st_size > 1000 for part in tmp_path.glob(".part-*")):
+            pass
+        os.truncate(paths[3], 4096)
+
+    for _ in range(50):
+        os.truncate(paths[3], size)
+        ended.clear()
+        cutting = threading.Thread(target=cut)
+        cutting.start()
+        try:
+            weighted_mean(paths, [1] * 4, tmp_path / "out")
+        except InputError as error:
+            assert str(error) == f"{paths[3]}: was cut off while it was read"
+            return
+        finally:
+            ended.set()
+            cutting.join()
+    pytest.fail("the file was read before it was cut off, 50 times")
+
+
 def test_an_older_file_stays_when_the_new_one_fails(files: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.write_bytes(b"old")
@@ -395,7 +424,7 @@ def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    # Four files of 40 MB each, and the pages of one neighbourhood a file and thread.
+    # Four files of 40 MB each.
     assert int(done.stdout) <= 100
 
 
@@ -404,7 +433,7 @@ def test_memory_does_not_grow_with_the_number_of_models(tmp_path: Path) -> None:
     save_file({"a": values}, tmp_path / "0.safetensors")
     for k in range(1, 200):
         (tmp_path / f"{k}.safetensors").hardlink_to(tmp_path / "0.safetensors")
-    # Files of 2.4 MB; half of the 128 descriptors serve them, the rest is copied from where it is mapped.
+    # Files of 2.4 MB; half of the 128 descriptors serve them, the rest is opened again and again.
     limited = "import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (128, r.getrlimit(r.RLIMIT_NOFILE)[1]))\n"
     done = subprocess.run(
         [sys.executable, "-c", limited + MEMORY, str(tmp_path)],
@@ -433,8 +462,8 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     refused(r"`weights` has sum 0, expected at least 1$", lambda: weighted_mean(two, [0, 0], out))
     refused(r"^trimmed_mean: `cut` has 1, expected at most 0", lambda: trimmed_mean(two, 1, out))
     refused(r"^trimmed_mean: `cut` has -1, expected at least 0$", lambda: trimmed_mean(two, -1, out))
-    refused(r"`sources` has 0 files, expected 1 to 1024$", lambda: median([], out))
-    refused(r"`sources` has 1025 arrays, expected 1 to 1024$", lambda: median([two[0]] * 1025, out))
+    refused(r"^aggregation: `sources` has 0 models, expected 1 to 1024$", lambda: median([], out))
+    refused(r"`sources` has 1025 models, expected 1 to 1024$", lambda: median([two[0]] * 1025, out))
     refused(r"`sources\[1\]` has 5 elements, expected 6$", lambda: median([two[0], two[1][:5]], out))
     refused(r"`sources\[0\]` has dtype float64", lambda: median([two[0].astype(np.float64)], out))
     half = two[1].astype(np.float16)
@@ -457,8 +486,34 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     refused(r"^aggregation: `sources` has files and arrays", lambda: median(mixed, tmp_path / "out"))
     out.setflags(write=False)
     refused(r"^median: `out` is read-only", lambda: median(two, out))
-    clip = {"reference": two[0], "max_norm": -1.0}
-    refused(r"^clip_norm: `max_norm` has -1", lambda: clip_norm(two, [1, 1], np.empty(6, np.float32), **clip))
+    part: Any = 0.5
+    refused(r"^trimmed_mean: `cut` has 0.5, expected a whole number$", lambda: trimmed_mean(two, part, out))
+
+
+def test_an_error_of_the_reference_names_it(files: list[Path], tmp_path: Path) -> None:
+    two = random_models(2, 6)
+
+    def clip(reference: Any, match: str, max_norm: float = 1.0) -> None:
+        out = np.empty(6, np.float32)
+        refused(match, lambda: clip_norm(two, [1, 1], out, reference=reference, max_norm=max_norm))
+
+    clip(two[0], r"^clip_norm: `max_norm` has -1", max_norm=-1)
+    clip(two[0][:5], r"^clip_norm: `reference` has F32 \(5,\), expected F32 \(6,\)$")
+    clip(two[0] * np.inf, r"^clip_norm: `reference` at index 0 has -?inf, expected finite values$")
+    clip(np.stack(two), r"^clip_norm: `reference` has shape \(2, 6\), expected 1 axis$")
+    clip(None, r"^clip_norm: `reference` is a NoneType, expected a path or an array$")
+    for change, said in (
+        (lambda content: content.pop("large"), r"reference: lacks tensor `large` of the first$"),
+        (
+            lambda content: content.update(large=np.full((300, 301), np.nan, np.float32)),
+            r"reference` in tensor `large` at index 0 has nan, expected finite values$",
+        ),
+    ):
+        content = state(0)
+        change(content)
+        save_file(content, tmp_path / "reference")
+        with pytest.raises(InputError, match=said):
+            clip_norm(files, [1] * 5, tmp_path / "out", reference=tmp_path / "reference", max_norm=1.0)
 
 
 def test_a_running_mean_refuses_and_is_then_as_it_was() -> None:
@@ -470,7 +525,12 @@ def test_a_running_mean_refuses_and_is_then_as_it_was() -> None:
     refused(
         r"`values` has one beyond 10.0+ at index 0", lambda: mean.add(np.array([np.nan, 1], np.float32), 1)
     )
-    refused(r"`weight` has 0, expected at least 1$", lambda: mean.add(np.zeros(2, np.float32), 0))
+    refused(
+        r"`weight` has 0, expected a whole number of at least 1$",
+        lambda: mean.add(np.zeros(2, np.float32), 0),
+    )
+    half: Any = 0.5
+    refused(r"^running_mean: `weight` has 0.5, expected", lambda: mean.add(np.zeros(2, np.float32), half))
     refused(r"`weight` has 536870912", lambda: mean.add(np.zeros(2, np.float32), 2**29))
     refused(r"`weight` has 6, expected at most the 5 in it$", lambda: mean.remove(np.zeros(2, np.float32), 6))
     refused(r"`values` has 3 elements, expected 2$", lambda: mean.add(np.zeros(3, np.float32), 1))

@@ -114,7 +114,7 @@ def test_instruction_set_does_not_change_a_bit() -> None:
         "print(_kernels.instruction_set(), hashlib.sha256(every).hexdigest())"
     )
     unknown = run_python(code, FEDMED_ISA="mmx")
-    assert "FEDMED_ISA: has `mmx`, expected one of" in unknown.stderr
+    assert "errors.InputError: FEDMED_ISA: has `mmx`, expected one of" in unknown.stderr
     digests = set()
     for name in ("baseline", "avx2", "avx512"):
         if f"`{name}`" in unknown.stderr:
@@ -153,7 +153,8 @@ def test_a_sub_interpreter_is_refused() -> None:
 
 def test_an_empty_setting_is_none() -> None:
     code = "from fedmed_edge import _kernels; print(_kernels.instruction_set())"
-    assert run_python(code, FEDMED_ISA="").stdout == run_python(code).stdout != ""
+    assert run_python(code, FEDMED_ISA=" ").stdout == run_python(code).stdout != ""
+    assert run_python(code, FEDMED_ISA=" baseline\n").stdout == "baseline\n"
 
 
 def test_thread_count_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
