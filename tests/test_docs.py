@@ -39,7 +39,7 @@ DOCUMENTS = [
     *sorted((REPOSITORY / "docs").glob("*.md")),
     REPOSITORY / "models" / "README.md",
 ]
-SHARED_OPTIONS = {"--json", "--verbose", "-v", "--quiet", "-q"}
+SHARED_OPTIONS = {"--json", "--verbose", "-v", "--quiet", "-q", "--set"}
 
 
 def text_of(name: str) -> str:

@@ -199,8 +199,7 @@ def read_config(
         _probe(model, values, where)
         _resolve(model, values, file.parent)
     environment = os.environ if environment is None else environment
-    given = [(PREFIX + "_".join(key).upper(), key) for key in _keys(model)]
-    for name, key in given:
+    for name, key in variables(model).items():
         if environment.get(name):
             _set(model, values, key, _from_text(model, key, environment[name]), name)
     for dotted, value in (flags or {}).items():
@@ -208,6 +207,16 @@ def read_config(
             key = tuple(dotted.split("."))
             _set(model, values, key, value, "--" + key[-1].replace("_", "-"))
     return parse_settings(model, values, where)
+
+
+def variables(model: type[BaseModel]) -> dict[str, tuple[str, ...]]:
+    """Key of every setting by the variable of the environment that sets it.
+
+    Example:
+        >>> variables(SiteConfig)["FEDMED_POLICY_MIN_COHORT"]
+        ('policy', 'min_cohort')
+    """
+    return {PREFIX + "_".join(key).upper(): key for key in _keys(model)}
 
 
 def _probe(model: type[Frozen], values: dict[str, Any], where: str) -> None:
@@ -236,12 +245,17 @@ def _keys(model: type[BaseModel]) -> list[tuple[str, ...]]:
     return keys
 
 
-def _from_text(model: type[BaseModel], key: tuple[str, ...], text: str) -> str | list[str]:
-    """Value of an environment variable; a list is written with commas."""
+def _from_text(
+    model: type[BaseModel], key: tuple[str, ...], text: str
+) -> str | list[str] | dict[str, str]:
+    """Value of an environment variable; a list is written with commas, a table too: `KEY=VALUE,KEY=VALUE`."""
     annotation = model.model_fields[key[0]].annotation
     if len(key) > 1 and isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return _from_text(annotation, key[1:], text)
-    return [item.strip() for item in text.split(",")] if get_origin(annotation) is tuple else text
+    items = [item.strip() for item in text.split(",")]
+    if get_origin(annotation) is dict:
+        return {name.strip(): value.strip() for name, _, value in (item.partition("=") for item in items)}
+    return items if get_origin(annotation) is tuple else text
 
 
 def _set(

@@ -105,14 +105,16 @@ def running(folder: Path) -> dict[str, dict[str, Fact]]:
     return found
 
 
-def faults_of(folder: Path) -> list[str]:
-    """What is wrong with the verbs that run in a folder; empty where all of them are well.
+def faults_of(folder: Path, verb: str | None = None) -> list[str]:
+    """What is wrong with the verbs that run in a folder, or with one of them; empty where all is well.
 
     A verb is well while its beat is younger than `STALE_S` and none of its flags is false.
     """
     verbs = running(folder)
+    if verb is not None:
+        verbs = {name: said for name, said in verbs.items() if name == verb}
     if not verbs:
-        return ["nothing is running"]
+        return [f"{verb or 'nothing'} is {'not ' if verb else ''}running"]
     faults = []
     for verb, said in verbs.items():
         beat = said.get("beat")

@@ -55,3 +55,12 @@ def test_a_folder_that_cannot_be_written_is_refused_at_the_start(tmp_path: Path)
     (tmp_path / "run").write_text("a file")
     with pytest.raises(InputError, match="run: "), Heartbeat(tmp_path, "agent"):
         pass
+
+
+def test_one_verb_is_asked_for_alone(tmp_path: Path) -> None:
+    with Heartbeat(tmp_path, "agent") as agent, Heartbeat(tmp_path, "listen") as listen:
+        listen.tell(listening=False)
+        agent.tell(connected=True)
+        assert faults_of(tmp_path, "agent") == []
+        assert faults_of(tmp_path, "listen") == faults_of(tmp_path) == ["listen: not listening"]
+    assert faults_of(tmp_path, "agent") == ["agent is not running"]

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from fedmed_edge.commands import inference_checks
-from fedmed_edge.commands.connection_checks import CONNECTION_LOOKS, connects
+from fedmed_edge.commands.connection_checks import connection_looks
 from fedmed_edge.commands.folders import read_site, read_site_data, read_site_generation
 from fedmed_edge.config import SiteConfig
 from fedmed_edge.errors import FedmedError, InputError
@@ -44,7 +44,7 @@ def examine(folder: Path) -> Iterator[Check]:
     config, looks = SiteConfig(site="unset", key=folder / "site.key"), MACHINE_LOOKS
     try:
         config = read_site(folder)
-        looks = SITE_LOOKS | (CONNECTION_LOOKS if connects(config) else {}) | MACHINE_LOOKS
+        looks = SITE_LOOKS | connection_looks(folder) | MACHINE_LOOKS
         yield Check("settings", "ok", f"{folder / 'fedmed.toml'}: site {config.site}")
     except FedmedError as error:
         yield Check("settings", "fault", str(error), error.hint)

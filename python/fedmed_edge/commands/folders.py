@@ -3,8 +3,9 @@
 import os
 import secrets
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
@@ -26,9 +27,9 @@ FOLDER = click.Path(path_type=Path, file_okay=False, readable=False)
 ANY_PATH = click.Path(path_type=Path, readable=False)
 
 
-def folder_option(what: str) -> Callable[[Decorated], Decorated]:
-    """`-C/--folder`: the folder that `init` made."""
-    return click.option(
+def folder_option(what: Literal["Site", "Server"]) -> Callable[[Decorated], Decorated]:
+    """`-C/--folder`, the folder that `init` made, and `--set`, which comes before its settings."""
+    folder = click.option(
         "-C",
         "--folder",
         type=FOLDER,
@@ -36,6 +37,33 @@ def folder_option(what: str) -> Callable[[Decorated], Decorated]:
         envvar="FEDMED_FOLDER",
         help=f"{what} folder, as `init` made it (default: this folder).",
     )
+    setting = click.option(
+        "--set",
+        metavar="KEY=VALUE",
+        multiple=True,
+        expose_value=False,
+        callback=partial(_set, what),
+        help="A key of fedmed.toml, such as policy.min_cohort=20; repeatable.",
+    )
+    return lambda command: folder(setting(command))
+
+
+def _set(what: str, _context: click.Context, _option: click.Parameter, given: tuple[str, ...]) -> None:
+    """Into the environment, from where the processes that a verb starts have it too."""
+    if not given:
+        return
+    from fedmed_edge.config import ServerConfig, SiteConfig, variables
+
+    names = {
+        ".".join(key): name for name, key in variables(SiteConfig if what == "Site" else ServerConfig).items()
+    }
+    for setting in given:
+        key, _, value = setting.partition("=")
+        if key not in names or not value:
+            raise click.BadParameter(
+                f"has {setting}, expected KEY=VALUE and a key of fedmed.toml, such as `{next(iter(names))}=…`"
+            )
+        os.environ[names[key]] = value
 
 
 def check_writable(path: Path) -> None:

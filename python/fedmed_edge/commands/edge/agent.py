@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from fedmed_edge.commands.connection_checks import way_of
 from fedmed_edge.commands.folders import folder_option, read_site
 from fedmed_edge.commands.verbs import Output, Verb, ends_on_signal
 from fedmed_edge.heartbeat import Heartbeat
@@ -21,14 +22,23 @@ def command(out: Output, folder: Path) -> None:
     Example: fedmed-edge agent -C hospital-a
     """
     from fedmed_edge.federation.engine.processes import run_agent
-    from fedmed_edge.federation.engine.site_kit import server_address
+    from fedmed_edge.federation.engine.reachability import Watch
+    from fedmed_edge.federation.engine.site_kit import TLS_KEY
+    from fedmed_edge.signing import read_private_key
 
-    config = read_site(folder)
-    host, port = server_address(folder)
-    server, ended = config.federation.server or f"{host}:{port}", ends_on_signal()
+    config, ended = read_site(folder), ends_on_signal()
+    way = way_of(folder, config)
+    read_private_key(config.key)
+    (folder / TLS_KEY).read_bytes()  # what the engine would look for again and again
     out.answer(
-        {"folder": str(folder), "site": config.site, "server": server},
-        f"{folder}: site {config.site} connects to {server} and to nothing else",
+        {"folder": str(folder), "site": config.site, "server": f"{way.host}:{way.port}"},
+        f"{folder}: site {config.site} connects to {way} and to nothing else",
     )
     with Heartbeat(folder, "agent") as beat:
-        run_agent(folder, config, lambda facts: beat.tell(**facts), ended)
+        watch = Watch(folder, way)
+
+        def told(facts: dict[str, bool]) -> None:
+            beat.tell(**facts)
+            watch.see(facts.get("connected", True))
+
+        run_agent(folder, config, told, ended)

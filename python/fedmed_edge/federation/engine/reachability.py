@@ -3,9 +3,12 @@
 Speaks TLS as the agent does, up to the first answer of HTTP/2; of the site it sends the certificate alone.
 """
 
+import logging
 import os
 import socket
 import ssl
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,8 +18,11 @@ from fedmed_edge.errors import FedmedError, TrustError, Unreachable
 from fedmed_edge.federation.engine.certificates import issuer
 from fedmed_edge.federation.engine.site_kit import CERTIFICATE, ROOT, TLS_KEY
 
-__all__ = ["Way", "try_connection"]
+__all__ = ["Watch", "Way", "try_connection"]
 
+log = logging.getLogger(__name__)
+
+PATIENCE_S: Final = 20.0
 WAIT_S: Final = 10.0
 # the client's preface and an empty SETTINGS frame (RFC 9113, section 3.4)
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
@@ -40,6 +46,41 @@ class Way:
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}" + (f" through the proxy {self.proxy}" if self.proxy else "")
+
+
+class Watch:
+    """Says in the log when the connection came and, where it does not, what is in the way; each once."""
+
+    def __init__(self, site: Path, way: Way) -> None:
+        self._site, self._way = site, way
+        self._said, self._quiet_since = "", time.monotonic()
+        self._looking: threading.Thread | None = None
+
+    def see(self, connected: bool) -> None:
+        """Whether there is a connection now; to be told again and again. Does not wait."""
+        if connected:
+            self._quiet_since = time.monotonic()
+            self._say(f"{self._way}: connected")
+        elif time.monotonic() - self._quiet_since > PATIENCE_S and not self._is_looking():
+            self._quiet_since = time.monotonic()
+            self._looking = threading.Thread(target=self._look, daemon=True)
+            self._looking.start()
+
+    def _is_looking(self) -> bool:
+        return self._looking is not None and self._looking.is_alive()
+
+    def _look(self) -> None:
+        try:
+            try_connection(self._site, self._way)
+        except FedmedError as error:
+            self._say(f"{error}\nhint: {error.hint}")
+        except OSError as error:
+            self._say(str(error))
+
+    def _say(self, text: str) -> None:
+        if text != self._said:
+            self._said = text
+            log.warning("%s", text)
 
 
 def try_connection(site: Path, way: Way) -> str:
