@@ -251,6 +251,8 @@ def _options(runtime: ModuleType) -> Any:
     options.intra_op_num_threads = thread_count() if os.environ.get("FEDMED_THREADS") else 0
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
+    # the pattern of the first run is laid out beside what that run left: twice the memory, and no faster
+    options.enable_mem_pattern = False
     # idle threads that spin would take the processor from the listener and from numpy
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options

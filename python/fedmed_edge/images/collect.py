@@ -22,7 +22,7 @@ from fedmed_edge.atomic import atomic_file, read_regular, write_atomic
 from fedmed_edge.errors import FedmedError, InputError, NothingMatched
 from fedmed_edge.images.grouping import group_files
 from fedmed_edge.images.labels import COLUMNS
-from fedmed_edge.images.masks import MaskFile, mask_bytes, mask_files, mask_of
+from fedmed_edge.images.masks import MaskFile, mask_content, mask_files, mask_of
 from fedmed_edge.images.selection import Verdict, geometry_of, judge
 from fedmed_edge.images.series import Grouped, Series, Study, instances, shared_folder
 from fedmed_edge.images.sources import Source, find_sources
@@ -242,11 +242,11 @@ class _Work:
         shared = series.is_volume and bool(series.part) and len(series.files) == 1
         if series.stack is not None and (series.stack.faults or shared):
             from fedmed_edge.images.dicom import read_volume
-            from fedmed_edge.images.nifti import nifti_bytes
+            from fedmed_edge.images.nifti import nifti_pieces
 
             image = read_volume(series, lenient=self.plan.lenient)
             assert image.affine_ras is not None
-            write_atomic(out / f"{name}.nii.gz", nifti_bytes(image.pixels[0], image.affine_ras))
+            write_atomic(out / f"{name}.nii.gz", nifti_pieces(image.pixels[0], image.affine_ras))
             return f"images/{name}.nii.gz"
         if len(series.files) == 1:
             self.place(series.files[0], out / f"{name}.dcm")
@@ -273,7 +273,7 @@ class _Work:
             self.leave(self.names[path], reason)
         if mask is None:
             return ""
-        ending, content = mask_bytes(mask, series)
+        ending, content = mask_content(mask, series)
         write_atomic(self.plan.out / "masks" / f"{name}{ending}", content)
         return f"masks/{name}{ending}"
 

@@ -1,6 +1,5 @@
 """Masks that a hospital has as DICOM (SEG, RTSTRUCT): which series each is of, and what it says there."""
 
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,14 +156,12 @@ def _target(series: Series) -> Target:
     return Target(shape, affine, "", name)
 
 
-def mask_bytes(mask: UInt8, series: Series) -> tuple[str, bytes]:
-    """Ending and content of a mask's file: PNG of a 2-D image, NIfTI of a volume."""
+def mask_content(mask: UInt8, series: Series) -> tuple[str, Iterable[bytes]]:
+    """Ending and content, in pieces, of a mask's file: PNG of a 2-D image, NIfTI of a volume."""
     if series.stack is not None:
-        from fedmed_edge.images.nifti import nifti_bytes
+        from fedmed_edge.images.nifti import nifti_pieces
 
-        return ".nii.gz", nifti_bytes(mask, grid_of(series)[0])
-    from PIL import Image as Picture
+        return ".nii.gz", nifti_pieces(mask, grid_of(series)[0])
+    from fedmed_edge.images.raster import png_bytes
 
-    out = io.BytesIO()
-    Picture.fromarray(mask).save(out, "PNG")
-    return ".png", out.getvalue()
+    return ".png", [png_bytes(mask)]

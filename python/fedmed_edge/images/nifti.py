@@ -1,6 +1,8 @@
 """NIfTI files: volumes with their place in the patient, and masks of class numbers."""
 
 import gzip
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 _HEADER_BYTES = {1: 348, 2: 540}
 # Header extensions stand before the voxels; nibabel reads them whole.
 _OFFSET_CAP = 1 << 24
+_GZIP = 31
 
 
 def read_nifti(path: Path) -> Image:
@@ -62,18 +65,29 @@ def read_voxels(path: Path) -> tuple[npt.NDArray[np.generic], Float64]:
         raise InputError(f"{path}: NIfTI file is broken or cut off: {_one_line(error)}") from None
 
 
-def nifti_bytes(values: npt.NDArray[Any], affine_ras: Float64) -> bytes:
-    """A gzipped NIfTI-1 file of a volume; without a time in it, the same volume gives the same bytes.
+def nifti_pieces(values: npt.NDArray[Any], affine_ras: Float64, *, description: str = "") -> Iterator[bytes]:
+    """A gzipped NIfTI-1 file of a volume, piece by piece: no second volume is held.
+
+    Without a time in it, the same volume gives the same bytes.
 
     Args:
         values: (i, j, k) uint8, int16 or float32.
         affine_ras: (4, 4), voxel index → RAS mm.
+        description: At most 79 characters of ASCII.
     """
     from nibabel.nifti1 import Nifti1Image
 
-    volume = Nifti1Image(values, affine_ras)
-    volume.header.set_xyzt_units("mm")
-    return gzip.compress(volume.to_bytes(), compresslevel=6, mtime=0)
+    # The header of a small stand-in: nibabel would copy the volume to write it.
+    header = Nifti1Image(np.broadcast_to(np.zeros((), values.dtype), values.shape), affine_ras).header
+    header.set_xyzt_units("mm")
+    header.set_slope_inter(1.0, 0.0)
+    header["descrip"] = description.encode("ascii")
+    header["vox_offset"] = 352
+    packer = zlib.compressobj(6, zlib.DEFLATED, _GZIP)
+    yield packer.compress(header.binaryblock + bytes(4))
+    for plane in values.T:
+        yield packer.compress(np.ascontiguousarray(plane).tobytes())
+    yield packer.flush()
 
 
 def _read_stream(path: Path, stream: "BinaryIO | gzip.GzipFile") -> tuple[npt.NDArray[np.generic], Float64]:

@@ -5,6 +5,7 @@ colour brought to 8 bits, palettes as the colours they name, EXIF orientation ap
 is opaque everywhere left out. What has not is refused: transparency, CMYK, animation.
 """
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ImageFile
 from PIL.Image import Image as Picture
-from PIL.Image import Transpose
+from PIL.Image import Transpose, fromarray
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
@@ -30,6 +31,18 @@ _UPRIGHT = {
     7: Transpose.TRANSVERSE,
     8: Transpose.ROTATE_90,
 }
+
+
+def png_bytes(pixels: npt.NDArray[np.uint8]) -> bytes:
+    """A PNG file of (rows, columns) or (rows, columns, 3) uint8.
+
+    Example:
+        >>> png_bytes(np.zeros((2, 2), np.uint8))[1:4]
+        b'PNG'
+    """
+    out = io.BytesIO()
+    fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
 
 
 def read_raster(path: Path) -> Image:

@@ -19,12 +19,12 @@ from fedmed_edge.kernels import argmax_slab, blend_windows, resample
 
 Start = tuple[int, int, int]
 
-TOTALS_BYTES = 192 << 20
+TOTALS_BYTES = 128 << 20
 """What the running totals may take, and of a larger volume `TOTALS_SHARE` of it in float32; a band is at
 least as wide as a window. Two bands cost a quarter more windows, and so on: memory that does not grow with
 the number of classes is paid with time where there are many."""
 
-TOTALS_SHARE = 0.6
+TOTALS_SHARE = 0.45
 
 _PART_VALUES = 1 << 22
 

@@ -1,11 +1,12 @@
 """The DICOM objects of an answer: segmentation, report, capture. Loads highdicom."""
 
 import logging
+from collections.abc import Iterable
 
 import numpy as np
 from pydicom.dataset import Dataset
 
-from fedmed_edge.errors import FedmedError
+from fedmed_edge.errors import FedmedError, InputError
 from fedmed_edge.images.dicom import frame_masks
 from fedmed_edge.inference import dicom_sc, dicom_seg, dicom_sr, identity
 from fedmed_edge.inference.answer import Answer
@@ -19,14 +20,14 @@ log = logging.getLogger(__name__)
 _NO_DIAGNOSIS = f"{identity.RESEARCH_USE} - not for diagnosis"
 
 
-Made = dict[str, tuple[Dataset, bytes]]
+Made = dict[str, tuple[Dataset, Iterable[bytes]]]
 
 
 def make_objects(answer: Answer, manifest: Manifest, options: Options) -> tuple[Made, dict[str, str]]:
     """Make what was asked for, as far as the source carries it.
 
     Returns:
-        Kind → object and content of its file; kind → why it was not made.
+        Kind → object and content of its file, in pieces; kind → why it was not made.
     """
     series = answer.input.series
     assert series is not None
@@ -52,16 +53,19 @@ def _make(kind: str, source: Source, answer: Answer, options: Options, made: Mad
     """Make one object; else why it cannot be: a strange source costs one object, not the others."""
     try:
         if kind == "seg":
-            built: Dataset = dicom_seg.make_segmentation(source, _masks(answer), options.seg)
-        elif kind == "sr":
+            made[kind] = dicom_seg.make_segmentation(source, _masks(answer), options.seg)
+            return None
+        if kind == "sr":
             segmentation = made["seg"][0] if "seg" in made else None
-            built = dicom_sr.make_report(source, _findings(answer), segmentation)
+            built: Dataset = dicom_sr.make_report(source, _findings(answer), segmentation)
         else:
             assert answer.picture is not None
             picture = with_lines(answer.picture, _lines(answer, source.manifest))
             built = dicom_sc.make_capture(source, picture)
-        made[kind] = built, encoded(built)
+        made[kind] = built, [encoded(built)]
         return None
+    except InputError as error:
+        return str(error)
     except AttributeError as error:
         return f"the source has no {error.name}"
     except (LookupError, TypeError, ValueError) as error:

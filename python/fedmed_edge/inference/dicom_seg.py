@@ -1,6 +1,7 @@
 """A mask as DICOM Segmentation: one segment a class but the first, on the source's own frames."""
 
 import re
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import numpy as np
@@ -9,11 +10,12 @@ from highdicom.color import CIELabColor
 from highdicom.enum import CoordinateSystemNames
 from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentationTypeValues, SegmentDescription
 from highdicom.sr import CodedConcept
-from pydicom.uid import RLELossless
+from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
 from fedmed_edge.images.image import UInt8
 from fedmed_edge.inference import identity
-from fedmed_edge.inference.dicom_source import Source
+from fedmed_edge.inference.dicom_source import Source, encoded
+from fedmed_edge.inference.dicom_stream import frame_by_frame
 from fedmed_edge.inference.preview import PALETTE
 from fedmed_edge.recipe import Recipe
 
@@ -39,29 +41,47 @@ def refusal(source: Source) -> str | None:
     return None
 
 
-def make_segmentation(source: Source, masks: UInt8, kind: SegKind) -> Segmentation:
+def make_segmentation(source: Source, masks: UInt8, kind: SegKind) -> tuple[Segmentation, Iterable[bytes]]:
     """Make the object.
 
-    A mask of nothing is a finding, too: every segment is described, and one empty frame stored.
+    A mask of nothing is a finding, too: every segment is described, and one empty frame stored for it.
 
     Args:
         masks: (frames, rows, columns) class numbers, in the order of the frames of `source.series`.
+
+    Returns:
+        The object, and its file in pieces; a binary one has its frames there alone.
+
+    Raises:
+        InputError: It has more frames than a file takes.
     """
-    arguments = source.identity("seg", SERIES_NUMBER)
+    if not masks.any():
+        masks = masks[:1]
+    places = _places(source, len(masks))
     if kind == "labelmap":
         # A byte a voxel, nearly all of them 0.
-        arguments["transfer_syntax_uid"] = RLELossless
-    frames, places = _frames(source, masks)
+        made = _segmentation(source, masks, SegmentationTypeValues.LABELMAP, RLELossless, places)
+        return made, [encoded(made)]
+    held = np.asarray(masks.any(axis=(1, 2)), np.uint8)
+    filled = np.broadcast_to(held[:, None, None], masks.shape)
+    made = _segmentation(source, filled, SegmentationTypeValues.BINARY, ExplicitVRLittleEndian, places)
+    planes = [masks[number] for number in _order(made, places)]
+    return made, frame_by_frame(made, planes, len(source.manifest.classes) - 1)
+
+
+def _segmentation(
+    source: Source, frames: UInt8, kind: SegmentationTypeValues, syntax: str, places: dict[str, Any]
+) -> Segmentation:
     made = Segmentation(
         source.headers,
         frames,
-        SegmentationTypeValues.LABELMAP if kind == "labelmap" else SegmentationTypeValues.BINARY,
+        kind,
         [_described(source, number) for number in range(1, len(source.manifest.classes))],
         **places,
         omit_empty_frames=bool(frames.any()),
         content_label="FEDMED_SEG",
         content_description=identity.description(source.manifest, "SEG"),
-        **arguments,
+        **{**source.identity("seg", SERIES_NUMBER), "transfer_syntax_uid": syntax},
     )
     if not places:
         # Type 2C without a place in the patient: empty where the source does not say.
@@ -74,26 +94,33 @@ def make_segmentation(source: Source, masks: UInt8, kind: SegKind) -> Segmentati
     return made
 
 
-def _frames(source: Source, masks: UInt8) -> tuple[UInt8, dict[str, Any]]:
-    """Frames to store, and where they lie.
+def _places(source: Source, count: int) -> dict[str, Any]:
+    """Where the first frames lie.
 
     Not left to the library: it wants a SliceThickness, and frames of one file in the order of the file.
     """
     series = source.series
-    places = [frame.position for frame in series.frames if frame.position is not None]
+    places = [list(frame.position) for frame in series.frames[:count] if frame.position is not None]
     if not places:
-        return masks, {}
-    if not masks.any():
-        masks, places = np.ascontiguousarray(masks[:1]), places[:1]
+        return {}
     distance = series.stack.distance_mm if series.stack and not series.stack.faults else None
     measures = PixelMeasuresSequence(
         list(series.frames[0].spacing_mm or (1.0, 1.0)), series.thickness_mm or distance, distance
     )
     _share_orientation(source, measures)
-    return masks, {
-        "plane_positions": [PlanePositionSequence(_PATIENT, list(place)) for place in places],
+    return {
+        "plane_positions": [PlanePositionSequence(_PATIENT, place) for place in places],
         "pixel_measures": measures,
     }
+
+
+def _order(made: Segmentation, places: dict[str, Any]) -> list[int]:
+    """Number of the plane of each frame: the library sorts them its own way."""
+    if not places:
+        return [0]
+    positions = [one[0].ImagePositionPatient for one in places["plane_positions"]]
+    frames = made.PerFrameFunctionalGroupsSequence
+    return [positions.index(frame.PlanePositionSequence[0].ImagePositionPatient) for frame in frames]
 
 
 def _share_orientation(source: Source, measures: PixelMeasuresSequence) -> None:

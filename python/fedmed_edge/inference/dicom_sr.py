@@ -19,6 +19,7 @@ from highdicom.sr import (
     RelationshipTypeValues,
     SourceImageForMeasurementGroup,
     SourceImageForSegmentation,
+    SourceSeriesForSegmentation,
     TextContentItem,
     TrackingIdentifier,
     VolumetricROIMeasurementsAndQualitativeEvaluations,
@@ -111,6 +112,14 @@ def _images(source: Source) -> list[SourceImageForMeasurementGroup]:
     return [SourceImageForMeasurementGroup(str(header.SOPClassUID), str(header.SOPInstanceUID))]
 
 
+def _segmented(source: Source) -> dict[str, Any]:
+    """What a segmentation is of: the series where it is whole, else each image."""
+    if len(source.headers) > 1 and not source.series.part:
+        return {"source_series": SourceSeriesForSegmentation(str(source.first.SeriesInstanceUID))}
+    images = [(str(header.SOPClassUID), str(header.SOPInstanceUID)) for header in source.headers]
+    return {"source_images": [SourceImageForSegmentation(*image) for image in images]}
+
+
 def _group(source: Source, findings: Findings, number: int, segmentation: Dataset | None) -> _Group:
     name = source.manifest.classes[number]
     category, kind = segment_codes(source.manifest.recipe, name)
@@ -130,10 +139,7 @@ def _group(source: Source, findings: Findings, number: int, segmentation: Datase
         str(segmentation.SOPClassUID),
         str(segmentation.SOPInstanceUID),
         number,
-        source_images=[
-            SourceImageForSegmentation(str(header.SOPClassUID), str(header.SOPInstanceUID))
-            for header in source.headers
-        ],
+        **_segmented(source),
     )
     return VolumetricROIMeasurementsAndQualitativeEvaluations(**given, referenced_segment=segment)
 

@@ -20,12 +20,14 @@ class Options:
         seg: Kind of DICOM segmentation: one bit a voxel and class, which every viewer takes, or a label map.
         preview: Write a preview picture, too.
         lenient: Resample volumes whose slices are no regular stack, in place of refusing them.
+        named: The formats were asked for by name: of one that an input is not fit for it is told why.
     """
 
     formats: frozenset[str] = frozenset(FORMATS)
     seg: Literal["binary", "labelmap"] = "binary"
     preview: bool = False
     lenient: bool = False
+    named: bool = False
 
     @property
     def setting(self) -> str:

@@ -1,6 +1,5 @@
 """Preview pictures: the image as grey or colour with the answer drawn on it."""
 
-import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +9,7 @@ from PIL import ImageDraw, ImageFont
 
 from fedmed_edge.images.geometry import world_axes
 from fedmed_edge.images.image import Float32, Image
+from fedmed_edge.images.raster import png_bytes
 from fedmed_edge.inference.predict import Prediction
 
 Colours = npt.NDArray[np.uint8]
@@ -40,12 +40,12 @@ def draw_preview(prediction: Prediction) -> bytes:
     """
     picture = draw_answer(prediction)
     if prediction.mask is not None:
-        return _png(Picture.fromarray(picture))
+        return png_bytes(picture)
     label = prediction.label or ""
     text = f"{label}  {prediction.probabilities[label]:.2f}"
     if prediction.known is False:
         text += "  (unlike the images that the model was made from)"
-    return _png(Picture.fromarray(with_lines(picture, [text])))
+    return png_bytes(with_lines(picture, [text]))
 
 
 def draw_answer(prediction: Prediction) -> Colours:
@@ -160,9 +160,3 @@ def with_lines(picture: Colours, lines: Sequence[str]) -> Colours:
         place = (size, height + size // 2 + number * step)
         draw.text(place, line, fill=(236, 240, 241), font=ImageFont.load_default(fitting))
     return np.asarray(canvas)
-
-
-def _png(picture: Picture.Image) -> bytes:
-    out = io.BytesIO()
-    picture.save(out, "PNG", optimize=False)
-    return out.getvalue()

@@ -62,7 +62,7 @@ class Result:
         objects: DICOM objects that were written; `not_written` kind → why one was not.
         frames: One short record for each frame of a cine, else empty.
         error: What went wrong, and then nothing else is known.
-        hint: What to do about it; not part of `document`.
+        hint: What to do about it.
     """
 
     input: str
@@ -140,6 +140,7 @@ class Result:
             "objects": [one.document() for one in self.objects],
             "not_written": dict(self.not_written),
             "error": self.error,
+            "hint": self.hint,
         }
 
     def line(self) -> str:

@@ -1,20 +1,16 @@
 """Results on disk: a folder for each input, and one table of all."""
 
-import gzip
 import hashlib
-import io
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-
 from fedmed_edge.atomic import write_together
 from fedmed_edge.errors import FedmedError, InputError
-from fedmed_edge.images.image import Float64, UInt8
 from fedmed_edge.inference.answer import Answer
 from fedmed_edge.inference.inputs import Input
 from fedmed_edge.inference.options import DICOM_FORMATS, Options
@@ -26,9 +22,10 @@ from fedmed_edge.inference.usage import MemoryMeter
 _RESULT = "result.json"
 _ANSWERS = ("mask.png", "mask.nii.gz", "preview.png", "seg.dcm", "sr.dcm", "sc.dcm")
 _CINE_MASK = re.compile(r"mask-\d+\.png")
+_DESCRIPTION = "fedmed-edge class numbers"
 _ENDINGS = (".nii.gz", ".nii", ".dcm", ".dicom", ".png", ".jpg", ".jpeg")
 
-_Files = dict[str, bytes]
+_Files = dict[str, Iterable[bytes]]
 
 
 class ResultsFolder:
@@ -80,14 +77,12 @@ class ResultsFolder:
         files = self._masks(answer)
         mask = next(iter(files), None)
         if answer.preview is not None:
-            files["preview.png"] = answer.preview
-        objects, not_written = self._dicom(answer, folder, files)
-        now = time.perf_counter()
-        stages = {**answer.stages, "write": answer.stages["write"] + now - writing}
+            files["preview.png"] = [answer.preview]
+        objects, refused = self._dicom(answer, folder, files)
         result = Result(
             **self._of(answer.input),
             output=str(folder),
-            seconds=now - started,
+            seconds=0.0,
             label=answer.label,
             mask=None if mask is None else str(folder / mask),
             probabilities=answer.probabilities,
@@ -96,16 +91,19 @@ class ResultsFolder:
             known=answer.known,
             distance=answer.distance,
             threshold=answer.threshold,
-            stages=stages,
-            peak_mib=memory.peak_mib(),
             idle_mib=memory.idle_mib,
             objects=objects,
-            not_written=not_written,
+            not_written={**(unfit(answer, self.options.formats) if self.options.named else {}), **refused},
             frames=tuple(_frames(answer)),
             warnings=answer.warnings,
         )
-        self._keep(answer.input, folder, result, files)
-        return result
+
+        def measured() -> Result:
+            now = time.perf_counter()
+            stages = {**answer.stages, "write": answer.stages["write"] + now - writing}
+            return replace(result, seconds=now - started, stages=stages, peak_mib=memory.peak_mib())
+
+        return self._keep(answer.input, folder, measured, files)
 
     def fail(self, given: Input, error: FedmedError, seconds: float) -> Result:
         """Record an input that could not be answered; an earlier answer in its folder is taken away."""
@@ -118,8 +116,7 @@ class ResultsFolder:
             error=str(error),
             hint=error.hint,
         )
-        self._keep(given, folder if earlier else None, result, {})
-        return result
+        return self._keep(given, folder if earlier else None, lambda: result, {}, always=True)
 
     def write_table(self) -> None:
         """Merge this run's rows into `results.csv`: a row of the same input and task is replaced."""
@@ -148,12 +145,19 @@ class ResultsFolder:
         masks = [frame.mask for frame in answer.frames if frame.mask is not None]
         if affine_ras is not None:
             wanted = masks and "nifti" in formats
-            return {"mask.nii.gz": _nifti(masks[0], affine_ras)} if wanted else {}
-        if "png" not in formats:
+            if not wanted:
+                return {}
+            from fedmed_edge.images.nifti import nifti_pieces
+
+            return {"mask.nii.gz": nifti_pieces(masks[0], affine_ras, description=_DESCRIPTION)}
+        if "png" not in formats or not masks:
             return {}
+        # Loaded with the image already where that was a raster.
+        from fedmed_edge.images.raster import png_bytes
+
         if len(masks) == 1:
-            return {"mask.png": _png(masks[0])}
-        return {f"mask-{number:04d}.png": _png(mask) for number, mask in enumerate(masks, start=1)}
+            return {"mask.png": [png_bytes(masks[0])]}
+        return {f"mask-{number:04d}.png": [png_bytes(mask)] for number, mask in enumerate(masks, start=1)}
 
     def _dicom(
         self, answer: Answer, folder: Path, files: _Files
@@ -179,17 +183,33 @@ class ResultsFolder:
             )
         return tuple(objects), refused
 
-    def _keep(self, given: Input, folder: Path | None, result: Result, files: _Files) -> None:
-        document = result.document()
+    def _keep(
+        self,
+        given: Input,
+        folder: Path | None,
+        told: Callable[[], Result],
+        files: _Files,
+        *,
+        always: bool = False,
+    ) -> Result:
+        """Write what there is; the result is asked for once all else is written, and knows what that cost."""
+        results: list[Result] = []
+
+        def document() -> Iterator[bytes]:
+            results.append(told())
+            stored = {**results[0].document(), "source": _identity(given)}
+            yield (json.dumps(stored, indent=1) + "\n").encode()
+
         if folder is not None:
-            if "json" in self.options.formats or result.error is not None:
-                stored = {**document, "source": _identity(given)}
-                files = {**files, _RESULT: (json.dumps(stored, indent=1) + "\n").encode()}
+            if always or "json" in self.options.formats:
+                files = {**files, _RESULT: document()}
             _make(folder)
             write_together({folder / name: content for name, content in files.items()})
             for left in _answers_in(folder) - {*files}:
                 (folder / left).unlink(missing_ok=True)
-        self._rows.append(row_of({**document, "error": result.error}))
+        result = results[0] if results else told()
+        self._rows.append(row_of(result.document()))
+        return result
 
     def _folder(self, given: Input) -> Path:
         source, task = _identity(given), self.model.manifest.task
@@ -269,6 +289,22 @@ def _answers_in(folder: Path) -> set[str]:
     }
 
 
+def unfit(answer: Answer, formats: Set[str]) -> dict[str, str]:
+    """Formats that an input or its answer is not fit for, and why."""
+    reasons = {}
+    volume = answer.image.affine_ras is not None
+    for name in formats:
+        if name in ("seg", "nifti", "png") and answer.label is not None:
+            reasons[name] = "a classification has no mask"
+        elif name in DICOM_FORMATS and answer.input.series is None:
+            reasons[name] = "the input is no DICOM"
+        elif name == "nifti" and not volume:
+            reasons[name] = "the image has no place in the patient, its mask is `png`"
+        elif name == "png" and volume:
+            reasons[name] = "the image is a volume, its mask is `nifti`"
+    return dict(sorted(reasons.items()))
+
+
 def _frames(answer: Answer) -> Iterator[dict[str, Any]]:
     if len(answer.frames) == 1:
         return
@@ -276,30 +312,3 @@ def _frames(answer: Answer) -> Iterator[dict[str, Any]]:
         shares = {name: round(share, 6) for name, share in frame.probabilities.items()}
         told = {"label": frame.label} if frame.mask is None else {}
         yield {"frame": number, **told, "probabilities": shares, "known": frame.known}
-
-
-def _png(mask: UInt8) -> bytes:
-    # Loaded with the image already where that was a raster.
-    from PIL import Image as Picture
-
-    out = io.BytesIO()
-    Picture.fromarray(mask).save(out, "PNG")
-    return out.getvalue()
-
-
-def _nifti(mask: UInt8, affine_ras: Float64) -> bytes:
-    from nibabel.nifti1 import Nifti1Image
-
-    # The header of a small stand-in: nibabel would copy the whole mask to write it.
-    empty = np.broadcast_to(np.zeros((), np.uint8), mask.shape)
-    header = Nifti1Image(empty, affine_ras).header
-    header.set_xyzt_units("mm")
-    header["descrip"] = b"fedmed-edge class numbers"
-    header["vox_offset"] = 352
-    out = io.BytesIO()
-    # Without a time in it: the same answer gives the same bytes.
-    with gzip.GzipFile(fileobj=out, mode="wb", compresslevel=6, mtime=0) as packed:
-        packed.write(header.binaryblock + bytes(4))
-        for plane in mask.T:
-            packed.write(np.ascontiguousarray(plane).tobytes())
-    return out.getvalue()

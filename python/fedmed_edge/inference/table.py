@@ -14,7 +14,7 @@ TABLE = "results.csv"
 COLUMNS = (
     *("input", "output", "task", "label", "mask", "probabilities", "known", "distance", "threshold"),
     *("model", "model_file_sha256", "device", "seconds", "warnings", "error"),
-    *("study", "series", "volumes_ml", "areas_mm2", "generation"),
+    *("study", "series", "volumes_ml", "areas_mm2", "generation", "hint"),
 )
 # Tables that earlier versions wrote end before these.
 _FIRST_COLUMNS = 15

@@ -1,5 +1,6 @@
 """DICOM results read back by highdicom and pydicom, and judged by dciodvfy."""
 
+import io
 import os
 import shutil
 import signal
@@ -13,9 +14,17 @@ import numpy as np
 import pydicom
 import pydicom.data
 import pytest
-from pydicom.uid import ComputedRadiographyImageStorage, UltrasoundMultiFrameImageStorage
+from highdicom.seg import SegmentationTypeValues
+from PIL import Image as Picture
+from pydicom.uid import (
+    ComputedRadiographyImageStorage,
+    ExplicitVRLittleEndian,
+    UltrasoundMultiFrameImageStorage,
+)
 
-from fedmed_edge.errors import NothingMatched
+from fedmed_edge.errors import InputError, NothingMatched
+from fedmed_edge.images.grouping import group_files
+from fedmed_edge.inference import dicom_seg, dicom_source, dicom_stream
 from fedmed_edge.inference.identity import MANUFACTURER, derived_uid, is_own_output
 from fedmed_edge.inference.options import Options
 from fedmed_edge.inference.study import answer_study
@@ -431,3 +440,60 @@ def test_real_files(errors_of, name, model_of, recipe_of, tmp_path):
     assert {*result.not_written} <= {"seg"}
     for one in result.objects:
         assert not [text for text in errors_of(one.path) if not any(own in text for own in OF_THE_SOURCE)]
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.parametrize("side", [5, 8])
+def test_a_file_that_was_written_frame_by_frame_is_that_of_highdicom(
+    classes, side, manifest, recipe_of, write_series
+):
+    """Slices in any order, sides that are no whole bytes, planes and segments with nothing in them."""
+    random = np.random.default_rng(side)
+    positions = np.array([[0, 0, 2.5 * k] for k in random.permutation(6)])
+    folder = write_series(np.zeros((6, side, side), np.int16), positions, **PATIENT)
+    names = tuple(f"class {number}" for number in range(classes))
+    recipe = recipe_of("segmentation", (16, 16, 16), classes=names)
+    (study,) = group_files(folder.iterdir()).studies
+    source = dicom_source.read_source(study.series[0], manifest(recipe), "binary")
+    masks = random.integers(0, classes, (6, side, side), np.uint8)
+    masks[[1, 4]] = 0
+    masks[2][masks[2] == classes - 1] = 0
+    with dicom_source.quiet():
+        made, pieces = dicom_seg.make_segmentation(source, masks, "binary")
+        places = dicom_seg._places(source, 6)
+        binary = SegmentationTypeValues.BINARY
+        whole = dicom_seg._segmentation(source, masks, binary, ExplicitVRLittleEndian, places)
+    files = b"".join(pieces), dicom_source.encoded(whole)
+    read, reference = (pydicom.dcmread(io.BytesIO(content)) for content in files)
+    assert read.NumberOfFrames == made.NumberOfFrames
+    for dataset in (read, reference):
+        # When it was made; the byte that fills up pixels of an odd length is 0 in ours.
+        del dataset.InstanceCreationTime, dataset.ContentTime, dataset.ContributingEquipmentSequence
+        dataset.PixelData = dataset.PixelData[: -(-dataset.NumberOfFrames * side * side // 8)]
+    assert read == reference
+
+
+def test_a_segmentation_that_no_file_takes_is_refused(monkeypatch):
+    monkeypatch.setattr(dicom_stream, "_LONGEST", 10)
+    pattern = pydicom.Dataset()
+    pattern.PerFrameFunctionalGroupsSequence = [pydicom.Dataset()] * 2
+    with pytest.raises(InputError, match="its 2 frames take 16 bytes, expected less than 4 GiB"):
+        dicom_stream.frame_by_frame(pattern, [np.ones((8, 8), np.uint8)] * 2, 1)
+
+
+def test_formats_that_were_named_and_do_not_fit_are_told(model_of, recipe_of, write_dicom, tmp_path):
+    Picture.fromarray(np.full((16, 16), 200, np.uint8)).save(tmp_path / "a.png")
+    asked = Options(formats=frozenset({"seg", "nifti", "png"}), named=True)
+    model = model_of(recipe_of("segmentation"))
+    (result,) = answer_study(model, [tmp_path / "a.png"], tmp_path / "out", asked)
+    assert result.not_written == {
+        "nifti": "the image has no place in the patient, its mask is `png`",
+        "seg": "the input is no DICOM",
+    }
+    assert "no seg: the input is no DICOM" in result.line()
+    (plain,) = answer_study(model, [tmp_path / "a.png"], tmp_path / "out")
+    assert not plain.not_written
+    (result,) = answer_study(
+        model_of(recipe_of(), name="b.onnx"), [tmp_path / "a.png"], tmp_path / "other", asked
+    )
+    assert result.not_written == dict.fromkeys(("nifti", "png", "seg"), "a classification has no mask")

@@ -56,7 +56,7 @@ def test_document_has_the_fields_of_the_contract(model_of, recipe_of, tmp_path):
     names = (
         "format_version input output study series task label probabilities known distance threshold flags "
         "warnings model model_file_sha256 generation sites device_asked device seconds stages peak_mib "
-        "idle_mib objects not_written error"
+        "idle_mib objects not_written error hint"
     )
     assert list(document) == names.split()
     assert document["input"] == str(path) and document["output"] == str(tmp_path / "out" / "a")
@@ -271,7 +271,7 @@ def test_result_of_a_failure_has_no_numbers():
         "a", None, "t", "segmentation", "0" * 64, "1" * 64, "cpu", 0.1, error="a: broken", hint="look"
     )
     document = result.document()
-    assert document["mask"] is None and "label" not in document and "hint" not in document
+    assert document["mask"] is None and "label" not in document and document["hint"] == "look"
     assert result.line() == "failed  a: broken (look)"
     assert not any(isinstance(value, float) and math.isnan(value) for value in document.values())
 

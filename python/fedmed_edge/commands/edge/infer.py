@@ -70,7 +70,7 @@ def command(
 
     out: Output = ctx.obj
     try:
-        options = Options(parse_formats(formats or ",".join(FORMATS)), seg, preview, lenient)
+        options = Options(parse_formats(formats or ",".join(FORMATS)), seg, preview, lenient, bool(formats))
     except InputError as error:
         raise click.UsageError(str(error)) from None
     missing = next((path for path in inputs if not path.exists()), None)
