@@ -1,7 +1,6 @@
 """The documents say what the code does: commands, options, links, fields, and the README's story itself."""
 
 import contextlib
-import importlib.util
 import io
 import logging
 import os
@@ -15,6 +14,7 @@ from typing import Any
 import click
 import numpy as np
 import pytest
+from kits import load
 from PIL import Image
 
 import fedmed_edge
@@ -284,10 +284,7 @@ def test_formats_state_every_tensor_of_generation_and_model() -> None:
 
 
 def test_the_architecture_lists_the_rooms_and_what_they_may_import() -> None:
-    spec = importlib.util.spec_from_file_location("walls", REPOSITORY / "tests" / "test_structure.py")
-    assert spec is not None and spec.loader is not None
-    structure = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(structure)
+    structure = load("test_structure.py")
     rows = re.findall(r"^\| `(\w+)` \|.*\| ([^|]+) \|$", text_of("ARCHITECTURE.md"), re.MULTILINE)
     listed = {room: set(re.findall(r"`(\w+)`", may)) for room, may in rows if "every room" not in may}
     folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}

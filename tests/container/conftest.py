@@ -1,16 +1,15 @@
 """The images, run by a real engine: `run.sh` builds them, starts it, and starts pytest with it."""
 
-import json
 import os
 import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from kits import Said
 
 DOCKER = "/usr/bin/docker"  # the engine's own client
 HARDENED = (
@@ -25,19 +24,6 @@ HARDENED = (
 
 if "FEDMED_CONTAINER_WORK" not in os.environ:  # `make test` has no engine; `make test-containers` has one
     collect_ignore_glob = ["test_*.py"]
-
-
-@dataclass(frozen=True)
-class Said:
-    """What a command answered."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
 
 
 class Engine:

@@ -2,19 +2,18 @@
 
 import contextlib
 import io
-import json
 import logging
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from kits import Said
 from PIL import Image as Raster
 
 import fedmed_edge  # turns telemetry off in this process, before its environment is kept and put back
@@ -41,20 +40,6 @@ widths = [8, 16]
 lift_dim = 32
 feature_dim = 64
 """
-
-
-@dataclass(frozen=True)
-class Said:
-    """What a program answered."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        """The one document on stdout."""
-        return json.loads(self.out)
 
 
 def run(program: str, *arguments: object) -> Said:

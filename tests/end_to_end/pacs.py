@@ -4,7 +4,6 @@ All at the loopback address, at ports that the system chose.
 """
 
 import contextlib
-import importlib.util
 import json
 import os
 import shutil
@@ -17,11 +16,11 @@ import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pydicom
+from kits import load
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
@@ -34,16 +33,6 @@ ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("FEDMED_"
     "OMP_NUM_THREADS": "1",
     "FEDMED_THREADS": "1",
 }
-
-
-def toys() -> ModuleType:
-    """The toy models of the tests of `inference`."""
-    path = REPOSITORY / "tests" / "python" / "inference" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("fedmed_test_toys", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def free_port() -> int:
@@ -199,7 +188,7 @@ class Site:
         self._key = signing.generate_key()
         self.trust = folder / "server.pub"
         signing.write_public_key(self.trust, self._key.public_key())
-        self._toys = toys()
+        self._toys = load("python/inference/conftest.py")
         self._recipe = Recipe(
             name="toy",
             kind=kind or ("classification" if dimensions == 2 else "segmentation"),

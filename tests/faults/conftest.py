@@ -1,17 +1,15 @@
 """The long series: `python tests/faults/run.py`. Other runs of pytest take what is marked `short` of it."""
 
-import importlib.util
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from kits import load
 
 BESIDE = Path(__file__).parent
-ONCE = BESIDE.parent / "end_to_end"
 WIDE = "lift_dim = 1024"
 """A lift that makes a contribution of several parts."""
 
@@ -28,30 +26,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [one for one in items if one not in set(left)]
 
 
-def load(path: Path) -> ModuleType:
-    name = f"fedmed_test_{path.stem}"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec and spec.loader
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
-
 @pytest.fixture(scope="session")
 def kit() -> ModuleType:
-    return load(ONCE / "federation.py")
+    return load("end_to_end/federation.py")
 
 
 @pytest.fixture(scope="session")
 def net() -> ModuleType:
     pytest.importorskip("nvflare")
-    return load(ONCE / "network.py")
+    return load("end_to_end/network.py")
 
 
 @pytest.fixture(scope="session")
 def link() -> ModuleType:
-    return load(BESIDE / "link.py")
+    return load("faults/link.py")
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ Prints one line of figures; ends with an error where an instance, an answer or a
 
 import argparse
 import hashlib
-import importlib.util
 import random
 import subprocess
 import sys
@@ -18,18 +17,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-KIT = Path(__file__).parents[1] / "end_to_end" / "pacs.py"
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from kits import load
+
 SLICES = 50
-
-
-def load_kit() -> ModuleType:
-    name = "fedmed_test_pacs"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, KIT)
-        assert spec and spec.loader
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
 
 
 def keep_sending(pacs: ModuleType, port: int, folder: Path, aet: str, ended: threading.Event) -> None:
@@ -54,7 +46,7 @@ def run(
     Raises:
         AssertionError: Something was lost, or is there twice.
     """
-    pacs, chance = load_kit(), random.Random(seed)
+    pacs, chance = load("end_to_end/pacs.py"), random.Random(seed)
     already = orthanc.instances()
     expected: dict[str, list[Path]] = {}
     for sender in range(senders):
@@ -142,7 +134,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        orthanc = load_kit().Orthanc(Path(folder) / "orthanc")
+        orthanc = load("end_to_end/pacs.py").Orthanc(Path(folder) / "orthanc")
         try:
             print(run(Path(folder), orthanc, **vars(given)))
         finally:

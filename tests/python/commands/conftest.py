@@ -1,25 +1,16 @@
-import importlib.util
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-
-KIT = Path(__file__).parents[2] / "end_to_end" / "federation.py"
+from kits import load
 
 
 @pytest.fixture(scope="session")
 def kit() -> ModuleType:
     """The tiny hospitals of the end-to-end tests, and the two programs."""
-    name = "fedmed_test_federation"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, KIT)
-        assert spec and spec.loader
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
+    return load("end_to_end/federation.py")
 
 
 @pytest.fixture(scope="session")

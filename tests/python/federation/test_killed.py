@@ -23,11 +23,45 @@ from fedmed_edge.recipe import Recipe, write_recipe
 # Lines between two points where the child is killed; smaller ones are run by hand.
 STEP = int(os.environ.get("FEDMED_TEST_STEP", "401"))
 
-# A child of fork is killed at its n-th line of ours: either it is site and server at once, or the server
-# alone, which a fresh one follows, while the site goes on.
-SCRIPT = """
-import os, shutil, signal, socket, sys
+# A child of fork is killed at its n-th line of ours.
+CHILD = """
+import os, shutil, signal, sys
 from pathlib import Path
+
+def traced(limit, rooms):
+    count = 0
+    def trace(frame, event, argument):
+        nonlocal count
+        if not any(room in frame.f_code.co_filename for room in rooms):
+            return None
+        if event == "line":
+            count += 1
+            if count == limit:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+    return trace
+
+def child(run, limit=-1):
+    pid = os.fork()
+    if pid == 0:
+        try:
+            sys.settrace(traced(limit, ROOMS))
+            run()
+        except BaseException as error:
+            print("child:", repr(error), file=sys.stderr)
+            os._exit(3)
+        os._exit(0)
+    return pid
+
+def ended(pid):
+    return os.waitpid(pid, 0)[1]
+"""
+
+# Either it is site and server at once, or the server alone, which a fresh one follows while the site goes on.
+SCRIPT = (
+    CHILD
+    + """
+import socket
 from fedmed_edge.config import SiteConfig
 from fedmed_edge.errors import Unreachable
 from fedmed_edge.federation import parts
@@ -45,31 +79,7 @@ site = work / "alpha"
 config = SiteConfig(site="alpha", key=site / "site.key", server_key=work / "server.pub",
                     federation={"parts_in_flight": 1})
 
-def traced(limit):
-    count = 0
-    def trace(frame, event, argument):
-        nonlocal count
-        name = frame.f_code.co_filename
-        if not any(room in name for room in ("edge/federation", "edge/store", "edge/atomic.py")):
-            return None
-        if event == "line":
-            count += 1
-            if count == limit:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return trace
-    return trace
-
-def child(limit, run):
-    pid = os.fork()
-    if pid == 0:
-        try:
-            sys.settrace(traced(limit))
-            run()
-        except BaseException as error:
-            print("child:", repr(error), file=sys.stderr)
-            os._exit(3)
-        os._exit(0)
-    return pid
+ROOMS = ("edge/federation", "edge/store", "edge/atomic.py")
 
 def meet():
     channel = Loopback(Store.open(work / "store"), work / "federation", "alpha")
@@ -79,7 +89,7 @@ class Served:
     # the server in a child, at the other end of a socket
     def __init__(self, limit):
         self.near, far = socket.socketpair()
-        self.pid = child(limit, lambda: self.loop(far))
+        self.pid = child(lambda: self.loop(far), limit)
         far.close()
 
     def loop(self, far):
@@ -106,14 +116,14 @@ class Served:
 
     def end(self):
         self.near.close()
-        return os.waitpid(self.pid, 0)[1]
+        return ended(self.pid)
 
 killed, limit = 0, 1
 while True:
     shutil.rmtree(work, ignore_errors=True)
     shutil.copytree(template, work)
     if who == "both":
-        status = os.waitpid(child(limit, meet), 0)[1]
+        status = ended(child(meet, limit))
         meet()
     else:
         server = Served(limit)
@@ -142,6 +152,7 @@ while True:
     killed, limit = killed + 1, limit + step
 print(killed)
 """
+)
 
 
 @pytest.mark.parametrize("who", ["both", "server"])
@@ -320,9 +331,9 @@ def test_a_copied_folder_is_swept_of_what_a_killed_process_left(federation: Any,
 
 # The same of a site that does what the server asked: each step in a child, as a runtime's threads do not
 # survive a fork.
-WORK = """
-import os, shutil, signal, sys
-from pathlib import Path
+WORK = (
+    CHILD
+    + """
 from fedmed_edge.config import SiteConfig, read_config
 from fedmed_edge.federation.duties import work
 from fedmed_edge.federation.loopback import Loopback
@@ -332,31 +343,7 @@ from fedmed_edge.store.store import Store
 template, place, step = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 site = place / "alpha"
 
-def traced(limit):
-    count = 0
-    def trace(frame, event, argument):
-        nonlocal count
-        name = frame.f_code.co_filename
-        if not any(part in name for part in ("edge/federation", "edge/hospital", "edge/atomic.py")):
-            return None
-        if event == "line":
-            count += 1
-            if count == limit:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return trace
-    return trace
-
-def child(run, limit=-1):
-    pid = os.fork()
-    if pid == 0:
-        try:
-            sys.settrace(traced(limit))
-            run()
-        except BaseException as error:
-            print("child:", repr(error), file=sys.stderr)
-            os._exit(3)
-        os._exit(0)
-    return os.waitpid(pid, 0)[1]
+ROOMS = ("edge/federation", "edge/hospital", "edge/atomic.py")
 
 def config():
     return read_config(SiteConfig, site)
@@ -368,9 +355,9 @@ killed, limit = 0, 1
 while True:
     shutil.rmtree(place, ignore_errors=True)
     shutil.copytree(template, place)
-    status = child(lambda: work(site, config()), limit)
-    assert child(lambda: work(site, config())) == 0
-    assert child(meet) == 0
+    status = ended(child(lambda: work(site, config()), limit))
+    assert ended(child(lambda: work(site, config()))) == 0
+    assert ended(child(meet)) == 0
     store = Store.open(place / "store")
     assert store.verify() == []
     (entry,) = store.contribution_entries()
@@ -384,6 +371,7 @@ while True:
     killed, limit = killed + 1, limit + step
 print(killed)
 """
+)
 
 
 def test_a_site_killed_while_it_extracts_contributes_once(

@@ -1,9 +1,7 @@
 """DICOM files and series: geometry, varieties, and every refusal."""
 
-import importlib.util
 import itertools
 import shutil
-import sys
 import time
 import zlib
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 import pydicom
 import pydicom.data
 import pytest
+from kits import load
 from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, EnhancedCTImageStorage, SegmentationStorage
 from scipy.spatial.transform import Rotation
@@ -384,12 +383,7 @@ def test_every_real_file_gives_an_image_or_a_refusal(shared_data: Path) -> None:
 
 @pytest.mark.data
 def test_no_real_file_makes_a_traceback_a_hang_or_a_crash(shared_data: Path) -> None:
-    script = Path(__file__).parents[2] / "bench" / "robustness.py"
-    spec = importlib.util.spec_from_file_location("robustness", script)
-    assert spec and spec.loader
-    robustness = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = robustness
-    spec.loader.exec_module(robustness)
+    robustness = load("bench/robustness.py")
     found = list(robustness.outcomes(shared_data / "dicom"))
     assert len(found) > 100 and not [one for one in found if one.fault]
 

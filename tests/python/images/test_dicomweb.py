@@ -1,14 +1,13 @@
 """Studies of a real DICOMweb server (Orthanc) as a dataset folder."""
 
-import importlib.util
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
 import pytest
+from kits import load
 
 from fedmed_edge.errors import InputError
 from fedmed_edge.images.archive import open_archive
@@ -17,7 +16,6 @@ from fedmed_edge.images.dataset import read_dataset
 from fedmed_edge.recipe import Recipe
 
 pytest.importorskip("dicomweb_client")
-KIT = Path(__file__).parents[2] / "end_to_end" / "pacs.py"
 RECIPE = Recipe(
     name="t",
     kind="classification",
@@ -30,13 +28,7 @@ RECIPE = Recipe(
 
 @pytest.fixture(scope="module")
 def pacs(lacks: Callable[[str], NoReturn]) -> ModuleType:
-    name = "fedmed_test_pacs"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, KIT)
-        assert spec and spec.loader
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    kit = sys.modules[name]
+    kit = load("end_to_end/pacs.py")
     if (
         not shutil.which("Orthanc")
         or not kit.DICOMWEB_PLUGIN.exists()

@@ -1,32 +1,19 @@
 """The node's own process, real senders and a real PACS; see tests/end_to_end/pacs.py."""
 
-import importlib.util
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
 import pytest
-
-KIT = Path(__file__).parents[2] / "end_to_end" / "pacs.py"
-
-
-def load_kit() -> ModuleType:
-    name = "fedmed_test_pacs"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, KIT)
-        assert spec and spec.loader
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
+from kits import load
 
 
 @pytest.fixture(scope="session")
 def pacs(lacks: Callable[[str], NoReturn]) -> ModuleType:
     """The helpers, where the PACS and dcmtk are installed."""
-    kit = load_kit()
+    kit = load("end_to_end/pacs.py")
     if not (kit.DCMTK / "storescu").exists() or not shutil.which("Orthanc"):
         lacks("Orthanc or dcmtk: sh tests/packages.sh installs them")
     return kit

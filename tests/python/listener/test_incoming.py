@@ -9,19 +9,18 @@ from types import ModuleType
 
 import pydicom
 import pytest
+from kits import load
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from fedmed_edge.listener.incoming import Incoming, Outcome, linked, read_header
 from fedmed_edge.listener.journal import Journal
-
-from .conftest import load_kit
 
 Arrive = Callable[..., tuple[Outcome, str]]
 
 
 @pytest.fixture(scope="module")
 def kit() -> ModuleType:
-    return load_kit()
+    return load("end_to_end/pacs.py")
 
 
 @pytest.fixture

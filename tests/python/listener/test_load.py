@@ -1,25 +1,17 @@
 """Eight senders, two thousand instances, and a node that is killed meanwhile."""
 
-import importlib.util
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-
-FAULTS = Path(__file__).parents[2] / "faults" / "listener.py"
+from kits import load
 
 
 @pytest.fixture(scope="module")
 def faults(pacs: ModuleType) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("fedmed_test_faults_listener", FAULTS)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load("faults/listener.py")
 
 
 @pytest.mark.slow
