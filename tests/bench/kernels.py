@@ -10,10 +10,11 @@ smaller cases, to see that everything runs; its figures mean little.
 import argparse
 import dataclasses
 import importlib
+import itertools
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
@@ -22,11 +23,10 @@ sys.path.insert(0, str(FOLDER))
 import harness  # noqa: E402
 
 
-def all_rows(kernels: list[str]) -> Iterator[harness.Row]:
-    """Rows of every area, whose modules stand beside this one."""
-    for path in sorted(FOLDER.glob("rows_*.py")):
-        area = importlib.import_module(path.stem)
-        yield from area.rows(lambda kernel: not kernels or kernel in kernels)
+def rows_by_kernel() -> dict[str, Callable[[], Iterator[harness.Row]]]:
+    """What makes the rows of each kernel; the modules of the areas stand beside this one."""
+    areas = (importlib.import_module(path.stem) for path in sorted(FOLDER.glob("rows_*.py")))
+    return {kernel: make for area in areas for kernel, make in area.ROWS.items()}
 
 
 def as_text(value: float | None, form: str) -> str:
@@ -41,9 +41,15 @@ def main() -> None:
     options = parser.parse_args()
     if options.quick:
         os.environ["FEDMED_BENCH_QUICK"] = "1"
+    known = rows_by_kernel()
+    for kernel in options.kernel:
+        if kernel not in known:
+            parser.error(f"argument --kernel: has {kernel}, expected one of {', '.join(known)}")
+    # Two kernels may share their rows.
+    chosen = dict.fromkeys(known[kernel] for kernel in options.kernel or known)
     if not options.json:
         print("| kernel | case | peer | speedup | memory | error | bound |\n|---|---|---|---|---|---|---|")
-    for row in all_rows(options.kernel):
+    for row in itertools.chain.from_iterable(make() for make in chosen):
         if options.json:
             print(json.dumps(dataclasses.asdict(row)), flush=True)
         else:

@@ -1,6 +1,7 @@
 """Aggregation of K models against the servers' own code, on arrays and on files."""
 
 import importlib
+import itertools
 import shutil
 import sys
 import tempfile
@@ -45,18 +46,6 @@ def flat(states: list[State]) -> list[Array]:
 def sizes_of(sizes: list[int], share: float = 1.0) -> list[int]:
     share = share / 50 if harness.is_quick() else share
     return [max(1, int(size * share)) for size in sizes]
-
-
-def rows(selected: Callable[[str], bool]) -> Iterator[harness.Row]:
-    if selected("weighted_mean"):
-        yield from mean_rows()
-        yield from file_rows()
-    if selected("median"):
-        yield from order_rows("median")
-    if selected("trimmed_mean"):
-        yield from order_rows("trimmed_mean")
-    if selected("pairwise_distances"):
-        yield from distance_rows()
 
 
 # --- weighted mean in memory -----------------------------------------------------------------------------
@@ -141,6 +130,89 @@ def torch_foreach(states: list[State], weights: list[int]) -> Callable[[], objec
         return total
 
     return call
+
+
+# --- clipped, and as they arrive ---------------------------------------------------------------------------
+
+
+def clip_rows() -> Iterator[harness.Row]:
+    from fedmed_edge.kernels import clip_norm
+
+    states = models(10, sizes_of(RESNET_50, 0.2))
+    arrays = flat(states)
+    weights = [100 + 37 * k for k in range(10)]
+    start, out = np.mean(arrays, axis=0), np.empty_like(arrays[0])
+    layers = np.split(start, np.cumsum([layer.size for layer in states[0]])[:-1])
+    longest = float(np.median([np.linalg.norm(array - start) for array in arrays]))
+
+    def of_numpy() -> Array:
+        total = np.zeros(start.size, np.float32)
+        for array, weight in zip(arrays, weights, strict=True):
+            difference = array - start
+            scale = min(1.0, longest / float(np.linalg.norm(difference)))
+            total += np.float32(weight / sum(weights) * scale) * difference
+        return start + total
+
+    clip_norm(arrays, weights, out, reference=start, max_norm=longest)
+    expected = of_numpy()
+    error = float(np.max(np.abs(out - expected)) / np.max(np.abs(expected)))
+    peers: list[tuple[str, Callable[[], object]]] = [("numpy float32", of_numpy)]
+    if harness.available("flwr clip", "flwr"):
+        peers.append(("flwr clip", flwr_clip(states, weights, layers, longest)))
+    for peer, call in peers:
+        yield harness.compare(
+            "clip_norm",
+            f"K = 10, {start.size / 1e6:.1f} M float32, half of them clipped",
+            peer,
+            lambda: clip_norm(arrays, weights, out, reference=start, max_norm=longest),
+            call,
+            error=error,
+            error_bound=1e-6,
+        )
+
+
+def flwr_clip(states: list[State], weights: list[int], start: State, longest: float) -> Callable[[], object]:
+    """What its server-side clipping does with the replies before it aggregates them."""
+    from flwr.server.strategy.aggregate import aggregate
+    from flwr.supercore.differential_privacy import compute_clip_model_update
+
+    def call() -> object:
+        clipped = [list(state) for state in states]  # whose layers it replaces
+        for state in clipped:
+            compute_clip_model_update(state, start, longest)
+        return aggregate(list(zip(clipped, weights, strict=True)))
+
+    return call
+
+
+def running_rows() -> Iterator[harness.Row]:
+    from fedmed_edge.kernels import RunningMean
+
+    states = models(10, sizes_of(RESNET_50, 0.2))
+    arrays = flat(states)
+    weights = [100 + 37 * k for k in range(10)]
+    out = np.empty_like(arrays[0])
+
+    def ours() -> None:
+        mean = RunningMean(out.size, bound=4.0)
+        for array, weight in zip(arrays, weights, strict=True):
+            mean.add(array, weight)
+        mean.result(out)
+
+    ours()
+    exact = np.average(np.stack(arrays).astype(np.float64), axis=0, weights=weights)
+    # what each value is rounded by, and the result by
+    bound = 4.0 * 2.0**-22 / min(weights) + 2.0**-24 * np.abs(exact).max()
+    if harness.available("nvflare helper", "nvflare"):
+        yield harness.compare(
+            "running_mean",
+            f"K = 10, {out.size / 1e6:.1f} M float32, one after the other",
+            "nvflare helper",
+            ours,
+            nvflare_helper(states, weights),
+            error=float(np.max(np.abs(out - exact))),
+            error_bound=float(bound),
+        )
 
 
 # --- weighted mean of files ------------------------------------------------------------------------------
@@ -321,3 +393,13 @@ def distance_peers(states: list[State]) -> Iterator[tuple[str, Callable[[], obje
 
     records = [ArrayRecord(state) for state in states]
     yield "flwr multikrum", lambda: multikrum.compute_distances(records)
+
+
+ROWS = {
+    "weighted_mean": lambda: itertools.chain(mean_rows(), file_rows()),
+    "clip_norm": clip_rows,
+    "running_mean": running_rows,
+    "median": lambda: order_rows("median"),
+    "trimmed_mean": lambda: order_rows("trimmed_mean"),
+    "pairwise_distances": distance_rows,
+}

@@ -1,4 +1,4 @@
-"""Sliding windows blended into labels, against MONAI's without its network."""
+"""Sampling on another grid, and sliding windows blended into labels: MONAI's without its network."""
 
 from collections.abc import Callable, Iterator
 
@@ -7,9 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fedmed_edge.images.windows import importance, window_starts
-from fedmed_edge.kernels import argmax_slab, blend_windows
+from fedmed_edge.kernels import argmax_slab, blend_windows, resample
 
 Array = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.uint8]
 
 CLASSES = 5
@@ -17,10 +18,8 @@ WINDOW = (96, 96, 96)
 OVERLAP = 0.25
 
 
-def rows(selected: Callable[[str], bool]) -> Iterator[harness.Row]:
-    """Every comparison of the kernels that are selected."""
-    if not (selected("blend_windows") or selected("argmax_slab")):
-        return
+def blend_rows() -> Iterator[harness.Row]:
+    """Windows blended into labels."""
     if not harness.available("monai blend", "monai", "torch"):
         return
     grid = [120, 160, 160] if harness.is_quick() else [300, 512, 512]
@@ -42,6 +41,61 @@ def rows(selected: Callable[[str], bool]) -> Iterator[harness.Row]:
         error_bound=1e-5,
         memory_ratio=memory[1] / memory[0],
     )
+
+
+def resample_rows() -> Iterator[harness.Row]:
+    """A turned grid, as a series is brought to the model's: linear, edges repeated."""
+    if not harness.available("scipy affine_transform", "scipy"):
+        return
+    from scipy import ndimage
+
+    for channels, sides in ((3, (512, 512)), (2, (96, 128, 128))):
+        if harness.is_quick():
+            sides = tuple(side // 4 for side in sides)
+        pixels = np.random.default_rng(0).random((channels, *sides), np.float32)
+        axes = len(sides)
+        matrix = np.eye(axes) + 0.1 * np.random.default_rng(1).uniform(-1, 1, (axes, axes))
+        offset = np.full(axes, 0.3)
+
+        def ours(pixels: Array = pixels, matrix: Float64 = matrix, offset: Float64 = offset) -> Array:
+            return resample(pixels, matrix, offset, pixels.shape[1:], mode="linear")
+
+        def of_scipy(pixels: Array = pixels, matrix: Float64 = matrix, offset: Float64 = offset) -> Array:
+            return np.stack(
+                [ndimage.affine_transform(one, matrix, offset, order=1, mode="nearest") for one in pixels]
+            )
+
+        case = f"linear, {channels} × {' × '.join(map(str, sides))}"
+        error = float(np.abs(ours() - of_scipy()).max())
+        peers: list[tuple[str, Callable[[], object]]] = [("scipy affine_transform", of_scipy)]
+        if harness.available("torch grid_sample", "torch"):
+            peers.append(("torch grid_sample", torch_grid_sample(pixels, matrix, offset)))
+        for peer, theirs in peers:
+            yield harness.compare("resample", case, peer, ours, theirs, error=error, error_bound=1e-6)
+
+
+def torch_grid_sample(pixels: Array, matrix: Float64, offset: Float64) -> Callable[[], object]:
+    """The same with torch, which takes the places of all samples: to make them is part of the work."""
+    import torch
+
+    torch.set_num_threads(1)
+    sides = pixels.shape[1:]
+    scale = np.array([2.0 / side for side in sides])
+    # Its places run from -1 to 1 along the axes in reverse, pixel centres half a pixel inside.
+    centres = [(2 * torch.arange(side) + 1) / side - 1 for side in sides]
+    turn = torch.from_numpy(np.asarray(matrix * scale[:, None] / scale, np.float32))
+    first = (offset + matrix @ np.full(len(sides), -0.5)) * scale
+    first += turn.numpy().sum(axis=1) + scale / 2 - 1
+    shift = torch.from_numpy(np.asarray(first, np.float32))
+    given = torch.from_numpy(pixels)[None]
+
+    def call() -> object:
+        places = torch.stack(torch.meshgrid(*centres, indexing="ij"), -1) @ turn.T + shift
+        return torch.nn.functional.grid_sample(
+            given, places.flip(-1)[None], padding_mode="border", align_corners=False
+        )
+
+    return call
 
 
 def prepare_ours(grid: list[int]) -> Array:
@@ -96,3 +150,6 @@ def monai(prepared: tuple[object, Callable[[object], object]], grid: list[int]) 
     )
     labels: Labels = whole.argmax(dim=1)[0].to(torch.uint8).numpy()
     return labels
+
+
+ROWS = {"resample": resample_rows, "blend_windows": blend_rows, "argmax_slab": blend_rows}

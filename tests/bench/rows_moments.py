@@ -6,9 +6,10 @@ import harness
 import numpy as np
 import numpy.typing as npt
 
-from fedmed_edge.kernels import amplitude_moments, channel_moments, ridge_solve
+from fedmed_edge.kernels import amplitude_moments, channel_moments, held_out_losses, ridge_solve
 
 Array = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
 
 BATCHES = {
     "64 × 256 × 56 × 56": (64, 256, 56, 56),
@@ -20,17 +21,51 @@ BATCHES = {
 IMAGES = ((128, 6), (224, 11), (512, 25))
 
 
-def rows(selected: Callable[[str], bool]) -> Iterator[harness.Row]:
-    """Every comparison of the kernels that are selected."""
-    if selected("channel_moments"):
-        for case, shape in BATCHES.items():
-            yield from of_channels(case, (2, *shape[1:]) if harness.is_quick() else shape)
-    if selected("amplitude_moments"):
-        for side, half in IMAGES[:1] if harness.is_quick() else IMAGES:
-            yield from of_spectra(side, half)
-    if selected("ridge_solve"):
-        for width in (128,) if harness.is_quick() else (512, 1025):
-            yield from of_ridges(width)
+def channel_rows() -> Iterator[harness.Row]:
+    """Batches of feature maps, both orders in memory."""
+    for case, shape in BATCHES.items():
+        yield from of_channels(case, (2, *shape[1:]) if harness.is_quick() else shape)
+
+
+def spectrum_rows() -> Iterator[harness.Row]:
+    """Low frequencies of images."""
+    for side, half in IMAGES[:1] if harness.is_quick() else IMAGES:
+        yield from of_spectra(side, half)
+
+
+def ridge_rows() -> Iterator[harness.Row]:
+    """Solutions at several ridges."""
+    for width in (128,) if harness.is_quick() else (512, 1025):
+        yield from of_ridges(width)
+
+
+def loss_rows() -> Iterator[harness.Row]:
+    """Losses of several heads on rows held out, from their sums or from the rows themselves."""
+    rng = np.random.default_rng(0)
+    width, classes, count = (128 if harness.is_quick() else 1025), 10, 4096
+    rows, targets = rng.standard_normal((count, width)), rng.standard_normal((count, classes))
+    heads = rng.standard_normal((6, width, classes)) / width
+    upper, cross, constant = np.triu(rows.T @ rows), rows.T @ targets, float((targets**2).sum())
+    gram = upper + np.triu(upper, 1).T
+
+    def of_gram() -> Float64:
+        return np.array([constant + np.sum(head * (gram @ head - 2 * cross)) for head in heads])
+
+    def of_rows() -> Float64:
+        return np.array([((targets - rows @ head) ** 2).sum() for head in heads])
+
+    exact = of_rows()
+    error = float(np.abs(held_out_losses(heads, upper, cross, constant) / exact - 1).max())
+    for peer, theirs in (("numpy float64", of_gram), ("numpy rows", of_rows)):
+        yield harness.compare(
+            "held_out_losses",
+            f"D = {width}, {classes} classes, {len(heads)} heads, {count} rows",
+            peer,
+            lambda: held_out_losses(heads, upper, cross, constant),
+            theirs,
+            error=error,
+            error_bound=1e-11,
+        )
 
 
 def of_channels(case: str, shape: tuple[int, ...]) -> Iterator[harness.Row]:
@@ -138,3 +173,11 @@ def of_ridges(width: int) -> Iterator[harness.Row]:
         error=error,
         error_bound=1e-10,
     )
+
+
+ROWS = {
+    "channel_moments": channel_rows,
+    "amplitude_moments": spectrum_rows,
+    "ridge_solve": ridge_rows,
+    "held_out_losses": loss_rows,
+}

@@ -5,7 +5,6 @@ multiply. `lifted_class_gram`: 64 images of 256 × 256, five scales, rows at eve
 all scales straight at the places of the rows, concatenates, lifts and multiplies by class.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,20 +14,17 @@ import numpy.typing as npt
 
 from fedmed_edge.kernels import GramMode, LiftWeights, class_gram, lifted_class_gram
 
-QUICK = bool(os.environ.get("FEDMED_BENCH_QUICK"))
+QUICK = harness.is_quick()
 FAST_BOUND, EXACT_BOUND = 1e-6, 1e-12
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
 
 
-def rows(selected: Callable[[str], bool]) -> Iterator[harness.Row]:
-    if selected("class_gram"):
-        for width in (512, 1024, 2048):
-            for classes in (10, 100):
-                yield from gram_rows(2_000 if QUICK else 50_000, width, classes)
-    if selected("lifted_class_gram"):
-        yield from lifted_rows(2 if QUICK else 64)
+def all_gram_rows() -> Iterator[harness.Row]:
+    for width in (512, 1024, 2048):
+        for classes in (10, 100):
+            yield from gram_rows(2_000 if QUICK else 50_000, width, classes)
 
 
 def packed(gram: Float64) -> Float64:
@@ -275,3 +271,9 @@ def lifted_memory(problem: Problem, who: str) -> None:
         problem.torch(who)
     else:
         problem.ours(who)  # type: ignore[arg-type]
+
+
+ROWS = {
+    "class_gram": all_gram_rows,
+    "lifted_class_gram": lambda: lifted_rows(2 if QUICK else 64),
+}
