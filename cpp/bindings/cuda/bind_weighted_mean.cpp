@@ -28,7 +28,7 @@ std::vector<double> call_clip_norm(const objects& models,
 {
   device_call call{"clip_norm"};
   const fedmed::sources from = models_of(call, models, "clip_norm");
-  const fedmed::sources centre = models_of(call, {reference}, "clip_norm");
+  const fedmed::sources centre = model_of(call, reference, "reference");
   std::byte* to = result_of(call, out, from);
   std::vector<double> norms(from.count());
   call.run([&](cudaStream_t stream) {

@@ -49,6 +49,14 @@ namespace fedmed::bindings {
   return {std::move(values), type, length};
 }
 
+/// @param argument what messages call the array
+[[nodiscard]] inline sources model_of(device_call& call, const py::object& model, const std::string& argument)
+{
+  const device_array& array = call.array(model, argument, 1);
+  const auto [type, data] = elements_of(array);
+  return {{static_cast<const std::byte*>(data)}, type, array.size(), {argument}};
+}
+
 /// Memory for the result, of the models' dtype and length.
 [[nodiscard]] inline std::byte* result_of(device_call& call, const py::object& out, const sources& models)
 {
