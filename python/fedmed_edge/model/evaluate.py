@@ -20,6 +20,7 @@ from fedmed_edge.model.posterior import Moments, Posterior, expected_recall, gau
 from fedmed_edge.model.rebuild import Ridge, rebuild
 from fedmed_edge.model.solve import on_one_thread
 from fedmed_edge.model.sums import SiteSums, in_order, read_sums
+from fedmed_edge.model.suspects import stand_out
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.statistics.contribution import Contribution
 from fedmed_edge.statistics.feature_statistics import Array64
@@ -64,6 +65,7 @@ class Evaluation:
             does at hospitals that it knows; None without folds.
         site_map: Distances, map and tree; None where a site has no image statistics.
         known_threshold: As in the model.
+        stands_out: Sites whose sums are unlike all others', and how (`suspects.stand_out`).
     """
 
     sites: Mapping[str, SiteEvaluation]
@@ -72,6 +74,7 @@ class Evaluation:
     fold_error: float | None
     site_map: SiteMap | None = field(repr=False)
     known_threshold: float | None
+    stands_out: Mapping[str, str] = field(default_factory=dict)
 
 
 @on_one_thread
@@ -127,6 +130,7 @@ def evaluate(contributions: Collection[Contribution], recipe: Recipe, *, ridge: 
         fold_error=float(np.sum(list(folds.values())) / fold_constant(sites, every)) if folds else None,
         site_map=_map_or_none(ordered),
         known_threshold=known_threshold(ordered),
+        stands_out=stand_out(sites),
     )
 
 

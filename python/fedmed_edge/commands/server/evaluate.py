@@ -35,6 +35,7 @@ def command(out: Output, folder: Path, task: str | None, ridge: Any) -> None:
         "ridge": found.ridge,
         "fold_error": found.fold_error,
         "known_threshold": found.known_threshold,
+        "stands_out": dict(found.stands_out),
         "distances": None
         if between is None
         else {"sites": list(between.sites), "distances": between.distances.tolist()},
@@ -49,6 +50,7 @@ def command(out: Output, folder: Path, task: str | None, ridge: Any) -> None:
         f"ridge {found.ridge:g}; left-out error and recall are of a head fitted without the site: "
         "0 is perfect, 1 knows nothing",
     ]
+    lines += [f"{name} stands out: {how}" for name, how in found.stands_out.items()]
     if between is not None:
         lines.append("distances between sites (Bures–Wasserstein):")
         lines += [

@@ -41,22 +41,32 @@ task_option = click.option("--task", help="Task (the recipe's name); needed wher
 @task_option
 @ridge_option
 @click.option("--without", "without", multiple=True, help="Site to leave out; its contribution stays stored.")
+@click.option("--quarantine", is_flag=True, help="Leave out, and name, sites that stand out in `evaluate`.")
 @click.pass_obj
-def command(out: Output, folder: Path, task: str | None, ridge: Any, without: tuple[str, ...]) -> None:
+def command(
+    out: Output, folder: Path, task: str | None, ridge: Any, without: tuple[str, ...], quarantine: bool
+) -> None:
     """Sum the stored contributions and solve the head; no hospital is asked.
 
     Example: fedmed-server rebuild -C server --without hospital-b
     """
     from fedmed_edge.model.rebuild import rebuild
+    from fedmed_edge.model.sums import read_sums
+    from fedmed_edge.model.suspects import stand_out
 
     _, store = read_server(folder)
     task = task_of(store, task)
     unknown = set(without) - {site.name for site in store.sites()}
     if unknown:
         raise InputError(f"rebuild: no site `{sorted(unknown)[0]}` is enrolled")
-    model = rebuild(store.contributions(task, without=without), store.recipe(task), ridge=ridge)
+    contributions, recipe = store.contributions(task, without=without), store.recipe(task)
+    held_back = stand_out(read_sums(contributions, recipe)) if quarantine else {}
+    kept = [one for one in contributions if one.header.site not in held_back]
+    model = rebuild(kept, recipe, ridge=ridge)
     store.save_model(model)
-    out.answer(*told(model))
+    document, lines = told(model)
+    lines += [f"{site} is left out, its contribution stays stored: {how}" for site, how in held_back.items()]
+    out.answer({**document, "quarantined": held_back}, lines)
 
 
 def task_of(store: "Store", task: str | None) -> str:

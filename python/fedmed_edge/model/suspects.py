@@ -1,0 +1,152 @@
+"""Which site's sums are unlike all others': by mistake or on purpose, they should not steer the model unseen.
+
+Three looks, each at one site against all others together, each free of how many rows it claims but the last:
+
+- spread: the longest its rows are in any direction, by the others' second moment. One giant row, or rows
+  along a direction that no image has, give thousands of times what another scanner does.
+- classes: the cosine between its class means and the others', each around its own centre. Labels that were
+  swapped turn it; another scanner, which moves all classes together, does not.
+- size: its rows over those of all others together, which scaled sums raise.
+
+A site may stand out and be honest: the only one with another scanner, or with noise among exact ones.
+Whoever runs the server decides. Source: method §4; the thresholds stand where attacks begin to cost 0.03 of
+the others' score (`tests/bench/attacks.py --only poison`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from fedmed_edge.generation import shrink
+from fedmed_edge.model.solve import on_one_thread
+from fedmed_edge.model.sums import SiteSums
+from fedmed_edge.statistics.feature_statistics import Array64, unpack
+
+__all__ = ["Look", "look_at", "stand_out"]
+
+LEAST_SITES: Final = 3
+SPREAD: Final = 10.0
+"""Times the largest spread among the others."""
+
+AGREEMENT: Final = 0.5
+"""Times the smallest agreement among the others."""
+
+SIZE: Final = 3.0
+"""Times the rows of all others together."""
+
+_FLOOR = 0.01
+
+
+@dataclass(frozen=True)
+class Look:
+    """One site against the others together; `agreement` is None where they share fewer than two classes."""
+
+    spread: float
+    agreement: float | None
+    size: float
+
+
+@on_one_thread
+def stand_out(sites: Sequence[SiteSums]) -> dict[str, str]:
+    """Sites that stand out, and in words how.
+
+    The one that stands out most is taken out before the next is looked for. Fewer than half of the sites are
+    named, and none of fewer than three: then nobody can tell who is odd.
+
+    Args:
+        sites: Labelled sums; sites without labels are passed over.
+
+    Example:
+        >>> from fedmed_edge.statistics.feature_statistics import pack
+        >>> def site(name, size=1.0):
+        ...     grams = {(-1, k): size * pack(np.array([[10.0, 5 - 9 * k], [5 - 9 * k, 10]])) for k in (0, 1)}
+        ...     return SiteSums(name, 2, 2, grams, np.array([10, 10]))
+        >>> stand_out([site("a"), site("b"), site("c", 100.0)])
+        {'c': 'size: 50 times the rows of all others together'}
+    """
+    left = [site for site in sites if site.blocks]
+    most = (len(left) - 1) // 2
+    named: dict[str, str] = {}
+    while len(named) < most and len(left) >= LEAST_SITES:
+        found = _oddest(look_at(left))
+        if found is None:
+            break
+        name, how = found
+        named[name] = how
+        left = [site for site in left if site.site != name]
+    return named
+
+
+def look_at(sites: Sequence[SiteSums]) -> dict[str, Look]:
+    """Each of at least two labelled sites against the others together."""
+    return {site.site: _look(site, [one for one in sites if one is not site]) for site in sites}
+
+
+def _oddest(looks: Mapping[str, Look]) -> tuple[str, str] | None:
+    """The site that is furthest past a threshold, spread before classes before size."""
+    found: list[tuple[int, float, str, str]] = []
+    for name, look in looks.items():
+        others = [one for other, one in looks.items() if other != name]
+        spread = look.spread / max(one.spread for one in others)
+        if spread > SPREAD:
+            words = f"spread: rows {spread:.0f} times as spread in one direction as at any other site"
+            found.append((0, spread, name, words))
+        agreements = [one.agreement for one in others if one.agreement is not None]
+        if look.agreement is not None and agreements:
+            least = min(agreements)
+            if look.agreement < AGREEMENT * least:
+                words = (
+                    f"classes: lie otherwise than at the others, cosine {look.agreement:.2f} for {least:.2f}"
+                )
+                found.append((1, -look.agreement, name, words))
+        if look.size > SIZE:
+            words = f"size: {look.size:.0f} times the rows of all others together"
+            found.append((2, look.size, name, words))
+    if not found:
+        return None
+    _, _, name, words = min(found, key=lambda one: (one[0], -one[1], one[2]))
+    return name, words
+
+
+def _look(site: SiteSums, others: Sequence[SiteSums]) -> Look:
+    own, rest = _by_class([site]), _by_class(others)
+    moment = np.mean([unpack(gram / gram[-1]) for gram in rest.values()], axis=0)
+    floor = _FLOOR * np.trace(moment) / len(moment) * np.eye(len(moment))
+    root = np.linalg.inv(np.linalg.cholesky(moment + floor))
+    seen = np.mean([unpack(gram / gram[-1]) for gram in own.values()], axis=0)
+    rows, among = (sum(float(gram[-1]) for gram in grams.values()) for grams in (own, rest))
+    return Look(
+        spread=float(np.linalg.eigvalsh(root @ seen @ root.T)[-1]),
+        agreement=_agreement(own, rest, moment),
+        size=rows / among,
+    )
+
+
+def _agreement(own: Mapping[int, Array64], rest: Mapping[int, Array64], moment: Array64) -> float | None:
+    """Cosine of the class means of both, centred, in coordinates in which the others' rows spread evenly."""
+    shared = sorted(set(own) & set(rest))
+    if len(shared) < 2:
+        return None
+    centre = moment[-1, :-1]
+    root = np.linalg.inv(np.linalg.cholesky(shrink(moment[:-1, :-1] - np.outer(centre, centre))))
+    one, two = (
+        _centred(np.stack([unpack(grams[k])[-1, :-1] / grams[k][-1] for k in shared])) @ root.T
+        for grams in (own, rest)
+    )
+    length = float(np.linalg.norm(one) * np.linalg.norm(two))
+    return float((one * two).sum()) / length if length else None
+
+
+def _centred(means: Array64) -> Array64:
+    return np.asarray(means - means.mean(axis=0))
+
+
+def _by_class(sites: Sequence[SiteSums]) -> dict[int, Array64]:
+    """Packed Gram of every class over these sites."""
+    total: dict[int, Array64] = {}
+    for site in sites:
+        for index, gram in zip(site.total.present.tolist(), site.total.grams, strict=True):
+            total[index] = total[index] + gram if index in total else gram
+    return total

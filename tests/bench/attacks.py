@@ -1,0 +1,596 @@
+"""What an attacker learns from what leaves a hospital, with figures.
+
+    .venv/bin/python tests/bench/attacks.py DATA GENERATION [--only sums,heads,differences,properties]
+        [--draws N] [--features FILE] [--json FILE]
+
+DATA is a task folder of a classification, GENERATION a generation of its images. Images go through the
+encoder once (kept in --features). Everything the attacker sees is made by the code that a hospital runs:
+`Accumulator` and `FoldPlan` without noise, `ClippedAccumulator` and `private_statistics` with it. Every image
+is a patient, features are standardised and projected on their principal axes, wider rows are lifted as a
+generation does.
+
+sums         Is this image in the class Gram? The attacker holds the image and a hundred and fifty others.
+heads        Is this image in the rebuilt head? LiRA: shadow rebuilds with and without every image.
+differences  Which patient changed between two contributions, two heads?
+properties   Which scanner is it, and is there a rare class?
+poison       What one of four sites does to the others' score, and what is left of it with `--quarantine`;
+             the images are dealt to four sites at random.
+
+Intervals are 95 % bootstraps over draws. TPR is the share of members found where 0.1 % of the others are
+called members.
+"""
+
+import argparse
+import itertools
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fedmed_edge.errors import Withheld
+from fedmed_edge.model.global_model import GlobalModel
+from fedmed_edge.model.rebuild import fit
+from fedmed_edge.model.sums import SiteSums, class_weights, site_sums
+from fedmed_edge.model.suspects import stand_out
+from fedmed_edge.recipe import Recipe
+from fedmed_edge.statistics.accounting import noise_multiplier
+from fedmed_edge.statistics.accumulate import Accumulator
+from fedmed_edge.statistics.feature_statistics import FeatureStatistics, pack, unpack, width_of
+from fedmed_edge.statistics.folds import plan_folds
+from fedmed_edge.statistics.privacy import ClippedAccumulator, private_statistics, row_scale
+
+Array = npt.NDArray[np.float64]
+Labels = npt.NDArray[np.int64]
+Figure = tuple[float, float, float]
+
+RIDGE = 1e-2
+MIN_COHORT = 10
+FALSE_POSITIVES = 1e-3
+REFERENCE = 150
+
+
+@dataclass(frozen=True)
+class Images:
+    """Pooled raw features (N, F0) of a task's labelled images; site and class of each."""
+
+    raw: Array
+    site: Labels
+    label: Labels
+    sites: tuple[str, ...]
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Width:
+    """Rows of a generation: F projected features and L lifted ones."""
+
+    features: int
+    lift: int
+
+    @property
+    def rows(self) -> int:
+        return self.features + self.lift + 1
+
+
+WIDTHS = (Width(8, 0), Width(16, 0), Width(32, 0), Width(64, 0), Width(64, 128), Width(360, 512))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One attack in one setting; figures are (value, lower, upper)."""
+
+    attack: str
+    setting: str
+    patients: int
+    width: int
+    figures: dict[str, Figure]
+    note: str = ""
+
+
+# --- images and rows ---------------------------------------------------------------------------------------
+
+
+def read_images(data: Path, generation_file: Path, cache: Path | None) -> Images:
+    """The task's labelled images through the generation's encoder, once."""
+    from fedmed_edge.features.encoder import Encoder, moments_of, pooled_of
+    from fedmed_edge.generation import read_generation
+    from fedmed_edge.images.dataset import read_dataset, read_task
+    from fedmed_edge.images.preprocess import prepare
+
+    task = read_task(data)
+    sites, classes = tuple(sorted(task.sites)), task.recipe.classes
+    if cache is not None and cache.exists():
+        held = np.load(cache)
+        return Images(held["raw"], held["site"], held["label"], sites, classes)
+    encoder = Encoder(read_generation(generation_file), "cpu")
+    raw, site, label = [], [], []
+    for number, name in enumerate(sites):
+        dataset = read_dataset(task.sites[name], task.recipe)
+        for item in dataset:
+            if item.label is not None:
+                pixels = prepare(dataset.load(item), task.recipe).pixels
+                raw.append(pooled_of(moments_of(encoder.maps(pixels))))
+                site.append(number)
+                label.append(item.label)
+    images = Images(np.array(raw, np.float64), np.array(site), np.array(label), sites, classes)
+    if cache is not None:
+        np.savez(cache, raw=images.raw, site=images.site, label=images.label)
+    return images
+
+
+def rows_of(images: Images, width: Width) -> npt.NDArray[np.float32]:
+    """(N, D) lifted rows; mean, deviation and axes of all images, as if a draft had been measured on them."""
+    standard = (images.raw - images.raw.mean(0)) / np.maximum(images.raw.std(0), 1e-6)
+    axes = np.linalg.eigh(np.cov(standard.T))[1][:, ::-1][:, : width.features]
+    features = standard @ axes
+    random = np.random.Generator(np.random.PCG64(0))
+    weight = random.standard_normal((features.shape[1], width.lift)) / np.sqrt(features.shape[1])
+    lifted = np.maximum(features @ weight + random.standard_normal(width.lift), 0)
+    return np.hstack([lifted, features, np.ones((len(features), 1))]).astype(np.float32)
+
+
+# --- what leaves -------------------------------------------------------------------------------------------
+
+Release = Callable[[npt.NDArray[np.float32], npt.NDArray[np.int64], Images, Width], FeatureStatistics]
+
+
+def exact(rows: npt.NDArray[np.float32], labels: Labels, images: Images, width: Width) -> FeatureStatistics:
+    """Sums as a hospital of these rows hands them over under the default policy."""
+    return _exact(rows, labels, images, width, MIN_COHORT)
+
+
+def whole(rows: npt.NDArray[np.float32], labels: Labels, images: Images, width: Width) -> FeatureStatistics:
+    """The same, folds put together: as if the policy asked for none."""
+    made = _exact(rows, labels, images, width, MIN_COHORT)
+    blocks = {(-1, index): made.class_gram(index) for index in {index for _, index in made.blocks}}
+    return FeatureStatistics(made.classes, made.row_dim, made.feature_dim, blocks=blocks)
+
+
+def _exact(
+    rows: npt.NDArray[np.float32], labels: Labels, images: Images, width: Width, min_cohort: int
+) -> FeatureStatistics:
+    patients = {int(k): {f"p{i}" for i in np.flatnonzero(labels == k)} for k in np.unique(labels)}
+    plan = plan_folds(patients, min_cohort)
+    sums = Accumulator(images.classes, row_dim=width.rows, feature_dim=width.features, plan=plan)
+    for number, (row, label) in enumerate(zip(rows, labels, strict=True)):
+        sums.add_rows(row[None], np.array([label], np.int32), f"p{number}")
+    return sums.result()
+
+
+def noisy(epsilon: float, clip: float = 1.0) -> Release:
+    """Sums under differential privacy, δ = 1/n²."""
+
+    def release(
+        rows: npt.NDArray[np.float32], labels: Labels, images: Images, width: Width
+    ) -> FeatureStatistics:
+        scale = row_scale(images.raw.shape[1], width.features, width.lift)
+        sums = ClippedAccumulator(images.classes, scale=scale, clip=clip)
+        for number, (row, label) in enumerate(zip(rows, labels, strict=True)):
+            sums.add_rows(row[None], np.array([label], np.int32), f"p{number}")
+        multiplier = noise_multiplier(epsilon, 1.0 / len(rows) ** 2)
+        return private_statistics(
+            sums, scale, multiplier=multiplier, min_cohort=MIN_COHORT, feature_dim=width.features
+        )
+
+    return release
+
+
+# --- telling members ---------------------------------------------------------------------------------------
+
+
+def leverage_score(gram: Array, candidates: Array) -> Array:
+    """−zᵀ(G + τ)⁻¹z, τ tiny: at least −1 for a member, far below where z is not in the span."""
+    level = max(float(np.trace(gram)), 1e-300) / len(gram)
+    values, vectors = np.linalg.eigh(gram)
+    inside = candidates @ vectors
+    return np.asarray(-((inside**2) / np.maximum(values, 1e-9 * level)).sum(axis=1))
+
+
+def likelihood_score(gram: Array, candidates: Array, reference: Array) -> Array:
+    """Likelihood ratio of a Gram with z against one without it, for many Gaussian rows.
+
+    z̃ᵀ(G̃/n − I)z̃ in coordinates in which the reference rows have second moment I (Dwork et al., FOCS 2015,
+    for means; here for products).
+    """
+    moment = reference.T @ reference / len(reference)
+    moment += 0.01 * np.trace(moment) / len(moment) * np.eye(len(moment))
+    whiten = np.linalg.inv(np.linalg.cholesky(moment)).T
+    white = candidates @ whiten
+    pooled = whiten.T @ gram @ whiten / max(float(gram[-1, -1]), 1.0)
+    return np.asarray(((white @ pooled) * white).sum(axis=1) - (white**2).sum(axis=1))
+
+
+@dataclass
+class Scores:
+    """Scores of members and of others, draw by draw."""
+
+    members: list[Array] = field(default_factory=list)
+    others: list[Array] = field(default_factory=list)
+
+    def add(self, members: Array, others: Array) -> None:
+        self.members.append(members)
+        self.others.append(others)
+
+    def figures(self, random: np.random.Generator) -> dict[str, Figure]:
+        drawn = [random.integers(0, len(self.members), len(self.members)) for _ in range(200)]
+        out = {}
+        for name, measure in (("auc", auc), ("tpr", tpr)):
+            value = measure(np.concatenate(self.members), np.concatenate(self.others))
+            spread = [
+                measure(
+                    np.concatenate([self.members[i] for i in chosen]),
+                    np.concatenate([self.others[i] for i in chosen]),
+                )
+                for chosen in drawn
+            ]
+            out[name] = (value, *_interval(spread))
+        return out
+
+
+def _interval(values: list[float]) -> tuple[float, float]:
+    low, high = np.quantile(values, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def mean_of(values: list[float], random: np.random.Generator) -> Figure:
+    """Mean over draws with its bootstrap interval."""
+    spread = [float(random.choice(values, len(values)).mean()) for _ in range(200)]
+    return (float(np.mean(values)), *_interval(spread))
+
+
+def auc(members: Array, others: Array) -> float:
+    """Share of pairs in which the member scores higher; ties count half."""
+    ordered = np.sort(others)
+    below, upto = (np.searchsorted(ordered, members, side) for side in ("left", "right"))
+    return float((below + upto).mean() / 2 / len(ordered))
+
+
+def tpr(members: Array, others: Array) -> float:
+    """Share of members above the score that `FALSE_POSITIVES` of the others pass."""
+    return float((members > np.quantile(others, 1.0 - FALSE_POSITIVES, method="higher")).mean())
+
+
+# --- attack 1: sums ----------------------------------------------------------------------------------------
+
+
+def attack_sums(images: Images, draws: int, random: np.random.Generator) -> Iterator[Outcome]:
+    """Members of one class of n patients."""
+    index = int(np.bincount(images.label).argmax())
+    own = np.flatnonzero(images.label == index)
+    releases: dict[str, Release] = {"folds": exact, "no folds": whole}
+    releases |= {f"ε {epsilon:g}": noisy(epsilon) for epsilon in (16.0, 8.0, 4.0, 1.0)}
+    for width in WIDTHS:
+        rows = rows_of(images, width)
+        for patients in (10, 20, 50, 100, 200):
+            for name, release in releases.items():
+                if width.rows > 200 and name.startswith("ε"):
+                    continue
+                rounds = max(4, draws // 8) if width.rows > 200 else draws
+                yield _membership(rows, own, images, width, patients, (name, release), rounds, random)
+
+
+def _membership(
+    rows: npt.NDArray[np.float32],
+    own: Labels,
+    images: Images,
+    width: Width,
+    patients: int,
+    setting: tuple[str, Release],
+    draws: int,
+    random: np.random.Generator,
+) -> Outcome:
+    name, release = setting
+    tests = {"span": Scores(), "likelihood": Scores()}
+    withheld = 0
+    for _ in range(draws):
+        order = random.permutation(own)
+        reference, inside, outside = np.split(order, [REFERENCE, REFERENCE + patients])
+        try:
+            made = release(rows[inside], images.label[inside], images, width)
+        except Withheld:
+            withheld += 1
+            continue
+        grams = [unpack(block) for block in made.blocks.values()]
+        for test, scores in tests.items():
+            scores.add(
+                *(
+                    _best(grams, rows[who].astype(np.float64), rows[reference], test)
+                    for who in (inside, outside)
+                )
+            )
+    note = f"withheld {withheld} of {draws}" if withheld else ""
+    figures = {}
+    if withheld < draws:
+        found = {test: scores.figures(random) for test, scores in tests.items()}
+        figures = {measure: max(one[measure] for one in found.values()) for measure in ("auc", "tpr")}
+    return Outcome("sums", name, patients, width.rows, figures, note)
+
+
+def _best(grams: list[Array], candidates: Array, reference: npt.NDArray[np.float32], test: str) -> Array:
+    """The highest score over the Grams that a member could be in."""
+    if test == "span":
+        return np.asarray(np.max([leverage_score(gram, candidates) for gram in grams], axis=0))
+    against = reference.astype(np.float64)
+    return np.asarray(np.max([likelihood_score(gram, candidates, against) for gram in grams], axis=0))
+
+
+# --- attack 2: heads ---------------------------------------------------------------------------------------
+
+
+def head_of(made: list[FeatureStatistics], ridge: float = RIDGE) -> Array:
+    """(D, C) head that the server rebuilds from these sites' sums."""
+    width, classes = made[0].row_dim, len(made[0].classes)
+    grams = np.zeros((classes, width, width))
+    for one in made:
+        for (_, index), block in one.blocks.items():
+            grams[index] += unpack(block)
+    share = class_weights(grams[:, -1, -1])
+    gram = np.einsum("k,kij->ij", share, grams)
+    return np.linalg.solve(
+        gram + ridge * np.trace(gram) / width * np.eye(width), (share[:, None] * grams[:, -1]).T
+    )
+
+
+def attack_heads(images: Images, draws: int, random: np.random.Generator) -> Iterator[Outcome]:
+    """LiRA with one split as the target and all others as its shadows; every image in half of the splits."""
+    splits = 16 * draws
+    releases: dict[str, Release] = {"exact": exact, "ε 8": noisy(8.0), "ε 1": noisy(1.0)}
+    for width in (Width(16, 0), Width(64, 0), Width(360, 512)):
+        rows = rows_of(images, width)
+        for name, release in releases.items():
+            if width.rows > 200 and name != "exact":
+                continue
+            rounds = splits // 8 if width.rows > 200 else splits
+            inside = random.random((rounds, len(rows))) < 0.5
+            margins = np.stack([_margins(rows, images, width, release, one) for one in inside])
+            scores = lira(margins, inside)
+            told = Scores()
+            for one, score in zip(inside, scores, strict=True):
+                told.add(score[one], score[~one])
+            yield Outcome(
+                "heads", name, len(rows) // 2, width.rows, told.figures(random), f"{rounds} rebuilds"
+            )
+
+
+def _margins(
+    rows: npt.NDArray[np.float32], images: Images, width: Width, release: Release, inside: Any
+) -> Array:
+    """(N,) score of every image's own class above the best other one, under the rebuilt head."""
+    made = []
+    for site in range(len(images.sites)):
+        here = inside & (images.site == site)
+        try:
+            made.append(release(rows[here], images.label[here], images, width))
+        except Withheld:
+            continue
+    if not made:
+        return np.zeros(len(rows))
+    scores = rows.astype(np.float64) @ head_of(made)
+    own = scores[np.arange(len(rows)), images.label].copy()
+    scores[np.arange(len(rows)), images.label] = -np.inf
+    return np.asarray(own - scores.max(axis=1))
+
+
+def lira(margins: Array, inside: Any) -> Array:
+    """(splits, N) log-likelihood ratio of every image's margin, the split itself not among its shadows."""
+    out = np.zeros_like(margins)
+    for split in range(len(margins)):
+        shadows = np.ones(len(margins), bool)
+        shadows[split] = False
+        logs = []
+        for member in (True, False):
+            chosen = np.where((inside == member) & shadows[:, None], margins, np.nan)
+            mean, deviation = np.nanmean(chosen, axis=0), np.nanstd(chosen, axis=0) + 1e-9
+            logs.append(-(((margins[split] - mean) / deviation) ** 2) / 2 - np.log(deviation))
+        out[split] = logs[0] - logs[1]
+    return out
+
+
+# --- attack 4: differences ---------------------------------------------------------------------------------
+
+
+def attack_differences(images: Images, draws: int, random: np.random.Generator) -> Iterator[Outcome]:
+    """One patient more, then `MIN_COHORT` more: which of a hundred images is it?"""
+    index = int(np.bincount(images.label).argmax())
+    own = np.flatnonzero(images.label == index)
+    for width in (Width(16, 0), Width(64, 0)):
+        rows = rows_of(images, width)
+        for name, release in {"exact": whole, "ε 8": noisy(8.0), "ε 1": noisy(1.0)}.items():
+            for changed in (1, MIN_COHORT):
+                found = []
+                for _ in range(draws):
+                    order = random.permutation(own)
+                    before, fresh = order[:100], order[100 : 100 + changed]
+                    candidates = order[100:200]
+                    after = np.concatenate([before, fresh])
+                    try:
+                        one, two = (
+                            unpack(release(rows[who], images.label[who], images, width).class_gram(index))
+                            for who in (before, after)
+                        )
+                    except Withheld:
+                        found.append(changed / 100)
+                        continue
+                    guess = _named(two - one, rows[candidates].astype(np.float64), changed)
+                    found.append(len(set(candidates[guess]) & set(fresh)) / changed)
+                figure = mean_of(found, random)
+                note = f"{changed} changed, chance {changed / 100:g}"
+                yield Outcome("differences", name, 100, width.rows, {"named": figure}, note)
+
+
+def _named(difference: Array, candidates: Array, count: int) -> Labels:
+    """The candidates that lie best in what has been added."""
+    values, vectors = np.linalg.eigh(difference)
+    largest = np.argsort(np.abs(values))[::-1][:count]
+    lengths = (candidates**2).sum(axis=1)
+    inside = ((candidates @ vectors[:, largest]) ** 2).sum(axis=1) / lengths
+    return np.argsort(inside)[::-1][:count]
+
+
+# --- attack 5: properties ----------------------------------------------------------------------------------
+
+
+def attack_properties(images: Images, draws: int, random: np.random.Generator) -> Iterator[Outcome]:
+    """Scanner from the class means; whether a rare class is among the images."""
+    width = Width(16, 0)
+    rows = rows_of(images, width)
+    rare = int(np.bincount(images.label, minlength=len(images.classes)).argmin())
+    for name, release in {"exact": exact, "ε 8": noisy(8.0), "ε 1": noisy(1.0)}.items():
+        scanner, presence = [], []
+        for _ in range(draws):
+            site = int(random.integers(len(images.sites)))
+            here = random.permutation(np.flatnonzero(images.site == site))
+            known, taken = np.split(here, [len(here) // 2])
+            others = [
+                np.flatnonzero(images.site == s) if s != site else known for s in range(len(images.sites))
+            ]
+            try:
+                made = release(rows[taken], images.label[taken], images, width)
+            except Withheld:
+                scanner.append(1 / len(images.sites))
+                continue
+            gram = made.gram()
+            mean = unpack(gram)[-1, :-1] / gram[-1]
+            centres = [rows[who, :-1].mean(axis=0) for who in others]
+            scanner.append(float(np.argmin([np.linalg.norm(mean - centre) for centre in centres]) == site))
+            told = images.classes[rare] not in made.absent
+            presence.append(float(told == bool((images.label[taken] == rare).any())))
+        for what, values, chance in (
+            ("scanner", scanner, 1 / len(images.sites)),
+            (f"presence of {images.classes[rare]}", presence, 0.5),
+        ):
+            if not values:
+                continue
+            figure = mean_of(values, random)
+            yield Outcome("properties", name, len(rows), width.rows, {what: figure}, f"chance {chance:.2f}")
+
+
+# --- poisoned sums ------------------------------------------------------------------------------------------
+
+STRENGTHS = (0.1, 0.25, 0.5, 0.75, 1.0, 3.0, 10.0, 20.0, 30.0, 100.0, 1e4)
+
+
+def attack_poison(images: Images, draws: int, random: np.random.Generator) -> Iterator[Outcome]:
+    """Loss of balanced accuracy at the other sites, against the clean federation: most over the strengths."""
+    width = Width(64, 0)
+    rows = rows_of(images, width)
+    recipe = Recipe(name="poison", kind="classification", classes=images.classes)
+    losses: dict[tuple[str, float], list[tuple[float, float, float]]] = {}
+    for _ in range(max(2, draws // 8)):
+        site, held = random.integers(0, 4, len(rows)), random.random(len(rows)) < 0.3
+        sums = [
+            site_sums(str(s), exact(rows[mine], images.label[mine], images, width), recipe)
+            for s in range(4)
+            for mine in [(site == s) & ~held]
+        ]
+        asked = held & (site != 0)
+        clean = _score(sums, rows[asked], images.label[asked], recipe)
+        for (name, poison), strength in itertools.product(POISONS.items(), STRENGTHS):
+            bad = [replace(sums[0], blocks=poison(sums[0].blocks, strength, random)), *sums[1:]]
+            named = stand_out(bad)
+            kept = [one for one in bad if one.site not in named]
+            figures = [_score(some, rows[asked], images.label[asked], recipe) for some in (bad, kept)]
+            wrong = float(bool(set(named) - {"0"}))
+            losses.setdefault((name, strength), []).append(
+                (clean - figures[0], clean - figures[1], wrong if wrong else float("0" in named))
+            )
+    for (name, strength), found in losses.items():
+        plain, quarantined, named_share = (list(column) for column in zip(*found, strict=True))
+        told = {
+            "loss": mean_of(plain, random),
+            "with quarantine": mean_of(quarantined, random),
+            "named": mean_of(named_share, random),
+        }
+        yield Outcome("poison", name, len(rows) // 4, width.rows, told, f"strength {strength:g}")
+
+
+Blocks = Mapping[tuple[int, int], Array]
+
+
+def _flipped(blocks: Blocks, strength: float, random: np.random.Generator) -> Blocks:
+    """A share of every class said to be the next one; above 1, all of it, and scaled."""
+    classes = sorted({index for _, index in blocks})
+    after = dict(zip(classes, classes[1:] + classes[:1], strict=True))
+    share, size = min(1.0, strength), max(1.0, strength)
+    out: dict[tuple[int, int], Array] = {}
+    for (fold, index), gram in blocks.items():
+        for to, part in ((index, 1 - share), (after[index], share)):
+            out[fold, to] = out.get((fold, to), np.zeros_like(gram)) + size * part * gram
+    return {key: gram for key, gram in out.items() if gram[-1] > 0}
+
+
+def _scaled(blocks: Blocks, strength: float, random: np.random.Generator) -> Blocks:
+    return {key: strength * gram for key, gram in blocks.items()}
+
+
+def _rows_along(blocks: Blocks, strength: float, random: np.random.Generator, count: int) -> Blocks:
+    width = width_of(len(next(iter(blocks.values()))))
+    row = strength * random.standard_normal(width)
+    row[-1] = 1
+    return {**blocks, min(blocks): blocks[min(blocks)] + count * pack(np.outer(row, row))}
+
+
+POISONS: dict[str, Callable[[Blocks, float, np.random.Generator], Blocks]] = {
+    "labels flipped": _flipped,
+    "scaled": _scaled,
+    "one giant row": partial(_rows_along, count=1),
+    "20 rows along a direction": partial(_rows_along, count=20),
+}
+
+
+def _score(sites: list[SiteSums], rows: npt.NDArray[np.float32], labels: Labels, recipe: Recipe) -> float:
+    made = fit(sites, {one.site: 1.0 for one in sites}, recipe)
+    model = GlobalModel(recipe, "", made.head, made.choice.ridge, made.posterior)
+    answers = model.probabilities(rows).argmax(axis=1)
+    return float(np.mean([(answers[labels == k] == k).mean() for k in np.unique(labels)]))
+
+
+# --- all of them -------------------------------------------------------------------------------------------
+
+ATTACKS = {
+    "sums": attack_sums,
+    "heads": attack_heads,
+    "differences": attack_differences,
+    "properties": attack_properties,
+    "poison": attack_poison,
+}
+
+
+def told(outcome: Outcome) -> str:
+    figures = ", ".join(
+        f"{name} {value:.3f} ({low:.3f} to {high:.3f})"
+        for name, (value, low, high) in outcome.figures.items()
+    )
+    head = f"| {outcome.attack} | {outcome.setting} | {outcome.patients} | {outcome.width} "
+    return f"{head}| {figures or 'nothing leaves'} | {outcome.note} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("generation", type=Path)
+    parser.add_argument("--only", default=",".join(ATTACKS))
+    parser.add_argument("--draws", type=int, default=64)
+    parser.add_argument("--features", type=Path, help="file that keeps the images' features")
+    parser.add_argument("--json", type=Path, help="file for all figures")
+    options = parser.parse_args()
+    logging.disable(logging.WARNING)  # classes that are left out, thousands of times
+    images = read_images(options.data, options.generation, options.features)
+    outcomes = []
+    print("| attack | setting | patients | width | figures | |\n|---|---|---|---|---|---|")
+    for name in options.only.split(","):
+        for outcome in ATTACKS[name](images, options.draws, np.random.default_rng(0)):
+            outcomes.append(asdict(outcome))
+            print(told(outcome), flush=True)
+            if options.json:
+                options.json.write_text(json.dumps(outcomes, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""One poisoned site of four: it is named, and without it the others' score is what it was."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from fedmed_edge.model.evaluate import evaluate
+from fedmed_edge.model.rebuild import rebuild
+from fedmed_edge.model.sums import read_sums
+from fedmed_edge.model.suspects import stand_out
+from fedmed_edge.statistics.contribution import Contribution
+from fedmed_edge.statistics.feature_statistics import FeatureStatistics, pack
+
+POISONED = "b"
+Array = npt.NDArray[np.float64]
+
+
+def federation(made: SimpleNamespace) -> tuple[dict[str, object], list[Contribution]]:
+    """Four sites with scanners of their own."""
+    sites = {name: made.random(seed, rows=150, shift=0.3 * seed) for seed, name in enumerate("abcd")}
+    return sites, made.contribute(sites, made.recipe(3))
+
+
+def flipped(statistics: FeatureStatistics, share: float) -> FeatureStatistics:
+    blocks: dict[tuple[int, int], Array] = {}
+    for (fold, index), gram in statistics.blocks.items():
+        for to, part in ((index, 1 - share), ((index + 1) % 3, share)):
+            if part:
+                blocks[fold, to] = blocks.get((fold, to), 0) + part * gram
+    return replace(statistics, blocks=blocks)
+
+
+def scaled(statistics: FeatureStatistics, factor: float) -> FeatureStatistics:
+    return replace(statistics, blocks={key: factor * gram for key, gram in statistics.blocks.items()})
+
+
+def with_rows(statistics: FeatureStatistics, length: float, count: float) -> FeatureStatistics:
+    """Rows of one length along a direction that no image has, said to be of the first class."""
+    direction = np.random.default_rng(9).standard_normal(statistics.row_dim)
+    row = length * direction / np.linalg.norm(direction)
+    row[-1] = 1
+    key = min(statistics.blocks)
+    return replace(
+        statistics,
+        blocks={**statistics.blocks, key: statistics.blocks[key] + count * pack(np.outer(row, row))},
+    )
+
+
+ATTACKS: dict[str, Callable[[FeatureStatistics, float], FeatureStatistics]] = {
+    "labels flipped": lambda sums, strength: flipped(sums, min(1.0, strength)),
+    "labels flipped and scaled": lambda sums, strength: scaled(flipped(sums, 1.0), strength),
+    "scaled": scaled,
+    "one giant row": lambda sums, strength: with_rows(sums, strength, 1),
+    "backdoor direction": lambda sums, strength: with_rows(sums, strength, 20),
+}
+
+
+def score(contributions: list[Contribution], made: SimpleNamespace) -> float:
+    """Balanced accuracy on fresh images of the other sites."""
+    model, right = rebuild(contributions, made.recipe(3)), []
+    for seed, name in enumerate("abcd"):
+        if name != POISONED:
+            site = made.random(seed + 40, rows=300, shift=0.3 * seed)
+            answers = model.probabilities(site.rows).argmax(axis=1)
+            right += [(answers[site.labels == k] == k).mean() for k in range(3)]
+    return float(np.mean(right))
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("strength", [0.1, 0.5, 1.0, 3.0, 10.0, 100.0, 1e5])
+def test_at_any_strength_the_others_lose_at_most_three_hundredths(
+    made: SimpleNamespace, attack: str, strength: float
+) -> None:
+    _, clean = federation(made)
+    recipe = made.recipe(3)
+    poisoned = [
+        replace(one, statistics=ATTACKS[attack](one.statistics, strength))
+        if one.header.site == POISONED and one.statistics is not None
+        else one
+        for one in clean
+    ]
+    named = stand_out(read_sums(poisoned, recipe))
+    assert set(named) <= {POISONED}
+    kept = [one for one in poisoned if one.header.site not in named]
+    assert abs(score(kept, made) - score(clean, made)) <= 0.03
+    if strength >= 100:
+        assert set(named) == {POISONED}
+        assert evaluate(poisoned, recipe).stands_out == named
+
+
+def test_the_words_tell_how_a_site_stands_out(made: SimpleNamespace) -> None:
+    _, clean = federation(made)
+    words = {}
+    for attack in ("labels flipped", "scaled", "one giant row"):
+        poisoned = [
+            replace(one, statistics=ATTACKS[attack](one.statistics, 100.0))
+            if one.header.site == POISONED and one.statistics is not None
+            else one
+            for one in clean
+        ]
+        words[attack] = stand_out(read_sums(poisoned, made.recipe(3)))[POISONED].partition(":")[0]
+    assert words == {"labels flipped": "classes", "scaled": "size", "one giant row": "spread"}
+
+
+def test_honest_sites_do_not_stand_out_and_fewer_than_half_are_named(made: SimpleNamespace) -> None:
+    _, clean = federation(made)
+    assert stand_out(read_sums(clean, made.recipe(3))) == {}
+    assert stand_out(read_sums(clean[:2], made.recipe(3))) == {}
+    worse = [
+        one if one.statistics is None else replace(one, statistics=scaled(one.statistics, 1000.0**place))
+        for place, one in enumerate(clean)
+    ]
+    assert set(stand_out(read_sums(worse, made.recipe(3)))) == {"d"}
+    assert evaluate(clean, made.recipe(3)).stands_out == {}
