@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 BENCH := build/bench
 INSTALLED := $(VENV)/.fedmed-installed
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
-EXTRAS := cpu,train,server,postgres,s3,federation,listen,privacy,codecs,dev
+EXTRAS := cpu,train,study,server,postgres,s3,federation,listen,privacy,codecs,dev
 BUILT_FROM := pyproject.toml constraints.txt CMakeLists.txt $(wildcard cmake/*) \
 	$(shell find cpp -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 

@@ -55,7 +55,10 @@ WALLS: dict[str, tuple[set[str], set[str]]] = {
     "report": ({"images", "statistics", "model"}, {"jinja2", "matplotlib", "PIL"}),
     "study": (
         EVERY_ROOM - {"study"},
-        {"torch", "monai", "pydicom", "nibabel", "PIL", "safetensors", "matplotlib", "threadpoolctl"},
+        {
+            *("torch", "monai", "pydicom", "nibabel", "PIL", "safetensors", "matplotlib"),
+            *("threadpoolctl", "scipy"),
+        },
     ),
     "commands": (EVERY_ROOM, {"click", "rich"}),
 }

@@ -115,7 +115,7 @@ class Listen(Frozen):
         settle_s: Seconds without a new instance until a series counts as complete.
         send: Whether results leave this machine. Until then they are written to disk alone (shadow mode).
         destination: Where results go: `dicom://AET@HOST:PORT`, `dicoms://…` for TLS, the URL of a
-            DICOMweb server, or a folder.
+            DICOMweb server, or a folder, `/PATH`.
         objects: DICOM objects that go out, some of `seg`, `sr`, `sc`. Where a destination does not take the
             first that there is, `sc`, a picture, goes instead.
         segmentation: `binary`, which every viewer takes, or `labelmap`.
@@ -165,6 +165,13 @@ class Listen(Frozen):
             Peer.parse(text)
         if self.send and not self.destination:
             raise ValueError("send: is true, expected a `destination` to send to")
+        for text in self.destination:
+            # A word alone may be meant as an AE title: results would lie in a folder that nobody looks into.
+            if dicom_address(text) is None and not re.match(r"https?://[^\s@]+$|/", text):
+                raise ValueError(
+                    f"destination: has {text!r}, expected AET@HOST:PORT, dicoms://AET@HOST:PORT, "
+                    "http(s)://HOST/PATH or a folder as /PATH"
+                )
         if not self.tls.certificate and any(text.startswith("dicoms://") for text in self.destination):
             raise ValueError("destination: dicoms:// needs `certificate` and `key` in [listen.tls]")
         return self
@@ -179,8 +186,10 @@ def dicom_address(destination: str) -> tuple[str, str, int] | None:
     """AE title, host and port of a DICOM node; None where the destination is none.
 
     Example:
-        >>> dicom_address("dicom://PACS@10.1.2.4:104"), dicom_address("results")
+        >>> dicom_address("dicom://PACS@10.1.2.4:104"), dicom_address("/results")
         (('PACS', '10.1.2.4', 104), None)
     """
     found = _DESTINATION.fullmatch(destination)
-    return (found["aet"], found["host"].strip("[]"), int(found["port"])) if found else None
+    if not found or not 0 < int(found["port"]) < 1 << 16:
+        return None
+    return found["aet"], found["host"].strip("[]"), int(found["port"])

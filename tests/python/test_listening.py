@@ -89,6 +89,12 @@ def test_where_results_go(text: str, address: tuple[str, str, int] | None) -> No
     assert dicom_address(text) == address
 
 
+@pytest.mark.parametrize("text", ["PACS", "ftp://x", "PACS@host", "PACS@host:99999", "results", "./results"])
+def test_a_destination_that_is_none_is_named(text: str) -> None:
+    with pytest.raises(ValueError, match=rf"destination: has '{text}', expected AET@HOST:PORT"):
+        Listen(destination=text)
+
+
 def test_what_was_changed_is_written_and_read(tmp_path: Path) -> None:
     listen = Listen(
         port=104, allow=("CT1@10.1.2.3",), dicomweb={"url": "http://a", "query": {"Modality": "CT"}}

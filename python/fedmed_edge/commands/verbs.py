@@ -96,7 +96,7 @@ class LazyGroup(click.Group):
         """The verb's command, or None."""
         if name not in self.verbs:
             return None
-        module = importlib.import_module(f"{self.package}.{name}{'_' if keyword.iskeyword(name) else ''}")
+        module = importlib.import_module(f"{self.package}.{_module_name(name)}")
         command: click.Command = module.command
         return command
 
@@ -115,6 +115,10 @@ class LazyGroup(click.Group):
         """List the verbs without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl(list(self.verbs.items()))
+
+
+def _module_name(verb: str) -> str:
+    return verb.replace("-", "_") + ("_" if keyword.iskeyword(verb) else "")
 
 
 def run(group: click.Group, program: str) -> None:
@@ -203,6 +207,7 @@ _EXTRAS = {
     "monai": "train",
     "onnxscript": "train",
     "onnx": "server",
+    "scipy": "study",
     "sqlalchemy": "server",
     "matplotlib": "server",
     "jinja2": "server",

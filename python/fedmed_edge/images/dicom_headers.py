@@ -13,7 +13,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from fedmed_edge.errors import InputError
 from fedmed_edge.images.dicom_pixels import reading
 from fedmed_edge.images.image import check_size
-from fedmed_edge.images.series import Frame
+from fedmed_edge.images.series import MANUFACTURER, Frame, is_own_output
 
 # pydicom's log lines and warnings quote the values they stumble over.
 logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
@@ -49,9 +49,6 @@ _TAGS = [
     *("ImagerPixelSpacing", "RescaleSlope", "RescaleIntercept", "SharedFunctionalGroupsSequence"),
     *("PerFrameFunctionalGroupsSequence", *(keyword for keyword in APART if keyword not in ("FrameType",))),
 ]
-MANUFACTURER = "FedMed Edge"
-"""What results of ours name as theirs."""
-
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
 STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
@@ -123,7 +120,7 @@ def whole_header(path: Path) -> Dataset:
 
 def derived_kind(header: Dataset) -> str:
     """What an object with pixels is that is no acquired image, else nothing; results of ours among them."""
-    if str(header.get("Manufacturer", "")).strip() == MANUFACTURER:
+    if is_own_output(header):
         return f"a result of {MANUFACTURER} itself"
     if "MOSAIC" in image_type(header):
         # Siemens' way of one file for a volume: its slices lie side by side in one picture.

@@ -1,6 +1,8 @@
 """Series: DICOM frames that belong together, as what is known of them without their pixels."""
 
+import hashlib
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +16,9 @@ from fedmed_edge.images.stacks import Stack
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
+
+MANUFACTURER = "FedMed Edge"
+"""Manufacturer (0008,0070) of every DICOM object that is written here."""
 
 _LOCALIZERS = ("LOCALIZER", "SCOUT", "SURVIEW", "SURVEY")
 _PATIENT_AXES = ("sagittal", "coronal", "axial")
@@ -134,6 +139,16 @@ def is_localizer(image_type: Sequence[str]) -> bool:
     return any(word in value for value in image_type for word in _LOCALIZERS)
 
 
+def is_own_output(dataset: "Dataset") -> bool:
+    """Whether a DICOM object was made by this program: such a one is never answered again.
+
+    Example:
+        >>> is_own_output({"Manufacturer": "FedMed Edge "})
+        True
+    """
+    return str(dataset.get("Manufacturer") or "").strip() == MANUFACTURER
+
+
 def shared_folder(names: Sequence[str]) -> str:
     """The deepest folder that files share, by their names.
 
@@ -146,6 +161,18 @@ def shared_folder(names: Sequence[str]) -> str:
         return os.path.commonpath(folders)
     except ValueError:  # some from the root, some from here
         return folders[0]
+
+
+def safe_name(uid: str) -> str:
+    """A UID as a name on the disk; what is none, and might lead elsewhere, by its digest.
+
+    Example:
+        >>> safe_name("1.2.840"), safe_name("../etc")[:12]
+        ('1.2.840', 'uid-f7f9121f')
+    """
+    if re.fullmatch(r"[0-9][0-9.]{0,63}", uid):
+        return uid
+    return "uid-" + hashlib.sha256(uid.encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import DA, TM
 
 from fedmed_edge.images.dicom_headers import whole_header
-from fedmed_edge.images.series import Frame, Series
+from fedmed_edge.images.series import MANUFACTURER, Frame, Series
 from fedmed_edge.inference import identity
 from fedmed_edge.model.manifest import Manifest
 
@@ -79,7 +79,7 @@ class Source:
             "series_number": series_number,
             "sop_instance_uid": self.sop_uid(kind),
             "instance_number": max(1, int(self.first.get("InstanceNumber") or 1)) if self._is_flat else 1,
-            "manufacturer": identity.MANUFACTURER,
+            "manufacturer": MANUFACTURER,
             "manufacturer_model_name": self.manifest.task,
             "software_versions": identity.software_versions(self.manifest),
             "device_serial_number": self.manifest.model,
@@ -95,7 +95,7 @@ class Source:
 
     def _equipment(self) -> ContributingEquipment:
         item = ContributingEquipment(
-            identity.MANUFACTURER,
+            MANUFACTURER,
             codes.DCM.ProcessingEquipment,
             manufacturer_model_name=self.manifest.task,
             software_versions=identity.software_versions(self.manifest),
@@ -112,7 +112,7 @@ class Source:
             name=self.manifest.task,
             family=codes.DCM.ArtificialIntelligence,
             version=digest,
-            source=f"{identity.MANUFACTURER} {version}",
+            source=f"{MANUFACTURER} {version}",
         )
 
 

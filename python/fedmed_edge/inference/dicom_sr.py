@@ -27,6 +27,7 @@ from highdicom.sr import (
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
+from fedmed_edge.images.series import MANUFACTURER
 from fedmed_edge.inference import identity
 from fedmed_edge.inference.dicom_seg import segment_codes, tracking_uid
 from fedmed_edge.inference.dicom_source import Source
@@ -94,8 +95,8 @@ def _context(source: Source) -> ObservationContext:
     version, _ = identity.software_versions(source.manifest)
     device = DeviceObserverIdentifyingAttributes(
         identity.device_uid(source.manifest),
-        name=f"{identity.MANUFACTURER} {version}",
-        manufacturer_name=identity.MANUFACTURER,
+        name=f"{MANUFACTURER} {version}",
+        manufacturer_name=MANUFACTURER,
         model_name=source.manifest.task,
         serial_number=source.manifest.model,
     )

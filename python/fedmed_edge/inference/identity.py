@@ -2,31 +2,14 @@
 
 import hashlib
 import uuid
-from typing import TYPE_CHECKING
 
 import fedmed_edge
 from fedmed_edge.model.manifest import Manifest
-
-if TYPE_CHECKING:
-    from pydicom.dataset import Dataset
-
-MANUFACTURER = "FedMed Edge"
-"""Manufacturer (0008,0070) of every DICOM object that is written here."""
 
 RESEARCH_USE = "RESEARCH USE ONLY"
 """Stands in every DICOM object: at the beginning of SeriesDescription, in the report, in the pixels."""
 
 _LONG_STRING = 64
-
-
-def is_own_output(dataset: "Dataset") -> bool:
-    """Whether a DICOM object was made by this program: such a one is never answered again.
-
-    Example:
-        >>> is_own_output({"Manufacturer": "FedMed Edge"})
-        True
-    """
-    return str(dataset.get("Manufacturer") or "").strip() == MANUFACTURER
 
 
 def derived_uid(*parts: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from fedmed_edge.atomic import write_together
 from fedmed_edge.errors import FedmedError, InputError
+from fedmed_edge.images.series import safe_name
 from fedmed_edge.inference.answer import Answer
 from fedmed_edge.inference.inputs import Input
 from fedmed_edge.inference.options import DICOM_FORMATS, Options
@@ -242,18 +243,11 @@ def _place(given: Input) -> tuple[str, str]:
     series = given.series
     if series is None:
         return "", _stem(Path(given.name))
-    place = _safe_uid(series.series_uid)
+    place = safe_name(series.series_uid)
     if series.is_volume:
         part = re.sub(r"[^A-Za-z0-9.]+", "-", series.part).strip("-.")[:40]
-        return _safe_uid(series.study_uid), f"{place}-{part}" if part else place
-    return f"{_safe_uid(series.study_uid)}/{place}", _safe_uid(series.frames[0].instance_uid)
-
-
-def _safe_uid(uid: str) -> str:
-    """A UID as a folder's name; what is none, and might lead elsewhere, by its digest."""
-    if re.fullmatch(r"[0-9]+(\.[0-9]+)+", uid) and len(uid) <= 64:
-        return uid
-    return "uid-" + hashlib.sha256(uid.encode()).hexdigest()[:16]
+        return safe_name(series.study_uid), f"{place}-{part}" if part else place
+    return f"{safe_name(series.study_uid)}/{place}", safe_name(series.frames[0].instance_uid)
 
 
 def _stem(path: Path) -> str:

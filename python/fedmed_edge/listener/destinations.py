@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import pydicom
 from pydicom.dataset import Dataset
@@ -12,8 +12,14 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from fedmed_edge.atomic import write_atomic
 from fedmed_edge.errors import InputError, Undelivered
-from fedmed_edge.listener.incoming import folder_name, read_header
+from fedmed_edge.images.series import safe_name
+from fedmed_edge.listener.incoming import read_header
 from fedmed_edge.listening import Listen, dicom_address
+
+if TYPE_CHECKING:
+    import requests
+    from dicomweb_client.web import DICOMwebClient
+    from pynetdicom.association import Association
 
 log = logging.getLogger(__name__)
 
@@ -58,20 +64,12 @@ class Destination(Protocol):
 
 
 def destination_of(text: str, settings: Listen) -> Destination:
-    """What an entry of `destination` means.
-
-    Raises:
-        InputError: It is no destination.
-    """
+    """What an entry of `destination` means."""
     address = dicom_address(text)
     if address is not None:
         return DicomNode(*address, tls=text.startswith("dicoms://"), settings=settings)
     if text.startswith(("http://", "https://")):
         return DicomwebServer(text, settings)
-    if "://" in text or "@" in text:
-        raise InputError(
-            f"listen.destination: has {text!r}, expected AET@HOST:PORT, an http(s) address or a folder"
-        )
     return Folder(Path(text))
 
 
@@ -85,14 +83,16 @@ class Folder:
         """Copy each to `STUDY/INSTANCE.dcm`."""
         sent = []
         for path, _ in objects:
-            header = read_header(path)
-            study = self.folder / folder_name(str(header.StudyInstanceUID))
             try:
+                header = read_header(path)
+                study = self.folder / safe_name(str(header.StudyInstanceUID))
                 study.mkdir(parents=True, exist_ok=True)
-                write_atomic(study / f"{folder_name(str(header.SOPInstanceUID))}.dcm", path.read_bytes())
+                write_atomic(study / f"{safe_name(str(header.SOPInstanceUID))}.dcm", path.read_bytes())
                 sent.append(Sent(True))
             except (OSError, InputError) as error:
                 sent.append(Sent(False, str(error)))
+            except Exception as error:  # an object that cannot be read holds up no other
+                sent.append(Sent(False, f"{path.name}: {type(error).__name__}"))
         return sent
 
 
@@ -132,7 +132,7 @@ class DicomNode:
             association.release()
 
     def _store(
-        self, association: object, accepted: set[tuple[str, str]], path: Path, other: Path | None
+        self, association: "Association", accepted: set[tuple[str, str]], path: Path, other: Path | None
     ) -> Sent:
         status = _send(association, accepted, path)
         if status in _STORED:
@@ -165,11 +165,8 @@ def _kind(path: Path) -> tuple[str, str]:
     return str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID)
 
 
-def _send(association: "object", accepted: set[tuple[str, str]], path: Path) -> int | None:
+def _send(association: "Association", accepted: set[tuple[str, str]], path: Path) -> int | None:
     """Status of the C-STORE; None where no answer came."""
-    from pynetdicom.association import Association
-
-    assert isinstance(association, Association)
     sop_class, own = _kind(path)
     syntaxes = [one for one in (own, *_PLAIN) if (sop_class, one) in accepted]
     if not syntaxes:
@@ -196,7 +193,7 @@ class DicomwebServer:
         client = open_client(self._url, self._settings)
         return [self._store(client, *pair) for pair in objects]
 
-    def _store(self, client: object, path: Path, other: Path | None) -> Sent:
+    def _store(self, client: "DICOMwebClient", path: Path, other: Path | None) -> Sent:
         reason = self._post(client, path)
         if reason is None:
             return Sent(True)
@@ -204,12 +201,10 @@ class DicomwebServer:
             return Sent(True, f"its class is not taken there: {other.name} went instead of {path.name}")
         return Sent(False, f"{path.name}: refused with 0x{reason:04X}", final=reason == _NO_SUCH_CLASS)
 
-    def _post(self, client: object, path: Path) -> int | None:
+    def _post(self, client: "DICOMwebClient", path: Path) -> int | None:
         """None where it was stored, else the reason (PS3.18 table 10.5.3-2)."""
         import requests
-        from dicomweb_client.web import DICOMwebClient
 
-        assert isinstance(client, DICOMwebClient)
         try:
             answer = client.store_instances([pydicom.dcmread(path)])
         except requests.HTTPError as error:
@@ -220,10 +215,12 @@ class DicomwebServer:
         return _reason(answer)
 
 
-def _failure(response: object) -> int | None:
+def _failure(response: "requests.Response | None") -> int | None:
     """The reason within a refusal, where the server tells one."""
+    if response is None:
+        return None
     try:
-        return _reason(Dataset.from_json(response.json()))  # type: ignore[attr-defined]
+        return _reason(Dataset.from_json(response.json()))
     except Exception:  # what a server says beside its status may be anything
         return None
 

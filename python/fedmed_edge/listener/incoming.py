@@ -5,7 +5,6 @@ import filecmp
 import hashlib
 import logging
 import os
-import re
 import secrets
 import shutil
 import sqlite3
@@ -22,7 +21,7 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from fedmed_edge.atomic import sync_folder
-from fedmed_edge.inference.identity import is_own_output
+from fedmed_edge.images.series import is_own_output, safe_name
 from fedmed_edge.listener.journal import Instance, Journal
 
 log = logging.getLogger(__name__)
@@ -156,9 +155,7 @@ class Incoming:
 
     def _keep(self, path: Path, header: Dataset, uids: list[str], sender: str) -> Outcome:
         sop_uid, study_uid, series_uid = uids
-        target = (
-            self.folder / folder_name(study_uid) / folder_name(series_uid) / f"{folder_name(sop_uid)}.dcm"
-        )
+        target = self.folder / safe_name(study_uid) / safe_name(series_uid) / f"{safe_name(sop_uid)}.dcm"
         self._make_folders(target.parent)
         with path.open("rb") as file:
             os.fsync(file.fileno())
@@ -210,18 +207,6 @@ def linked(files: tuple[Path, ...], folder: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def folder_name(uid: str) -> str:
-    """A UID as a name on the disk; what is none, a digest of it.
-
-    Example:
-        >>> folder_name("1.2.840"), folder_name("../etc")[:9]
-        ('1.2.840', 'xf7f9121f')
-    """
-    if re.fullmatch(r"[0-9][0-9.]{0,63}", uid):
-        return uid
-    return "x" + hashlib.sha256(uid.encode()).hexdigest()[:32]
 
 
 def read_header(path: Path) -> Dataset:

@@ -4,7 +4,6 @@ Every column of the table is a way for a hospital to get a model; the controls s
 choose nothing.
 """
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,7 +31,7 @@ from fedmed_edge.study.networks import (
     reference_network,
     useful_cycles,
 )
-from fedmed_edge.study.notebook import Notebook
+from fedmed_edge.study.notebook import Notebook, data_digest
 from fedmed_edge.study.plan import Budget, Setting
 from fedmed_edge.study.scores import Answers, answers_of_network, answers_of_threshold
 from fedmed_edge.study.story import Story, tell
@@ -202,7 +201,7 @@ def _bench(
     key = {
         "version": __version__,
         "task": task.recipe.digest,
-        "data": _data_digest(data),
+        "data": data_digest(data),
         "joining": joining,
         "budget": vars(budget),
     }
@@ -219,17 +218,6 @@ def _bench(
         Notebook(out, key),
         Notebook(out / f"seed-{seed}", {**key, "seed": seed}),
     )
-
-
-def _data_digest(data: Mapping[str, Dataset]) -> str:
-    """SHA-256 over what the data sets list and the sizes of their files."""
-    digest = hashlib.sha256()
-    for site, dataset in data.items():
-        for item in dataset:
-            size = item.image.stat().st_size
-            place = item.image.relative_to(dataset.folder).as_posix()
-            digest.update(repr((site, place, item.label, item.patient, item.split, size)).encode())
-    return digest.hexdigest()
 
 
 def _networks(bench: _Bench) -> tuple[Network, dict[str, dict[str, Answers]], dict[str, Cost]]:

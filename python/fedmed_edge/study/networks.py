@@ -2,8 +2,9 @@
 
 import copy
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import count, islice
 from typing import Literal
 
 import numpy as np
@@ -94,20 +95,41 @@ def useful_cycles(
     It trains on four fifths of every site's training patients and looks at the rest; test images take no
     part.
     """
-    split = {name: _split(dataset, seed) for name, dataset in sites.items()}
+    split = {name: split_by_patient(dataset, seed) for name, dataset in sites.items()}
     fitted = {name: fit for name, (fit, _) in split.items()}
     network = build_network(recipe, seed=seed)
+
+    def values() -> Iterator[float]:
+        for number in count():
+            _CYCLES[column](network, fitted, budget, seed=seed + 77 * number, device=device, watch=watch)
+            held = [
+                score(recipe, answers_of_network(network, check, device=device))
+                for _, check in split.values()
+            ]
+            yield float(np.nanmean(held))
+
+    return plateau(values(), budget, column)
+
+
+def plateau(values: Iterator[float], budget: Budget, what: str) -> int:
+    """Cycles after which a validation score no longer rises by `GAIN`.
+
+    Args:
+        values: The score after every cycle; no more of them are asked for than it takes.
+        budget: Its `patience` and `most_cycles`.
+        what: For the log.
+
+    Example:
+        >>> budget = Budget(1, 1, 1, 1, 1, 1, until_plateau=True)
+        >>> plateau(iter([0.5, 0.7, 0.7, 0.9]), budget, "fedavg")
+        2
+    """
     best, best_cycle = -np.inf, 1
-    for number in range(budget.most_cycles):
-        _CYCLES[column](network, fitted, budget, seed=seed + 77 * number, device=device, watch=watch)
-        held = [
-            score(recipe, answers_of_network(network, check, device=device)) for _, check in split.values()
-        ]
-        value = float(np.nanmean(held))
-        log.info("%s: cycle %d, validation score %.3f", column, number + 1, value)
+    for number, value in enumerate(islice(values, budget.most_cycles), 1):
+        log.info("%s: cycle %d, validation score %.3f", what, number, value)
         if value > best + GAIN:
-            best, best_cycle = value, number + 1
-        elif number + 1 - best_cycle >= budget.patience:
+            best, best_cycle = value, number
+        elif number - best_cycle >= budget.patience:
             break
     return best_cycle
 
@@ -171,7 +193,7 @@ def _pooled_cycle(
 ) -> Cost:
     result = train(
         network,
-        _merged(sites),
+        merged(sites),
         steps=budget.pooled_steps,
         batch=budget.batch,
         seed=seed,
@@ -184,13 +206,18 @@ def _pooled_cycle(
 _CYCLES = {"fedavg": _fedavg_cycle, "pooled": _pooled_cycle}
 
 
-def _merged(sites: Mapping[str, Dataset]) -> Dataset:
+def merged(sites: Mapping[str, Dataset]) -> Dataset:
+    """The images of all sites as one data set."""
     first, *_ = sites.values()
     return replace(first, items=tuple(item for data in sites.values() for item in data.items))
 
 
-def _split(dataset: Dataset, seed: int) -> tuple[Dataset, Dataset]:
-    """Training images in two parts, by patient: what is fitted, and what is looked at."""
+def split_by_patient(dataset: Dataset, seed: int) -> tuple[Dataset, Dataset]:
+    """Training images in two parts, by patient: what is fitted, and what is looked at.
+
+    Args:
+        seed: Of the draw of `VALIDATION_SHARE` of the patients.
+    """
     patients = sorted({item.patient for item in dataset.items})
     order = np.random.default_rng(seed).permutation(len(patients))
     held = {patients[index] for index in order[: max(1, round(VALIDATION_SHARE * len(patients)))]}

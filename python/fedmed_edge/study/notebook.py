@@ -1,7 +1,8 @@
 """What an experiment has finished so far, on disk: running it again goes on from there."""
 
+import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from fedmed_edge.errors import InputError
 from fedmed_edge.features.backbones import set_state, state_of
 from fedmed_edge.features.training import Network, build_network
 from fedmed_edge.generation import Generation, parse_generation
+from fedmed_edge.images.dataset import Dataset
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.study.networks import Cost
 from fedmed_edge.study.scores import Answers
@@ -38,6 +40,11 @@ class Notebook:
                 f"{folder}: holds an experiment of other settings", hint="choose another folder with --out"
             )
         write_atomic(path, text.encode())
+
+    @classmethod
+    def keyed(cls, folder: Path, name: str, setting: dict[str, Any]) -> "Notebook":
+        """The notebook of a setting among many in one folder: named by `name` and the setting's digest."""
+        return cls(folder / f"{name}-{digest_of(setting)[:16]}", setting)
 
     def network(
         self, name: str, recipe: Recipe, make: Callable[[], tuple[Network, Cost]]
@@ -74,3 +81,25 @@ class Notebook:
             write_atomic(path, json.dumps(make()).encode())
         document: dict[str, Any] = json.loads(path.read_text())
         return document
+
+
+def digest_of(setting: Any) -> str:
+    """SHA-256 of JSON values, in hexadecimal."""
+    return hashlib.sha256(json.dumps(setting, sort_keys=True).encode()).hexdigest()
+
+
+def data_digest(data: Mapping[str, Dataset]) -> str:
+    """SHA-256 over what the data sets list and the sizes of their files."""
+    digest = hashlib.sha256()
+    for site, dataset in data.items():
+        for item in dataset:
+            size = item.image.stat().st_size
+            place = item.image.relative_to(dataset.folder).as_posix()
+            digest.update(repr((site, place, item.label, item.patient, item.split, size)).encode())
+    return digest.hexdigest()
+
+
+def images_digest(data: Mapping[str, Dataset]) -> str:
+    """As `data_digest`, and which of the images have a mask: a setting may hide labels."""
+    masks = [[item.mask is not None for item in dataset] for dataset in data.values()]
+    return digest_of([data_digest(data), masks])

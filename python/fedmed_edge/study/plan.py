@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from fedmed_edge.recipe import Kind
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -45,3 +47,45 @@ class Budget:
     until_plateau: bool
     patience: int = 1
     most_cycles: int = 6
+
+
+@dataclass(frozen=True)
+class MethodBudget:
+    """What every method that is compared gets.
+
+    Attributes:
+        name: As `--budget` names it.
+        training: Kind of task → steps.
+    """
+
+    name: Literal["tiny", "small", "full"]
+    training: dict[Kind, Budget]
+
+
+METHOD_BUDGETS: dict[str, MethodBudget] = {
+    one.name: one
+    for one in (
+        MethodBudget(
+            "tiny",
+            {
+                "classification": Budget(8, 2, 4, 8, 2, 16, until_plateau=False),
+                "segmentation": Budget(4, 2, 4, 8, 2, 16, until_plateau=False),
+            },
+        ),
+        MethodBudget(
+            "small",
+            {
+                "classification": Budget(16, 20, 12, 60, 10, 240, until_plateau=False),
+                "segmentation": Budget(8, 12, 8, 40, 8, 160, until_plateau=False),
+            },
+        ),
+        MethodBudget(
+            "full",
+            {
+                "classification": Budget(16, 40, 12, 120, 10, 400, until_plateau=True, most_cycles=5),
+                "segmentation": Budget(8, 20, 8, 60, 8, 240, until_plateau=True, most_cycles=5),
+            },
+        ),
+    )
+}
+"""`tiny` shows that all works; `small` makes one cycle with every method's default option; `full` tunes."""

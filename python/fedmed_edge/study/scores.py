@@ -1,6 +1,6 @@
 """From answers to scores: Dice or balanced accuracy as the product defines them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,7 @@ class Answers:
         truth, label: True and answered class numbers (classification).
         probabilities: (N, C) float32 (classification).
         dice: Dice of every image (segmentation).
+        surface: Mean surface distance of every image, where it was asked for (segmentation).
     """
 
     patients: list[str] = field(default_factory=list)
@@ -36,6 +37,7 @@ class Answers:
     label: list[int] = field(default_factory=list)
     probabilities: list[list[float]] = field(default_factory=list)
     dice: list[float] = field(default_factory=list)
+    surface: list[float] = field(default_factory=list)
 
     def document(self) -> dict[str, Any]:
         """As JSON values; `Answers(**document)` is the way back."""
@@ -73,42 +75,59 @@ def calibration_error(answers: Answers) -> float | None:
     return expected_calibration_error(np.array(answers.probabilities), np.array(answers.truth))
 
 
-def answers_of_network(network: Network, dataset: Dataset, *, device: str) -> Answers:
-    """What an end-to-end network says of the labelled items of a data set."""
+def recalls(recipe: Recipe, answers: Answers) -> dict[str, float]:
+    """Recall of every class that occurs (classification)."""
+    truth, label = np.array(answers.truth), np.array(answers.label)
+    return {
+        recipe.classes[number]: float((label[truth == number] == number).mean())
+        for number in np.unique(truth).tolist()
+    }
+
+
+def answers_of_network(network: Network, dataset: Dataset, *, device: str, surface: bool = False) -> Answers:
+    """What an end-to-end network says of the labelled items of a data set.
+
+    Args:
+        surface: Surface distances too (segmentation).
+    """
     probabilities = predict(network, dataset, device=device)
     if dataset.recipe.kind == "classification":
         return _classified(dataset, probabilities)
-    values = []
-    for item, grid in zip(dataset, probabilities, strict=True):
-        image = dataset.load(item)
-        labels = restore(grid, prepare(image, dataset.recipe))
-        values.append(dice(labels, dataset.load_mask(item, image), len(dataset.recipe.classes)))
-    return Answers(_patients(dataset), dice=values)
+    masks = (
+        restore(grid, prepare(dataset.load(item), dataset.recipe))
+        for item, grid in zip(dataset, probabilities, strict=True)
+    )
+    return _segmented(dataset, masks, surface)
 
 
-def answers_of_predictions(dataset: Dataset, predictions: Sequence[Prediction]) -> Answers:
+def answers_of_predictions(
+    dataset: Dataset, predictions: Sequence[Prediction], *, surface: bool = False
+) -> Answers:
     """What a closed-form head says of the items of a data set, from `features.extract.evaluate_heads`."""
     if dataset.recipe.kind == "classification":
         return _classified(dataset, [one.probabilities for one in predictions])
-    classes = len(dataset.recipe.classes)
-    return Answers(
-        _patients(dataset),
-        dice=[
-            dice(one.mask, dataset.load_mask(item, dataset.load(item)), classes)
-            for item, one in zip(dataset, predictions, strict=True)
-            if one.mask is not None
-        ],
-    )
+    masks = (one.mask for one in predictions if one.mask is not None)
+    return _segmented(dataset, masks, surface)
 
 
-def answers_of_threshold(dataset: Dataset) -> Answers:
+def answers_of_threshold(dataset: Dataset, *, surface: bool = False) -> Answers:
     """Otsu's threshold, image by image: what no learning at all reaches (two classes)."""
-    values = []
-    for item in dataset:
+    masks = (otsu_threshold(dataset.load(item).pixels).astype(np.uint8) for item in dataset)
+    return _segmented(dataset, masks, surface)
+
+
+def _segmented(dataset: Dataset, masks: Iterable[npt.NDArray[np.uint8]], surface: bool) -> Answers:
+    overlaps, distances = [], []
+    classes = len(dataset.recipe.classes)
+    for item, mask in zip(dataset, masks, strict=True):
         image = dataset.load(item)
-        mask = otsu_threshold(image.pixels).astype(np.uint8)
-        values.append(dice(mask, dataset.load_mask(item, image), len(dataset.recipe.classes)))
-    return Answers(_patients(dataset), dice=values)
+        truth = dataset.load_mask(item, image)
+        overlaps.append(dice(mask, truth, classes))
+        if surface:
+            from fedmed_edge.study.surfaces import surface_distance
+
+            distances.append(surface_distance(mask, truth, classes, image.spacing_mm))
+    return Answers(_patients(dataset), dice=overlaps, surface=distances)
 
 
 def _classified(dataset: Dataset, probabilities: Sequence[npt.NDArray[np.float32] | None]) -> Answers:

@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fedmed_edge.generation import Generation
@@ -12,7 +12,7 @@ from fedmed_edge.model.rebuild import rebuild
 from fedmed_edge.model.refine import refine
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.report.data import Event
-from fedmed_edge.signing import generate_key
+from fedmed_edge.signing import PrivateKey, generate_key
 from fedmed_edge.statistics.contribution import Contribution, write_contribution
 from fedmed_edge.store.store import Store
 
@@ -102,6 +102,33 @@ def tell(
     )
 
 
+def told_by_store(
+    folder: Path,
+    generation: Generation,
+    recipe: Recipe,
+    before: Mapping[str, Contribution],
+    after: Mapping[str, Contribution],
+) -> GlobalModel:
+    """The model of a store that some sites handed over to before some of them left, came or changed.
+
+    Args:
+        folder: Empty; gets the store and the files that came.
+        before, after: Site → contribution; one that differs replaces the one before.
+    """
+    server = _Server(folder / "store", generation, recipe)
+    for site in sorted(before):
+        server.receive(folder, before[site])
+    for site in sorted(set(before) - set(after)):
+        server.store.withdraw(site)
+    for site in sorted(after):
+        if site not in before:
+            server.receive(folder, after[site])
+        elif after[site].id != before[site].id:
+            newer = after[site].header.model_copy(update={"sequence": before[site].header.sequence + 1})
+            server.receive(folder, replace(after[site], header=newer))
+    return rebuild(server.contributions(), recipe)
+
+
 class _Server:
     """A store with fresh keys for every site."""
 
@@ -109,13 +136,16 @@ class _Server:
         self.store, self.recipe = Store.create(folder), recipe
         self.generation = self.store.publish_generation(generation.content)
         self.store.add_recipe(recipe)
+        self.keys: dict[str, PrivateKey] = {}
 
     def receive(self, folder: Path, contribution: Contribution) -> int:
-        """Sign with a new key of the site, write, import; bytes of the file."""
-        site, key = contribution.header.site, generate_key()
-        self.store.add_site(site, key.public_key())
+        """Sign with the site's key, a new one at first, write, import; bytes of the file."""
+        site = contribution.header.site
+        if site not in self.keys:
+            self.keys[site] = generate_key()
+            self.store.add_site(site, self.keys[site].public_key())
         path = folder / f"{site}.contribution"
-        write_contribution(path, contribution.sign(key))
+        write_contribution(path, contribution.sign(self.keys[site]))
         self.store.import_contribution(path)
         return path.stat().st_size
 

@@ -24,8 +24,9 @@ from pydicom.uid import (
 
 from fedmed_edge.errors import InputError, NothingMatched
 from fedmed_edge.images.grouping import group_files
+from fedmed_edge.images.series import MANUFACTURER, is_own_output
 from fedmed_edge.inference import dicom_seg, dicom_source, dicom_stream
-from fedmed_edge.inference.identity import MANUFACTURER, derived_uid, is_own_output
+from fedmed_edge.inference.identity import derived_uid
 from fedmed_edge.inference.options import Options
 from fedmed_edge.inference.study import answer_study
 

@@ -169,9 +169,12 @@ def test_what_is_no_dicom_object_is_not_sent(tmp_path: Path) -> None:
         send_files([tmp_path / "none"], allowed)
 
 
-def test_a_destination_that_is_none_is_named() -> None:
-    with pytest.raises(InputError, match=r"listen\.destination: has 'ftp://x', expected AET@HOST:PORT"):
-        destination_of("ftp://x", Listen())
+def test_an_object_that_cannot_be_read_holds_up_no_other(made: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "broken.dcm").write_bytes(b"none")
+    sent = destination_of(str(tmp_path / "out"), Listen()).store(
+        [(tmp_path / "broken.dcm", None), (made["sr"], None)]
+    )
+    assert [one.stored for one in sent] == [False, True] and "broken.dcm" in str(sent[0].note)
 
 
 def test_a_folder_gets_files(made: dict[str, Path], tmp_path: Path) -> None:

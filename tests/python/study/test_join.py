@@ -1,15 +1,15 @@
 """The join experiment on a tiny task: its table, its exactness, and that it goes on where it stopped."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image as Picture
 
 from fedmed_edge.errors import InputError
 from fedmed_edge.images.dataset import Task
-from fedmed_edge.recipe import Backbone, Intensity, Lift, Recipe
+from fedmed_edge.recipe import Recipe
 from fedmed_edge.study.figures import document, table
 from fedmed_edge.study.join import COLUMNS, Join, one_place_head, run_join
 from fedmed_edge.study.plan import SETTINGS, Budget
@@ -18,48 +18,15 @@ from fedmed_edge.study.scores import Answers, score
 
 BUDGET = Budget(4, 1, 2, 2, 1, 2, until_plateau=False)
 SITES = ("alpha", "beta", "gamma")
-
-
-def _write_site(folder: Path, kind: str, seed: int) -> None:
-    random = np.random.default_rng(seed)
-    rows = ["image,label,mask,patient,split"]
-    (folder / "images").mkdir(parents=True)
-    for index in range(14):
-        pixels = random.normal(90 + 20 * seed, 12, (32, 32))
-        mask = np.zeros((32, 32), np.uint8)
-        top, left = random.integers(2, 14, 2)
-        mask[top : top + 14, left : left + 14] = 1
-        bright = index % 2 == 0 or kind == "segmentation"
-        pixels[mask == 1] += 70 if bright else -60
-        Picture.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"images/{index}.png")
-        Picture.fromarray(mask).save(folder / f"images/{index}-mask.png")
-        label, shown = (
-            ("", f"images/{index}-mask.png") if kind == "segmentation" else (("dark", "light")[bright], "")
-        )
-        rows.append(f"images/{index}.png,{label},{shown},p{index},{'test' if index >= 10 else 'train'}")
-    (folder / "labels.csv").write_text("\n".join(rows))
-
-
-def _task(folder: Path, kind: str) -> Task:
-    segmented = kind == "segmentation"
-    recipe = Recipe(
-        name=kind,
-        kind=kind,
-        classes=("background", "square") if segmented else ("dark", "light"),
-        size=(32, 32),
-        intensity=Intensity(rule="range", low=0, high=255),
-        backbone=Backbone(network="unet" if segmented else "residual_encoder", widths=(8, 16)),
-        lift=Lift(lift_dim=24, feature_dim=32),
-    )
-    for number, site in enumerate(SITES):
-        _write_site(folder / site, kind, number)
-    return Task(kind, folder, recipe, {site: folder / site for site in SITES}, {})
+WriteTask = Callable[[Path, str], Task]
 
 
 @pytest.fixture(scope="module", params=["classification", "segmentation"])
-def join(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Task, Path, Join]:
+def join(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, write_task: WriteTask
+) -> tuple[Task, Path, Join]:
     folder = tmp_path_factory.mktemp(request.param)
-    task = _task(folder / "task", request.param)
+    task = write_task(folder / "task", request.param)
     out = folder / "out"
     return task, out, run_join(task, out=out, setting=SETTINGS["open"], budget=BUDGET, device="cpu")
 

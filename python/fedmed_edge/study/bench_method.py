@@ -1,0 +1,389 @@
+"""`bench-method`: every method on every question of any task folders, one row each; what is done is kept."""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedmed_edge import __version__
+from fedmed_edge.atomic import write_atomic
+from fedmed_edge.errors import FedmedError, InputError
+from fedmed_edge.images.dataset import Dataset, Task, read_dataset, read_task
+from fedmed_edge.study.method_report import write_report
+from fedmed_edge.study.methods.method import Case, Learned, Meter, Method
+from fedmed_edge.study.methods.reference import Reference
+from fedmed_edge.study.methods.registry import methods_named
+from fedmed_edge.study.methods.tuning import Choice, choose, run
+from fedmed_edge.study.near_duplicates import Pair, near_duplicates
+from fedmed_edge.study.notebook import Notebook, digest_of, images_digest
+from fedmed_edge.study.plan import MethodBudget, Setting
+from fedmed_edge.study.scores import Answers, recalls, score
+from fedmed_edge.study.settings import SETTINGS, Question, settings_named
+
+log = logging.getLogger(__name__)
+
+METRIC = {"classification": "balanced accuracy", "segmentation": "Dice"}
+Watch = Callable[[str], None]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is to be compared.
+
+    Attributes:
+        settings: Names of `SETTINGS`.
+        sites: Hospitals that are in question; none: each in turn.
+        seeds: Runs, with seeds 0, 1, …
+    """
+
+    methods: Sequence[Method]
+    settings: Sequence[str]
+    policy: Setting
+    budget: MethodBudget
+    seeds: int
+    sites: Sequence[str] = ()
+    device: str = "auto"
+
+    @classmethod
+    def named(
+        cls,
+        methods: Sequence[str],
+        settings: Sequence[str],
+        policy: Setting,
+        budget: MethodBudget,
+        seeds: int,
+        sites: Sequence[str],
+        device: str,
+    ) -> "Comparison":
+        """With methods and settings by name.
+
+        Raises:
+            InputError: There is no method or setting of a name.
+        """
+        return cls(
+            methods_named(methods), settings_named(settings), policy, budget, seeds, tuple(sites), device
+        )
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A task whose data sets were read and looked at.
+
+    Attributes:
+        duplicates: Training and test images that are nearly the same.
+    """
+
+    task: Task
+    data: dict[str, Dataset]
+    duplicates: list[Pair] = field(repr=False)
+
+    @property
+    def train(self) -> dict[str, Dataset]:
+        """Site → training images, of the sites that have some."""
+        return {site: one.train for site, one in self.data.items() if len(one.train)}
+
+    @property
+    def in_question(self) -> list[str]:
+        """Sites that can be in question: they have something to learn from and to be asked about."""
+        return [site for site in self.tests if site in self.train]
+
+    @property
+    def pairs(self) -> list[dict[str, Any]]:
+        """The duplicates as JSON values."""
+        return [asdict(pair) for pair in self.duplicates]
+
+    @property
+    def tests(self) -> dict[str, Dataset]:
+        """Site → labelled test images, of the sites that have some."""
+        return {site: one.test.labelled for site, one in self.data.items() if len(one.test.labelled)}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a comparison.
+
+    Attributes:
+        rows: Every row, failed ones too.
+        lines: The tables, for people.
+    """
+
+    rows: list[Row] = field(repr=False)
+    lines: list[str]
+
+    @property
+    def failed(self) -> int:
+        """Rows of methods that failed."""
+        return sum(row["error"] is not None for row in self.rows)
+
+    @property
+    def reason(self) -> str | None:
+        """What the first of them failed with."""
+        return next((f"{row['method']}: {row['error']}" for row in self.rows if row["error"]), None)
+
+
+def bench_methods(
+    data: Path,
+    comparison: Comparison,
+    out: Path,
+    *,
+    watch: Watch,
+    answer: Callable[[Row], None] = lambda row: None,
+) -> Result:
+    """Compare methods on all tasks of a folder.
+
+    Args:
+        out: Gets tables, plots, `rows/` and `kept/`; what is finished there is not computed again.
+        answer: Called with every row as soon as it is there.
+
+    Raises:
+        InputError: No task, or one whose data cannot be used, or is split with a patient on both sides.
+    """
+    tasks, skipped = find_tasks(data)
+    checked = [check(task, out) for task in tasks]
+    usable = [one for one in checked if len(tasks) == 1 or len(one.in_question) > 1]
+    for one in checked:
+        if one not in usable:
+            skipped[one.task.name] = "has fewer than two sites with training and test images"
+        if one.duplicates:
+            log.warning("%s: %d pairs of near-duplicates over the split", one.task.name, len(one.duplicates))
+    for name, reason in skipped.items():
+        log.warning("%s is passed over: %s", name, reason)
+    rows: list[Row] = []
+    for one in usable:
+        for row in compare(one, comparison, out, watch):
+            rows.append(row)
+            answer(row)
+    write_atomic(out / "near-duplicates.json", _json({one.task.name: one.pairs for one in checked}))
+    return Result(rows, [*write_report(rows, out), f"rows: {out / 'results.json'}"])
+
+
+def find_tasks(folder: Path) -> tuple[list[Task], dict[str, str]]:
+    """The tasks of a task folder, or of a folder of task folders; and what was passed over, with the reason.
+
+    Raises:
+        InputError: There is none, or a task folder cannot be used.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder" if not folder.exists() else f"{folder}: not a folder")
+    inner = [child for child in sorted(folder.iterdir()) if child.is_dir() and child.name[0] != "."]
+    stated = [child for child in inner if (child / "task.toml").is_file() or any(child.glob("*/labels.csv"))]
+    if (folder / "task.toml").is_file() or any(folder.glob("*/labels.csv")) or not stated:
+        return [read_task(folder)], {}
+    tasks, skipped = [], {child.name: "holds no dataset folder" for child in inner if child not in stated}
+    for child in stated:
+        try:
+            tasks.append(read_task(child))
+        except InputError as error:
+            skipped[child.name] = str(error)
+    return tasks, skipped
+
+
+def check(task: Task, out: Path) -> Checked:
+    """Read all sites of a task, and look for images that are on both sides.
+
+    Raises:
+        InputError: A data set cannot be used: a patient of it is in training and test, for one.
+    """
+    data = {site: read_dataset(folder, task.recipe) for site, folder in sorted(task.sites.items())}
+    notebook = Notebook.keyed(out / "kept", "check", {"images": images_digest(data)})
+    found = notebook.document(
+        "near-duplicates", lambda: {"pairs": [asdict(pair) for pair in near_duplicates(data)]}
+    )
+    pairs = [Pair(tuple(one["train"]), tuple(one["test"]), one["correlation"]) for one in found["pairs"]]
+    return Checked(task, data, pairs)
+
+
+def compare(checked: Checked, comparison: Comparison, out: Path, watch: Watch) -> Iterator[Row]:
+    """The rows of one task, each as soon as it is there; those that `out` holds are not made again.
+
+    Args:
+        out: Gets `rows/`, one file a row with the answers on every image, and `kept/`, what rows share.
+
+    Raises:
+        InputError: Fewer than two sites, or a site in question that has no images to learn from or be asked
+            about.
+    """
+    train, possible = checked.train, checked.in_question
+    asked = list(comparison.sites) or possible
+    for site in asked or ["no site"]:
+        if site not in possible or len(train) < 2:
+            raise InputError(
+                f"{checked.task.folder}: `{site}` cannot be in question, expected one of two or more sites "
+                f"with training and test images: here are {', '.join(possible) or 'none'}"
+            )
+    for site in asked:
+        for seed in range(comparison.seeds):
+            bench = _Bench(checked, comparison, out, seed, watch)
+            for setting in comparison.settings:
+                for question in SETTINGS[setting](train, site, seed):
+                    yield from bench.rows(question)
+
+
+class _Bench:
+    """The rows of one task and seed; the reference of the last question is at hand."""
+
+    def __init__(self, checked: Checked, comparison: Comparison, out: Path, seed: int, watch: Watch) -> None:
+        self.checked, self.comparison, self.out = checked, comparison, out
+        self.seed, self.watch = seed, watch
+        self.recipe = checked.task.recipe
+        self.budget = comparison.budget.training[self.recipe.kind]
+        self._reference: tuple[str, Reference] | None = None
+
+    def rows(self, question: Question) -> Iterator[Row]:
+        """One row a method that can answer the question."""
+        in_question = question.sites.get(question.site)
+        unlabelled = in_question is not None and not len(in_question.labelled)
+        for method in self.comparison.methods:
+            if method.fits(self.recipe) and (unlabelled or not method.adapts):
+                self.watch(f"{question.setting} {question.site} {self.seed} {method.name}")
+                yield self._row(question, method)
+
+    def _row(self, question: Question, method: Method) -> Row:
+        named = {
+            "setting": question.setting,
+            "task": self.checked.task.name,
+            "site": question.site,
+            "method": method.name,
+            "seed": self.seed,
+            "labels": question.labels,
+            "policy": self.comparison.policy.name,
+            "budget": self.comparison.budget.name,
+            "role": method.role,
+            "metric": METRIC[self.recipe.kind],
+        }
+        try:
+            choice = self._choice(question.tuned_as or question, method)
+            path = self.out / "rows" / f"{self._key(question, method, choice)}.json"
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                measured, answers = self._measure(question, method, choice)
+                kept = {site: one.document() for site, one in answers.items()}
+                write_atomic(path, json.dumps({**named, **measured, "answers": kept}).encode())
+            stored = json.loads(path.read_text())
+        except Exception as error:  # a method that fails is a row that says so; the others go on
+            log.warning("%s on %s failed: %s", method.name, question.site, error)
+            log.debug("%s", method.name, exc_info=True)
+            said = str(error) if isinstance(error, FedmedError) else f"{type(error).__name__}: {error}"
+            return named | _measured(self.recipe.kind, question.site, {}, Meter(), None, {}) | {"error": said}
+        del stored["answers"]
+        # The same answers may serve several settings: a method that sees no difference is asked once.
+        return {**stored, **named}
+
+    def _measure(self, question: Question, method: Method, choice: Choice) -> tuple[Row, dict[str, Answers]]:
+        began, case = time.perf_counter(), self._case(question)
+        learned = run(method, case, choice)
+        answers = _ask(learned, self.checked.tests)
+        row = _measured(self.recipe.kind, question.site, answers, case.meter, choice, dict(learned.notes))
+        scores = {site: score(self.recipe, one) for site, one in answers.items()}
+        row |= _summary(question.site, scores)
+        if self.recipe.kind == "classification":
+            row["recall"] = {site: recalls(self.recipe, one) for site, one in answers.items()}
+        else:
+            row["surface"] = {site: float(np.mean(one.surface)) for site, one in answers.items()}
+        return row | {"wall_seconds": time.perf_counter() - began}, answers
+
+    def _case(self, question: Question) -> Case:
+        digest = images_digest(question.founders)
+        if self._reference is None or self._reference[0] != digest:
+            options = {"seed": self.seed, "device": self.comparison.device, "watch": self.watch}
+            reference = Reference(
+                self.recipe,
+                question.founders,
+                self.budget,
+                self.comparison.policy,
+                self.out / "kept",
+                **options,  # type: ignore[arg-type]
+            )
+            self._reference = digest, reference
+        return Case(
+            self.recipe,
+            question.site,
+            question.sites,
+            self._reference[1],
+            self.budget,
+            self.comparison.policy,
+            self.seed,
+            self.comparison.device,
+            self.watch,
+            question.proves,
+        )
+
+    def _choice(self, question: Question, method: Method) -> Choice:
+        """Found once, with seed 0; it holds for every seed."""
+        if not self.budget.until_plateau:
+            return Choice(method.options[0])
+        key = self._setting(question, method) | {"options": [dict(one) for one in method.options]}
+        notebook = Notebook.keyed(self.out / "kept", "choice", key)
+        first = self if self.seed == 0 else _Bench(self.checked, self.comparison, self.out, 0, self.watch)
+        found = notebook.document("choice", lambda: choose(method, first._case(question)).document())
+        return Choice(found["option"], found["cycles"], tuple(found["trials"]), found["plateau"])
+
+    def _key(self, question: Question, method: Method, choice: Choice) -> str:
+        chosen = {"option": dict(choice.option), "cycles": choice.cycles, "seed": self.seed}
+        tests = images_digest(self.checked.tests)
+        return digest_of(self._setting(question, method) | chosen | {"tests": tests})
+
+    def _setting(self, question: Question, method: Method) -> dict[str, Any]:
+        """What a method's answers depend on, but for option and seed."""
+        sites = dict(question.sites)
+        if method.images == "labelled":
+            sites = {site: data.labelled for site, data in sites.items() if len(data.labelled)}
+        return {
+            "version": __version__,
+            "method": method.name,
+            "recipe": self.recipe.digest,
+            "site": question.site,
+            "images": {site: images_digest({site: data}) for site, data in sorted(sites.items())},
+            "founders": images_digest(question.founders),
+            "budget": vars(self.budget),
+            "policy": vars(self.comparison.policy) if method.contributes else None,
+        }
+
+
+def _ask(learned: Learned, tests: Mapping[str, Dataset]) -> dict[str, Answers]:
+    """Answers on every site's test images, where there is a predictor for it."""
+    predictors = {site: learned.of(site) for site in tests}
+    return {site: predictor(tests[site]) for site, predictor in predictors.items() if predictor}
+
+
+def _measured(
+    kind: str, site: str, answers: Mapping[str, Answers], meter: Meter, choice: Choice | None, notes: Any
+) -> Row:
+    """A row's costs, and no score yet."""
+    return {
+        **_summary(site, {}),
+        "recall" if kind == "classification" else "surface": {},
+        "images": {name: len(one.patients) for name, one in answers.items()},
+        "bytes": sum(meter.sent.values()) + sum(meter.received.values()),
+        "seconds": sum(meter.seconds.values()) + meter.server_seconds,
+        "rounds": meter.rounds,
+        "sent": meter.sent,
+        "received": meter.received,
+        "site_seconds": meter.seconds,
+        "server_seconds": meter.server_seconds,
+        "before": meter.before,
+        "choice": choice.document() if choice else None,
+        "notes": notes,
+        "error": None,
+    }
+
+
+def _summary(site: str, scores: Mapping[str, float]) -> Row:
+    """Score at the site in question, at the others and at all; None where nobody answered."""
+    others = [value for name, value in scores.items() if name != site]
+    return {
+        "score": scores.get(site),
+        "others": float(np.mean(others)) if others else None,
+        "all": float(np.mean(list(scores.values()))) if scores else None,
+        "scores": dict(scores),
+    }
+
+
+def _json(document: Any) -> bytes:
+    return json.dumps(document, indent=1).encode()

@@ -1,0 +1,213 @@
+"""What a method is, as the harness sees it.
+
+A *case* is one question of the experiments: one task, one hospital in question, one seed, and what every
+hospital may learn from. A *method* learns from a case, in steps that the harness may stop:
+
+    def learn(case: Case, option: Option) -> Iterator[Learned]
+
+Every `Learned` answers for sites: one predictor for everybody, or one a site. A network yields one after each
+cycle of the budget, a closed form yields once. What it asks of the sites it writes into `case.meter`: rounds,
+bytes that each site sent and received, seconds that each site computed.
+
+Fairness lies in the harness, not in the methods:
+
+- the same backbone, first weights, augmentations, batches a cycle: `case.fresh`, `SiteTraining`, `budget`;
+- the same tuning: each method names at most `TRIALS` options, the first its paper's or its default. Each is
+  tried for a cycle, the best one goes on until training patients that were kept out no longer score better
+  (`tuning.choose`). That is done once, with seed 0, and holds for all seeds; test images take no part;
+- the same reference: what stands before a hospital comes, the backbone that the others learned and its
+  generation, is made once and shared (`reference.Reference`). Its cost stands beside the method's own.
+
+A method sees a hospital whose labels are hidden as a data set without labels, and a hospital that is not
+there not at all. It never sees the name of a setting, and nothing in it may depend on the name of a task or
+site, on sizes or on classes.
+
+Families, one file each: `controls`, `closed_form`, `averaging` (networks trained in rounds), `personalised`,
+`domain_shifts`, `merging`, `heads`, `adaptation`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Final, Literal
+
+from fedmed_edge.features.backbones import set_state, state_of
+from fedmed_edge.features.training import Network, build_network
+from fedmed_edge.features.weights import Weights
+from fedmed_edge.images.dataset import Dataset
+from fedmed_edge.recipe import Recipe
+from fedmed_edge.study.methods.reference import Reference
+from fedmed_edge.study.networks import split_by_patient
+from fedmed_edge.study.plan import Budget, Setting
+from fedmed_edge.study.scores import Answers, answers_of_network
+
+TRIALS: Final = 3
+"""Options of a method that are tried, at most."""
+
+Option = Mapping[str, float]
+Predictor = Callable[[Dataset], Answers]
+Role = Literal["ours", "control", "peer", "ceiling"]
+Watch = Callable[[str], None]
+
+
+@dataclass
+class Meter:
+    """What a method asked of the sites so far.
+
+    Attributes:
+        sent, received: Site → bytes.
+        seconds: Site → seconds that it computed.
+        server_seconds: Seconds at the server.
+        before: What had been spent before the case, where the method rests on it: the reference.
+    """
+
+    rounds: int = 0
+    sent: dict[str, int] = field(default_factory=dict)
+    received: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    server_seconds: float = 0.0
+    before: dict[str, float] = field(default_factory=dict)
+
+    def transfer(self, site: str, *, sent: int = 0, received: int = 0) -> None:
+        """Count bytes of one site."""
+        self.sent[site] = self.sent.get(site, 0) + sent
+        self.received[site] = self.received.get(site, 0) + received
+
+    def compute(self, site: str, seconds: float) -> None:
+        """Count seconds of one site."""
+        self.seconds[site] = self.seconds.get(site, 0.0) + seconds
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a method has learned: predictors.
+
+    Attributes:
+        everywhere: Answers for a site that has none of its own; None: such a site gets no answer.
+        at: Site → its own.
+        notes: What a reader of the figures should know, as JSON values.
+    """
+
+    everywhere: Predictor | None = None
+    at: Mapping[str, Predictor] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    def of(self, site: str) -> Predictor | None:
+        """The predictor that answers for a site, if any."""
+        return self.at.get(site, self.everywhere)
+
+
+Learn = Callable[["Case", Option], Iterator[Learned]]
+
+
+def _any_task(recipe: Recipe) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to get hospitals their models.
+
+    Attributes:
+        role: `ours`; a `control` that shows what is easy; a `peer`; the `ceiling`, which privacy forbids.
+        learn: As the module says.
+        options: What is tried for it; the first is the default.
+        images: `labelled`: others change nothing; `all`: it looks at images without labels too.
+        contributes: Sites hand over statistics, so that their policy counts.
+        adapts: It changes a model to fit the unlabelled images of the hospital in question, and says nothing
+            where that one has none.
+        fits: Whether it can be used for a recipe.
+    """
+
+    name: str
+    role: Role
+    learn: Learn
+    options: tuple[Option, ...] = ({},)
+    images: Literal["labelled", "all"] = "labelled"
+    contributes: bool = False
+    adapts: bool = False
+    fits: Callable[[Recipe], bool] = _any_task
+
+
+@dataclass(frozen=True)
+class Case:
+    """One question: what every hospital may learn from.
+
+    Attributes:
+        site: The hospital in question.
+        sites: Site → images that it may learn from; labels that a setting hides are not in them, and a
+            hospital that is not there is not in it.
+        reference: What stood before `site` came.
+        policy: Under which contributions are made.
+        proves: Whether a closed form is to be made by a real store as well, event by event, and compared.
+    """
+
+    recipe: Recipe
+    site: str
+    sites: Mapping[str, Dataset]
+    reference: Reference
+    budget: Budget
+    policy: Setting
+    seed: int
+    device: str
+    watch: Watch
+    proves: bool = False
+    meter: Meter = field(default_factory=Meter)
+
+    @cached_property
+    def labelled(self) -> dict[str, Dataset]:
+        """Sites that have labels, with their labelled images, in order of name."""
+        found = {site: self.sites[site].labelled for site in sorted(self.sites)}
+        return {site: data for site, data in found.items() if len(data)}
+
+    def fresh(self) -> Network:
+        """The network that every training starts from."""
+        return build_network(self.recipe, seed=self.seed)
+
+    def referred(self) -> Network:
+        """A copy of the network that the others had learned; its cost counts as spent before."""
+        network, cost = self.reference.network()
+        self.meter.before = {
+            "rounds": cost.rounds,
+            "bytes": cost.transferred_bytes,
+            "seconds": cost.seconds,
+        }
+        return with_weights(self.recipe, state_of(network))
+
+    def split(self) -> tuple["Case", dict[str, Dataset]]:
+        """The case without some labelled training patients of every site, and those: to choose by."""
+        fitted, kept_out = dict(self.sites), {}
+        founders = dict(self.reference.founders)
+        for site, data in self.labelled.items():
+            fit, check = split_by_patient(data, self.seed)
+            if not len(fit) or not len(check):
+                continue
+            held, kept_out[site] = {item.patient for item in check}, check
+            fitted[site] = _without(self.sites[site], held)
+            if site in founders:
+                founders[site] = _without(founders[site], held)
+        reference = self.reference.of(founders)
+        return replace(self, sites=fitted, reference=reference, meter=Meter()), kept_out
+
+
+def _without(data: Dataset, patients: set[str]) -> Dataset:
+    return data.subset([index for index, item in enumerate(data) if item.patient not in patients])
+
+
+def with_weights(recipe: Recipe, weights: Weights) -> Network:
+    """A network of the recipe with these weights."""
+    network = build_network(recipe)
+    set_state(network, weights)
+    return network
+
+
+def network_predictor(case: Case, weights: Weights) -> Predictor:
+    """Answers of the recipe's network with these weights."""
+    return lambda data: answers_of_network(
+        with_weights(case.recipe, weights), data, device=case.device, surface=True
+    )
+
+
+def size_of(weights: Weights) -> int:
+    """Bytes of a set of weights."""
+    return sum(value.nbytes for value in weights.values())

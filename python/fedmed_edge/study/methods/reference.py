@@ -1,0 +1,127 @@
+"""What stands before a hospital comes: the others' backbone, its generation, their contributions."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from fedmed_edge import __version__
+from fedmed_edge.features.backbones import state_of
+from fedmed_edge.features.extract import extract
+from fedmed_edge.features.publish import complete_generation, draft_generation
+from fedmed_edge.features.training import Network, build_network
+from fedmed_edge.generation import Generation
+from fedmed_edge.images.dataset import Dataset
+from fedmed_edge.recipe import Lift, Recipe
+from fedmed_edge.statistics.contribution import Contribution
+from fedmed_edge.study.closed_form import contribute, publish, reaches_cohort
+from fedmed_edge.study.networks import Cost, reference_network
+from fedmed_edge.study.notebook import Notebook, images_digest
+from fedmed_edge.study.plan import Budget, Setting
+
+Rows = Literal["lifted", "untrained", "last_layer"]
+"""Which rows: those of the reference generation; the same of a backbone with random weights; the last layer
+of the reference backbone, standardised and without lift."""
+
+
+class Reference:
+    """Made once and kept in a folder named by what it depends on; sites and seeds share what they can.
+
+    Args:
+        founders: Site → training images of the hospitals that were there before.
+        kept: Folder of everything that is kept.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        founders: Mapping[str, Dataset],
+        budget: Budget,
+        policy: Setting,
+        kept: Path,
+        *,
+        seed: int,
+        device: str,
+        watch: Callable[[str], None],
+    ) -> None:
+        self.recipe, self.founders, self.budget, self.policy = recipe, dict(founders), budget, policy
+        self.kept, self.seed, self.device, self.watch = kept, seed, device, watch
+        self._made: dict[tuple[Rows, str], tuple[str, Contribution | None, float]] = {}
+        self._generations: dict[Rows, Generation] = {}
+
+    def of(self, founders: Mapping[str, Dataset]) -> "Reference":
+        """The same, of other founders or images."""
+        options = {"seed": self.seed, "device": self.device, "watch": self.watch}
+        return Reference(self.recipe, founders, self.budget, self.policy, self.kept, **options)  # type: ignore[arg-type]
+
+    def network(self) -> tuple[Network, Cost]:
+        """FedAvg among the founders, and its cost."""
+        return self._notebook.network(
+            "reference",
+            self.recipe,
+            lambda: reference_network(
+                self.recipe, self.founders, self.budget, seed=self.seed, device=self.device, watch=self.watch
+            ),
+        )
+
+    def generation(self, rows: Rows) -> Generation:
+        """The generation that gives these rows."""
+        if rows not in self._generations:
+            make = {"lifted": self._lifted, "untrained": self._untrained, "last_layer": self._last_layer}
+            self._generations[rows] = self._notebook.generation(rows, make[rows])
+        return self._generations[rows]
+
+    def contribution(self, rows: Rows, site: str, data: Dataset) -> tuple[Contribution | None, float]:
+        """A site's contribution, and the seconds that it took; None where the policy lets nothing leave."""
+        digest = images_digest({site: data})
+        if self._made.get((rows, site), ("",))[0] != digest:
+            generation, began, made = self.generation(rows), time.perf_counter(), None
+            if not len(data.labelled) or reaches_cohort(data, self.policy):
+                made, _ = contribute(
+                    generation, data, site, self.policy, device=self.device, watch=self.watch
+                )
+            # The last one of a site is kept: a contribution can have hundreds of megabytes.
+            self._made[rows, site] = digest, made, time.perf_counter() - began
+        _, made, seconds = self._made[rows, site]
+        return made, seconds
+
+    @property
+    def _notebook(self) -> Notebook:
+        key = {
+            "version": __version__,
+            "recipe": self.recipe.digest,
+            "founders": images_digest(self.founders),
+            "budget": vars(self.budget),
+            "seed": self.seed,
+        }
+        return Notebook.keyed(self.kept, "reference", key)
+
+    def _lifted(self) -> Generation:
+        network, _ = self.network()
+        return publish(network, self.founders, seed=self.seed, device=self.device, watch=self.watch)
+
+    def _untrained(self) -> Generation:
+        network = build_network(self.recipe, seed=self.seed + 10_000)
+        return publish(network, self.founders, seed=self.seed, device=self.device, watch=self.watch)
+
+    def _last_layer(self) -> Generation:
+        """All scales are standardised; a projection then takes those of the last one."""
+        backbone = self.network()[0].backbone
+        bare = self.recipe.model_copy(update={"lift": Lift(lift_dim=0, feature_dim=1023)})
+        draft = draft_generation(bare, state_of(backbone), trained_by=sorted(self.founders), seed=self.seed)
+        sums = {
+            site: extract(draft, data, min_cohort=1, device=self.device, progress=self.watch)
+            for site, data in sorted(self.founders.items())
+        }
+        whole = complete_generation(draft, bare, sums, seed=self.seed)
+        total, width = len(whole.mean), draft.header.widths[-1]
+        return replace(
+            whole,
+            projection=np.eye(total, dtype=np.float32)[:, total - width :].copy(),
+            lift_weight=np.zeros((width, 0), np.float32),
+            reference_mean=np.zeros(width),
+            reference_covariance=np.eye(width),
+        )

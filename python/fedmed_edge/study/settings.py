@@ -1,0 +1,124 @@
+"""The questions of the experiments: who may learn from what, for every hospital in question."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from fedmed_edge.errors import InputError
+from fedmed_edge.images.dataset import Dataset
+from fedmed_edge.study.label_curve import LABEL_COUNTS
+from fedmed_edge.study.methods.tuning import hidden
+
+Sites = Mapping[str, Dataset]
+
+
+@dataclass(frozen=True)
+class Question:
+    """One hospital in question and what everybody may learn from.
+
+    Attributes:
+        sites: Site → training images, labels hidden where the setting hides them.
+        founders: Sites that were there before; the reference is theirs.
+        labels: Labelled patients of `site`, where the setting counts them; 0 for all of them.
+        tuned_as: The question whose tuning holds for this one; None: its own.
+        proves: Whether closed forms prove themselves by a real store.
+    """
+
+    setting: str
+    site: str
+    sites: Sites
+    founders: Sites
+    labels: int | None = None
+    tuned_as: "Question | None" = None
+    proves: bool = False
+
+
+def join(train: Sites, site: str, seed: int) -> Iterator[Question]:
+    """The backbone was learned without the hospital, which then joins with all its labels."""
+    yield Question("join", site, train, _others(train, site), proves=True)
+
+
+def update(train: Sites, site: str, seed: int) -> Iterator[Question]:
+    """The hospital doubles its data: half of its patients were in it from the beginning."""
+    half = {**_others(train, site), site: _half(train[site], seed)}
+    yield Question("update", site, train, half, proves=True)
+
+
+def withdraw(train: Sites, site: str, seed: int) -> Iterator[Question]:
+    """The hospital was in it from the beginning and leaves; the backbone has learned from it."""
+    yield Question("withdraw", site, _others(train, site), train, proves=True)
+
+
+def unseen(train: Sites, site: str, seed: int) -> Iterator[Question]:
+    """The hospital has handed over nothing at all."""
+    yield Question("unseen", site, _others(train, site), _others(train, site))
+
+
+def unlabelled(train: Sites, site: str, seed: int) -> Iterator[Question]:
+    """The hospital has images without labels."""
+    others = _others(train, site)
+    yield Question("unlabelled", site, {**others, site: hidden(train[site])}, others)
+
+
+def labels(train: Sites, site: str, seed: int) -> Iterator[Question]:
+    """The hospital joins with few labelled patients, and has no other images."""
+    yield from _curve("labels", train, site, seed, keep_rest=False)
+
+
+def labels_and_images(train: Sites, site: str, seed: int) -> Iterator[Question]:
+    """The hospital joins with few labelled patients; its other images come without labels."""
+    yield from _curve("labels_and_images", train, site, seed, keep_rest=True)
+
+
+SETTINGS: Final[dict[str, Callable[[Sites, str, int], Iterator[Question]]]] = {
+    "join": join,
+    "unseen": unseen,
+    "unlabelled": unlabelled,
+    "labels": labels,
+    "labels_and_images": labels_and_images,
+    "update": update,
+    "withdraw": withdraw,
+}
+
+
+def _others(train: Sites, site: str) -> dict[str, Dataset]:
+    return {name: data for name, data in train.items() if name != site}
+
+
+def _half(data: Dataset, seed: int) -> Dataset:
+    patients = sorted({item.patient for item in data})
+    drawn = np.random.default_rng((seed, 1)).permutation(len(patients))[: max(1, len(patients) // 2)]
+    kept = {patients[index] for index in drawn}
+    return data.subset([index for index, item in enumerate(data) if item.patient in kept])
+
+
+def _curve(setting: str, train: Sites, site: str, seed: int, *, keep_rest: bool) -> Iterator[Question]:
+    """Patients are drawn at random; within one seed fewer are part of more."""
+    data, others = train[site], _others(train, site)
+    (whole,) = join(train, site, seed)
+    patients = sorted({item.patient for item in data.labelled})
+    order = np.random.default_rng((seed, 0)).permutation(len(patients))
+    for count in (*(count for count in LABEL_COUNTS if count < len(patients)), len(patients)):
+        drawn = {patients[index] for index in order[:count]}
+        items = []
+        for item in data.items:
+            if item.patient in drawn:
+                items.append(item)
+            elif keep_rest:
+                items.append(replace(item, label=None, mask=None))
+        own = replace(data, items=tuple(items))
+        yield Question(setting, site, {**others, site: own}, others, labels=count, tuned_as=whole)
+
+
+def settings_named(names: Sequence[str]) -> list[str]:
+    """The settings of these names, each once.
+
+    Raises:
+        InputError: There is no setting of a name.
+    """
+    for name in names:
+        if name not in SETTINGS:
+            raise InputError(f"settings: has `{name}`, expected some of {', '.join(SETTINGS)}")
+    return list(dict.fromkeys(names))

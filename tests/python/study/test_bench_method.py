@@ -1,0 +1,214 @@
+"""The harness: rows of any task folder, kept and gone on with, honest about what failed."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image as Picture
+
+from fedmed_edge.commands.edge import edge
+from fedmed_edge.errors import InputError
+from fedmed_edge.images.dataset import Task, read_dataset
+from fedmed_edge.study import bench_method
+from fedmed_edge.study.bench_method import Comparison, bench_methods, find_tasks
+from fedmed_edge.study.method_report import tables
+from fedmed_edge.study.methods.method import Case, Learned, Method, Option
+from fedmed_edge.study.methods.registry import METHODS, methods_named
+from fedmed_edge.study.near_duplicates import near_duplicates
+from fedmed_edge.study.plan import METHOD_BUDGETS, SETTINGS, Budget, MethodBudget
+from fedmed_edge.study.settings import labels_and_images, settings_named, unlabelled
+
+BUDGET = MethodBudget(
+    "tiny", dict.fromkeys(("classification", "segmentation"), Budget(4, 1, 1, 1, 1, 1, until_plateau=False))
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, write_task: Callable[[Path, str], Task]) -> Path:
+    """A task folder that says what it is, as the command finds it."""
+    task = write_task(tmp_path / "squares", "classification")
+    (task.folder / "task.toml").write_text(
+        'kind = "classification"\nclasses = ["dark", "light"]\nsize = [32, 32]\n'
+    )
+    return task.folder
+
+
+def comparison(methods: str, settings: str = "join", **more: object) -> Comparison:
+    made = Comparison(
+        methods_named(methods.split(",")), settings_named(settings.split(",")), SETTINGS["open"], BUDGET, 1,
+        ("gamma",), "cpu",
+    )  # fmt: skip
+    return replace(made, **more)  # type: ignore[arg-type]
+
+
+def ask(folder: Path, out: Path, what: Comparison) -> bench_method.Result:
+    return bench_methods(folder, what, out, watch=lambda step: None)
+
+
+def test_rows_tables_and_plots_are_there_and_nothing_is_computed_twice(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    what, out = comparison("own_sums,rebuilt,local", "join,unseen"), tmp_path / "out"
+    result = ask(folder, out, what)
+    assert [(row["setting"], row["method"]) for row in result.rows] == [
+        (setting, name) for setting in ("join", "unseen") for name in ("own_sums", "rebuilt", "local")
+    ]
+    assert not result.failed and result.reason is None
+    joined, apart = result.rows[1], result.rows[3]
+    assert joined["task"] == "squares" and joined["site"] == "gamma" and joined["seed"] == 0
+    assert 0 <= joined["score"] <= 1 and set(joined["recall"]["gamma"]) == {"dark", "light"}
+    assert joined["others"] == pytest.approx(np.mean([joined["scores"]["alpha"], joined["scores"]["beta"]]))
+    assert joined["bytes"] == sum(joined["sent"].values()) > 0 and joined["seconds"] > 0
+    # A hospital that is not there has no sums of its own, and no figure.
+    assert apart["score"] is None and apart["error"] is None and "gamma" not in apart["scores"]
+    (kept,) = [path for path in (out / "rows").iterdir() if '"rebuilt"' in path.read_text()][:1]
+    patients = json.loads(kept.read_text())["answers"]["gamma"]["patients"]
+    assert patients == ["p10", "p11", "p12", "p13"]
+    assert json.loads((out / "results.json").read_text()) == result.rows
+    assert {path.name for path in out.glob("*.svg")} == {"join-squares.svg", "unseen-squares.svg"}
+    assert (
+        (out / "tables.txt").read_text().startswith("join: squares: balanced accuracy, 1 seed, policy open")
+    )
+
+    def refuse(*arguments: object) -> None:
+        raise AssertionError("learned again")
+
+    monkeypatch.setattr(bench_method, "run", refuse)
+    again = ask(folder, out, what)
+    assert again.rows == result.rows and again.lines == result.lines
+    shutil.rmtree(out / "rows")
+    assert ask(folder, out, what).failed == len(result.rows)
+
+
+def test_a_method_that_fails_is_a_row_that_says_so_and_is_tried_again(folder: Path, tmp_path: Path) -> None:
+    def fails(case: Case, option: Option) -> Iterator[Learned]:
+        raise InputError("broken: `luck` has none, expected some")
+        yield
+
+    what = comparison("rebuilt")
+    what = replace(what, methods=[Method("broken", "peer", fails), *what.methods])
+    result = ask(folder, tmp_path / "out", what)
+    assert (result.failed, result.rows[0]["score"], result.rows[1]["error"]) == (1, None, None)
+    assert result.reason == "broken: broken: `luck` has none, expected some"
+    assert any(line == "failed: broken 1 times" for line in result.lines)
+    (line, _) = tables(result.rows)["join", "squares", None]
+    assert (line.failed, line.units, line.rank) == (1, 0, None)
+    well = replace(what, methods=[replace(METHODS["threshold"], name="broken", fits=lambda r: True)])
+    assert ask(folder, tmp_path / "out", well).rows[0]["error"] is not None  # of a segmentation alone
+
+
+def test_a_method_that_sees_no_difference_is_asked_once(folder: Path, tmp_path: Path) -> None:
+    rows = ask(folder, tmp_path / "out", comparison("rebuilt,mean_shift", "unseen,unlabelled")).rows
+    assert [(row["setting"], row["method"]) for row in rows] == [
+        ("unseen", "rebuilt"),
+        ("unlabelled", "rebuilt"),
+        ("unlabelled", "mean_shift"),
+    ]
+    assert rows[0]["scores"] == rows[1]["scores"]
+    assert len(list((tmp_path / "out" / "rows").iterdir())) == 2
+
+
+def test_a_split_with_a_patient_on_both_sides_is_refused(folder: Path, tmp_path: Path) -> None:
+    table = folder / "beta" / "labels.csv"
+    table.write_text(table.read_text().replace("p12,test", "p3,test"))
+    with pytest.raises(InputError, match="patient of row 14 is in `test`, in row 5 in `train`"):
+        ask(folder, tmp_path / "out", comparison("rebuilt"))
+    assert not list(tmp_path.glob("out/rows/*"))
+
+
+def test_events_leave_the_bytes_of_a_store_that_saw_them(folder: Path, tmp_path: Path) -> None:
+    joined, updated, left = ask(folder, tmp_path / "out", comparison("rebuilt", "join,update,withdraw")).rows
+    assert all(row["notes"]["exact"] for row in (joined, updated, left))
+    assert set(joined["sent"]) == set(updated["sent"]) == {"gamma"}
+    assert left["sent"] == {} and left["score"] is not None and left["before"]["rounds"] == 1
+    assert updated["scores"] != left["scores"]
+
+
+def test_near_duplicates_over_the_split_are_reported(folder: Path, tmp_path: Path) -> None:
+    (task,), _ = find_tasks(folder)
+    data = {site: read_dataset(place, task.recipe) for site, place in task.sites.items()}
+    assert near_duplicates(data) == []
+    pixels = np.asarray(Picture.open(folder / "alpha" / "images" / "2.png"), np.float32)
+    brighter = (0.8 * pixels + 20 + np.random.default_rng(0).normal(0, 1, pixels.shape)).astype(np.uint8)
+    Picture.fromarray(brighter).resize((64, 64)).save(folder / "gamma" / "images" / "11.png")
+    (pair,) = near_duplicates(data)
+    assert (pair.train, pair.test) == (("alpha", "images/2.png"), ("gamma", "images/11.png"))
+    assert pair.correlation > 0.99
+    ask(folder, tmp_path / "out", comparison("untrained"))
+    found = json.loads((tmp_path / "out" / "near-duplicates.json").read_text())
+    assert found["squares"][0]["test"] == ["gamma", "images/11.png"]
+
+
+def test_a_folder_of_task_folders_is_taken_task_by_task(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, folder.parent / "more" / "squares")
+    shutil.copytree(folder, folder.parent / "more" / "alone")
+    for site in ("alpha", "beta"):
+        shutil.rmtree(folder.parent / "more" / "alone" / site)
+    (folder.parent / "more" / "papers").mkdir()
+    tasks, skipped = find_tasks(folder.parent / "more")
+    assert [task.name for task in tasks] == ["alone", "squares"]
+    assert skipped == {"papers": "holds no dataset folder"}
+    result = ask(folder.parent / "more", tmp_path / "out", comparison("untrained"))
+    assert {row["task"] for row in result.rows} == {"squares"}
+    with pytest.raises(InputError, match="`gamma` cannot be in question, expected one of two or more sites"):
+        ask(folder.parent / "more" / "alone", tmp_path / "out", comparison("untrained"))
+    with pytest.raises(InputError, match="no such folder"):
+        find_tasks(tmp_path / "nowhere")
+
+
+def test_settings_hide_what_they_should(folder: Path) -> None:
+    (task,), _ = find_tasks(folder)
+    train = {site: read_dataset(place, task.recipe).train for site, place in task.sites.items()}
+    (question,) = unlabelled(train, "beta", 0)
+    assert len(question.sites["beta"]) == 10 and not len(question.sites["beta"].labelled)
+    assert set(question.founders) == {"alpha", "gamma"}
+    few, whole = labels_and_images(train, "beta", 3)
+    assert (few.labels, whole.labels) == (5, 10)
+    assert (len(few.sites["beta"]), len(few.sites["beta"].labelled)) == (10, 5)
+    again, _ = labels_and_images(train, "beta", 3)
+    assert again.sites["beta"].items == few.sites["beta"].items
+    with pytest.raises(InputError, match="settings: has `jion`, expected some of join, unseen"):
+        settings_named(["join", "jion"])
+    with pytest.raises(InputError, match="methods: has `fedag`, expected some of own_sums, rebuilt"):
+        methods_named(["fedag"])
+    assert len(methods_named(["all"])) == len(METHODS)
+
+
+def test_every_budget_gives_every_kind_of_task_the_same_trials() -> None:
+    for budget in METHOD_BUDGETS.values():
+        assert set(budget.training) == {"classification", "segmentation"}
+    assert METHOD_BUDGETS["full"].training["segmentation"].until_plateau
+
+
+def test_the_command_prints_a_row_a_line_and_says_what_failed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ["bench-method", str(folder), "--methods", "own_sums,untrained", "--settings", "unseen"]
+    given += ["--budget", "tiny", "--policy", "open", "--site", "beta", "--device", "cpu"]
+    given += ["--out", str(tmp_path / "out"), "--quiet"]
+    done = CliRunner().invoke(edge, [*given, "--json"])
+    assert done.exit_code == 0, done.output
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(row["setting"], row["task"], row["site"], row["method"], row["seed"]) for row in rows] == [
+        ("unseen", "squares", "beta", name, 0) for name in ("own_sums", "untrained")
+    ]
+    assert all({"score", "bytes", "seconds"} <= set(row) for row in rows)
+    assert rows[1]["score"] is not None
+    told = CliRunner().invoke(edge, given)
+    assert told.exit_code == 0 and "unseen: squares: balanced accuracy, 1 seed" in told.stdout
+    wrong = CliRunner().invoke(edge, [*given, "--settings", "jion"])
+    assert isinstance(wrong.exception, InputError)
+
+    def fails(case: Case, option: Option) -> Iterator[Learned]:
+        raise InputError("broken: `luck` has none, expected some")
+        yield
+
+    monkeypatch.setitem(METHODS, "untrained", replace(METHODS["untrained"], learn=fails, name="unlucky"))
+    failed = CliRunner().invoke(edge, given)
+    assert failed.exit_code == 3
+    assert "error: bench-method: 1 of 2 rows failed\nhint: unlucky: broken: `luck`" in failed.stderr
