@@ -91,7 +91,8 @@ def _generation(config: SiteConfig) -> Answer:
     from fedmed_edge.features.encoder import require_fit
 
     if not config.generation.exists():
-        return "warning", f"{config.generation}: not here yet", "ask the server's admin for the generation"
+        hint = "`agent` fetches what the server publishes; or ask its admin for the file"
+        return "warning", f"{config.generation}: not here yet", hint
     generation = read_site_generation(config)
     require_fit(generation, read_recipe(config.recipe))
     kind = "draft" if generation.draft else "generation"

@@ -10,6 +10,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import sys
 import threading
 import time
@@ -22,7 +23,7 @@ from typing import Final
 from fedmed_edge.atomic import locked, write_atomic
 from fedmed_edge.backoff import wait_s
 from fedmed_edge.config import ServerConfig, SiteConfig, read_config
-from fedmed_edge.errors import FedmedError, Unreachable
+from fedmed_edge.errors import FedmedError, InputError, Unreachable
 from fedmed_edge.federation.engine.identities import identities_of
 from fedmed_edge.federation.engine.site_kit import CONNECTED, installed_name, set_server
 from fedmed_edge.federation.engine.supervisor import Child, supervise
@@ -43,6 +44,9 @@ ENGINE_S: Final = 30.0
 DUTIES_S: Final = 5.0
 LONGEST_PAUSE_S: Final = 60.0
 STALE_S: Final = 30.0
+FREED_S: Final = 3.0
+"""Until a server that was killed has let go of its port."""
+
 JOB_LOG_S: Final = 86_400.0
 """How long the log of a job is kept."""
 
@@ -90,11 +94,12 @@ def run_server(server: Path, config: ServerConfig, tell: Tell, stop: Callable[[]
     """Run engine and coordinator until `stop` says so.
 
     Raises:
-        InputError: They run already in this folder.
+        InputError: They run already in this folder, or another program listens on the port.
     """
     from fedmed_edge.federation.engine.kits import ensure_server_kits
 
     with _alone(server, "server"):
+        _check_port(config.federation.port)
         ensure_server_kits(server, config.federation.host, config.federation.port)
         revoked = sorted(one.name for one in identities_of(server).all() if one.revoked)
         kit = server / "engine" / "server"
@@ -131,6 +136,23 @@ def run_agent(site: Path, config: SiteConfig, tell: Tell, stop: Callable[[], boo
 def _alone(folder: Path, what: str) -> AbstractContextManager[None]:
     busy = f"{folder}: a {what} is running here already"
     return locked(folder / "engine" / "lock", busy=busy, hint="stop that one first")
+
+
+def _check_port(port: int) -> None:
+    """The engine would try for ever, or share the port with another server of its kind."""
+    end = time.monotonic() + FREED_S
+    while True:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                return probe.bind(("", port))
+            except OSError as error:
+                if time.monotonic() > end:
+                    raise InputError(
+                        f"port {port}: cannot be listened on: {error.strerror}",
+                        hint="stop what listens there, or change `port` in [federation] of fedmed.toml",
+                    ) from None
+        time.sleep(0.2)
 
 
 def connected(site: Path) -> bool:

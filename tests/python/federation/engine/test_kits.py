@@ -1,12 +1,16 @@
 """The server's kits: what the engine is told, and when they are made anew."""
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("nvflare")
 
+from fedmed_edge.config import ServerConfig, ServerFederation
+from fedmed_edge.errors import InputError
+from fedmed_edge.federation.engine import processes
 from fedmed_edge.federation.engine.certificates import names_of
 from fedmed_edge.federation.engine.kits import ensure_server_kits
 from fedmed_edge.federation.engine.settings import ADMIN_ROLE, site_files
@@ -57,3 +61,13 @@ def test_a_name_listens_on_every_address(tmp_path: Path) -> None:
     ensure_server_kits(tmp_path, "federation.example.org", 8002)
     settings = read(tmp_path / "engine" / "server" / "startup" / "fed_server.json")
     assert settings["servers"][0]["service"]["target"] == "0.0.0.0:8002"  # type: ignore[index]
+
+
+def test_a_port_that_is_taken_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "FREED_S", 0.0)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        config = ServerConfig(federation=ServerFederation(host="localhost", port=port))
+        with pytest.raises(InputError, match=f"port {port}: cannot be listened on: Address already in use"):
+            processes.run_server(tmp_path, config, lambda alive: None, lambda: True)
+    assert not (tmp_path / "engine" / "server").exists()
