@@ -32,7 +32,7 @@ class Policy(Frozen):
 
     Attributes:
         min_cohort: Patients that every class and fold needs before it may leave.
-        width_rule: What happens where rows are too wide for the number of patients.
+        width_rule: What happens where a Gram that would leave is wider than it has rows.
         parts: Parts of a contribution that may leave.
         share_style: The server may pass the site's style on to the other sites.
         epsilon: Differential privacy of one contribution: its class Grams leave with noise, and nothing else

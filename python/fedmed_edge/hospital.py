@@ -6,7 +6,7 @@ In: a `Dataset`, a `Generation`, the site's settings. Out: a backbone file, a `C
 import hashlib
 import logging
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -247,17 +247,33 @@ def _check_cohort(dataset: Dataset, policy: Policy) -> None:
 
 
 def _check_width(sums: FeatureStatistics, policy: Policy) -> None:
-    """Method §8: a Gram of fewer rows than its width shows their span, and with it who was in it."""
-    rows = int(sums.class_counts.sum())
-    if policy.width_rule == "off" or rows == 0 or rows >= sums.row_dim:
+    """Method §8: a Gram of fewer rows than its width shows their span, and with it who was in it.
+
+    Every Gram by itself: those of a fold of a class, and of the images, have the fewest.
+    """
+    narrow = [one for one in _grams_told(sums, policy) if one[1] < one[2]]
+    if policy.width_rule == "off" or not narrow:
         return
+    label, rows, width = min(narrow, key=lambda one: one[1] / one[2])
     message = (
-        f"width rule: rows have width {sums.row_dim}, expected at most the {rows} rows that this site has"
+        f"width rule: {len(narrow)} Grams show whose rows are in them; the one of {label} has width {width}, "
+        f"expected at most its {rows} rows"
     )
-    hint = "ask for a generation with a narrower lift, or set `width_rule` in the policy of fedmed.toml"
+    hint = "noise (`epsilon`), a narrower generation, fewer `parts`, or `width_rule` in the policy"
     if policy.width_rule == "refuse":
         raise Withheld(message, hint=hint)
     log.warning("warning: %s; %s", message, hint)
+
+
+def _grams_told(sums: FeatureStatistics, policy: Policy) -> Iterator[tuple[str, int, int]]:
+    """What it is of, rows and width of every Gram that would leave."""
+    if "classes" in policy.parts:
+        for (_, index), gram in sums.blocks.items():
+            yield f"class `{sums.classes[index]}`", int(gram[-1]), sums.row_dim
+    if "unlabelled" in policy.parts and sums.unlabelled[-1]:
+        yield "unlabelled images", int(sums.unlabelled[-1]), sums.row_dim
+    if "images" in policy.parts and sums.images:
+        yield "all images", sums.images, sums.feature_dim + 1
 
 
 def _difference(path: Path, generation: Generation) -> dict[str, npt.NDArray[np.generic]]:

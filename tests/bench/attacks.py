@@ -473,7 +473,7 @@ def attack_properties(images: Images, draws: int, random: np.random.Generator) -
 
 # --- poisoned sums ------------------------------------------------------------------------------------------
 
-STRENGTHS = (0.1, 0.25, 0.5, 0.75, 1.0, 3.0, 10.0, 20.0, 30.0, 100.0, 1e4)
+STRENGTHS = (0.1, 0.25, 0.5, 0.75, 1.0, 3.0, 10.0, 30.0, 100.0, 1e4, 1e6)
 
 
 def attack_poison(images: Images, draws: int, random: np.random.Generator) -> Iterator[Outcome]:
@@ -496,9 +496,8 @@ def attack_poison(images: Images, draws: int, random: np.random.Generator) -> It
             named = stand_out(bad)
             kept = [one for one in bad if one.site not in named]
             figures = [_score(some, rows[asked], images.label[asked], recipe) for some in (bad, kept)]
-            wrong = float(bool(set(named) - {"0"}))
             losses.setdefault((name, strength), []).append(
-                (clean - figures[0], clean - figures[1], wrong if wrong else float("0" in named))
+                (clean - figures[0], clean - figures[1], float(set(named) == {"0"}))
             )
     for (name, strength), found in losses.items():
         plain, quarantined, named_share = (list(column) for column in zip(*found, strict=True))

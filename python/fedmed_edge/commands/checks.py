@@ -112,11 +112,12 @@ def _policy(config: SiteConfig) -> Answer:
         return "ok", found
     if not config.generation.exists():
         return "ok", found
-    width, rows = read_site_generation(config).row_dim, len(read_site_data(config).train.labelled)
-    recipe = read_recipe(config.recipe)
-    if recipe.kind == "classification" and rows < width and policy.width_rule != "off":
+    width, train = read_site_generation(config).row_dim, read_site_data(config).train
+    rows = min(train.counts().values(), default=0)
+    if train.recipe.kind == "classification" and rows < width and policy.width_rule != "off":
         level = "fault" if policy.width_rule == "refuse" else "warning"
-        return level, found, f"rows of {width} are too wide for {rows} labelled images: a narrower lift"
+        hint = f"Grams of width {width} show who is in a class of {rows}: set `epsilon`, or a narrower lift"
+        return level, found, hint
     return "ok", found
 
 

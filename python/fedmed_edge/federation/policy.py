@@ -72,9 +72,9 @@ def rules_told(policy: Policy) -> dict[str, str]:
         "parts": f"{', '.join(parts) or 'none'}; withheld: {', '.join(withheld) or 'none'}",
         "min_cohort": f"{policy.min_cohort} patients in every class and fold",
         "width": {
-            "warn": "rows wider than the site has rows leave with a warning",
-            "refuse": "rows wider than the site has rows do not leave",
-            "off": "rows of any width leave",
+            "warn": "Grams wider than they have rows leave with a warning",
+            "refuse": "Grams wider than they have rows do not leave",
+            "off": "Grams of any width leave",
         }["off" if noisy else policy.width_rule],
         "noise": f"ε {policy.epsilon:g} and δ {policy.delta:g} a contribution, ε {policy.budget:g} in all"
         if noisy

@@ -142,7 +142,7 @@ def refuse(
     ]
     _refuse_early(before, policy, now or datetime.now(UTC))
     if policy.epsilon is None:
-        _refuse_difference(before, policy, told_of(header, cohort))
+        _refuse_difference(before, policy, header, told_of(header, cohort))
         return
     refuse_exhausted(releases, policy)
 
@@ -174,9 +174,17 @@ def _refuse_early(before: Sequence[Release], policy: Policy, now: datetime) -> N
         )
 
 
-def _refuse_difference(before: Sequence[Release], policy: Policy, cohort: frozenset[str]) -> None:
-    """Sums are exact, so two of them show the sums of the patients in whom they differ."""
+def _refuse_difference(
+    before: Sequence[Release], policy: Policy, header: ContributionHeader, cohort: frozenset[str]
+) -> None:
+    """Sums are exact, so two of them show the sums of the patients in whom they differ.
+
+    Their difference is a Gram like any other: where the policy refuses one that is wider than its rows, it
+    refuses a difference of fewer patients than that.
+    """
     least = policy.update_patients or policy.min_cohort
+    if policy.width_rule == "refuse" and header.kind == "classification":
+        least = max(least, header.row_dim)
     for release in before:
         earlier = frozenset(release.cohort)
         for changed in (cohort - earlier, earlier - cohort):

@@ -1,6 +1,7 @@
 """Which site's sums are unlike all others': by mistake or on purpose, they should not steer the model unseen.
 
-Three looks, each at one site against all others together, each free of how many rows it claims but the last:
+Three looks, each at one site against all others together, and all but the last
+free of how many rows anybody claims:
 
 - spread: the longest its rows are in any direction, by the others' second moment. One giant row, or rows
   along a direction that no image has, give thousands of times what another scanner does.
@@ -112,15 +113,14 @@ def _oddest(looks: Mapping[str, Look]) -> tuple[str, str] | None:
 
 def _look(site: SiteSums, others: Sequence[SiteSums]) -> Look:
     own, rest = _by_class([site]), _by_class(others)
-    moment = np.mean([unpack(gram / gram[-1]) for gram in rest.values()], axis=0)
+    moment = np.mean(list(rest.values()), axis=0)
     floor = _FLOOR * np.trace(moment) / len(moment) * np.eye(len(moment))
     root = np.linalg.inv(np.linalg.cholesky(moment + floor))
-    seen = np.mean([unpack(gram / gram[-1]) for gram in own.values()], axis=0)
-    rows, among = (sum(float(gram[-1]) for gram in grams.values()) for grams in (own, rest))
+    seen = np.mean(list(own.values()), axis=0)
     return Look(
         spread=float(np.linalg.eigvalsh(root @ seen @ root.T)[-1]),
         agreement=_agreement(own, rest, moment),
-        size=rows / among,
+        size=float(site.counts.sum()) / sum(float(one.counts.sum()) for one in others),
     )
 
 
@@ -131,10 +131,7 @@ def _agreement(own: Mapping[int, Array64], rest: Mapping[int, Array64], moment: 
         return None
     centre = moment[-1, :-1]
     root = np.linalg.inv(np.linalg.cholesky(shrink(moment[:-1, :-1] - np.outer(centre, centre))))
-    one, two = (
-        _centred(np.stack([unpack(grams[k])[-1, :-1] / grams[k][-1] for k in shared])) @ root.T
-        for grams in (own, rest)
-    )
+    one, two = (_centred(np.stack([grams[k][-1, :-1] for k in shared])) @ root.T for grams in (own, rest))
     length = float(np.linalg.norm(one) * np.linalg.norm(two))
     return float((one * two).sum()) / length if length else None
 
@@ -144,9 +141,9 @@ def _centred(means: Array64) -> Array64:
 
 
 def _by_class(sites: Sequence[SiteSums]) -> dict[int, Array64]:
-    """Packed Gram of every class over these sites."""
-    total: dict[int, Array64] = {}
+    """Second moment (D, D) of every class, its mean over these sites: claiming more rows weighs no more."""
+    found: dict[int, list[Array64]] = {}
     for site in sites:
         for index, gram in zip(site.total.present.tolist(), site.total.grams, strict=True):
-            total[index] = total[index] + gram if index in total else gram
-    return total
+            found.setdefault(index, []).append(unpack(gram / gram[-1]))
+    return {index: np.asarray(np.mean(moments, axis=0)) for index, moments in found.items()}
