@@ -32,9 +32,9 @@ packages=$(echo "$folder"/lib/python3*/site-packages)
 # What no program here loads is a fifth of the slim image: the packages' own tests, headers and libraries for
 # compilers, tools for making models.
 find "$packages" -type d -name tests -prune -exec rm -rf {} +
-spare="torch/include torch/share onnxruntime/capi/libonnxruntime.so.*"
+spare="torch/include torch/share torch/test torch/bin/test_* torch/bin/protoc* onnxruntime/capi/libonnxruntime.so.*"
 [ "${name#infer}" = "$name" ] || spare="$spare onnxruntime/transformers onnxruntime/quantization onnxruntime/tools"
-(cd "$packages" && rm -rf $spare)  # unquoted: several, one of them a pattern
+(cd "$packages" && rm -rf $spare)  # unquoted: several, some of them patterns
 # Bytecode by hash, not by time, so that the same files come of every build and none is compiled again in a read-only
 # container; not of what is rarely imported.
 PYTHONHASHSEED=0 "$folder/bin/python3" -m compileall -q --invalidation-mode unchecked-hash \

@@ -13,7 +13,7 @@ rm -f "$house"/fedmed_edge-*.whl
 # what a package that comes as source alone is built with
 "$python" -m pip download --quiet --disable-pip-version-check --no-deps --constraint constraints.txt \
     --dest "$house" setuptools wheel
-for lock in containers/requirements/*.txt; do
-    "$python" -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes \
-        --requirement "$lock" --dest "$house"
-done
+# the locks agree, as all come from the same constraints
+cat containers/requirements/*.txt | grep -v '^#' | sort -u >"$house/requirements.txt"
+"$python" -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes \
+    --requirement "$house/requirements.txt" --dest "$house"

@@ -4,7 +4,7 @@ set -euo pipefail
 work=$FEDMED_CONTAINER_WORK
 ip link set lo up
 export DOCKER_HOST=unix://$work/docker.sock
-rm -rf "$work/docker" "$work/exec"
+rm -rf "$work/docker" "$work/exec" "$work/docker.pid"
 mkdir -p "$work/docker" "$work/exec"
 /usr/sbin/dockerd --data-root "$work/docker" --exec-root "$work/exec" --host "$DOCKER_HOST" --pidfile "$work/docker.pid" \
     --bip 10.232.0.1/24 --default-ulimit nofile=4096:4096 >"$work/dockerd.log" 2>&1 &
@@ -15,9 +15,9 @@ for _ in $(seq 120); do
     sleep 0.5
 done
 /usr/bin/docker info >/dev/null 2>&1 || { tail -20 "$work/dockerd.log" >&2; echo "error: no container engine came up" >&2; exit 1; }
-for image in infer train server; do /usr/bin/docker load --quiet --input "$work/$image.tar"; done
+for image in "$work"/images/fedmed-*.tar; do /usr/bin/docker load --quiet --input "$image"; done
 code=0
-"$PWD/.venv/bin/python" -m pytest tests/container "$@" || code=$?
+"$PWD/.venv/bin/python" -m pytest --rootdir "$PWD" tests/container "$@" || code=$?
 kill $engine
 wait $engine || true
 exit $code

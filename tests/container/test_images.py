@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-IMAGES = ("infer", "train", "server")
-PROGRAM = {"infer": "fedmed-edge", "train": "fedmed-edge", "server": "fedmed-server"}
+IMAGES = ("infer", "train", "server", "server-train")
+PROGRAM = {"infer": "fedmed-edge", "train": "fedmed-edge"} | dict.fromkeys(IMAGES[2:], "fedmed-server")
+VERB = {"infer": ["listen"], "train": ["agent"], "server": [], "server-train": []}
 MB = 1_000_000
 
 
@@ -17,7 +18,7 @@ def test_an_image_says_what_it_is_and_runs_as_nobody(engine, image: str) -> None
     config = found["Config"]
     assert config["User"] == "10001:0"
     assert config["Entrypoint"] == [PROGRAM[image]]
-    assert config["Healthcheck"]["Test"] == ["CMD", PROGRAM[image], "health"]
+    assert config["Healthcheck"]["Test"] == ["CMD", PROGRAM[image], "health", *VERB[image]]
     assert list(config["Volumes"]) == ["/var/lib/fedmed"]
     environment = dict(line.split("=", 1) for line in config["Env"])
     assert environment["ORT_DISABLE_TELEMETRY"] == "1"
@@ -38,7 +39,7 @@ def test_no_layer_holds_the_secret_a_build_setting_or_a_program_with_rights(
         + engine("history", "--no-trunc", f"fedmed-{image}").out
     )
     assert secret.decode() not in told and "PIP_CERT" not in told and "proxy" not in told.lower()
-    with tarfile.open(work / f"{image}.tar") as archive:
+    with tarfile.open(work / "images" / f"fedmed-{image}.tar") as archive:
         for layer in archive:
             if not layer.name.endswith(".tar") or not layer.isfile():
                 continue
@@ -68,7 +69,7 @@ def holds(stream, wanted: bytes, block: int = 1 << 22) -> bool:
 def test_infer_is_slim(engine, work: Path) -> None:
     (found,) = engine("image", "inspect", "fedmed-infer").json
     packed, press = 0, zlib.compressobj(6)
-    with (work / "infer.tar").open("rb") as file:
+    with (work / "images" / "fedmed-infer.tar").open("rb") as file:
         while piece := file.read(1 << 22):
             packed += len(press.compress(piece))
     packed += len(press.flush())
