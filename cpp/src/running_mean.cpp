@@ -3,7 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
-#include <cmath>
+#include <bit>
+#include <cstdint>
 
 #include "elements.hpp"
 #include "fedmed/fork_join.hpp"
@@ -33,18 +34,34 @@ running_mean_tile::add add_of([[maybe_unused]] instruction_set set) noexcept
 template <typename EachT>
 void for_each_values(const source_part& part, std::size_t threads, const EachT& each)
 {
+  const element_type type = part.tensor.type;
+  const std::byte* const data = part.values.front();
+  const bool in_place =
+    type == element_type::float32 && reinterpret_cast<std::uintptr_t>(data) % alignof(float) == 0;
   const std::size_t length = part.tensor.length;
   fork_join(
     length < work_for_threads ? 1 : threads, (length + task_length - 1) / task_length, [&](std::size_t task) {
-      std::array<float, block_length> values;
+      std::array<float, block_length> room;
       for (std::size_t first = task * task_length; first < std::min(length, (task + 1) * task_length);
            first += block_length) {
         const std::size_t count = std::min(block_length, length - first);
-        widen(
-          part.tensor.type, part.values.front() + first * size_of(part.tensor.type), count, values.data());
-        each(first, values.data(), count);
+        const std::byte* const from = data + first * size_of(type);
+        if (!in_place) {
+          widen(type, from, count, room.data());
+        }
+        each(first, in_place ? reinterpret_cast<const float*>(from) : room.data(), count);
       }
     });
+}
+
+/// Whether every |value| is at most `bound`; NaN is not. As whole numbers magnitudes are in the same order.
+bool within(const float* values, std::size_t count, double bound) noexcept
+{
+  std::uint32_t most = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    most = std::max(most, std::bit_cast<std::uint32_t>(values[i]) & 0x7FFFFFFF);
+  }
+  return static_cast<double>(std::bit_cast<float>(most)) <= bound;
 }
 
 }  // namespace
@@ -58,29 +75,35 @@ void running_mean_add(std::span<std::int64_t> sums,
 {
   check_running_mean(sums, model, weight, bound);
   const source_part& part = model.parts().front();
-  std::atomic<std::size_t> wrong = sums.size();
-  for_each_values(part, threads, [&](std::size_t first, const float* values, std::size_t count) {
-    bool good = true;
-    for (std::size_t i = 0; i < count; ++i) {
-      good &= std::abs(static_cast<double>(values[i])) <= bound;
-    }
-    for (std::size_t i = 0; !good && i < count; ++i) {
-      if (!(std::abs(static_cast<double>(values[i])) <= bound)) {
-        std::size_t before = wrong;
-        while (first + i < before && !wrong.compare_exchange_weak(before, first + i)) {
-        }
-        break;
-      }
-    }
-  });
-  FEDMED_EXPECTS(wrong == sums.size(),
-                 "running_mean: `values` has one beyond " + std::to_string(bound) + " at index " +
-                   std::to_string(wrong) + ", expected a number within it");
   const running_mean_tile::add add = add_of(set);
   const double factor = static_cast<double>(weight) / quantum_of(bound);
+  std::atomic<std::size_t> wrong = sums.size();
   for_each_values(part, threads, [&](std::size_t first, const float* values, std::size_t count) {
-    add(values, factor, count, sums.data() + first);
+    if (within(values, count, bound)) {
+      add(values, factor, count, sums.data() + first);
+      return;
+    }
+    const std::size_t place =
+      first + static_cast<std::size_t>(std::find_if(values, values + count, [&](const float& value) {
+                                         return !within(&value, 1, bound);
+                                       }) -
+                                       values);
+    std::size_t before = wrong;
+    while (place < before && !wrong.compare_exchange_weak(before, place)) {
+    }
   });
+  if (wrong == sums.size()) {
+    return;
+  }
+  // What was added is taken away again, and leaves no trace.
+  for_each_values(part, threads, [&](std::size_t first, const float* values, std::size_t count) {
+    if (within(values, count, bound)) {
+      add(values, -factor, count, sums.data() + first);
+    }
+  });
+  FEDMED_EXPECTS(false,
+                 "running_mean: `values` has one beyond " + std::to_string(bound) + " at index " +
+                   std::to_string(wrong) + ", expected a number within it");
 }
 
 void running_mean_finish(std::span<const std::int64_t> sums,

@@ -536,6 +536,17 @@ def test_a_running_mean_refuses_and_is_then_as_it_was() -> None:
     refused(r"`values` has 3 elements, expected 2$", lambda: mean.add(np.zeros(3, np.float32), 1))
     mean.result(out)
     assert out.tolist() == [1, 2]
+    # Of a long one some of it is added before the wrong value is met.
+    long, wide = RunningMean(300_000, bound=10), np.linspace(-9, 9, 300_000, dtype=np.float32)
+    long.add(wide, 3)
+    before, after = np.empty_like(wide), np.empty_like(wide)
+    long.result(before)
+    for wrong in (np.nan, 10.1, -np.inf):
+        bad = wide[::-1].copy()
+        bad[[123_456, 299_999]] = wrong
+        refused(r"`values` has one beyond 10.0+ at index 123456, expected", lambda bad=bad: long.add(bad, 7))
+    long.result(after)
+    assert before.tobytes() == after.tobytes()
     wild = RunningMean(1, bound=1e300)
     refused(r"^running_mean: `bound` has 1", lambda: wild.add(np.zeros(1, np.float32), 1))
 
