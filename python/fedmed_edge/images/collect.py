@@ -265,7 +265,14 @@ class _Work:
             real = Path(os.path.realpath(path))
             inside = real.is_relative_to(os.path.realpath(self.plan.out))
             # What was fetched into the folder moves with it.
-            to.symlink_to(os.path.relpath(real, os.path.realpath(to.parent)) if inside else real)
+            goal = os.path.relpath(real, os.path.realpath(to.parent)) if inside else real
+            try:
+                to.symlink_to(goal)
+            except OSError as error:  # shares and memory sticks have no links
+                raise InputError(
+                    f"{to}: cannot be linked: {(error.strerror or '').lower()}",
+                    hint="--copy copies the files",
+                ) from None
 
     def write_mask(self, series: Series, name: str, masks: Sequence[MaskFile], classes: Sequence[str]) -> str:
         mask, told = mask_of(series, masks, classes, self.plan.renames)

@@ -17,8 +17,9 @@ from fedmed_edge.errors import FedmedError, InputError
 
 log = logging.getLogger(__name__)
 
-# Whatever the archive has: some fail to make plain copies of compressed instances.
-_AS_STORED = (("application/dicom", "*"),)
+AS_STORED = (("application/dicom", "*"),)
+"""Whatever the archive has: some fail to make plain copies of compressed instances."""
+
 _PAGE = 200
 _TIMEOUT_S = (10, 120)
 # Modalities of masks.
@@ -42,8 +43,22 @@ class Wanted:
     modalities: tuple[str, ...] = ()
 
 
-def open_server(url: str, *, user: str | None = None, password: str | None = None) -> DICOMwebClient:
-    """A client of one server; REQUESTS_CA_BUNDLE names certificates of authorities of your own.
+def open_server(
+    url: str,
+    *,
+    user: str | None = None,
+    password: str | None = None,
+    certificate: tuple[Path, Path] | None = None,
+    authority: Path | None = None,
+    retry: bool = True,
+) -> DICOMwebClient:
+    """A client of one server.
+
+    Args:
+        certificate: The client's own, and its key.
+        authority: Certificates that the server's must be signed by; None: those of the system, or that
+            REQUESTS_CA_BUNDLE names.
+        retry: Ask again up to three times where the server does not answer.
 
     Raises:
         InputError: The address is none.
@@ -52,11 +67,15 @@ def open_server(url: str, *, user: str | None = None, password: str | None = Non
         session = session_utils.create_session_from_user_pass(user, password or "")
     else:
         session = session_utils.create_session()
+    if certificate is not None:
+        session.cert = (str(certificate[0]), str(certificate[1]))
+    if authority is not None:
+        session.verify = str(authority)
     try:
         client = DICOMwebClient(url, session=session, timeout=_TIMEOUT_S)
     except ValueError as error:
         raise InputError(f"{url}: not the address of a DICOMweb server: {error}") from None
-    client.set_http_retry_params(retry=True, max_attempts=3, wait_exponential_multiplier=500)
+    client.set_http_retry_params(retry=retry, max_attempts=3, wait_exponential_multiplier=500)
     return client
 
 
@@ -106,7 +125,7 @@ def _found(client: DICOMwebClient, wanted: Wanted) -> Iterator[tuple[str, str, i
             if uid in seen:
                 continue
             seen.add(uid)
-            for one in _pages(client.search_for_series, study_instance_uid=uid):
+            for one in _asked(client.search_for_series, study_instance_uid=uid):
                 modality = str(one.get("Modality", ""))
                 if not wanted.modalities or modality in (*wanted.modalities, *_MASKS):
                     count = int(one.get("NumberOfSeriesRelatedInstances") or 0)
@@ -114,24 +133,33 @@ def _found(client: DICOMwebClient, wanted: Wanted) -> Iterator[tuple[str, str, i
 
 
 def _studies(client: DICOMwebClient, filters: Mapping[str, str]) -> Iterable[Dataset]:
-    return _pages(client.search_for_studies, search_filters=dict(filters))
+    return _asked(client.search_for_studies, search_filters=dict(filters))
 
 
-def _pages(search: Callable[..., Sequence[Any]], **asked: Any) -> Iterator[Dataset]:
-    place = 0
+def pages(search: Callable[..., Sequence[Any]], **asked: Any) -> Iterator[Dataset]:
+    """All that a query finds, page by page.
+
+    A server may cap a page below what was asked for (PS3.18 8.3.4.4), so the last page is an empty one, or
+    one that repeats: some take no offset.
+    """
+    place, before = 0, None
     while True:
-        with _asking(""):
-            page = [Dataset.from_json(one) for one in search(limit=_PAGE, offset=place, **asked)]
-        yield from page
-        place += len(page)
-        if len(page) < _PAGE:
+        page = search(limit=_PAGE, offset=place, **asked)
+        if not page or page == before:
             return
+        yield from map(Dataset.from_json, page)
+        place, before = place + len(page), page
+
+
+def _asked(search: Callable[..., Sequence[Any]], **asked: Any) -> Iterator[Dataset]:
+    with _asking(""):
+        yield from pages(search, **asked)
 
 
 def _fetch(client: DICOMwebClient, study: str, series: str, folder: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     got = 0
-    for got, dataset in enumerate(client.iter_series(study, series, media_types=_AS_STORED), start=1):
+    for got, dataset in enumerate(client.iter_series(study, series, media_types=AS_STORED), start=1):
         part = folder / f".{got:06}.part"
         dataset.save_as(part)
         part.rename(folder / f"{got:06}.dcm")

@@ -249,11 +249,13 @@ def _series(members: list[_Placed]) -> Series:
     members = sorted(members, key=lambda member: _number(member[0].header))
     header, frames = members[0][0].header, [frame for _, frame in members]
     stack = None
+    warnings: tuple[str, ...] = ()
     if frames[0].position is not None and len(frames) > 1:
         positions = np.stack([frame.position for frame in frames if frame.position is not None])
         orientations = np.stack([frame.orientation for frame in frames if frame.orientation is not None])
         stack = diagnose(positions, orientations)
         frames = [frames[index] for index in stack.order]
+        warnings = _jump([_whole(members[index][0].header.get("InstanceNumber")) for index in stack.order])
     return Series(
         study_uid=str(header.get("StudyInstanceUID", "")),
         series_uid=str(header.get("SeriesInstanceUID", "")),
@@ -272,9 +274,27 @@ def _series(members: list[_Placed]) -> Series:
         number=_whole(header.get("SeriesNumber")),
         thickness_mm=_thickness(header),
         frame_of_reference_uid=str(header.get("FrameOfReferenceUID", "")),
+        warnings=warnings,
         patient_id=str(header.get("PatientID", "")),
         accession=str(header.get("AccessionNumber", "")),
         description=str(header.get("SeriesDescription", "")),
+    )
+
+
+def _jump(numbers: list[int | None]) -> tuple[str, ...]:
+    """A warning where the numbers of slices, which else run one by one along the stack, leave some out.
+
+    A slice that is missing at the end of a stack, or one in so many, leaves no other trace.
+    """
+    known = [number for number in numbers if number is not None]
+    steps = np.diff(known) if len(known) == len(numbers) else np.zeros(1)
+    steps = -steps if (steps < 0).all() else steps
+    if (steps < 1).any() or np.median(steps) != 1 or steps.max() == 1:
+        return ()
+    place, left_out = int(np.argmax(steps)) + 1, int((steps - 1).sum())
+    return (
+        f"numbers: {left_out} instance numbers are left out along the stack, the first between slices "
+        f"{place} and {place + 1}; slices may be missing",
     )
 
 

@@ -177,24 +177,31 @@ def activate(
         DeviceError: The asked device did not come up.
     """
     models = ModelFolder(folder)
+    entry = models.find(name) if name else _newest_waiting(models)
+    models.refuse_withdrawn(entry.model, entry.path)
+    model = verify_model(entry.path, trust=trust, device=device)
+    active, _ = models.roles()
+    if active == entry.name:
+        return Activation(entry, None, None, 0, False)
+    score, before, images = None, None, check_set.labelled if check_set else ()
+    if check_set and images:
+        score = _score(model, check_set, force)
+        before = _score_of_active(models, check_set, trust, device)
+    least = 0.0 if before is None else before - margin
+    fell = score is not None and score < least
+    if fell and not force:
+        raise InputError(
+            f"model {entry.name}: score on {len(images)} test images of this site has {score:.3f}, "
+            f"expected at least {least:.3f}, that of the active model less {margin:g}",
+            hint="the active model stays; --force takes the new one all the same",
+        )
+    # Not held while images are scored, which may take hours: a rollback or a withdrawal would wait.
     with models.locked():
-        entry = models.find(name) if name else _newest_waiting(models)
-        models.refuse_withdrawn(entry.model, entry.path)
-        model = verify_model(entry.path, trust=trust, device=device)
-        active, previous = models.roles()
-        if active == entry.name:
-            return Activation(entry, None, None, 0, False)
-        score, before, images = None, None, check_set.labelled if check_set else ()
-        if check_set and images:
-            score = _score(model, check_set, force)
-            before = _score_of_active(models, check_set, trust, device)
-        least = 0.0 if before is None else before - margin
-        fell = score is not None and score < least
-        if fell and not force:
+        models.refuse_withdrawn(models.find(entry.name).model, entry.path)
+        now, previous = models.roles()
+        if now != active:
             raise InputError(
-                f"model {entry.name}: score on {len(images)} test images of this site has {score:.3f}, "
-                f"expected at least {least:.3f}, that of the active model less {margin:g}",
-                hint="the active model stays; --force takes the new one all the same",
+                f"model {entry.name}: another one became active while it was scored", hint="activate it again"
             )
         models.set_roles(entry.name, active)
         if previous is not None and previous != entry.name:

@@ -126,6 +126,7 @@ def send_spool(settings: Listen) -> tuple[int, int]:
     """
     destinations, journal = _allowed(settings), open_journal(settings.folder)
     try:
+        journal.readdress(settings.destination)
         before = _waiting(journal)
         journal.hurry()
         while deliver_one(journal, destinations):

@@ -10,21 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from dicomweb_client import session_utils
 from dicomweb_client.web import DICOMwebClient
-from pydicom.dataset import Dataset
 
 from fedmed_edge.errors import InputError
+from fedmed_edge.images.dicomweb import AS_STORED, open_server, pages
 from fedmed_edge.listener.incoming import Incoming, Outcome
 from fedmed_edge.listener.journal import Journal
 from fedmed_edge.listening import Listen
 
 log = logging.getLogger(__name__)
-
-# Whatever the archive has: some fail to make plain copies of compressed instances.
-_AS_STORED = (("application/dicom", "*"),)
-_PAGE = 200
-_TIMEOUT_S = (10, 60)
 
 SILENT_S = 900.0
 """An archive that has not answered for so long is a fault."""
@@ -32,23 +26,23 @@ SILENT_S = 900.0
 
 def open_client(url: str, settings: Listen) -> DICOMwebClient:
     """A client of one server; it does not try again by itself, the node does."""
-    web = settings.dicomweb
-    session = session_utils.create_session()
+    web, tls = settings.dicomweb, settings.tls
+    password = None
     if web.user:
         if web.password_file is None:
             raise InputError("listen.dicomweb: `user` has no `password_file`")
-        session = session_utils.create_session_from_user_pass(
-            web.user, web.password_file.read_text(encoding="utf-8").strip()
-        )
-    tls = settings.tls
-    if tls.certificate is not None:
-        session.cert = (str(tls.certificate), str(tls.key))
-    authority = web.authority or tls.authority
-    if authority is not None:
-        session.verify = str(authority)
-    client = DICOMwebClient(url, session=session, timeout=_TIMEOUT_S)
-    client.set_http_retry_params(retry=False)
-    return client
+        try:
+            password = web.password_file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{web.password_file}: cannot be read: {error}") from None
+    return open_server(
+        url,
+        user=web.user or None,
+        password=password,
+        certificate=(tls.certificate, tls.key) if tls.certificate and tls.key else None,
+        authority=web.authority or tls.authority,
+        retry=False,
+    )
 
 
 class Polling:
@@ -125,26 +119,19 @@ class Polling:
         today = date.today()
         since = today - timedelta(days=web.days)
         filters: dict[str, Any] = {"StudyDate": f"{since:%Y%m%d}-{today:%Y%m%d}", **web.query}
-        while True:
-            page = self._client.search_for_series(
-                search_filters=filters,
-                fields=["NumberOfSeriesRelatedInstances", "StudyInstanceUID"],
-                limit=_PAGE,
-                offset=len(found),
-            )
-            for one in map(Dataset.from_json, page):
-                count = int(one.get("NumberOfSeriesRelatedInstances") or 0)
-                found.append((str(one.StudyInstanceUID), str(one.SeriesInstanceUID), count))
-            self._asked = time.monotonic()
-            if len(page) < _PAGE:
-                return found
+        fields = ["NumberOfSeriesRelatedInstances", "StudyInstanceUID"]
+        for one in pages(self._client.search_for_series, search_filters=filters, fields=fields):
+            count = int(one.get("NumberOfSeriesRelatedInstances") or 0)
+            found.append((str(one.StudyInstanceUID), str(one.SeriesInstanceUID), count))
+        self._asked = time.monotonic()
+        return found
 
     def _fetch(self, study_uid: str, series_uid: str) -> tuple[int, bool]:
         """Fetch a series; how many instances were new, and whether there was room and time for all."""
         fetched = 0
         path = self._incoming.receiving / f"dicomweb-{secrets.token_hex(8)}"
         try:
-            for dataset in self._client.iter_series(study_uid, series_uid, media_types=_AS_STORED):
+            for dataset in self._client.iter_series(study_uid, series_uid, media_types=AS_STORED):
                 self._asked = time.monotonic()
                 if self._stopping.is_set() or self._incoming.full:
                     return fetched, False

@@ -52,6 +52,12 @@ CREATE TABLE IF NOT EXISTS deliveries (
 CREATE INDEX IF NOT EXISTS deliveries_by_state ON deliveries (state, due_at);
 """
 
+_ALL_SENT = (
+    "UPDATE jobs SET state = 'sent' WHERE state = 'done'"
+    " AND EXISTS (SELECT 1 FROM deliveries WHERE job = jobs.job AND state = 'sent')"
+    " AND NOT EXISTS (SELECT 1 FROM deliveries WHERE job = jobs.job AND state = 'pending')"
+)
+
 
 @dataclass(frozen=True)
 class Instance:
@@ -353,12 +359,7 @@ class Journal:
                 "UPDATE deliveries SET state = ?, reason = ? WHERE delivery = ?",
                 (state, reason, one.delivery),
             )
-            connection.execute(
-                "UPDATE jobs SET state = 'sent' WHERE job = ? AND state = 'done'"
-                " AND EXISTS (SELECT 1 FROM deliveries WHERE job = jobs.job AND state = 'sent')"
-                " AND NOT EXISTS (SELECT 1 FROM deliveries WHERE job = jobs.job AND state = 'pending')",
-                (one.job,),
-            )
+            connection.execute(f"{_ALL_SENT} AND job = ?", (one.job,))
 
     def postpone(self, one: Delivery, delay_s: float, reason: str) -> None:
         """It did not arrive: try again later."""
@@ -393,6 +394,28 @@ class Journal:
             *(before, *destinations),
         )
         return bool(found)
+
+    def readdress(self, destinations: Sequence[str]) -> int:
+        """Have what waits for a destination that is no longer named go to those that are.
+
+        Returns:
+            How many objects waited there: the address was mistyped, or the PACS has moved.
+        """
+        marks = ", ".join("?" * len(destinations))
+        with self._write() as connection:
+            strays = connection.execute(
+                "SELECT delivery, job, sop_uid, path, fallback, due_at FROM deliveries"
+                f" WHERE state = 'pending' AND destination NOT IN ({marks})",
+                destinations,
+            ).fetchall()
+            connection.executemany("DELETE FROM deliveries WHERE delivery = ?", [row[:1] for row in strays])
+            connection.executemany(
+                "INSERT INTO deliveries (job, sop_uid, path, fallback, due_at, destination, state)"
+                " VALUES (?, ?, ?, ?, ?, ?, 'pending') ON CONFLICT DO NOTHING",
+                [(*row[1:], to) for row in strays for to in destinations],
+            )
+            connection.execute(_ALL_SENT)
+        return len(strays)
 
     def hurry(self) -> None:
         """All that waits to be sent is due now."""

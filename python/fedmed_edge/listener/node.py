@@ -96,6 +96,9 @@ class Node:
         metrics_port = self._metrics_server.start(self.settings.metrics_port)
         self._answering.start()
         if self.settings.send:
+            moved = self.journal.readdress(self.settings.destination)
+            if moved:
+                log.warning("listen: %d results waited for a destination that is no longer named", moved)
             # also what a node that was killed had just taken up
             self.journal.hurry()
             self._delivering.start()

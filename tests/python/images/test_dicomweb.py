@@ -93,3 +93,19 @@ def test_a_server_that_is_not_there_or_none(orthanc: Any, pacs: ModuleType, tmp_
     wrong = orthanc.dicomweb.replace("dicom-web", "elsewhere")
     with pytest.raises(InputError, match=r"dicomweb: the server cannot be asked: HTTPError \(HTTP 404\)"):
         open_archive([wrong], plan, {"PatientID": "x"}, None, None)
+
+
+@pytest.mark.parametrize("cap", [3, 200])
+@pytest.mark.parametrize("takes_offset", [True, False])
+def test_a_server_may_cap_its_pages(cap: int, takes_offset: bool) -> None:
+    stored = [{"0020000D": {"vr": "UI", "Value": [f"1.2.{number}"]}} for number in range(7)]
+
+    def search(limit: int, offset: int) -> list[dict[str, Any]]:
+        first = offset if takes_offset else 0
+        return stored[first : first + min(limit, cap)]
+
+    # loads an HTTP library that may be missing
+    from fedmed_edge.images.dicomweb import pages
+
+    found = [str(one.StudyInstanceUID) for one in pages(search)]
+    assert found == [f"1.2.{number}" for number in range(7 if takes_offset else min(cap, 7))]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import EnhancedMRImageStorage, SegmentationStorage
@@ -272,3 +273,26 @@ def test_the_headers_of_a_series_are_whole_and_without_pixels(heap: Any) -> None
     headers = series.headers()
     assert [float(header.ImagePositionPatient[2]) for header in headers] == [0, 1]
     assert all("PixelData" not in header and header.StationName == "north" for header in headers)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "warned"),
+    [
+        ([1, 2, 3, 4, 5, 6], False),
+        ([6, 5, 4, 3, 2, 1], False),
+        ([1, 3, 5, 7, 9, 11], False),
+        ([1, 1, 1, 1, 1, 1], False),
+        ([3, 1, 2, 6, 4, 5], False),
+        ([1, 2, 3, 5, 6, 7], True),
+        ([9, 8, 7, 5, 4, 3], True),
+    ],
+)
+def test_numbers_that_are_left_out_are_told(numbers, warned, write_series):
+    folder = write_series(np.zeros((6, 4, 4), np.int16))
+    for path, number in zip(sorted(folder.iterdir()), numbers, strict=True):
+        dataset = pydicom.dcmread(path)
+        dataset.InstanceNumber = number
+        dataset.save_as(path)
+    (series,) = group_files(folder.iterdir()).series
+    told = "numbers: 1 instance numbers are left out along the stack, the first between slices 3 and 4; "
+    assert series.warnings == ((f"{told}slices may be missing",) if warned else ())

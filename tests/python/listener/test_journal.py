@@ -158,3 +158,19 @@ def test_a_journal_of_a_newer_release_or_none_at_all_is_refused(tmp_path: Path) 
     path.write_bytes(b"no database" * 100)
     with pytest.raises(InputError, match=r"journal\.sqlite: cannot be opened: file is not a database"):
         Journal(path)
+
+
+def test_what_waits_for_a_destination_that_is_no_longer_named_goes_to_the_others(
+    journal: Journal, receive: Receive
+) -> None:
+    receive("1.2.1")
+    journal.settle("1.2")
+    job = journal.take_job()
+    assert job is not None
+    path = Path("sr.dcm")
+    journal.finish_job(job, "done", made={path: "9.9"}, deliveries=[("typo", path, None), ("B", path, None)])
+    assert journal.readdress(["B", "C"]) == 1
+    for to in ("B", "C"):
+        (one,) = journal.take_deliveries([to], 10)
+        assert one.path == path
+    assert not journal.take_deliveries(["typo"], 10) and journal.readdress(["B", "C"]) == 0
