@@ -16,13 +16,22 @@ LOOK_S = 0.5
 NOT_DELIVERED = Undelivered.exit_code
 
 
-def newest_generation(folder: Path) -> Path | None:
-    """The newest generation that came over the network, or None."""
+def newest_generation(folder: Path) -> Path:
+    """The newest generation that came over the network.
+
+    Raises:
+        InputError: None came.
+    """
     from fedmed_edge.federation.inbox import Inbox
 
     inbox = Inbox(folder / "inbox")
     found = inbox.newest("generation")
-    return None if found is None else inbox.path(found.digest)
+    if found is None:
+        raise InputError(
+            f"{folder}: has no generation to contribute to",
+            hint="name one with --generation; or `agent` fetches what the server publishes",
+        )
+    return inbox.path(found.digest)
 
 
 def check_connected(folder: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from fedmed_edge.atomic import locked
 from fedmed_edge.backoff import wait_s
 from fedmed_edge.config import SiteConfig
-from fedmed_edge.errors import FedmedError, InputError, Withheld
+from fedmed_edge.errors import FedmedError, Withheld
 from fedmed_edge.federation.asked import Asked
 from fedmed_edge.federation.inbox import Inbox
 from fedmed_edge.federation.messages import Ask, Report
@@ -193,7 +193,7 @@ class _Site:
         test = self.dataset.test.labelled
         patients = len({item.patient for item in test})
         if patients < self.config.policy.min_cohort:
-            raise InputError(
+            raise Withheld(
                 f"validation: {patients} labelled test patients, "
                 f"expected at least min_cohort {self.config.policy.min_cohort}"
             )

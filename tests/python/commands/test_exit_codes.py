@@ -161,7 +161,7 @@ def test_1_no_such_file_or_folder(copied: Any, kit: ModuleType, tmp_path: Path) 
     refused(
         kit.run(EDGE, "contribute", "-C", f.root / "a", "--dry-run"),
         1,
-        "generation.safetensors: no such file",
+        "a: has no generation to contribute to",
     )
     refused(kit.run(EDGE, "init", none, "--site", "x", "--recipe", tmp_path / "r"), 1, "r: no such file")
     assert not none.exists()

@@ -134,7 +134,7 @@ def run_agent(site: Path, config: SiteConfig, tell: Tell, stop: Callable[[], boo
 
 
 def _alone(folder: Path, what: str) -> AbstractContextManager[None]:
-    busy = f"{folder}: a {what} is running here already"
+    busy = f"{folder}: another {what} is running here already"
     return locked(folder / "engine" / "lock", busy=busy, hint="stop that one first")
 
 
