@@ -10,9 +10,11 @@ is a patient, features are standardised and projected on their principal axes, w
 generation does.
 
 sums         Is this image in the class Gram? The attacker holds the image and a hundred and fifty others.
+private      The same of the recommended noise, over sixteen times as many draws.
 heads        Is this image in the rebuilt head? LiRA: shadow rebuilds with and without every image.
 differences  Which patient changed between two contributions, two heads?
 properties   Which scanner is it, and is there a rare class?
+utility      Balanced accuracy at all sites, by ε; no attack, but what noise costs.
 poison       What one of four sites does to the others' score, and what is left of it with `--quarantine`;
              the images are dealt to four sites at random.
 
@@ -21,6 +23,7 @@ called members.
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import logging
@@ -320,6 +323,48 @@ def _best(grams: list[Array], candidates: Array, reference: npt.NDArray[np.float
     return np.asarray(np.max([likelihood_score(gram, candidates, against) for gram in grams], axis=0))
 
 
+def attack_private(images: Images, draws: int, random: np.random.Generator) -> Iterator[Outcome]:
+    """The recommended setting: ε 8, δ = 1/n², rows of 33."""
+    index = int(np.bincount(images.label).argmax())
+    own, width = np.flatnonzero(images.label == index), Width(32, 0)
+    rows = rows_of(images, width)
+    for patients in (20, 50, 100, 200):
+        yield _membership(rows, own, images, width, patients, ("ε 8", noisy(8.0)), 16 * draws, random)
+
+
+def utility(images: Images, draws: int, random: np.random.Generator) -> Iterator[Outcome]:
+    """All sites contribute under the same policy; three tenths of the images are held out, anew each time."""
+    recipe = Recipe(name="utility", kind="classification", classes=images.classes)
+    releases: dict[str, Release] = {"exact": exact}
+    releases |= {f"ε {epsilon:g}": noisy(epsilon) for epsilon in (16.0, 8.0, 4.0, 2.0, 1.0)}
+    for width in (Width(16, 0), Width(32, 0), Width(64, 0), Width(360, 512)):
+        rows = rows_of(images, width)
+        for name, release in releases.items():
+            if width.rows > 200 and name != "exact":
+                continue
+            found = []
+            for _ in range(max(2, draws // (16 if width.rows > 200 else 4))):
+                held = random.random(len(rows)) < 0.3
+                sums = []
+                for site, site_name in enumerate(images.sites):
+                    mine = (images.site == site) & ~held
+                    with contextlib.suppress(Withheld):
+                        made = release(rows[mine], images.label[mine], images, width)
+                        sums.append(site_sums(site_name, made, recipe))
+                found.append(
+                    float(
+                        np.mean(
+                            [
+                                _score(sums, rows[asked], images.label[asked], recipe)
+                                for site in range(len(images.sites))
+                                for asked in [held & (images.site == site)]
+                            ]
+                        )
+                    )
+                )
+            yield Outcome("utility", name, len(rows) * 7 // 10, width.rows, {"score": mean_of(found, random)})
+
+
 # --- attack 2: heads ---------------------------------------------------------------------------------------
 
 
@@ -554,10 +599,12 @@ def _score(sites: list[SiteSums], rows: npt.NDArray[np.float32], labels: Labels,
 
 ATTACKS = {
     "sums": attack_sums,
+    "private": attack_private,
     "heads": attack_heads,
     "differences": attack_differences,
     "properties": attack_properties,
     "poison": attack_poison,
+    "utility": utility,
 }
 
 
