@@ -1,4 +1,4 @@
-"""Local training and federated rounds in one process, on networks that normalise by image."""
+"""Local training, at one site or at several by turns, on networks that normalise by image."""
 
 import logging
 import math
@@ -33,12 +33,10 @@ from fedmed_edge.statistics.style import Style
 __all__ = [
     "Network",
     "Objective",
-    "Round",
     "SiteTraining",
     "TrainResult",
     "average_weights",
     "build_network",
-    "federated_rounds",
     "predict",
     "read_backbone",
     "task_loss",
@@ -128,16 +126,6 @@ class TrainResult:
     seconds: float
 
 
-@dataclass(frozen=True)
-class Round:
-    """One round of FedAvg: mean loss of each site, seconds, and bytes that all sites sent and received."""
-
-    number: int
-    losses: Mapping[str, float]
-    seconds: float
-    transferred_bytes: int
-
-
 def train(
     network: Network,
     dataset: Dataset,
@@ -185,57 +173,6 @@ def train(
         *(total, feed.images, len(styles), seconds),
     )
     return TrainResult(np.array(losses, np.float32), seconds)
-
-
-def federated_rounds(
-    network: Network,
-    sites: Mapping[str, Dataset],
-    *,
-    rounds: int,
-    local_steps: int,
-    batch: int | None = None,
-    learning_rate: float | None = None,
-    seed: int = 0,
-    device: str = "auto",
-    progress: Progress | None = None,
-) -> Iterator[Round]:
-    """FedAvg in one process: every site trains from the common weights, then they are averaged.
-
-    After each `Round` that is yielded `network` holds the average; a caller may stop at any of them. The
-    learning rate runs through one cosine cycle over all rounds. Sites go in order of their names.
-
-    Args:
-        sites: Training images of each site.
-        local_steps: Batches of every site in a round.
-        progress: Called after every step with what to show.
-
-    Raises:
-        InputError: A site without labelled images.
-        DeviceError: `cuda` asked for where there is none.
-
-    Source: McMahan et al., Communication-Efficient Learning of Deep Networks, AISTATS 2017.
-    """
-    training = SiteTraining(
-        network,
-        sites,
-        steps=rounds * local_steps,
-        batch=batch,
-        learning_rate=learning_rate,
-        seed=seed,
-        device=device,
-        progress=progress,
-    )
-    payload = 2 * len(training.images) * sum(value.nbytes for value in state_of(network).values())
-    for number in range(rounds):
-        began = time.perf_counter()
-        common, states, losses = state_of(network), [], {}
-        span = range(number * local_steps, (number + 1) * local_steps)
-        with training.round(number):
-            for name in training.images:
-                state, losses[name] = training.turn(name, common, span)
-                states.append(state)
-        set_state(network, average_weights(states, list(training.images.values())))
-        yield Round(number + 1, losses, time.perf_counter() - began, payload)
 
 
 class SiteTraining:

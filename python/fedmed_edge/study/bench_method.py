@@ -15,10 +15,11 @@ from fedmed_edge.atomic import write_atomic
 from fedmed_edge.errors import FedmedError, InputError
 from fedmed_edge.images.dataset import Dataset, Task, read_dataset, read_task
 from fedmed_edge.study.method_report import write_report
-from fedmed_edge.study.methods.method import Case, Learned, Meter, Method
+from fedmed_edge.study.methods.method import Case, Method
 from fedmed_edge.study.methods.reference import Reference
 from fedmed_edge.study.methods.registry import methods_named
 from fedmed_edge.study.methods.tuning import Choice, choose, run
+from fedmed_edge.study.methods.work import Learned, Meter
 from fedmed_edge.study.near_duplicates import Pair, near_duplicates
 from fedmed_edge.study.notebook import Notebook, digest_of, images_digest
 from fedmed_edge.study.plan import MethodBudget, Setting
@@ -160,7 +161,8 @@ def bench_methods(
             rows.append(row)
             answer(row)
     write_atomic(out / "near-duplicates.json", _json({one.task.name: one.pairs for one in checked}))
-    return Result(rows, [*write_report(rows, out), f"rows: {out / 'results.json'}"])
+    recipes = {one.task.name: one.task.recipe for one in checked}
+    return Result(rows, [*write_report(rows, recipes, out), f"rows: {out / 'results.json'}"])
 
 
 def find_tasks(folder: Path) -> tuple[list[Task], dict[str, str]]:
@@ -273,7 +275,7 @@ class _Bench:
             return named | _measured(self.recipe.kind, question.site, {}, Meter(), None, {}) | {"error": said}
         del stored["answers"]
         # The same answers may serve several settings: a method that sees no difference is asked once.
-        return {**stored, **named}
+        return {**stored, **named, "file": f"rows/{path.name}"}
 
     def _measure(self, question: Question, method: Method, choice: Choice) -> tuple[Row, dict[str, Answers]]:
         began, case = time.perf_counter(), self._case(question)
@@ -302,16 +304,16 @@ class _Bench:
             )
             self._reference = digest, reference
         return Case(
-            self.recipe,
-            question.site,
-            question.sites,
-            self._reference[1],
-            self.budget,
-            self.comparison.policy,
-            self.seed,
-            self.comparison.device,
-            self.watch,
-            question.proves,
+            recipe=self.recipe,
+            site=question.site,
+            sites=question.sites,
+            reference=self._reference[1],
+            budget=self.budget,
+            policy=self.comparison.policy,
+            proves=question.proves,
+            seed=self.seed,
+            device=self.comparison.device,
+            watch=self.watch,
         )
 
     def _choice(self, question: Question, method: Method) -> Choice:
@@ -322,7 +324,8 @@ class _Bench:
         notebook = Notebook.keyed(self.out / "kept", "choice", key)
         first = self if self.seed == 0 else _Bench(self.checked, self.comparison, self.out, 0, self.watch)
         found = notebook.document("choice", lambda: choose(method, first._case(question)).document())
-        return Choice(found["option"], found["cycles"], tuple(found["trials"]), found["plateau"])
+        trials = tuple(float("nan") if value is None else value for value in found["trials"])
+        return Choice(found["option"], found["cycles"], trials, found["plateau"])
 
     def _key(self, question: Question, method: Method, choice: Choice) -> str:
         chosen = {"option": dict(choice.option), "cycles": choice.cycles, "seed": self.seed}
@@ -370,6 +373,7 @@ def _measured(
         "before": meter.before,
         "choice": choice.document() if choice else None,
         "notes": notes,
+        "file": None,
         "error": None,
     }
 

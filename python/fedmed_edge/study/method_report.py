@@ -13,7 +13,10 @@ import matplotlib
 import numpy as np
 
 from fedmed_edge.atomic import write_atomic
+from fedmed_edge.recipe import Recipe
+from fedmed_edge.study.gains import paired_gains
 from fedmed_edge.study.ranking import Line, table
+from fedmed_edge.study.runs import Figure
 
 matplotlib.use("Agg")
 
@@ -48,18 +51,33 @@ def tables(rows: Sequence[Row]) -> dict[Group, list[Line]]:
     return {group: table(own) for group, own in groups.items()}
 
 
-def write_report(rows: Sequence[Row], out: Path) -> list[str]:
-    """Write `results.json`, `tables.json`, `tables.txt` and the plots; the tables as lines of text."""
+def write_report(rows: Sequence[Row], recipes: Mapping[str, Recipe], out: Path) -> list[str]:
+    """Write `results.json`, `tables.json`, `tables.txt` and the plots; the tables as lines of text.
+
+    Args:
+        recipes: Of every task, by its name.
+    """
     made = tables(rows)
-    lines = [line for group, found in made.items() for line in [*_text(group, found, rows), ""]]
+    gains = {group: _gains(group, found, rows, recipes, out) for group, found in made.items()}
+    lines = []
+    for group, found in made.items():
+        lines += [
+            *_text(group, found, rows),
+            *(_gain_line(pair, one) for pair, one in gains[group].items()),
+            "",
+        ]
     shown = [
         {
-            "setting": setting,
-            "task": task or None,
-            "labels": labels,
-            "lines": [_finite(asdict(o)) for o in own],
+            "setting": group[0],
+            "task": group[1] or None,
+            "labels": group[2],
+            "lines": [_finite(asdict(line)) for line in found],
+            "gains": [
+                {"method": pair[0], "against": pair[1], "value": one.value, "interval": one.interval}
+                for pair, one in gains[group].items()
+            ],
         }
-        for (setting, task, labels), own in made.items()
+        for group, found in made.items()
     ]
     write_atomic(out / "results.json", json.dumps(list(rows), indent=1).encode())
     write_atomic(out / "tables.json", json.dumps(shown, indent=1).encode())
@@ -92,6 +110,23 @@ def _text(group: Group, lines: Sequence[Line], rows: Sequence[Row]) -> list[str]
     )
     failed = [f"failed: {line.method} {line.failed} times" for line in lines if line.failed]
     return [head, names, *(_line(line) for line in lines), *notes, *failed]
+
+
+def _gains(
+    group: Group, lines: Sequence[Line], rows: Sequence[Row], recipes: Mapping[str, Recipe], out: Path
+) -> dict[tuple[str, str], Figure]:
+    """Ours against its own control and the best peer, of one task."""
+    if not group[1]:
+        return {}
+    own = [row for row in rows if (row["setting"], row["task"], row["labels"]) == group]
+    named = ["own_sums", next((line.against for line in lines if line.against), None)]
+    others = [name for name in named if name in {line.method for line in lines}]
+    return paired_gains(own, [name for name in others if name], recipes[group[1]], out)
+
+
+def _gain_line(pair: tuple[str, str], gain: Figure) -> str:
+    low, high = gain.interval
+    return f"{pair[0]} - {pair[1]}: {gain.value:+.3f} ({low:+.3f} to {high:+.3f}), paired by patient"
 
 
 def _line(line: Line) -> str:

@@ -9,9 +9,11 @@ from typing import Literal
 
 import numpy as np
 
-from fedmed_edge.features.training import Network, build_network, federated_rounds, train
+from fedmed_edge.features.training import Network, train
 from fedmed_edge.images.dataset import Dataset
 from fedmed_edge.recipe import Recipe
+from fedmed_edge.study.methods.averaging import FedAvg, Pooled
+from fedmed_edge.study.methods.work import Work, with_weights
 from fedmed_edge.study.plan import Budget
 from fedmed_edge.study.scores import answers_of_network, score
 
@@ -44,8 +46,8 @@ def reference_network(
     recipe: Recipe, sites: Mapping[str, Dataset], budget: Budget, *, seed: int, device: str, watch: Watch
 ) -> tuple[Network, Cost]:
     """FedAvg among the founding sites: the backbone of the generation."""
-    network = build_network(recipe, seed=seed)
-    return network, _rounds(network, sites, budget.rounds, budget, seed=seed, device=device, watch=watch)
+    rounds = replace(budget, peer_rounds=budget.rounds)
+    return _trained(_start("fedavg", recipe, sites, rounds, seed=seed, device=device, watch=watch), 1)
 
 
 def joint_network(
@@ -66,18 +68,9 @@ def joint_network(
             on all images in one place, which privacy forbids.
         cycles: Of `budget`; `useful_cycles` finds how many pay.
     """
-    network = build_network(recipe, seed=seed)
-    costs = [
-        _CYCLES[column](network, sites, budget, seed=seed + 77 * number, device=device, watch=watch)
-        for number in range(cycles)
-    ]
-    return network, Cost(
-        rounds=sum(cost.rounds for cost in costs),
-        steps=sum(cost.steps for cost in costs),
-        transferred_bytes=sum(cost.transferred_bytes for cost in costs),
-        seconds=sum(cost.seconds for cost in costs),
-        plateau=budget.until_plateau,
-    )
+    start = _start(column, recipe, sites, budget, seed=seed, device=device, watch=watch)
+    network, cost = _trained(start, cycles)
+    return network, replace(cost, plateau=budget.until_plateau)
 
 
 def useful_cycles(
@@ -97,11 +90,12 @@ def useful_cycles(
     """
     split = {name: split_by_patient(dataset, seed) for name, dataset in sites.items()}
     fitted = {name: fit for name, (fit, _) in split.items()}
-    network = build_network(recipe, seed=seed)
+    trained = _start(column, recipe, fitted, budget, seed=seed, device=device, watch=watch)
 
     def values() -> Iterator[float]:
         for number in count():
-            _CYCLES[column](network, fitted, budget, seed=seed + 77 * number, device=device, watch=watch)
+            trained.cycle(number)
+            network = with_weights(recipe, trained.common)
             held = [
                 score(recipe, answers_of_network(network, check, device=device))
                 for _, check in split.values()
@@ -152,58 +146,31 @@ def local_network(
     return network, Cost(steps=budget.local_steps, seconds=result.seconds)
 
 
-def _rounds(
-    network: Network,
+def _start(
+    column: Column,
+    recipe: Recipe,
     sites: Mapping[str, Dataset],
-    rounds: int,
     budget: Budget,
     *,
     seed: int,
     device: str,
     watch: Watch,
-) -> Cost:
-    done = list(
-        federated_rounds(
-            network,
-            sites,
-            rounds=rounds,
-            local_steps=budget.round_steps,
-            batch=budget.batch,
-            seed=seed,
-            device=device,
-            progress=watch,
-        )
+) -> FedAvg:
+    """The column as `bench-method` has it, with its default option."""
+    kind, sites = (Pooled, {"one place": merged(sites)}) if column == "pooled" else (FedAvg, sites)
+    return kind(Work(recipe=recipe, sites=sites, budget=budget, seed=seed, device=device, watch=watch), {})
+
+
+def _trained(start: FedAvg, cycles: int) -> tuple[Network, Cost]:
+    for number in range(cycles):
+        start.cycle(number)
+    work, (rounds, steps) = start.work, start.steps
+    return with_weights(work.recipe, start.common), Cost(
+        rounds=work.meter.rounds,
+        steps=cycles * rounds * steps * len(work.labelled),
+        transferred_bytes=sum(work.meter.sent.values()) + sum(work.meter.received.values()),
+        seconds=sum(work.meter.seconds.values()),
     )
-    return Cost(
-        rounds=len(done),
-        steps=len(done) * budget.round_steps * len(sites),
-        transferred_bytes=sum(one.transferred_bytes for one in done),
-        seconds=sum(one.seconds for one in done),
-    )
-
-
-def _fedavg_cycle(
-    network: Network, sites: Mapping[str, Dataset], budget: Budget, *, seed: int, device: str, watch: Watch
-) -> Cost:
-    return _rounds(network, sites, budget.peer_rounds, budget, seed=seed, device=device, watch=watch)
-
-
-def _pooled_cycle(
-    network: Network, sites: Mapping[str, Dataset], budget: Budget, *, seed: int, device: str, watch: Watch
-) -> Cost:
-    result = train(
-        network,
-        merged(sites),
-        steps=budget.pooled_steps,
-        batch=budget.batch,
-        seed=seed,
-        device=device,
-        progress=watch,
-    )
-    return Cost(steps=budget.pooled_steps, seconds=result.seconds)
-
-
-_CYCLES = {"fedavg": _fedavg_cycle, "pooled": _pooled_cycle}
 
 
 def merged(sites: Mapping[str, Dataset]) -> Dataset:

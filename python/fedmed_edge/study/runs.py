@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from fedmed_edge.recipe import Recipe
 from fedmed_edge.study.join import COLUMNS, Join
 from fedmed_edge.study.metrics import LEVEL, resampling_weights
 from fedmed_edge.study.scores import Answers, calibration_error, score, scores
@@ -130,15 +131,22 @@ class Runs:
         return float(np.mean(known)) if known else None
 
     def _figure(self, answers: Sequence[Sequence[Answers]], site: int) -> Figure:
-        """Mean over the runs, each a mean of its answers; a draw draws patients, and runs if several."""
-        recipe, count = self.first.recipe, len(answers)
-        patients = resampling_weights(answers[0][0].patients, seed=site)
-        runs = resampling_weights([str(number) for number in range(count)], seed=count)
-        by_run = [np.mean([scores(recipe, one, patients) for one in run], axis=0) for run in answers]
-        drawn = (np.stack(by_run, axis=1) * runs).mean(axis=1)
-        return Figure(
-            float(np.mean([np.mean([score(recipe, one) for one in run]) for run in answers])), drawn
-        )
+        return figure_of(self.first.recipe, answers, site)
+
+
+def figure_of(recipe: Recipe, answers: Sequence[Sequence[Answers]], site: int) -> Figure:
+    """Mean over runs, each a mean of its answers; a draw draws patients, and runs if several.
+
+    Args:
+        answers: Of every run, on the same images.
+        site: Number of the site: figures of one site are drawn alike.
+    """
+    count = len(answers)
+    patients = resampling_weights(answers[0][0].patients, seed=site)
+    runs = resampling_weights([str(number) for number in range(count)], seed=count)
+    by_run = [np.mean([scores(recipe, one, patients) for one in run], axis=0) for run in answers]
+    drawn = (np.stack(by_run, axis=1) * runs).mean(axis=1)
+    return Figure(float(np.mean([np.mean([score(recipe, one) for one in run]) for run in answers])), drawn)
 
 
 def together(answers: Mapping[str, Answers]) -> Answers:

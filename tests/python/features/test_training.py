@@ -11,8 +11,7 @@ from fedmed_edge.errors import DeviceError, InputError
 from fedmed_edge.features import training
 from fedmed_edge.features.backbones import state_of
 from fedmed_edge.features.feed import Changes
-from fedmed_edge.features.training import build_network, federated_rounds, predict, train
-from fedmed_edge.features.weights import average_weights
+from fedmed_edge.features.training import SiteTraining, build_network, predict, task_loss, train
 from fedmed_edge.images.dataset import Dataset
 from fedmed_edge.images.preprocess import IGNORE, prepare
 
@@ -71,40 +70,49 @@ def test_epochs_are_passes_over_the_labelled_images(images_task: Task) -> None:
         train(build_network(recipe), dataset)
 
 
-def test_a_round_is_the_average_of_the_sites(images_task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_turns_of_sites_go_on_where_they_stopped(images_task: Task) -> None:
     recipe, dataset, _ = images_task
     sites = {"b": dataset.subset(range(18)), "a": dataset.subset(range(18, 24))}
-    seen: list[Any] = []
-
-    def averaged(states: Any, counts: Any) -> Any:
-        seen.append((states, counts))
-        return average_weights(states, counts)
-
-    monkeypatch.setattr(training, "average_weights", averaged)
     network = build_network(recipe)
-    first, second = federated_rounds(network, sites, rounds=2, local_steps=2, batch=4)
-    assert (first.number, second.number, sorted(first.losses)) == (1, 2, ["a", "b"])
-    assert first.transferred_bytes == 2 * 2 * sum(value.nbytes for value in state_of(network).values())
-    states, counts = seen[-1]
-    assert counts == [6, 18]
-    assert not same(states[0], states[1])
-    for name, value in state_of(network).items():
-        mean = np.average([state[name] for state in states], axis=0, weights=counts)
-        np.testing.assert_allclose(np.asarray(value, float), mean, rtol=1e-5, atol=1e-7)
+    fresh = state_of(network)
+
+    def taken(rounds: int) -> dict[str, Any]:
+        training = SiteTraining(network, sites, steps=4, batch=4, seed=9)
+        states = dict.fromkeys(training.images, fresh)
+        for number in range(rounds):
+            with training.round(number):
+                for site in states:
+                    states[site], loss = training.turn(site, states[site], range(2 * number, 2 * number + 2))
+                    assert np.isfinite(loss)
+        assert (training.images, min(training.seconds.values()) > 0) == ({"a": 6, "b": 18}, True)
+        return states
+
+    once, twice = taken(1), taken(2)
+    assert not same(once["a"], once["b"]) and not same(once["a"], twice["a"])
+    assert same(twice["a"], taken(2)["a"])
 
 
-def test_rounds_can_be_stopped_and_repeated(images_task: Task) -> None:
+def test_a_turn_may_have_another_loss_and_changed_gradients(images_task: Task) -> None:
     recipe, dataset, _ = images_task
-    sites = {"a": dataset.subset(range(12)), "b": dataset.subset(range(12, 24))}
-    states = []
-    for _ in range(2):
-        network = build_network(recipe)
-        rounds: Any = federated_rounds(network, sites, rounds=5, local_steps=2, batch=4, seed=9)
-        next(rounds)
-        next(rounds)
-        rounds.close()
-        states.append(state_of(network))
-    assert same(*states)
+    network = build_network(recipe)
+    fresh = state_of(network)
+
+    def taken(**how: Any) -> dict[str, Any]:
+        training = SiteTraining(network, {"a": dataset}, steps=2, batch=4)
+        with training.round(0):
+            return training.turn("a", fresh, range(2), **how)[0]
+
+    def still(network: Any) -> None:
+        for value in network.parameters():
+            value.grad.zero_()
+
+    plain = taken()
+    loss = task_loss(recipe)
+    assert same(plain, taken(objective=lambda net, images, labels: loss(net(images).float(), labels)))
+    assert not same(plain, taken(objective=lambda net, images, labels: net(images).square().mean()))
+    moved = taken(adjust=still)
+    # Nothing but the weight decay is left.
+    assert all(np.allclose(moved[name], fresh[name], rtol=1e-3, atol=0) for name in fresh)
 
 
 @pytest.mark.parametrize("kind", ["segmentation", "classification"])

@@ -46,6 +46,18 @@ def comparison(methods: str, settings: str = "join", **more: object) -> Comparis
     return replace(made, **more)  # type: ignore[arg-type]
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the tests' rows share: it is named by content, so that one folder serves them all."""
+    return tmp_path_factory.mktemp("kept")
+
+
+@pytest.fixture(autouse=True)
+def _shared(tmp_path: Path, kept: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "kept").symlink_to(kept)
+
+
 def ask(folder: Path, out: Path, what: Comparison) -> bench_method.Result:
     return bench_methods(folder, what, out, watch=lambda step: None)
 
@@ -70,6 +82,12 @@ def test_rows_tables_and_plots_are_there_and_nothing_is_computed_twice(
     patients = json.loads(kept.read_text())["answers"]["gamma"]["patients"]
     assert patients == ["p10", "p11", "p12", "p13"]
     assert json.loads((out / "results.json").read_text()) == result.rows
+    (gain,) = json.loads((out / "tables.json").read_text())[0]["gains"]
+    alone = result.rows[0]["score"]
+    assert (gain["method"], gain["against"]) == ("rebuilt", "own_sums")
+    assert gain["value"] == pytest.approx(joined["score"] - alone)
+    assert gain["interval"][0] <= gain["value"] <= gain["interval"][1]
+    assert any(line.startswith("rebuilt - own_sums: ") for line in result.lines)
     assert {path.name for path in out.glob("*.svg")} == {"join-squares.svg", "unseen-squares.svg"}
     assert (
         (out / "tables.txt").read_text().startswith("join: squares: balanced accuracy, 1 seed, policy open")
@@ -126,7 +144,6 @@ def test_events_leave_the_bytes_of_a_store_that_saw_them(folder: Path, tmp_path:
     assert all(row["notes"]["exact"] for row in (joined, updated, left))
     assert set(joined["sent"]) == set(updated["sent"]) == {"gamma"}
     assert left["sent"] == {} and left["score"] is not None and left["before"]["rounds"] == 1
-    assert updated["scores"] != left["scores"]
 
 
 def test_near_duplicates_over_the_split_are_reported(folder: Path, tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import pytest
 
 from fedmed_edge.images.dataset import Task, read_dataset
 from fedmed_edge.study.methods.averaging import FedAvg
-from fedmed_edge.study.methods.method import Case, Meter
-from fedmed_edge.study.plan import SETTINGS, Budget
+from fedmed_edge.study.methods.work import Work
+from fedmed_edge.study.plan import Budget
 
 pytest.importorskip("nvflare", reason="the extra `federation` is not installed")
 
@@ -53,20 +53,10 @@ def test_our_fedavg_is_the_engines(tmp_path: Path, write_task: Callable[[Path, s
     budget = Budget(4, 1, 2, 2, 3, 4, until_plateau=False)
     reached = []
     for kind in (FedAvg, EngineFedAvg):
-        reference: Any = None  # FedAvg begins with fresh weights and asks for none
-        case = Case(
-            task.recipe,
-            "gamma",
-            sites,
-            reference,
-            budget,
-            SETTINGS["open"],
-            0,
-            "cpu",
-            lambda s: None,
-            Meter(),
+        work = Work(
+            recipe=task.recipe, sites=sites, budget=budget, seed=0, device="cpu", watch=lambda s: None
         )
-        trained = kind(case, {})
+        trained = kind(work, {})
         trained.cycle(0)
         reached.append(trained.common)
     for name, value in reached[0].items():

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from fedmed_edge.features.backbones import state_of
+from fedmed_edge.features.training import build_network, train
 from fedmed_edge.images.dataset import Dataset, Task, read_dataset
 from fedmed_edge.model.rebuild import rebuild
 from fedmed_edge.model.sums import read_sums
@@ -25,11 +26,12 @@ from fedmed_edge.study.methods.averaging import (
 from fedmed_edge.study.methods.closed_form import contributions, discriminant_head, ridge_head
 from fedmed_edge.study.methods.domain_shifts import interpolate
 from fedmed_edge.study.methods.merging import regression_mean
-from fedmed_edge.study.methods.method import Case, Meter
+from fedmed_edge.study.methods.method import Case
 from fedmed_edge.study.methods.personalised import Ditto
 from fedmed_edge.study.methods.reference import Reference
 from fedmed_edge.study.methods.registry import METHODS
 from fedmed_edge.study.methods.tuning import choose, hidden
+from fedmed_edge.study.methods.work import Meter
 from fedmed_edge.study.networks import joint_network, merged
 from fedmed_edge.study.plan import SETTINGS, Budget
 
@@ -57,8 +59,9 @@ class Bench:
 
     def case(self, sites: Mapping[str, Dataset] | None = None, **changed: Any) -> Case:
         made = Case(
-            self.task.recipe, SITE, self.train if sites is None else sites, self.reference, BUDGET,
-            SETTINGS["open"], 0, "cpu", lambda step: None,
+            recipe=self.task.recipe, site=SITE, sites=self.train if sites is None else sites,
+            reference=self.reference, budget=BUDGET, policy=SETTINGS["open"], seed=0, device="cpu",
+            watch=lambda step: None,
         )  # fmt: skip
         return replace(made, meter=Meter(), **changed)
 
@@ -139,19 +142,39 @@ def test_ditto_without_its_term_is_local_training_beside_fedavg(bench: Bench) ->
         assert same(own.common, cycles(FedAvg, alone(bench.case(), site), {}).common)
 
 
-def test_fedavg_and_pooled_are_those_of_the_demo(bench: Bench) -> None:
+def test_a_round_is_the_average_of_the_sites_turns(bench: Bench) -> None:
+    seen: list[Any] = []
+
+    class Watched(FedAvg):
+        def merge(self, states: Any, images: Any) -> None:
+            super().merge(states, images)
+            seen.append((states, images, self.common))
+
+    sites = {**bench.train, "beta": bench.train["beta"].subset(range(4))}
+    Watched(bench.case(sites), {}).cycle(0)
+    assert len(seen) == BUDGET.peer_rounds
+    states, images, common = seen[-1]
+    assert images == {"alpha": 10, "beta": 4, SITE: 10}
+    assert not same(states["alpha"], states["beta"])
+    for name, value in common.items():
+        mean = np.average([state[name] for state in states.values()], axis=0, weights=list(images.values()))
+        np.testing.assert_allclose(np.asarray(value, float), mean, rtol=1e-5, atol=1e-7)
+
+
+def test_the_demos_columns_are_these_methods(bench: Bench) -> None:
     options: Any = {"seed": 0, "device": "cpu", "watch": lambda step: None}
-    for column, kind in (("fedavg", FedAvg), ("pooled", Pooled)):
-        case = bench.case({"one place": merged(bench.train)} if column == "pooled" else None)
-        wanted, _ = joint_network(
-            column,
-            bench.task.recipe,
-            bench.train,
-            BUDGET,
-            cycles=2,
-            **options,  # type: ignore[arg-type]
-        )
-        assert same(cycles(kind, case, {}).common, state_of(wanted))
+    one_place = merged(bench.train)
+    network = build_network(bench.task.recipe)
+    for number in range(2):
+        train(network, one_place, steps=BUDGET.pooled_steps, batch=4, seed=77 * number, device="cpu")
+    found, cost = joint_network("pooled", bench.task.recipe, bench.train, BUDGET, cycles=2, **options)
+    assert same(state_of(found), state_of(network))
+    assert (cost.rounds, cost.steps, cost.transferred_bytes) == (0, 2 * BUDGET.pooled_steps, 0)
+    shared, cost = joint_network("fedavg", bench.task.recipe, bench.train, BUDGET, cycles=2, **options)
+    trained = cycles(FedAvg, bench.case(), {})
+    assert same(state_of(shared), trained.common)
+    assert (cost.rounds, cost.steps) == (2 * BUDGET.peer_rounds, 2 * BUDGET.peer_rounds * 2 * 3)
+    assert cost.transferred_bytes == 2 * sum(trained.work.meter.sent.values())
 
 
 def test_pooled_is_fedavg_with_one_site(bench: Bench) -> None:

@@ -14,7 +14,8 @@ from fedmed_edge.images.dataset import Dataset
 from fedmed_edge.images.preprocess import prepare
 from fedmed_edge.images.windows import cover
 from fedmed_edge.study.methods.averaging import norm_names
-from fedmed_edge.study.methods.method import Case, Learned, Option, network_predictor
+from fedmed_edge.study.methods.method import Case
+from fedmed_edge.study.methods.work import Learned, Option, network_predictor
 
 Chosen = Callable[[Network], set[str]]
 

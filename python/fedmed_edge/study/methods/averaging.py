@@ -1,8 +1,7 @@
 """Networks that sites train in rounds, and a server averages: FedAvg and those that change one step of it."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from itertools import count
 
 import numpy as np
 import torch
@@ -12,8 +11,7 @@ from fedmed_edge.features.backbones import state_of
 from fedmed_edge.features.training import LEARNING_RATE, Network, SiteTraining, average_weights
 from fedmed_edge.features.weights import Weights
 from fedmed_edge.images.dataset import Dataset
-from fedmed_edge.study.methods.method import Case, Learn, Learned, Meter, Option, network_predictor, size_of
-from fedmed_edge.study.networks import merged
+from fedmed_edge.study.methods.work import Learned, Meter, Option, Work, network_predictor, size_of
 
 CYCLE_SEED = 77
 """Between the seeds of two cycles."""
@@ -29,34 +27,37 @@ class FedAvg:
 
     Args:
         option: `rate`, by which the task's learning rate is multiplied.
-        start: Weights to begin with; default the case's fresh ones.
+        start: Weights to begin with; default fresh ones.
 
     Source: McMahan et al., AISTATS 2017.
     """
 
-    def __init__(self, case: Case, option: Option, start: Weights | None = None) -> None:
-        self.case, self.option = case, option
-        self.network = case.fresh()
+    sends = True
+    """Whether sites and server are two places."""
+
+    def __init__(self, work: Work, option: Option, start: Weights | None = None) -> None:
+        self.work, self.option = work, option
+        self.network = work.fresh()
         self.common: Weights = start or state_of(self.network)
         self.payload = size_of(self.common)
 
     @property
     def steps(self) -> tuple[int, int]:
         """Rounds of a cycle, and steps of a site in each of them."""
-        return self.case.budget.peer_rounds, self.case.budget.round_steps
+        return self.work.budget.peer_rounds, self.work.budget.round_steps
 
     def cycle(self, number: int) -> None:
         """One cycle of the budget: the learning rate goes up once and comes down."""
         rounds, steps = self.steps
-        training = self.training(self.case.labelled, rounds * steps, number)
+        training = self.training(self.work.labelled, rounds * steps, number)
         for index in range(rounds):
             span = range(index * steps, (index + 1) * steps)
             with training.round(index):
                 states = {site: self.turn(training, site, span) for site in training.images}
             self.merge(states, training.images)
-            self.case.meter.rounds += 1
+            self.work.meter.rounds += self.sends
         for site, seconds in training.seconds.items():
-            self.case.meter.compute(site, seconds)
+            self.work.meter.compute(site, seconds)
 
     def training(self, sites: Mapping[str, Dataset], steps: int, number: int) -> SiteTraining:
         """Sites that train for a cycle."""
@@ -64,17 +65,22 @@ class FedAvg:
             self.network,
             sites,
             steps=steps,
-            batch=self.case.budget.batch,
-            learning_rate=LEARNING_RATE[self.case.recipe.kind] * self.option.get("rate", 1.0),
-            seed=self.case.seed + CYCLE_SEED * number,
-            device=self.case.device,
-            progress=self.case.watch,
+            batch=self.work.budget.batch,
+            learning_rate=LEARNING_RATE[self.work.recipe.kind] * self.option.get("rate", 1.0),
+            seed=self.work.seed + CYCLE_SEED * number,
+            device=self.work.device,
+            progress=self.work.watch,
         )
 
     def turn(self, training: SiteTraining, site: str, span: range) -> Weights:
         """What a site does in a round; gives its weights."""
-        self.case.meter.transfer(site, sent=self.payload, received=self.payload)
+        self.exchange(site)
         return training.turn(site, self.common, span)[0]
+
+    def exchange(self, site: str, times: int = 1) -> None:
+        """Count a site's weights going down and up."""
+        if self.sends:
+            self.work.meter.transfer(site, sent=times * self.payload, received=times * self.payload)
 
     def merge(self, states: Mapping[str, Weights], images: Mapping[str, int]) -> None:
         """What the server does with the sites' weights."""
@@ -82,16 +88,18 @@ class FedAvg:
 
     def learned(self) -> Learned:
         """Who answers with what."""
-        return Learned(network_predictor(self.case, self.common))
+        return Learned(network_predictor(self.work, self.common))
 
 
 class Pooled(FedAvg):
-    """All images in one place: one site, one round a cycle."""
+    """All images in one place, which the caller makes the only site: one round a cycle."""
+
+    sends = False
 
     @property
     def steps(self) -> tuple[int, int]:
         """As `FedAvg.steps`."""
-        return 1, self.case.budget.pooled_steps
+        return 1, self.work.budget.pooled_steps
 
 
 class FedProx(FedAvg):
@@ -102,7 +110,7 @@ class FedProx(FedAvg):
 
     def turn(self, training: SiteTraining, site: str, span: range) -> Weights:
         """As `FedAvg.turn`."""
-        self.case.meter.transfer(site, sent=self.payload, received=self.payload)
+        self.exchange(site)
         adjust = toward(self.common, self.option["mu"])
         return training.turn(site, self.common, span, adjust=adjust)[0]
 
@@ -116,8 +124,8 @@ class FedBN(FedAvg):
     Source: Li et al., ICLR 2021.
     """
 
-    def __init__(self, case: Case, option: Option, start: Weights | None = None) -> None:
-        super().__init__(case, option, start)
+    def __init__(self, work: Work, option: Option, start: Weights | None = None) -> None:
+        super().__init__(work, option, start)
         self.own_names = norm_names(self.network)
         self.own: dict[str, Weights] = {}
         kept = sum(self.common[name].nbytes for name in self.own_names)
@@ -125,7 +133,7 @@ class FedBN(FedAvg):
 
     def turn(self, training: SiteTraining, site: str, span: range) -> Weights:
         """As `FedAvg.turn`."""
-        self.case.meter.transfer(site, sent=self.payload, received=self.payload)
+        self.exchange(site)
         state = training.turn(site, self.of(site), span)[0]
         self.own[site] = {name: state[name] for name in self.own_names}
         return state
@@ -136,8 +144,8 @@ class FedBN(FedAvg):
 
     def learned(self) -> Learned:
         """As `FedAvg.learned`."""
-        at = {site: network_predictor(self.case, self.of(site)) for site in self.own}
-        return Learned(network_predictor(self.case, self.common), at)
+        at = {site: network_predictor(self.work, self.of(site)) for site in self.own}
+        return Learned(network_predictor(self.work, self.common), at)
 
 
 class Scaffold(FedAvg):
@@ -149,15 +157,15 @@ class Scaffold(FedAvg):
     Source: Karimireddy et al., ICML 2020.
     """
 
-    def __init__(self, case: Case, option: Option, start: Weights | None = None) -> None:
-        super().__init__(case, option, start)
+    def __init__(self, work: Work, option: Option, start: Weights | None = None) -> None:
+        super().__init__(work, option, start)
         self.drifts: dict[str, dict[str, Tensor]] = {}
         self.drift: dict[str, Tensor] = {}
         self.measured: dict[str, dict[str, Tensor]] = {}
 
     def turn(self, training: SiteTraining, site: str, span: range) -> Weights:
         """As `FedAvg.turn`."""
-        self.case.meter.transfer(site, sent=2 * self.payload, received=2 * self.payload)
+        self.exchange(site, times=2)
         own, sums = self.drifts.get(site, {}), dict[str, Tensor]()
 
         def adjust(network: Network) -> None:
@@ -184,49 +192,9 @@ class Scaffold(FedAvg):
         }
 
 
-def learner(kind: type[FedAvg]) -> Learn:
-    """A method that trains in rounds, as the harness wants it."""
-
-    def learn(case: Case, option: Option) -> Iterator[Learned]:
-        trained = kind(case, option)
-        for number in count():
-            trained.cycle(number)
-            yield trained.learned()
-
-    return learn
-
-
-def pooled(case: Case, option: Option) -> Iterator[Learned]:
-    """End-to-end training on all images in one place, which privacy forbids: the ceiling."""
-    one_place = replace(case, sites={"one place": merged(case.labelled)})
-    yield from learner(Pooled)(one_place, option)
-
-
-def local(case: Case, option: Option) -> Iterator[Learned]:
-    """Every site for itself, from fresh weights."""
-    yield from _alone(case, option, None)
-
-
-def fine_tuned(case: Case, option: Option) -> Iterator[Learned]:
-    """Every site for itself, from what the others had learned."""
-    yield from _alone(case, option, state_of(case.referred()))
-
-
-def _alone(case: Case, option: Option, start: Weights | None) -> Iterator[Learned]:
-    """FedAvg at each site by itself, where nothing is sent."""
-    trained = {site: FedAvg(alone(case, site), option, start) for site in case.labelled}
-    for number in count():
-        for site, one in trained.items():
-            one.cycle(number)
-            case.meter.compute(site, sum(one.case.meter.seconds.values()))
-            one.case.meter.seconds.clear()
-        at = {site: network_predictor(case, one.common) for site, one in trained.items()}
-        yield Learned(None if start is None else network_predictor(case, start), at)
-
-
-def alone(case: Case, site: str) -> Case:
-    """The case with one site in it, and a meter of its own."""
-    return replace(case, sites={site: case.sites[site]}, meter=Meter())
+def alone(work: Work, site: str) -> Work:
+    """The same with one site in it, and a meter of its own."""
+    return replace(work, sites={site: work.sites[site]}, meter=Meter())
 
 
 def toward(centre: Weights, strength: float) -> Adjust:

@@ -19,8 +19,9 @@ from fedmed_edge.model.refine import refine
 from fedmed_edge.model.sums import SiteSums, read_sums
 from fedmed_edge.statistics.contribution import Contribution
 from fedmed_edge.statistics.feature_statistics import unpack
-from fedmed_edge.study.methods.method import Case, Learned, Option, Predictor
+from fedmed_edge.study.methods.method import Case
 from fedmed_edge.study.methods.reference import Rows
+from fedmed_edge.study.methods.work import Learned, Option, Predictor
 from fedmed_edge.study.scores import Answers, answers_of_predictions
 from fedmed_edge.study.story import told_by_store
 
@@ -143,7 +144,8 @@ def contributions(case: Case, rows: Rows, *, sent: Sent | None = None) -> dict[s
     Args:
         sent: Bytes that the method has a site send; default all that a contribution holds.
     """
-    case.referred()
+    if rows != "untrained":
+        case.referred()
     founders, made = case.reference.founders, {}
     unchanged = [site for site in case.sites if site in founders and founders[site] == case.sites[site]]
     # Where nothing happened since the founding, the founding is what is paid for.

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from fedmed_edge.recipe import Recipe
-from fedmed_edge.study.methods.method import Case, Learned, Option
+from fedmed_edge.study.methods.method import Case
+from fedmed_edge.study.methods.work import Learned, Option
 from fedmed_edge.study.scores import answers_of_threshold
 
 

@@ -11,7 +11,7 @@ from fedmed_edge.images.dataset import Dataset
 from fedmed_edge.images.preprocess import prepare
 from fedmed_edge.images.windows import cover
 from fedmed_edge.study.methods.averaging import FedAvg
-from fedmed_edge.study.methods.method import Case, Option
+from fedmed_edge.study.methods.work import Option, Work
 
 Float32 = npt.NDArray[np.float32]
 
@@ -35,23 +35,23 @@ class FedDG(FedAvg):
     Source: Liu et al., CVPR 2021.
     """
 
-    def __init__(self, case: Case, option: Option, start: Weights | None = None) -> None:
-        super().__init__(case, option, start)
-        self.bank = {site: _spectra(data, case.seed) for site, data in case.labelled.items()}
-        self.random = np.random.default_rng((case.seed, 5))
+    def __init__(self, work: Work, option: Option, start: Weights | None = None) -> None:
+        super().__init__(work, option, start)
+        self.bank = {site: _spectra(data, work.seed) for site, data in work.labelled.items()}
+        self.random = np.random.default_rng((work.seed, 5))
         size = {site: spectra.nbytes for site, spectra in self.bank.items()}
         for site, own in size.items():
-            case.meter.transfer(site, sent=own, received=sum(size.values()) - own)
+            work.meter.transfer(site, sent=own, received=sum(size.values()) - own)
 
     def turn(self, training: SiteTraining, site: str, span: range) -> Weights:
         """As `FedAvg.turn`."""
-        self.case.meter.transfer(site, sent=self.payload, received=self.payload)
+        self.exchange(site)
         others = [spectra for name, spectra in self.bank.items() if name != site] or [self.bank[site]]
         objective = self._episode(np.concatenate(others))
         return training.turn(site, self.common, span, objective=objective)[0]
 
     def _episode(self, bank: Float32) -> Objective:
-        loss, weight = task_loss(self.case.recipe), self.option["weight"]
+        loss, weight = task_loss(self.work.recipe), self.option["weight"]
 
         def objective(network: Network, images: Tensor, targets: Tensor) -> Tensor:
             picked = torch.from_numpy(bank[self.random.integers(len(bank), size=len(images))])

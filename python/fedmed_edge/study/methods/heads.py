@@ -12,7 +12,8 @@ from torch.nn import functional
 from fedmed_edge.features.backbones import seeded
 from fedmed_edge.features.extract import RowSample, extract_with_sample
 from fedmed_edge.study.methods.closed_form import PlainHead, head_predictor
-from fedmed_edge.study.methods.method import Case, Learned, Option
+from fedmed_edge.study.methods.method import Case
+from fedmed_edge.study.methods.work import Learned, Option
 
 ROWS = 20_000
 """Labelled rows that a site trains on, at most: images of a classification, or some of the pixels."""

@@ -17,14 +17,8 @@ from fedmed_edge.images.preprocess import prepare
 from fedmed_edge.images.windows import cover
 from fedmed_edge.model.solve import on_one_thread, one_thread
 from fedmed_edge.study.methods.averaging import FedAvg, alone
-from fedmed_edge.study.methods.method import (
-    Case,
-    Learned,
-    Option,
-    network_predictor,
-    size_of,
-    with_weights,
-)
+from fedmed_edge.study.methods.method import Case
+from fedmed_edge.study.methods.work import Learned, Option, network_predictor, size_of, with_weights
 
 Float64 = npt.NDArray[np.float64]
 
@@ -147,7 +141,7 @@ def _tuned(case: Case, option: Option) -> Iterator[Mapping[str, Weights]]:
     while True:
         for site, one in trained.items():
             one.cycle(number)
-            case.meter.compute(site, sum(one.case.meter.seconds.values()))
-            one.case.meter.seconds.clear()
+            case.meter.compute(site, sum(one.work.meter.seconds.values()))
+            one.work.meter.seconds.clear()
         yield {site: one.common for site, one in trained.items()}
         number += 1

@@ -23,80 +23,26 @@ there not at all. It never sees the name of a setting, and nothing in it may dep
 site, on sizes or on classes.
 
 Families, one file each: `controls`, `closed_form`, `averaging` (networks trained in rounds), `personalised`,
-`domain_shifts`, `merging`, `heads`, `adaptation`.
+`domain_shifts`, `trained` (alone, or in one place), `merging`, `heads`, `adaptation`.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any, Final, Literal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Final, Literal
 
-from fedmed_edge.features.backbones import set_state, state_of
-from fedmed_edge.features.training import Network, build_network
-from fedmed_edge.features.weights import Weights
+from fedmed_edge.features.backbones import state_of
+from fedmed_edge.features.training import Network
 from fedmed_edge.images.dataset import Dataset
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.study.methods.reference import Reference
+from fedmed_edge.study.methods.work import Learned, Meter, Option, Work, with_weights
 from fedmed_edge.study.networks import split_by_patient
-from fedmed_edge.study.plan import Budget, Setting
-from fedmed_edge.study.scores import Answers, answers_of_network
+from fedmed_edge.study.plan import Setting
 
 TRIALS: Final = 3
 """Options of a method that are tried, at most."""
 
-Option = Mapping[str, float]
-Predictor = Callable[[Dataset], Answers]
 Role = Literal["ours", "control", "peer", "ceiling"]
-Watch = Callable[[str], None]
-
-
-@dataclass
-class Meter:
-    """What a method asked of the sites so far.
-
-    Attributes:
-        sent, received: Site → bytes.
-        seconds: Site → seconds that it computed.
-        server_seconds: Seconds at the server.
-        before: What had been spent before the case, where the method rests on it: the reference.
-    """
-
-    rounds: int = 0
-    sent: dict[str, int] = field(default_factory=dict)
-    received: dict[str, int] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-    server_seconds: float = 0.0
-    before: dict[str, float] = field(default_factory=dict)
-
-    def transfer(self, site: str, *, sent: int = 0, received: int = 0) -> None:
-        """Count bytes of one site."""
-        self.sent[site] = self.sent.get(site, 0) + sent
-        self.received[site] = self.received.get(site, 0) + received
-
-    def compute(self, site: str, seconds: float) -> None:
-        """Count seconds of one site."""
-        self.seconds[site] = self.seconds.get(site, 0.0) + seconds
-
-
-@dataclass(frozen=True)
-class Learned:
-    """What a method has learned: predictors.
-
-    Attributes:
-        everywhere: Answers for a site that has none of its own; None: such a site gets no answer.
-        at: Site → its own.
-        notes: What a reader of the figures should know, as JSON values.
-    """
-
-    everywhere: Predictor | None = None
-    at: Mapping[str, Predictor] = field(default_factory=dict)
-    notes: Mapping[str, Any] = field(default_factory=dict)
-
-    def of(self, site: str) -> Predictor | None:
-        """The predictor that answers for a site, if any."""
-        return self.at.get(site, self.everywhere)
-
-
 Learn = Callable[["Case", Option], Iterator[Learned]]
 
 
@@ -129,40 +75,21 @@ class Method:
     fits: Callable[[Recipe], bool] = _any_task
 
 
-@dataclass(frozen=True)
-class Case:
+@dataclass(frozen=True, kw_only=True)
+class Case(Work):
     """One question: what every hospital may learn from.
 
     Attributes:
         site: The hospital in question.
-        sites: Site → images that it may learn from; labels that a setting hides are not in them, and a
-            hospital that is not there is not in it.
         reference: What stood before `site` came.
         policy: Under which contributions are made.
         proves: Whether a closed form is to be made by a real store as well, event by event, and compared.
     """
 
-    recipe: Recipe
     site: str
-    sites: Mapping[str, Dataset]
     reference: Reference
-    budget: Budget
     policy: Setting
-    seed: int
-    device: str
-    watch: Watch
     proves: bool = False
-    meter: Meter = field(default_factory=Meter)
-
-    @cached_property
-    def labelled(self) -> dict[str, Dataset]:
-        """Sites that have labels, with their labelled images, in order of name."""
-        found = {site: self.sites[site].labelled for site in sorted(self.sites)}
-        return {site: data for site, data in found.items() if len(data)}
-
-    def fresh(self) -> Network:
-        """The network that every training starts from."""
-        return build_network(self.recipe, seed=self.seed)
 
     def referred(self) -> Network:
         """A copy of the network that the others had learned; its cost counts as spent before."""
@@ -192,22 +119,3 @@ class Case:
 
 def _without(data: Dataset, patients: set[str]) -> Dataset:
     return data.subset([index for index, item in enumerate(data) if item.patient not in patients])
-
-
-def with_weights(recipe: Recipe, weights: Weights) -> Network:
-    """A network of the recipe with these weights."""
-    network = build_network(recipe)
-    set_state(network, weights)
-    return network
-
-
-def network_predictor(case: Case, weights: Weights) -> Predictor:
-    """Answers of the recipe's network with these weights."""
-    return lambda data: answers_of_network(
-        with_weights(case.recipe, weights), data, device=case.device, surface=True
-    )
-
-
-def size_of(weights: Weights) -> int:
-    """Bytes of a set of weights."""
-    return sum(value.nbytes for value in weights.values())

@@ -13,7 +13,14 @@ from fedmed_edge.features.training import SiteTraining
 from fedmed_edge.features.weights import Weights
 from fedmed_edge.images.dataset import Dataset
 from fedmed_edge.study.methods.averaging import Adjust, FedAvg, FedBN, alone, toward
-from fedmed_edge.study.methods.method import Case, Learned, Option, Predictor, network_predictor, size_of
+from fedmed_edge.study.methods.work import (
+    Learned,
+    Option,
+    Predictor,
+    Work,
+    network_predictor,
+    size_of,
+)
 from fedmed_edge.study.scores import Answers
 
 _HEADS = "heads."
@@ -25,9 +32,9 @@ class Ditto(FedAvg):
     Source: Li et al., ICML 2021.
     """
 
-    def __init__(self, case: Case, option: Option, start: Weights | None = None) -> None:
-        super().__init__(case, option, start)
-        self.own = {site: _Held(alone(case, site), option, start) for site in case.labelled}
+    def __init__(self, work: Work, option: Option, start: Weights | None = None) -> None:
+        super().__init__(work, option, start)
+        self.own = {site: _Held(alone(work, site), option, start) for site in work.labelled}
 
     def cycle(self, number: int) -> None:
         """As `FedAvg.cycle`, and one of every site's own model.
@@ -39,13 +46,13 @@ class Ditto(FedAvg):
         for site, one in self.own.items():
             one.centre = self.common
             one.cycle(number)
-            self.case.meter.compute(site, sum(one.case.meter.seconds.values()))
-            one.case.meter.seconds.clear()
+            self.work.meter.compute(site, sum(one.work.meter.seconds.values()))
+            one.work.meter.seconds.clear()
 
     def learned(self) -> Learned:
         """As `FedAvg.learned`."""
-        at = {site: network_predictor(self.case, one.common) for site, one in self.own.items()}
-        return Learned(network_predictor(self.case, self.common), at)
+        at = {site: network_predictor(self.work, one.common) for site, one in self.own.items()}
+        return Learned(network_predictor(self.work, self.common), at)
 
 
 class _Held(FedAvg):
@@ -64,14 +71,14 @@ class FedRep(FedBN):
     Source: Collins et al., ICML 2021.
     """
 
-    def __init__(self, case: Case, option: Option, start: Weights | None = None) -> None:
-        super().__init__(case, option, start)
+    def __init__(self, work: Work, option: Option, start: Weights | None = None) -> None:
+        super().__init__(work, option, start)
         self.own_names = {name for name in self.common if name.startswith(_HEADS)}
         self.payload = size_of(self.common) - sum(self.common[name].nbytes for name in self.own_names)
 
     def turn(self, training: SiteTraining, site: str, span: range) -> Weights:
         """As `FedAvg.turn`."""
-        self.case.meter.transfer(site, sent=self.payload, received=self.payload)
+        self.exchange(site)
         middle = span.start + max(1, round(len(span) * self.option["head_share"]))
         try:
             self._train_only(head=True)
@@ -99,7 +106,7 @@ class FedBABU(FedAvg):
 
     def turn(self, training: SiteTraining, site: str, span: range) -> Weights:
         """As `FedAvg.turn`."""
-        self.case.meter.transfer(site, sent=self.payload, received=self.payload)
+        self.exchange(site)
         for name, value in self.network.named_parameters():
             value.requires_grad_(not name.startswith(_HEADS))
         try:
@@ -113,23 +120,23 @@ class FedBABU(FedAvg):
 
         @cache
         def tuned(site: str) -> Weights:
-            one = _Tuned(alone(self.case, site), {"rate": self.option["tuning_rate"]}, common)
+            one = _Tuned(alone(self.work, site), {"rate": self.option["tuning_rate"]}, common)
             one.cycle(0)
-            self.case.meter.compute(site, sum(one.case.meter.seconds.values()))
+            self.work.meter.compute(site, sum(one.work.meter.seconds.values()))
             return one.common
 
         def everywhere(data: Dataset) -> Answers:
-            average = FedAvg(self.case, self.option)
+            average = FedAvg(self.work, self.option)
             average.merge(
-                {site: tuned(site) for site in self.case.labelled},
-                {site: len(images) for site, images in self.case.labelled.items()},
+                {site: tuned(site) for site in self.work.labelled},
+                {site: len(images) for site, images in self.work.labelled.items()},
             )
-            return network_predictor(self.case, average.common)(data)
+            return network_predictor(self.work, average.common)(data)
 
         def of(site: str) -> Predictor:
-            return lambda data: network_predictor(self.case, tuned(site))(data)
+            return lambda data: network_predictor(self.work, tuned(site))(data)
 
-        return Learned(everywhere, {site: of(site) for site in self.case.labelled})
+        return Learned(everywhere, {site: of(site) for site in self.work.labelled})
 
 
 class _Tuned(FedAvg):
@@ -137,7 +144,7 @@ class _Tuned(FedAvg):
 
     @property
     def steps(self) -> tuple[int, int]:
-        return 1, self.case.budget.local_steps
+        return 1, self.work.budget.local_steps
 
 
 class PFedHN(FedAvg):
@@ -152,10 +159,10 @@ class PFedHN(FedAvg):
 
     hidden = 16
 
-    def __init__(self, case: Case, option: Option, start: Weights | None = None) -> None:
-        super().__init__(case, option, start)
-        self.places = {site: index for index, site in enumerate(case.labelled)}
-        with seeded(case.seed + 2):
+    def __init__(self, work: Work, option: Option, start: Weights | None = None) -> None:
+        super().__init__(work, option, start)
+        self.places = {site: index for index, site in enumerate(work.labelled)}
+        with seeded(work.seed + 2):
             self.embedding = nn.Embedding(len(self.places), self.hidden)
             self.trunk = nn.Sequential(nn.Linear(self.hidden, self.hidden), nn.Tanh())
         self.offsets = {
@@ -181,7 +188,7 @@ class PFedHN(FedAvg):
 
     def turn(self, training: SiteTraining, site: str, span: range) -> Weights:
         """As `FedAvg.turn`; the server learns from each site in turn."""
-        self.case.meter.transfer(site, sent=self.payload, received=self.payload)
+        self.exchange(site)
         weights = self.made(self.embedding.weight[self.places[site]])
         state, _ = training.turn(site, {**self.common, **_plain(weights)}, span)
         self.optimiser.zero_grad()
@@ -201,8 +208,8 @@ class PFedHN(FedAvg):
             site: {**self.common, **_plain(self.made(self.embedding.weight[place]))}
             for site, place in self.places.items()
         }
-        at = {site: network_predictor(self.case, weights) for site, weights in own.items()}
-        return Learned(network_predictor(self.case, self.common), at)
+        at = {site: network_predictor(self.work, weights) for site, weights in own.items()}
+        return Learned(network_predictor(self.work, self.common), at)
 
 
 def _plain(weights: Mapping[str, Tensor]) -> dict[str, npt.NDArray[np.generic]]:

@@ -9,10 +9,6 @@ from fedmed_edge.study.methods.averaging import (
     FedBN,
     FedProx,
     Scaffold,
-    fine_tuned,
-    learner,
-    local,
-    pooled,
 )
 from fedmed_edge.study.methods.closed_form import (
     afl,
@@ -29,6 +25,7 @@ from fedmed_edge.study.methods.heads import sgd_head
 from fedmed_edge.study.methods.merging import gram_merge, weight_average
 from fedmed_edge.study.methods.method import Method
 from fedmed_edge.study.methods.personalised import Ditto, FedBABU, FedRep, PFedHN
+from fedmed_edge.study.methods.trained import fine_tuned, learner, local, pooled
 
 _RATES = ({"rate": 1.0}, {"rate": 0.3}, {"rate": 3.0})
 _TUNING = ({"rate": 0.3}, {"rate": 1.0}, {"rate": 0.1})

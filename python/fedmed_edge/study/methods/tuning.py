@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from fedmed_edge.images.dataset import Dataset
-from fedmed_edge.study.methods.method import TRIALS, Case, Learned, Method, Option
+from fedmed_edge.study.methods.method import TRIALS, Case, Method
+from fedmed_edge.study.methods.work import Learned, Option
 from fedmed_edge.study.networks import plateau
 from fedmed_edge.study.scores import score
 
@@ -20,7 +21,7 @@ class Choice:
     Attributes:
         option: One of the method's.
         cycles: Of the budget.
-        trials: Validation score of every option after its first cycle.
+        trials: Validation score of every option after its first cycle; NaN where nothing was answered.
         plateau: Whether it was looked for; False: one cycle was made, with the default option.
     """
 
@@ -31,7 +32,8 @@ class Choice:
 
     def document(self) -> dict[str, Any]:
         """As JSON values."""
-        return asdict(self) | {"option": dict(self.option), "trials": list(self.trials)}
+        trials = [None if np.isnan(value) else value for value in self.trials]
+        return asdict(self) | {"option": dict(self.option), "trials": trials}
 
 
 Question = tuple[Case, Mapping[str, Dataset]]
@@ -42,7 +44,8 @@ def choose(method: Method, case: Case) -> Choice:
     """Try every option for a cycle, go on with the best one until it gains no more.
 
     Judged by training patients of every site that has labels, kept out of the fit. A method that adapts to an
-    unlabelled hospital is judged by each of the others in turn, its labels hidden.
+    unlabelled hospital is judged by each of the others in turn, its labels hidden; the reference has seen
+    those, which is the same for every option.
     """
     if not case.budget.until_plateau:
         return Choice(method.options[0])
