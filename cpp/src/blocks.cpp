@@ -25,7 +25,7 @@ constexpr std::size_t memory_budget = std::size_t{72} << 20;
 // Bytes of a thread's own memory for its tasks.
 constexpr std::size_t workspace_bytes = std::size_t{1} << 20;
 // Bytes that are read of a file at once, and of all files.
-constexpr std::size_t largest_window = std::size_t{64} << 10;
+constexpr std::size_t largest_window = std::size_t{128} << 10;
 constexpr std::size_t windows_budget = std::size_t{8} << 20;
 // Elements of a model that a task takes: whole windows, of whatever type.
 constexpr std::size_t task_length = std::size_t{1} << 16;
