@@ -92,7 +92,7 @@ def answers_of_network(network: Network, dataset: Dataset, *, device: str, surfa
     """
     probabilities = predict(network, dataset, device=device)
     if dataset.recipe.kind == "classification":
-        return _classified(dataset, probabilities)
+        return answers_of_probabilities(dataset, probabilities)
     masks = (
         restore(grid, prepare(dataset.load(item), dataset.recipe))
         for item, grid in zip(dataset, probabilities, strict=True)
@@ -105,7 +105,7 @@ def answers_of_predictions(
 ) -> Answers:
     """What a closed-form head says of the items of a data set, from `features.extract.evaluate_heads`."""
     if dataset.recipe.kind == "classification":
-        return _classified(dataset, [one.probabilities for one in predictions])
+        return answers_of_probabilities(dataset, [one.probabilities for one in predictions])
     masks = (one.mask for one in predictions if one.mask is not None)
     return _segmented(dataset, masks, surface)
 
@@ -130,7 +130,10 @@ def _segmented(dataset: Dataset, masks: Iterable[npt.NDArray[np.uint8]], surface
     return Answers(_patients(dataset), dice=overlaps, surface=distances)
 
 
-def _classified(dataset: Dataset, probabilities: Sequence[npt.NDArray[np.float32] | None]) -> Answers:
+def answers_of_probabilities(
+    dataset: Dataset, probabilities: Sequence[npt.NDArray[np.floating] | None]
+) -> Answers:
+    """What somebody says of the labelled items of a classification, given (C,) probabilities of each."""
     stacked = np.array(probabilities, np.float32)
     return Answers(
         _patients(dataset),

@@ -43,7 +43,8 @@ def join(train: Sites, site: str, seed: int) -> Iterator[Question]:
 def update(train: Sites, site: str, seed: int) -> Iterator[Question]:
     """The hospital doubles its data: half of its patients were in it from the beginning."""
     half = {**_others(train, site), site: _half(train[site], seed)}
-    yield Question("update", site, train, half, proves=True)
+    (whole,) = join(train, site, seed)
+    yield Question("update", site, train, half, proves=True, tuned_as=whole)
 
 
 def withdraw(train: Sites, site: str, seed: int) -> Iterator[Question]:

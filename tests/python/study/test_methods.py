@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from fedmed_edge.features.backbones import state_of
+from fedmed_edge.features.extract import evaluate_heads
 from fedmed_edge.features.training import build_network, train
 from fedmed_edge.images.dataset import Dataset, Task, read_dataset
 from fedmed_edge.model.rebuild import rebuild
@@ -23,7 +24,12 @@ from fedmed_edge.study.methods.averaging import (
     alone,
     norm_names,
 )
-from fedmed_edge.study.methods.closed_form import contributions, discriminant_head, ridge_head
+from fedmed_edge.study.methods.closed_form import (
+    contributions,
+    discriminant_head,
+    head_predictor,
+    ridge_head,
+)
 from fedmed_edge.study.methods.domain_shifts import interpolate
 from fedmed_edge.study.methods.merging import regression_mean
 from fedmed_edge.study.methods.method import Case
@@ -34,6 +40,7 @@ from fedmed_edge.study.methods.tuning import choose, hidden
 from fedmed_edge.study.methods.work import Meter
 from fedmed_edge.study.networks import joint_network, merged
 from fedmed_edge.study.plan import SETTINGS, Budget
+from fedmed_edge.study.scores import answers_of_predictions
 
 BUDGET = Budget(4, 1, 2, 2, 2, 4, until_plateau=False)
 SITE = "gamma"
@@ -211,6 +218,17 @@ def test_a_closed_form_without_lift_is_ridge_regression_on_the_rows(bench: Bench
 
 def _weighted(site: Any, counts: np.ndarray) -> Any:
     return replace(site, blocks={(fold, k): gram / counts[k] for (fold, k), gram in site.blocks.items()})
+
+
+def test_a_head_answers_as_it_does_in_the_product(bench: Bench) -> None:
+    case = bench.case()
+    model = rebuild(list(contributions(case, "lifted").values()), bench.task.recipe)
+    tests, generation = bench.tests[SITE], bench.reference.generation("lifted")
+    (wanted,) = evaluate_heads(generation, tests, [model], device="cpu")
+    found, asked = head_predictor(case, "lifted", model)(tests), answers_of_predictions(tests, wanted)
+    assert found.patients == asked.patients and found.label == asked.label and found.dice == asked.dice
+    if bench.task.recipe.kind == "classification":
+        np.testing.assert_allclose(found.probabilities, asked.probabilities, atol=2e-6)
 
 
 def test_gaussian_heads_are_linear_discriminants(bench: Bench) -> None:

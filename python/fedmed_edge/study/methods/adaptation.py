@@ -46,7 +46,9 @@ def _adapted(case: Case, option: Option, chosen: Chosen) -> Iterator[Learned]:
     network = case.referred()
     start = state_of(network)
     names, data = chosen(network), case.sites[case.site]
-    trained = [value for name, value in network.named_parameters() if name in names]
+    for name, value in network.named_parameters():
+        value.requires_grad_(name in names)
+    trained = [value for value in network.parameters() if value.requires_grad]
     rate = LEARNING_RATE[case.recipe.kind] * option["rate"]
     optimiser = torch.optim.Adam(trained, lr=rate)
     batches = _batches(data, case.budget.batch, case.seed)

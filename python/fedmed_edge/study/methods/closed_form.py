@@ -22,7 +22,7 @@ from fedmed_edge.statistics.feature_statistics import unpack
 from fedmed_edge.study.methods.method import Case
 from fedmed_edge.study.methods.reference import Rows
 from fedmed_edge.study.methods.work import Learned, Option, Predictor
-from fedmed_edge.study.scores import Answers, answers_of_predictions
+from fedmed_edge.study.scores import Answers, answers_of_predictions, answers_of_probabilities
 from fedmed_edge.study.story import told_by_store
 
 Float64 = npt.NDArray[np.float64]
@@ -164,12 +164,18 @@ def contributions(case: Case, rows: Rows, *, sent: Sent | None = None) -> dict[s
 def head_predictor(case: Case, rows: Rows, head: LinearHead) -> Predictor:
     """Answers of a head on these rows."""
 
-    def answer(data: Dataset) -> Answers:
+    def classify(data: Dataset) -> Answers:
+        weight, bias = head.linear()
+        scores = case.reference.rows(rows, data).astype(np.float64) @ weight + bias
+        powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+        return answers_of_probabilities(data, list(powers / powers.sum(axis=1, keepdims=True)))
+
+    def segment(data: Dataset) -> Answers:
         generation = case.reference.generation(rows)
         (found,) = evaluate_heads(generation, data, [head], device=case.device)
         return answers_of_predictions(data, found, surface=True)
 
-    return answer
+    return classify if case.recipe.kind == "classification" else segment
 
 
 def _rebuilt(case: Case, rows: Rows) -> Learned:

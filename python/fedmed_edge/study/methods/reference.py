@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from fedmed_edge import __version__
 from fedmed_edge.features.backbones import state_of
-from fedmed_edge.features.extract import extract
+from fedmed_edge.features.extract import extract, extract_with_sample
 from fedmed_edge.features.publish import complete_generation, draft_generation
 from fedmed_edge.features.training import Network, build_network
 from fedmed_edge.generation import Generation
@@ -50,6 +51,7 @@ class Reference:
         self.recipe, self.founders, self.budget, self.policy = recipe, dict(founders), budget, policy
         self.kept, self.seed, self.device, self.watch = kept, seed, device, watch
         self._made: dict[tuple[Rows, str], tuple[str, Contribution | None, float]] = {}
+        self._rows: dict[tuple[Rows, str], npt.NDArray[np.float32]] = {}
         self._generations: dict[Rows, Generation] = {}
 
     def of(self, founders: Mapping[str, Dataset]) -> "Reference":
@@ -87,6 +89,16 @@ class Reference:
             self._made[rows, site] = digest, made, time.perf_counter() - began
         _, made, seconds = self._made[rows, site]
         return made, seconds
+
+    def rows(self, rows: Rows, data: Dataset) -> npt.NDArray[np.float32]:
+        """Rows (N, D) of the labelled images of a classification; made once for all heads."""
+        key = rows, images_digest({"": data})
+        if key not in self._rows:
+            _, sample = extract_with_sample(
+                self.generation(rows), data, min_cohort=1, limit=1 << 40, device=self.device
+            )
+            self._rows[key] = sample.rows
+        return self._rows[key]
 
     @property
     def _notebook(self) -> Notebook:
