@@ -1,11 +1,13 @@
 """The whole node: its parts, in the order in which they start and stop."""
 
 import logging
+import shutil
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from fedmed_edge.atomic import locked
+from fedmed_edge.errors import InputError
 from fedmed_edge.listener.answering import Answering, WorkerProcess
 from fedmed_edge.listener.delivery import Delivering
 from fedmed_edge.listener.destinations import silence_libraries
@@ -28,6 +30,13 @@ _FAULTS = {
     "fetching": "the DICOMweb server has not answered for a long while",
 }
 
+_REFUSED = {
+    "address": "`allow` does not name its address",
+    "aet": "`allow` does not name its AE title, or it calls another one than `aet`",
+    "tls": "it speaks no TLS, or shows no certificate that `authority` signed",
+    "limit": "there are as many associations as `associations` allows",
+}
+
 
 class Node:
     """A DICOM node over one folder.
@@ -47,6 +56,12 @@ class Node:
         # The journal holds paths, and the node may be started from elsewhere the next time.
         self.settings = settings = settings.model_copy(update={"folder": settings.folder.absolute()})
         settings.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        total = shutil.disk_usage(settings.folder).total
+        if settings.watermark_gb * _GB >= total:
+            raise InputError(
+                f"listen.watermark_gb: has {settings.watermark_gb:g}, expected less than the disk of "
+                f"`folder` holds, {total / _GB:.0f}"
+            )
         self._lock = ExitStack()  # nobody else works on the folder while it is held
         busy, hint = (
             f"{settings.folder}: another `listen` works here",
@@ -161,6 +176,6 @@ class Node:
         self.metrics.seconds.observe(seconds)
         self._delivering.wake()
 
-    def _refused(self, reason: str) -> None:
+    def _refused(self, reason: str, peer: str) -> None:
         self.metrics.refused.labels(reason).inc()
-        log.warning("listen: a peer was refused: %s", reason)
+        log.warning("listen: %r was refused: %s", peer, _REFUSED[reason])

@@ -10,6 +10,7 @@ from socketserver import TCPServer
 from typing import Any, cast
 
 from pynetdicom import AE, _config, dimse_messages, evt
+from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.events import Event
 from pynetdicom.transport import ThreadedAssociationServer
@@ -36,7 +37,7 @@ _STATUS = {
 }
 
 Arrived = Callable[[Outcome, str], None]
-Refused = Callable[[str], None]
+Refused = Callable[[str, str], None]
 
 
 class StorageScp:
@@ -44,7 +45,7 @@ class StorageScp:
 
     Args:
         arrived: Called with the outcome and the SeriesInstanceUID of every C-STORE, before it is answered.
-        refused: Called with `address`, `tls`, `aet` or `limit` for each who may not come.
+        refused: Called with `address`, `tls`, `aet` or `limit` and who it is, for each who may not come.
     """
 
     def __init__(self, settings: Listen, incoming: Incoming, arrived: Arrived, refused: Refused) -> None:
@@ -121,14 +122,15 @@ class StorageScp:
         association = event.assoc
         request = association.requestor.primitive
         if request is None or not self._admits(request.calling_ae_title, association.requestor.address):
-            self._refused("aet")
+            self._refused("aet", _peer(association))
             # rejected, permanent, by the service user: calling AE title not recognised (PS3.8 table 9-21)
             association.acse.send_reject(0x01, 0x01, 0x03)
             association.kill()
 
     def _on_reject(self, event: Event) -> None:
         request = event.assoc.requestor.primitive
-        self._refused("limit" if request and request.called_ae_title == self._settings.aet else "aet")
+        called_us = request is not None and request.called_ae_title == self._settings.aet
+        self._refused("limit" if called_us else "aet", _peer(event.assoc))
 
     def _on_store(self, event: Event) -> int:
         request = cast(C_STORE, event.request)
@@ -186,11 +188,11 @@ class _Server(ThreadedAssociationServer):
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
         if self.closing or not self.admits(None, client_address[0]):
-            self.refused("address")
+            self.refused("address", client_address[0])
             return False
         # beyond the limit that is told in the protocol's own words
         if len(self.active_associations) > 4 * self.ae.maximum_associations:
-            self.refused("limit")
+            self.refused("limit", client_address[0])
             return False
         return True
 
@@ -211,8 +213,13 @@ class _Server(ThreadedAssociationServer):
         self.server_close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        self.refused("tls")
-        log.warning("listen: a peer was refused: no TLS, or no certificate that counts here")
+        self.refused("tls", client_address[0])
+
+
+def _peer(association: Association) -> str:
+    """Who calls, as `allow` writes it."""
+    request = association.requestor.primitive
+    return f"{request.calling_ae_title if request else '?'}@{association.requestor.address}"
 
 
 def server_context(tls: Tls) -> ssl.SSLContext | None:
@@ -233,6 +240,9 @@ def client_context(tls: Tls) -> ssl.SSLContext:
 
 def _with_files(context: ssl.SSLContext, tls: Tls) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    for name, path in tls:
+        if path is not None and not path.is_file():
+            raise InputError(f"listen.tls.{name}: {path}: no such file")
     try:
         if tls.certificate is not None:
             context.load_cert_chain(tls.certificate, tls.key)
