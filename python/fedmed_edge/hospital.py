@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedmed_edge import __version__
-from fedmed_edge.config import Policy, SiteConfig
+from fedmed_edge.config import ROWS_A_COLUMN, Policy, SiteConfig
 from fedmed_edge.errors import InputError, TrustError, Withheld
 from fedmed_edge.features.extract import RowSample, extract_clipped, extract_with_sample
 from fedmed_edge.features.weights import Weights, read_backbone, write_backbone
@@ -249,15 +249,16 @@ def _check_cohort(dataset: Dataset, policy: Policy) -> None:
 def _check_width(sums: FeatureStatistics, policy: Policy) -> None:
     """Method §8: a Gram of fewer rows than its width shows their span, and with it who was in it.
 
-    Every Gram by itself: those of a fold of a class, and of the images, have the fewest.
+    With a few more than that it still tells; where the line stands was found by attack. Every Gram counts by
+    itself: those of a fold of a class, and of the images, have the fewest.
     """
-    narrow = [one for one in _grams_told(sums, policy) if one[1] < one[2]]
+    narrow = [one for one in _grams_told(sums, policy) if one[1] < ROWS_A_COLUMN * one[2]]
     if policy.width_rule == "off" or not narrow:
         return
     label, rows, width = min(narrow, key=lambda one: one[1] / one[2])
     message = (
         f"width rule: {len(narrow)} Grams show whose rows are in them; the one of {label} has width {width}, "
-        f"expected at most its {rows} rows"
+        f"expected at most a third of its {rows} rows"
     )
     hint = "noise (`epsilon`), a narrower generation, fewer `parts`, or `width_rule` in the policy"
     if policy.width_rule == "refuse":

@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+import time
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -21,8 +22,11 @@ from fedmed_edge.config import ServerConfig, SiteConfig, read_config
 from fedmed_edge.federation import duties
 from fedmed_edge.federation.coordinator import FOLDER, Coordinator
 from fedmed_edge.federation.loopback import Loopback, LoopbackSites
+from fedmed_edge.federation.requests import Requests
 from fedmed_edge.federation.site_side import sync
 from fedmed_edge.federation.wire import Reply, Request, encode
+from fedmed_edge.generation import read_generation
+from fedmed_edge.recipe import read_recipe
 from fedmed_edge.store.store import open_store
 
 SITE = "c"
@@ -252,6 +256,16 @@ def test_nothing_that_leaves_a_hospital_holds_a_canary(
     sent, reports = meet(f)
     assert {report.state for report in reports} == {"done"}
     assert {bool(report.figures) for report in reports} == {True, False}
+    # past the policy: refused, and why stays here
+    settings = tmp_path / SITE / "fedmed.toml"
+    settings.write_text(settings.read_text().replace('width_rule = "off"', 'width_rule = "refuse"'))
+    again = {"recipe": read_recipe(f.recipe).digest, "generation": read_generation(f.generation).digest}
+    asked = Requests(f.server / FOLDER / "requests")
+    asked.make(SITE, "once more", kind="contribute", deadline=time.time() + 3600, **again)
+    refused, (report,) = meet(f, 2)
+    assert (report.state, report.why) == ("refused", "policy")
+    assert "width rule: " in caplog.text and b"width" not in b"".join(refused)
+    # what cannot be read
     inner = tmp_path / "planted" / TEXTS["folder name"]
     for broken in inner.glob("*.dcm"):
         broken.write_bytes(broken.read_bytes()[:700])
@@ -259,9 +273,10 @@ def test_nothing_that_leaves_a_hospital_holds_a_canary(
     more, failed = meet(f)
     assert [report.state for report in failed] == ["failed"]
     assert TEXTS["file name"] in caplog.text  # the hospital's own log may name the file
-    assert len(sent + more) > 10 and held(b"".join(sent + more)) == set()
+    sent += refused + more
+    assert len(sent) > 10 and held(b"".join(sent)) == set()
     # logs stay, and name no patient all the same
     assert held(caplog.text.encode()) <= {"file name", "folder name"}
     key = (tmp_path / SITE / "site.key").read_bytes().splitlines()[1]
-    everything = b"".join([*sent, *more, *(path.read_bytes() for path in left.values())])
+    everything = b"".join([*sent, *(path.read_bytes() for path in left.values())])
     assert key not in everything and base64.b64decode(key)[-32:] not in everything

@@ -13,7 +13,7 @@ from pathlib import Path
 from fedmed_edge.commands import inference_checks
 from fedmed_edge.commands.connection_checks import connection_looks
 from fedmed_edge.commands.folders import read_site, read_site_data, read_site_generation
-from fedmed_edge.config import SiteConfig
+from fedmed_edge.config import ROWS_A_COLUMN, SiteConfig
 from fedmed_edge.errors import FedmedError, InputError
 from fedmed_edge.kernels import thread_count
 from fedmed_edge.recipe import read_recipe
@@ -114,7 +114,7 @@ def _policy(config: SiteConfig) -> Answer:
         return "ok", found
     width, train = read_site_generation(config).row_dim, read_site_data(config).train
     rows = min(train.counts().values(), default=0)
-    if train.recipe.kind == "classification" and rows < width and policy.width_rule != "off":
+    if train.recipe.kind == "classification" and rows < ROWS_A_COLUMN * width and policy.width_rule != "off":
         level = "fault" if policy.width_rule == "refuse" else "warning"
         hint = f"Grams of width {width} show who is in a class of {rows}: set `epsilon`, or a narrower lift"
         return level, found, hint

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from fedmed_edge.atomic import sync_folder
-from fedmed_edge.config import Policy
+from fedmed_edge.config import ROWS_A_COLUMN, Policy
 from fedmed_edge.errors import InputError, StoreError, Withheld
 from fedmed_edge.statistics.accounting import composed_multiplier, epsilon_of, noise_multiplier
 from fedmed_edge.statistics.header import ContributionHeader
@@ -179,12 +179,12 @@ def _refuse_difference(
 ) -> None:
     """Sums are exact, so two of them show the sums of the patients in whom they differ.
 
-    Their difference is a Gram like any other: where the policy refuses one that is wider than its rows, it
-    refuses a difference of fewer patients than that.
+    Their difference is a Gram like any other: where the policy refuses one that is too wide for its rows, it
+    refuses such a difference.
     """
     least = policy.update_patients or policy.min_cohort
     if policy.width_rule == "refuse" and header.kind == "classification":
-        least = max(least, header.row_dim)
+        least = max(least, ROWS_A_COLUMN * header.row_dim)
     for release in before:
         earlier = frozenset(release.cohort)
         for changed in (cohort - earlier, earlier - cohort):

@@ -13,7 +13,7 @@ from fedmed_edge.config import SiteConfig, read_config
 from fedmed_edge.errors import DeviceError, InputError
 from fedmed_edge.inference.model_folder import ModelFolder
 
-SITE = ["settings", "recipe", "data", "generation", "key", "server key", "model"]
+SITE = ["settings", "recipe", "data", "generation", "policy", "key", "server key", "model"]
 MACHINE = ["runtime", "device", "devices", "codecs", "torch", "disk", "clock", "processor"]
 
 

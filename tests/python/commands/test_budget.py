@@ -1,0 +1,75 @@
+"""`fedmed-edge budget`, and what an exhausted budget stops."""
+
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+pytest.importorskip("dp_accounting")
+
+EDGE = "fedmed-edge"
+
+
+def with_policy(world: Any, name: str, **rules: object) -> Path:
+    """The site's folder, its policy changed."""
+    settings = world.root / name / "fedmed.toml"
+    text = settings.read_text()
+    for key, value in rules.items():
+        text = re.sub(rf"^{key} = .*\n", "", text, flags=re.MULTILINE)
+        text = text.replace("[policy]\n", f"[policy]\n{key} = {value}\n")
+    settings.write_text(text)
+    return Path(world.root / name)
+
+
+def test_a_budget_is_spent_by_contributions_and_stops_them(copied: Any, kit: ModuleType) -> None:
+    folder = with_policy(copied, "c", epsilon=80.0, delta=1e-3, budget=160.0)
+    said = kit.run(EDGE, "budget", "-C", folder)
+    assert said.code == 0 and "spent: ε 0 of 160 at δ 0.001, by 0 contributions" in said.out
+    assert "left: 2 more of ε 80 each" in said.out and "1 contributions left without noise" in said.out
+    given = ("-C", folder, "--generation", copied.generation)
+    for number in (1, 2):
+        target = copied.root / f"noisy-{number}.contribution"
+        assert kit.run(EDGE, "contribute", *given, "--out", target).code == 0
+        told = copied.ask(EDGE, "inspect", target)
+        assert [row["name"] for row in told["tensors"]] == ["rest_grams"]
+        assert copied.admin("import", target)["imported"][0]["new"]
+        stands = copied.site("c", "budget")
+        assert (stands["noisy"], stands["left"]) == (number, 2 - number)
+    assert 80 < stands["epsilon"] <= 160
+    for more in (("--dry-run",), ("--out", copied.root / "x.contribution")):
+        said = kit.run(EDGE, "contribute", *given, *more)
+        assert (
+            said.code == 1 and "error: privacy budget: ε" in said.err and "hint: nothing leaves" in said.err
+        )
+    assert not (copied.root / "x.contribution").exists()
+    model = copied.admin("rebuild")
+    assert model["sites"] == ["a", "b", "c"]
+    said = kit.run(EDGE, "extract", *given, "--out", copied.root / "x.contribution")
+    assert said.code == 1 and "extract: the policy asks for noise" in said.err
+
+
+def test_without_noise_no_budget_bounds_what_is_told(copied: Any, kit: ModuleType) -> None:
+    said = kit.run(EDGE, "budget", "-C", copied.root / "c")
+    assert said.code == 0 and "policy: no noise (`epsilon` is not set)" in said.out
+
+
+def test_dry_run_and_doctor_show_the_policy(copied: Any, kit: ModuleType) -> None:
+    given = ("-C", copied.root / "c", "--generation", copied.generation)
+    said = kit.run(EDGE, "contribute", *given, "--dry-run")
+    for line in (
+        "policy: parts: classes, unlabelled, images, channels, style, calibration, weights; withheld: none",
+        "policy: min_cohort: 2 patients in every class and fold",
+        "policy: width: Grams of any width leave",
+        "policy: noise: none",
+        "policy: updates: 0 days apart, a class by at least 2 patients, or not at all",
+    ):
+        assert line in said.out
+    assert "noise: none; updates: 0 days apart" in kit.run(EDGE, "doctor", "-C", copied.root / "c").out
+    with_policy(copied, "c", epsilon=80.0, delta=1e-3, budget=100.0, days_between=7)
+    said = kit.run(EDGE, "contribute", *given, "--dry-run")
+    assert said.code == 1 and "error: policy: the last contribution left on" in said.err
+    noisy = kit.run(EDGE, "doctor", "-C", copied.root / "c").out
+    assert "noise: ε 80 and δ 0.001 a contribution, ε 100 in all; updates: 7 days apart" in noisy
+    assert "parts: classes; withheld: unlabelled, images, channels, style, calibration, weights" in noisy
