@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from fedmed_edge.federation.outbox import Parcel
 
 LOOK_S = 0.5
+PATIENCE_S = 60.0
 NOT_DELIVERED = Undelivered.exit_code
 
 
@@ -54,7 +55,7 @@ def check_connected(folder: Path) -> None:
 def wait_for(out: Output, folder: Path, parcel: "Parcel") -> "Parcel":
     """Wait until the server has taken or refused a parcel; it stays in the outbox where that is cut off.
 
-    Returns at once where no agent runs here.
+    Returns where no agent runs here, or where it has not been connected for a minute.
 
     Raises:
         TrustError: The server refused it.
@@ -64,8 +65,13 @@ def wait_for(out: Output, folder: Path, parcel: "Parcel") -> "Parcel":
     from fedmed_edge.federation.parts import count_parts
 
     outbox, left, total, sent = Outbox(folder / "outbox"), Followed(folder), count_parts(parcel.bytes), 0
+    heard = time.monotonic()
     with out.progress("handing over", total) as advance:
-        while parcel.state == "waiting" and "agent" in running(folder):
+        while parcel.state == "waiting" and time.monotonic() - heard < PATIENCE_S:
+            agent = running(folder).get("agent")
+            if agent is None:
+                break
+            heard = time.monotonic() if agent.get("connected") else heard
             for entry in left.new():
                 if entry.op == "put" and entry.subject == parcel.digest and sent < total:
                     sent += 1  # some may be sent again
