@@ -17,7 +17,7 @@ HARDENED = (
     "--cap-drop=ALL",
     "--security-opt=no-new-privileges",
     "--tmpfs=/tmp:rw,size=256m,mode=1777",
-    "--pids-limit=256",
+    "--pids-limit=1024",
     "--memory=1g",
 )
 """How docs/containers.md tells to run every image."""
@@ -32,7 +32,7 @@ class Engine:
     def __init__(self) -> None:
         self.started: list[str] = []
 
-    def __call__(self, *arguments: object, check: bool = True, timeout: float = 240) -> Said:
+    def __call__(self, *arguments: object, check: bool = True, timeout: float = 400) -> Said:
         done = subprocess.run(
             [DOCKER, *map(str, arguments)], capture_output=True, text=True, timeout=timeout, check=False
         )
@@ -86,13 +86,13 @@ def until() -> Callable[..., None]:
     """Wait until something holds; fails with the logs where it does not."""
 
     def wait(
-        holds: Callable[[], object], what: str, *, seconds: float = 90, logs: Callable[[], str] = str
+        holds: Callable[[], object], what: str, *, seconds: float = 400, logs: Callable[[], str] = str
     ) -> None:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if holds():
                 return
-            time.sleep(0.3)
+            time.sleep(1)
         pytest.fail(f"{what}: not within {seconds} s\n{logs()}")
 
     return wait

@@ -17,7 +17,7 @@ done
 /usr/bin/docker info >/dev/null 2>&1 || { tail -20 "$work/dockerd.log" >&2; echo "error: no container engine came up" >&2; exit 1; }
 for image in "$work"/images/fedmed-*.tar; do /usr/bin/docker load --quiet --input "$image"; done
 code=0
-"$PWD/.venv/bin/python" -m pytest --rootdir "$PWD" tests/container "$@" || code=$?
+"$PWD/.venv/bin/python" -m pytest --timeout 900 --basetemp "$work/tmp" tests/container "$@" || code=$?
 kill $engine
 wait $engine || true
 exit $code

@@ -154,7 +154,6 @@ class Federation:
             self.until(
                 lambda name=name: self.engine.state(name)["Health"]["Status"] == "healthy",
                 f"{name} is well",
-                seconds=180,
                 logs=lambda name=name: self.engine.logs(name) + json.dumps(self.engine.state(name)["Health"]),
             )
 
@@ -183,7 +182,6 @@ class Federation:
         self.until(
             lambda: self.state(contribution, name) == "taken",
             "the server takes the contribution",
-            seconds=150,
             logs=lambda: self.engine.logs(name) + self.engine.logs(SERVER),
         )
         status = self.admin("status")
@@ -201,7 +199,7 @@ class Federation:
         for name in (A, B):
             path = self.folder[name] / "inbox"
             self.until(
-                lambda path=path: any(path.glob(f"{offered['digest']}*")),
+                lambda path=path: (path / f"{offered['digest']}.json").exists(),
                 f"{file} comes to {name}",
                 logs=lambda name=name: self.engine.logs(name),
             )
@@ -341,7 +339,7 @@ def test_a_network_that_was_parted_is_used_again(engine, federation: Federation,
     cable = veth(engine, B)
     subprocess.run(["ip", "link", "set", cable, "down"], check=True)
     given = federation.hand_over()
-    until(lambda: engine.state(B)["Health"]["Status"] == "unhealthy", "health tells of it", seconds=120)
+    until(lambda: engine.state(B)["Health"]["Status"] == "unhealthy", "health tells of it")
     until(lambda: "does not answer" in engine.logs(B), "the log tells of it", logs=lambda: engine.logs(B))
     assert federation.state(given) == "waiting"
     subprocess.run(["ip", "link", "set", cable, "up"], check=True)

@@ -39,6 +39,8 @@ def test_two_hospitals_contribute_and_the_server_rebuilds(
     models = ("model", "list", "-C", root / "a")
     (model,) = net.until("the model came", lambda: f.ask(net.EDGE, *models)["models"], seconds=120)
     assert model["state"] == "waiting"
+    engine = kit.run(kit.SERVER, "health", "-C", root / "server", "--json").json["running"]["server"]
+    assert engine["answering"], engine
     health = kit.run(kit.EDGE, "health", "-C", root / "a")
     assert health.code == 0, health.out + health.err
     doctor = kit.run(kit.EDGE, "doctor", "-C", root / "a", "--json").json

@@ -44,6 +44,7 @@ ENGINE_S: Final = 30.0
 DUTIES_S: Final = 5.0
 LONGEST_PAUSE_S: Final = 60.0
 STALE_S: Final = 30.0
+_ANSWERED: Final = "answered"
 FREED_S: Final = 3.0
 """Until a server that was killed has let go of its port."""
 
@@ -61,7 +62,7 @@ def server_children(server: Path) -> list[Child]:
     engine = [sys.executable, "-m", _ENGINE + "server.server_train", "-m", str(kit), "-s", "fed_server.json"]
     engine += ["--set", "secure_train=true", "org=fedmed", "config_folder=config"]
     return [
-        Child("engine", engine, kit, kit / "console.txt", _ENVIRONMENT),
+        Child("engine", engine, kit, kit / "console.txt", _ENVIRONMENT, lambda: _fresh(kit / _ANSWERED)),
         _own("coordinator", server, kit / "coordinator.txt"),
     ]
 
@@ -103,12 +104,13 @@ def run_server(server: Path, config: ServerConfig, tell: Tell, stop: Callable[[]
         ensure_server_kits(server, config.federation.host, config.federation.port)
         revoked = sorted(one.name for one in identities_of(server).all() if one.revoked)
         kit = server / "engine" / "server"
+        (kit / _ANSWERED).unlink(missing_ok=True)
         write_atomic(kit / "disabled_clients.json", json.dumps({"disabled_clients": revoked}).encode())
         _sweep_jobs(kit, 0)
 
         def told(alive: dict[str, bool]) -> None:
             _sweep_jobs(kit, JOB_LOG_S)
-            tell(alive)
+            tell(alive | {"answering": _fresh(kit / _ANSWERED)})
 
         supervise(server_children(server), told, stop)
 
@@ -157,8 +159,13 @@ def _check_port(port: int) -> None:
 
 def connected(site: Path) -> bool:
     """Whether the server answered a heartbeat in the last half minute."""
+    return _fresh(site / "engine" / CONNECTED)
+
+
+def _fresh(path: Path) -> bool:
+    """Whether a file was touched in the last half minute."""
     try:
-        return time.time() - (site / "engine" / CONNECTED).stat().st_mtime < STALE_S
+        return time.time() - path.stat().st_mtime < STALE_S
     except OSError:
         return False
 
@@ -188,9 +195,17 @@ def coordinate(server: Path) -> None:
                 sites.enforce_revocations()
 
     def watch() -> None:
-        """A session to an engine that was started anew may hang for good: then this process begins anew."""
+        """A session to an engine that was started anew may hang for good: then this process begins anew.
+
+        An engine that hangs itself is started anew by the supervisor, whom a file tells when it answered.
+        """
+        heard = sites.heard
         while not ended.wait(REVOCATIONS_S):
-            if time.monotonic() - sites.heard > ENGINE_S:
+            if sites.heard != heard:
+                heard = sites.heard
+                with contextlib.suppress(OSError):
+                    (server / "engine" / "server" / _ANSWERED).touch()
+            if time.monotonic() - heard > ENGINE_S:
                 log.warning("the engine does not answer")
                 os._exit(1)
 
