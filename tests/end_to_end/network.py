@@ -91,11 +91,11 @@ class Network:
             )
         return self.processes[name]
 
-    def program(self, *words: object, program: str = EDGE) -> "subprocess.Popen[str]":
+    def program(self, *words: object, program: str = EDGE, **environment: str) -> "subprocess.Popen[str]":
         """A command in a process of its own."""
         return subprocess.Popen(
             [sys.executable, "-c", PROGRAM, program, *map(str, words)],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

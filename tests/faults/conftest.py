@@ -43,6 +43,11 @@ def link() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def stops() -> ModuleType:
+    return load("faults/stops.py")
+
+
+@pytest.fixture(scope="session")
 def world(kit: ModuleType, net: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A server, the hospitals a, b and c with kits, and what each would hand over: files of several parts."""
     made = kit.Federation(tmp_path_factory.mktemp("world"))
