@@ -46,9 +46,11 @@ def main() -> None:
         _say(out, _error(error))
         return
     _say(out, {"ready": worker.describe()})
-    # Loads highdicom before the first study comes.
+    # Before the first study comes, what it would else wait for.
     import fedmed_edge.inference.dicom_objects  # noqa: F401
+    from fedmed_edge.inference.dicom_sc import load_tables
 
+    load_tables()
     while True:
         request = json.loads(lines.get())
         _say(out, worker.answer(Path(request["input"]), Path(request["output"])))
