@@ -126,6 +126,7 @@ def run_agent(site: Path, config: SiteConfig, tell: Tell, stop: Callable[[], boo
     children = agent_children(site, config.federation.proxy)
     kit = site / "engine"
     with _alone(site, "agent"):
+        (kit / CONNECTED).unlink(missing_ok=True)  # of the agent before
         _sweep_jobs(kit, 0)
 
         def told(alive: dict[str, bool]) -> None:

@@ -76,6 +76,8 @@ class Watch:
             self._say(f"{error}\nhint: {error.hint}")
         except OSError as error:
             self._say(str(error))
+        else:
+            self._say(f"{self._way}: does not take this site in\nhint: {_LEFT_OUT}")
 
     def _say(self, text: str) -> None:
         if text != self._said:
