@@ -278,7 +278,7 @@ class _Bench:
         return {**stored, **named, "file": f"rows/{path.name}"}
 
     def _measure(self, question: Question, method: Method, choice: Choice) -> tuple[Row, dict[str, Answers]]:
-        began, case = time.perf_counter(), self._case(question)
+        began, used, case = time.perf_counter(), time.process_time(), self._case(question)
         learned = run(method, case, choice)
         answers = _ask(learned, self.checked.tests)
         row = _measured(self.recipe.kind, question.site, answers, case.meter, choice, dict(learned.notes))
@@ -288,7 +288,11 @@ class _Bench:
             row["recall"] = {site: recalls(self.recipe, one) for site, one in answers.items()}
         else:
             row["surface"] = {site: float(np.mean(one.surface)) for site, one in answers.items()}
-        return row | {"wall_seconds": time.perf_counter() - began}, answers
+        spent = {
+            "wall_seconds": time.perf_counter() - began,
+            "cpu_seconds": time.process_time() - used,
+        }
+        return row | spent, answers
 
     def _case(self, question: Question) -> Case:
         digest = images_digest(question.founders)
@@ -373,6 +377,8 @@ def _measured(
         "before": meter.before,
         "choice": choice.document() if choice else None,
         "notes": notes,
+        "wall_seconds": None,
+        "cpu_seconds": None,
         "file": None,
         "error": None,
     }

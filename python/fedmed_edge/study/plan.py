@@ -75,17 +75,21 @@ METHOD_BUDGETS: dict[str, MethodBudget] = {
         MethodBudget(
             "small",
             {
-                "classification": Budget(16, 20, 12, 60, 10, 240, until_plateau=False),
-                "segmentation": Budget(8, 12, 8, 40, 8, 160, until_plateau=False),
+                "classification": Budget(16, 20, 8, 80, 10, 240, until_plateau=False),
+                "segmentation": Budget(8, 12, 8, 60, 8, 240, until_plateau=False),
             },
         ),
         MethodBudget(
             "full",
             {
-                "classification": Budget(16, 40, 12, 120, 10, 400, until_plateau=True, most_cycles=5),
-                "segmentation": Budget(8, 20, 8, 60, 8, 240, until_plateau=True, most_cycles=5),
+                "classification": Budget(16, 60, 8, 80, 10, 240, until_plateau=True, most_cycles=6),
+                "segmentation": Budget(8, 24, 8, 60, 8, 240, until_plateau=True, most_cycles=6),
             },
         ),
     )
 }
-"""`tiny` shows that all works; `small` makes one cycle with every method's default option; `full` tunes."""
+"""`tiny` shows that all works; `small` makes one cycle with every method's default option; `full` tunes.
+
+A cycle is short, so that all methods take half an hour for a seed and a site on two cores; how many of them a
+method gets is its own affair, up to its plateau.
+"""
