@@ -153,6 +153,8 @@ def refuse_exhausted(releases: Sequence[Release], policy: Policy) -> None:
     Raises:
         Withheld: As `refuse`.
     """
+    if policy.epsilon is None:
+        return
     stands = spent(releases, policy)
     if stands.left == 0:
         raise Withheld(

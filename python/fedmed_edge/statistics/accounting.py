@@ -44,12 +44,14 @@ def epsilon_of(multiplier: float, delta: float) -> float:
         >>> round(epsilon_of(noise_multiplier(2.0, 1e-5), 1e-5), 6), epsilon_of(math.inf, 1e-5)
         (2.0, 0.0)
     """
-    from dp_accounting.gaussian_mechanism import get_epsilon_gaussian
-
     _check(delta)
     if not multiplier > 0.0:
         raise InputError(f"privacy: `noise` has {multiplier}, expected above 0")
-    return 0.0 if math.isinf(multiplier) else float(get_epsilon_gaussian(multiplier, delta))
+    if math.isinf(multiplier):
+        return 0.0
+    from dp_accounting.gaussian_mechanism import get_epsilon_gaussian
+
+    return float(get_epsilon_gaussian(multiplier, delta))
 
 
 def composed_multiplier(multipliers: Collection[float]) -> float:

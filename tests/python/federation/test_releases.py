@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,17 @@ def test_what_left_without_noise_is_told_apart(tmp_path: Path) -> None:
     record(tmp_path, header(), frozenset())
     stands = spent(read_releases(tmp_path), Policy())
     assert (stands.epsilon, stands.left, stands.noisy, stands.exact) == (0.0, None, 0, 1)
+
+
+def test_a_site_without_noise_needs_no_accountant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "dp_accounting.gaussian_mechanism", None)
+    record(tmp_path, header(), patients(*range(20)))
+    before = read_releases(tmp_path)
+    refuse(before, Policy(), header(), patients(*range(20)))
+    refuse_exhausted(before, Policy())
+    assert spent(before, Policy()).exact == 1
+    with pytest.raises(ModuleNotFoundError, match="dp_accounting"):
+        spent(before, PRIVATE)
 
 
 def test_a_contribution_without_the_noise_that_the_policy_asks_for_is_not_signed(tmp_path: Path) -> None:
