@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -243,12 +244,12 @@ def complain(message: str, hint: str | None) -> None:
         click.echo(f"hint: {hint}", err=True)
 
 
-def ends_on_signal() -> Callable[[], bool]:
-    """For verbs that run until they are told to: whether Ctrl-C or SIGTERM came, which is no error then."""
-    ended: list[int] = []
+def ends_on_signal() -> threading.Event:
+    """For verbs that run until they are told to: set by Ctrl-C or SIGTERM, which is no error then."""
+    ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda signum, frame: ended.append(signum))
-    return lambda: bool(ended)
+        signal.signal(number, lambda signum, frame: ended.set())
+    return ended
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:

@@ -204,7 +204,7 @@ def test_nothing_found_is_a_result(errors_of, kind, model_of, recipe_of, write_s
     assert [errors_of(one.path) for one in checked] == [[]] * len(checked)
 
 
-def test_a_label_map_is_read_back(model_of, recipe_of, write_series, tmp_path):
+def test_a_label_map_is_read_back(errors_of, model_of, recipe_of, write_series, tmp_path):
     folder = write_series(slices(), **PATIENT)
     (result,) = answer_study(
         segmenting(model_of, recipe_of), [folder], tmp_path / "out", Options(seg="labelmap")
@@ -212,6 +212,10 @@ def test_a_label_map_is_read_back(model_of, recipe_of, write_series, tmp_path):
     assert result.objects[0].sop_class_uid == "1.2.840.10008.5.1.4.1.1.66.7"
     volume = highdicom.seg.segread(result.objects[0].path).get_volume(combine_segments=True)
     assert np.count_nonzero(volume.array) == pytest.approx(6 * 10 * 12, rel=0.15)
+    # The validator of 2022 takes a label map for no segmentation, where the report names its segment, too.
+    told = "Shall not be present for Referenced SOP Class that is not segmentation"
+    assert [told in text for text in errors_of(result.objects[1].path)] == [True]
+    assert errors_of(result.objects[2].path) == []
 
 
 def test_codes_and_colours_of_the_recipe(model_of, recipe_of, write_series, tmp_path):

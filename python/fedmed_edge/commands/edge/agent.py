@@ -41,4 +41,4 @@ def command(out: Output, folder: Path) -> None:
             beat.tell(**facts)
             watch.see(facts.get("connected", True))
 
-        run_agent(folder, config, told, ended)
+        run_agent(folder, config, told, ended.is_set)

@@ -2,13 +2,15 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import get_args
 
 import click
 
 from fedmed_edge.commands.folders import FILE, FOLDER
 from fedmed_edge.commands.verbs import Output, Verb
+from fedmed_edge.listening import LabelKey
 
-_BY = click.Choice(["AccessionNumber", "StudyInstanceUID", "PatientID"])
+_BY = click.Choice(get_args(LabelKey))
 
 
 @click.command(cls=Verb)

@@ -1,14 +1,12 @@
 """`fedmed-edge listen`: the DICOM node beside the scanner."""
 
-import signal
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 import click
 
 from fedmed_edge.commands.folders import FILE, folder_option, read_site
-from fedmed_edge.commands.verbs import Output, Verb
+from fedmed_edge.commands.verbs import Output, Verb, ends_on_signal
 from fedmed_edge.heartbeat import INTERVAL_S, Heartbeat
 from fedmed_edge.listening import LabelKey
 
@@ -66,9 +64,7 @@ def command(
 
 
 def _run(out: Output, node: "Node", folder: Path) -> None:
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+    ended = ends_on_signal()
     with Heartbeat(folder, "listen") as beat:
         said = node.start()
         goes = ", ".join(said["destination"]) if said["send"] else "the disk alone (shadow mode)"

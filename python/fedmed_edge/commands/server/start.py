@@ -28,4 +28,4 @@ def command(out: Output, folder: Path) -> None:
         f"{folder}: hospitals reach this server at {rules.host}, TCP port {rules.port}",
     )
     with Heartbeat(folder, "server") as beat:
-        run_server(folder, config, lambda alive: beat.tell(**alive), ended)
+        run_server(folder, config, lambda alive: beat.tell(**alive), ended.is_set)
