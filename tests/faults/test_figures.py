@@ -138,7 +138,8 @@ def test_memory_of_the_server(kit: ModuleType, net: ModuleType, tmp_path: Path, 
     with net.Network(f, sync_s=600.0) as network:
         network.enrol("a", "b")
         network.up("a", "b")
-        time.sleep(5)
+        time.sleep(20)  # the first meeting with each site
+        net.until("no job runs", lambda: not list(network.below("server", "runner_process")), seconds=120)
         with Memory(network, "server") as memory:
             began = time.monotonic()
             for name, file in files.items():
