@@ -65,6 +65,7 @@ def write_report(rows: Sequence[Row], recipes: Mapping[str, Recipe], out: Path) 
             *_text(group, found, rows),
             *(_gain_line(pair, one) for pair, one in gains[group].items()),
             "",
+            *_beside(group, rows),
         ]
     shown = [
         {
@@ -127,6 +128,37 @@ def _gains(
 def _gain_line(pair: tuple[str, str], gain: Figure) -> str:
     low, high = gain.interval
     return f"{pair[0]} - {pair[1]}: {gain.value:+.3f} ({low:+.3f} to {high:+.3f}), paired by patient"
+
+
+def _beside(group: Group, rows: Sequence[Row]) -> list[str]:
+    """Recall of every class, or surface distance, at the sites in question: means over sites and seeds."""
+    setting, task, labels = group
+    found: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        if (
+            (row["setting"], row["task"], row["labels"]) != group
+            or row["score"] is None
+            or labels is not None
+        ):
+            continue
+        own = row["recall"][row["site"]] if "recall" in row else {"distance": row["surface"][row["site"]]}
+        for name, value in own.items():
+            found.setdefault(row["method"], {}).setdefault(name, []).append(value)
+    if not found:
+        return []
+    names = sorted(set().union(*found.values()))
+    width = max(9, *(len(name) + 2 for name in names))
+    what = "mean surface distance" if names == ["distance"] else "recall"
+    shown = [
+        f"{method:<15}" + "".join(_number(_mean(values.get(name)), width) for name in names)
+        for method, values in found.items()
+    ]
+    heads = " " * 15 + "".join(f"{name:>{width}}" for name in names)
+    return [f"{what}: {setting}, {task}", heads, *shown, ""]
+
+
+def _mean(values: Sequence[float] | None) -> float | None:
+    return float(np.mean(values)) if values else None
 
 
 def _line(line: Line) -> str:

@@ -88,6 +88,10 @@ def test_rows_tables_and_plots_are_there_and_nothing_is_computed_twice(
     assert gain["value"] == pytest.approx(joined["score"] - alone)
     assert gain["interval"][0] <= gain["value"] <= gain["interval"][1]
     assert any(line.startswith("rebuilt - own_sums: ") for line in result.lines)
+    recall = result.lines.index("recall: join, squares")
+    assert result.lines[recall + 1].split() == ["dark", "light"]
+    shown = joined["recall"]["gamma"]
+    assert result.lines[recall + 3].split() == ["rebuilt", *(f"{shown[n]:.3f}" for n in ("dark", "light"))]
     assert {path.name for path in out.glob("*.svg")} == {"join-squares.svg", "unseen-squares.svg"}
     assert (
         (out / "tables.txt").read_text().startswith("join: squares: balanced accuracy, 1 seed, policy open")

@@ -73,6 +73,10 @@ class Bench:
         return replace(made, meter=Meter(), **changed)
 
 
+one_kind = pytest.mark.parametrize("bench", ["classification"], indirect=True)
+"""For what does not depend on the kind of task."""
+
+
 @pytest.fixture(scope="module", params=["classification", "segmentation"])
 def bench(
     request: pytest.FixtureRequest,
@@ -111,6 +115,7 @@ def test_a_method_runs_repeats_itself_and_is_paid_for(bench: Bench, name: str) -
         assert not any(meter.sent.values())
 
 
+@one_kind
 def test_rounds_are_counted_in_bytes_and_a_control_variate_doubles_them(bench: Bench) -> None:
     payload = sum(value.nbytes for value in state_of(bench.case().fresh()).values())
     for kind, times in ((FedAvg, 1), (Scaffold, 2)):
@@ -128,12 +133,14 @@ def cycles(kind: type[FedAvg], case: Case, option: Mapping[str, float]) -> FedAv
     return trained
 
 
+@one_kind
 def test_fedprox_without_its_term_is_fedavg(bench: Bench) -> None:
     plain = cycles(FedAvg, bench.case(), {}).common
     assert same(cycles(FedProx, bench.case(), {"mu": 0.0}).common, plain)
     assert not same(cycles(FedProx, bench.case(), {"mu": 1.0}).common, plain)
 
 
+@one_kind
 def test_scaffold_with_one_site_is_local_training(bench: Bench) -> None:
     plain = cycles(FedAvg, alone(bench.case(), SITE), {}).common
     assert same(cycles(Scaffold, alone(bench.case(), SITE), {}).common, plain)
@@ -141,6 +148,7 @@ def test_scaffold_with_one_site_is_local_training(bench: Bench) -> None:
     assert not same(cycles(Scaffold, bench.case(), {}).common, shared)
 
 
+@one_kind
 def test_ditto_without_its_term_is_local_training_beside_fedavg(bench: Bench) -> None:
     free = cycles(Ditto, bench.case(), {"strength": 0.0})
     assert isinstance(free, Ditto)
@@ -149,6 +157,7 @@ def test_ditto_without_its_term_is_local_training_beside_fedavg(bench: Bench) ->
         assert same(own.common, cycles(FedAvg, alone(bench.case(), site), {}).common)
 
 
+@one_kind
 def test_a_round_is_the_average_of_the_sites_turns(bench: Bench) -> None:
     seen: list[Any] = []
 
@@ -168,6 +177,7 @@ def test_a_round_is_the_average_of_the_sites_turns(bench: Bench) -> None:
         np.testing.assert_allclose(np.asarray(value, float), mean, rtol=1e-5, atol=1e-7)
 
 
+@one_kind
 def test_the_demos_columns_are_these_methods(bench: Bench) -> None:
     options: Any = {"seed": 0, "device": "cpu", "watch": lambda step: None}
     one_place = merged(bench.train)
@@ -184,6 +194,7 @@ def test_the_demos_columns_are_these_methods(bench: Bench) -> None:
     assert cost.transferred_bytes == 2 * sum(trained.work.meter.sent.values())
 
 
+@one_kind
 def test_pooled_is_fedavg_with_one_site(bench: Bench) -> None:
     one_place = bench.case({"one place": merged(bench.train)})
     budget = replace(BUDGET, peer_rounds=1, round_steps=BUDGET.pooled_steps)
@@ -231,7 +242,7 @@ def test_a_head_answers_as_it_does_in_the_product(bench: Bench) -> None:
         np.testing.assert_allclose(found.probabilities, asked.probabilities, atol=2e-6)
 
 
-def test_gaussian_heads_are_linear_discriminants(bench: Bench) -> None:
+def test_gaussian_heads_are_linear_discriminants() -> None:
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
     random = np.random.default_rng(0)
@@ -281,6 +292,7 @@ def test_amplitudes_move_and_phases_stay() -> None:
     torch.testing.assert_close(before.angle(), after.angle(), atol=1e-2, rtol=0)
 
 
+@one_kind
 def test_tuning_tries_every_option_and_stops_at_the_plateau(bench: Bench) -> None:
     budget = replace(BUDGET, until_plateau=True, most_cycles=2)
     case = bench.case(budget=budget, reference=bench.reference)
@@ -291,6 +303,7 @@ def test_tuning_tries_every_option_and_stops_at_the_plateau(bench: Bench) -> Non
     assert choose(METHODS["local"], bench.case()).trials == ()
 
 
+@one_kind
 def test_what_is_chosen_by_is_of_other_patients_than_what_is_fitted(bench: Bench) -> None:
     fit, kept_out = bench.case().split()
     for site, check in kept_out.items():
