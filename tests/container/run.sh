@@ -40,6 +40,9 @@ release() {
         || { cat "$work/release.log" >&2; fail "the images were not built" "see the lines above"; }
 }
 
+# Digests of infer's layers; its configuration holds a name that the engine made up.
+layers() { tar -xOf "$work/$1/fedmed-infer.tar" manifest.json | sed 's/.*"Layers"//'; }
+
 build_images() {
     say "base and wheels"
     kept "$work/base.tar" || make_base &
@@ -61,7 +64,7 @@ build_images() {
     release "$work/images"
     say "infer once more"
     release "$work/again" infer
-    grep -qF "$(cat "$work/again/images.txt")" "$work/images/images.txt" \
+    [ "$(layers again)" = "$(layers images)" ] \
         || fail "two builds of the same sources differ" "compare build/container/again with build/container/images"
 }
 

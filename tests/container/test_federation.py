@@ -19,8 +19,8 @@ from kits import load
 
 REPOSITORY = Path(__file__).parents[2]
 QUICK_HEALTH = ("--health-interval=2s", "--health-start-period=90s")
-TMPFS_MB = 64
-"""Of the volumes of server and b, which are to fill up."""
+TMPFS_MB = 512
+"""Of the volumes of server and b, which are to fill up; a server that has less than 256 MB takes nothing."""
 
 A, B, SERVER = "fedmed-agent", "hospital-b", "server"
 PROGRAM = {A: "fedmed-edge", B: "fedmed-edge", SERVER: "fedmed-server"}

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from fedmed_edge.commands.edge import edge
 from fedmed_edge.commands.server import server
 from fedmed_edge.config import ServerConfig, SiteConfig, read_config, variables
+from fedmed_edge.errors import InputError
 
 REPOSITORY = Path(__file__).parents[2]
 MODELS = {"a hospital's key": SiteConfig, "the server's key": ServerConfig}
@@ -106,3 +107,15 @@ def test_set_names_a_key_that_is_none(tmp_path: Path, given: str) -> None:
 def test_the_server_has_keys_of_its_own(tmp_path: Path) -> None:
     said = CliRunner().invoke(server, ["health", "-C", str(tmp_path), "--set", "policy.min_cohort=3"])
     assert said.exit_code == 2 and "such as `store=…`" in said.output
+
+
+def test_settings_that_need_each_other_come_from_wherever(tmp_path: Path) -> None:
+    (tmp_path / "fedmed.toml").write_text('site = "a"\n[listen]\nsend = true\n')
+    environment = {"FEDMED_LISTEN_DESTINATION": "PACS@10.1.2.4:104"}
+    assert read_config(SiteConfig, tmp_path, environment=environment).listen.send
+    environment |= {"FEDMED_LISTEN_SEND": "true", "FEDMED_SITE": "b"}
+    assert read_config(SiteConfig, None, environment=environment).listen.send
+    with pytest.raises(InputError, match=r"^FEDMED_LISTEN_PORT: "):
+        read_config(SiteConfig, tmp_path, environment=environment | {"FEDMED_LISTEN_PORT": "x"})
+    with pytest.raises(InputError, match=r"fedmed\.toml: .*destination"):
+        read_config(SiteConfig, tmp_path, environment={})
