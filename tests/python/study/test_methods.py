@@ -15,6 +15,7 @@ from fedmed_edge.features.training import build_network, train
 from fedmed_edge.images.dataset import Dataset, Task, read_dataset
 from fedmed_edge.model.rebuild import rebuild
 from fedmed_edge.model.sums import read_sums
+from fedmed_edge.study.methods import masked
 from fedmed_edge.study.methods.averaging import (
     FedAvg,
     FedBN,
@@ -278,6 +279,16 @@ def test_regression_mean_of_one_layer_is_that_layer() -> None:
     )[0]
     found = regression_mean([rows.T @ rows, 4 * rows.T @ rows], [weight, other], 1.0)
     np.testing.assert_allclose(found.reshape(3, -1).T, least, atol=1e-4)
+
+
+@one_kind
+def test_filling_in_makes_another_backbone_and_leaves_the_head_as_it_was(bench: Bench) -> None:
+    case = bench.case()
+    start, filled = state_of(case.fresh()), masked._filled_in(case)
+    assert set(filled) == set(start)
+    moved = {name for name in start if not np.array_equal(start[name], filled[name])}
+    assert moved and not any(name.startswith("heads.") for name in moved)
+    assert case.meter.server_seconds > 0 and not case.meter.seconds
 
 
 def test_amplitudes_move_and_phases_stay() -> None:

@@ -23,7 +23,7 @@ there not at all. It never sees the name of a setting, and nothing in it may dep
 site, on sizes or on classes.
 
 Families, one file each: `controls`, `closed_form`, `averaging` (networks trained in rounds), `personalised`,
-`domain_shifts`, `trained` (alone, or in one place), `merging`, `heads`, `adaptation`.
+`domain_shifts`, `masked`, `trained` (alone, or in one place), `merging`, `heads`, `adaptation`.
 """
 
 from collections.abc import Callable, Iterator

@@ -22,6 +22,7 @@ from fedmed_edge.study.methods.closed_form import (
 from fedmed_edge.study.methods.controls import threshold, two_regions
 from fedmed_edge.study.methods.domain_shifts import FedDG
 from fedmed_edge.study.methods.heads import sgd_head
+from fedmed_edge.study.methods.masked import mim
 from fedmed_edge.study.methods.merging import gram_merge, weight_average
 from fedmed_edge.study.methods.method import Method
 from fedmed_edge.study.methods.personalised import Ditto, FedBABU, FedRep, PFedHN
@@ -78,6 +79,7 @@ METHODS: dict[str, Method] = {
             tuple({"rate": 0.3, "scale": scale} for scale in (0.9, 0.5, 1.0)),
         ),
         Method("feddg", "peer", learner(FedDG), ({"weight": 1.0}, {"weight": 0.3}, {"weight": 3.0})),
+        Method("mim", "peer", mim, _RATES),
         Method("tent", "peer", tent, _TUNING, images="all", adapts=True),
         Method(
             "entropy", "peer", entropy, ({"rate": 0.03}, {"rate": 0.1}, {"rate": 0.01}), "all", adapts=True
