@@ -119,6 +119,8 @@ class Listen(Frozen):
         objects: DICOM objects that go out, some of `seg`, `sr`, `sc`. Where a destination does not take the
             first that there is, `sc`, a picture, goes instead.
         segmentation: `binary`, which every viewer takes, or `labelmap`.
+        seg_keep_empty: Also store frames that hold nothing, between the first and the last of a segment that
+            do; for all destinations, as results are made once.
         lenient: Resample volumes whose slices are no regular stack, in place of refusing them.
         model: Exported model; None: the one that is active in the site folder.
         timeout_s: Longest that one series may take.
@@ -143,6 +145,7 @@ class Listen(Frozen):
     destination: tuple[str, ...] = ()
     objects: tuple[Literal["seg", "sr", "sc"], ...] = ("seg", "sr")
     segmentation: Literal["binary", "labelmap"] = "binary"
+    seg_keep_empty: bool = False
     lenient: bool = False
     model: Path | None = None
     timeout_s: Seconds = 600.0

@@ -53,7 +53,9 @@ def _make(kind: str, source: Source, answer: Answer, options: Options, made: Mad
     """Make one object; else why it cannot be: a strange source costs one object, not the others."""
     try:
         if kind == "seg":
-            made[kind] = dicom_seg.make_segmentation(source, _masks(answer), options.seg)
+            made[kind] = dicom_seg.make_segmentation(
+                source, _masks(answer), options.seg, keep_empty=options.seg_keep_empty
+            )
             return None
         if kind == "sr":
             segmentation = made["seg"][0] if "seg" in made else None

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from highdicom import PixelMeasuresSequence, PlaneOrientationSequence, PlanePositionSequence
 from highdicom.color import CIELabColor
 from highdicom.enum import CoordinateSystemNames
@@ -41,13 +42,17 @@ def refusal(source: Source) -> str | None:
     return None
 
 
-def make_segmentation(source: Source, masks: UInt8, kind: SegKind) -> tuple[Segmentation, Iterable[bytes]]:
+def make_segmentation(
+    source: Source, masks: UInt8, kind: SegKind, *, keep_empty: bool = False
+) -> tuple[Segmentation, Iterable[bytes]]:
     """Make the object.
 
     A mask of nothing is a finding, too: every segment is described, and one empty frame stored for it.
 
     Args:
         masks: (frames, rows, columns) class numbers, in the order of the frames of `source.series`.
+        keep_empty: Store frames that hold nothing, too, between the first and the last that do: of a binary
+            one, of the same segment.
 
     Returns:
         The object, and its file in pieces; a binary one has its frames there alone.
@@ -55,22 +60,39 @@ def make_segmentation(source: Source, masks: UInt8, kind: SegKind) -> tuple[Segm
     Raises:
         InputError: It has more frames than a file takes.
     """
-    if not masks.any():
-        masks = masks[:1]
-    places = _places(source, len(masks))
+    held = np.asarray(masks.any(axis=(1, 2)), np.bool_)
+    stored = _stored(held, keep_empty=keep_empty)
+    masks, held = masks[stored], held[stored]
+    places = _places(source, stored)
     if kind == "labelmap":
         # A byte a voxel, nearly all of them 0.
-        made = _segmentation(source, masks, SegmentationTypeValues.LABELMAP, RLELossless, places)
+        how = (SegmentationTypeValues.LABELMAP, RLELossless, places)
+        made = _segmentation(source, masks, *how, omit_empty=bool(held.any()) and not keep_empty)
         return made, [encoded(made)]
-    held = np.asarray(masks.any(axis=(1, 2)), np.uint8)
-    filled = np.broadcast_to(held[:, None, None], masks.shape)
-    made = _segmentation(source, filled, SegmentationTypeValues.BINARY, ExplicitVRLittleEndian, places)
+    described = np.full_like(held, held.any()) if keep_empty else held
+    filled = np.broadcast_to(described.astype(np.uint8)[:, None, None], masks.shape)
+    binary = (SegmentationTypeValues.BINARY, ExplicitVRLittleEndian, places)
+    made = _segmentation(source, filled, *binary, omit_empty=bool(held.any()))
     planes = [masks[number] for number in _order(made, places)]
-    return made, frame_by_frame(made, planes, len(source.manifest.classes) - 1)
+    return made, frame_by_frame(made, planes, len(source.manifest.classes) - 1, keep_empty=keep_empty)
+
+
+def _stored(held: npt.NDArray[np.bool_], *, keep_empty: bool) -> slice:
+    """Frames to choose from: all; of none that holds anything the first, to keep empty ones the inner."""
+    if not held.any():
+        return slice(0, 1)
+    first, last = np.flatnonzero(held)[[0, -1]]
+    return slice(int(first), int(last) + 1) if keep_empty else slice(0, len(held))
 
 
 def _segmentation(
-    source: Source, frames: UInt8, kind: SegmentationTypeValues, syntax: str, places: dict[str, Any]
+    source: Source,
+    frames: UInt8,
+    kind: SegmentationTypeValues,
+    syntax: str,
+    places: dict[str, Any],
+    *,
+    omit_empty: bool,
 ) -> Segmentation:
     made = Segmentation(
         source.headers,
@@ -78,7 +100,7 @@ def _segmentation(
         kind,
         [_described(source, number) for number in range(1, len(source.manifest.classes))],
         **places,
-        omit_empty_frames=bool(frames.any()),
+        omit_empty_frames=omit_empty,
         content_label="FEDMED_SEG",
         content_description=identity.description(source.manifest, "SEG"),
         **{**source.identity("seg", SERIES_NUMBER), "transfer_syntax_uid": syntax},
@@ -94,13 +116,13 @@ def _segmentation(
     return made
 
 
-def _places(source: Source, count: int) -> dict[str, Any]:
-    """Where the first frames lie.
+def _places(source: Source, stored: slice) -> dict[str, Any]:
+    """Where the stored frames lie.
 
     Not left to the library: it wants a SliceThickness, and frames of one file in the order of the file.
     """
     series = source.series
-    places = [list(frame.position) for frame in series.frames[:count] if frame.position is not None]
+    places = [list(frame.position) for frame in series.frames[stored] if frame.position is not None]
     if not places:
         return {}
     distance = series.stack.distance_mm if series.stack and not series.stack.faults else None

@@ -19,7 +19,9 @@ _SEQUENCE_END = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
 _LONGEST = (1 << 32) - 2
 
 
-def frame_by_frame(pattern: Segmentation, masks: Sequence[UInt8], segments: int) -> Iterator[bytes]:
+def frame_by_frame(
+    pattern: Segmentation, masks: Sequence[UInt8], segments: int, *, keep_empty: bool = False
+) -> Iterator[bytes]:
     """The file of a segmentation, piece by piece.
 
     Frames go by segment, then as those of the pattern; one that holds nothing of its segment is left out,
@@ -29,6 +31,7 @@ def frame_by_frame(pattern: Segmentation, masks: Sequence[UInt8], segments: int)
         pattern: Holds a frame of segment 1 for each plane; its frames and their items are taken out.
         masks: (rows, columns) class numbers of each frame of the pattern, in its order.
         segments: How many there are; segment s is class s.
+        keep_empty: Leave none out between the first and the last of a segment that hold something.
 
     Raises:
         InputError: The frames would pass what a file of this syntax takes.
@@ -37,6 +40,8 @@ def frame_by_frame(pattern: Segmentation, masks: Sequence[UInt8], segments: int)
     """
     items = list(pattern.PerFrameFunctionalGroupsSequence)
     holds = np.stack([np.bincount(mask.ravel(), minlength=segments + 1) for mask in masks])[:, 1:] > 0
+    if keep_empty:
+        holds = np.maximum.accumulate(holds) & np.maximum.accumulate(holds[::-1])[::-1]
     if not holds.any():
         holds[:] = True
     frames = [(int(segment), int(plane)) for segment, plane in np.argwhere(holds.T)]

@@ -20,6 +20,8 @@ class Options:
         seg: Kind of DICOM segmentation: one bit a voxel and class, which every viewer takes, or a label map.
         preview: Write a preview picture, too.
         lenient: Resample volumes whose slices are no regular stack, in place of refusing them.
+        seg_keep_empty: Also store frames that hold nothing, between the first and the last of a segment that
+            do: some viewers place frames one after another.
         named: The formats were asked for by name: of one that an input is not fit for it is told why.
     """
 
@@ -28,11 +30,12 @@ class Options:
     preview: bool = False
     lenient: bool = False
     named: bool = False
+    seg_keep_empty: bool = False
 
     @property
     def setting(self) -> str:
         """What of it changes an answer: part of the UIDs of what is written."""
-        return f"{self.seg}{' lenient' if self.lenient else ''}"
+        return f"{self.seg}{' lenient' if self.lenient else ''}{' keep-empty' if self.seg_keep_empty else ''}"
 
 
 def parse_formats(text: str) -> frozenset[str]:

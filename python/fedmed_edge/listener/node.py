@@ -79,6 +79,7 @@ class Node:
             "options": {
                 "formats": ["json", "csv", "seg", "sr", "sc"],
                 "seg": settings.segmentation,
+                "seg_keep_empty": settings.seg_keep_empty,
                 "lenient": settings.lenient,
             },
         }

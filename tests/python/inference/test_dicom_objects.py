@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import highdicom
@@ -465,9 +466,9 @@ def test_a_file_that_was_written_frame_by_frame_is_that_of_highdicom(
     masks[2][masks[2] == classes - 1] = 0
     with dicom_source.quiet():
         made, pieces = dicom_seg.make_segmentation(source, masks, "binary")
-        places = dicom_seg._places(source, 6)
-        binary = SegmentationTypeValues.BINARY
-        whole = dicom_seg._segmentation(source, masks, binary, ExplicitVRLittleEndian, places)
+        places = dicom_seg._places(source, slice(0, 6))
+        how = (SegmentationTypeValues.BINARY, ExplicitVRLittleEndian, places)
+        whole = dicom_seg._segmentation(source, masks, *how, omit_empty=True)
     files = b"".join(pieces), dicom_source.encoded(whole)
     read, reference = (pydicom.dcmread(io.BytesIO(content)) for content in files)
     assert read.NumberOfFrames == made.NumberOfFrames
@@ -476,6 +477,62 @@ def test_a_file_that_was_written_frame_by_frame_is_that_of_highdicom(
         del dataset.InstanceCreationTime, dataset.ContentTime, dataset.ContributingEquipmentSequence
         dataset.PixelData = dataset.PixelData[: -(-dataset.NumberOfFrames * side * side // 8)]
     assert read == reference
+
+
+@pytest.mark.parametrize("kind", ["binary", "labelmap"])
+def test_inner_empty_frames_are_kept_where_asked_for(
+    errors_of, kind, manifest, recipe_of, write_series, tmp_path
+):
+    """Two classes with gaps; highdicom reads the same mask, and which frames are stored is counted."""
+    folder = write_series(np.zeros((9, 6, 6), np.int16), **PATIENT)
+    recipe = recipe_of("segmentation", (16, 16, 16), classes=("background", "liver", "spleen"))
+    (study,) = group_files(folder.iterdir()).studies
+    masks = np.zeros((9, 6, 6), np.uint8)
+    masks[[1, 4], 1:3] = 1
+    masks[[3, 6], 4:6] = 2
+    stored = {}
+    for keep in (False, True):
+        source = dicom_source.read_source(study.series[0], manifest(recipe), f"{kind}{keep}")
+        with dicom_source.quiet():
+            _, pieces = dicom_seg.make_segmentation(source, masks, kind, keep_empty=keep)
+        path = tmp_path / f"{keep}.dcm"
+        path.write_bytes(b"".join(pieces))
+        seg = highdicom.seg.segread(path)
+        places = [float(frame.position[2]) for frame in study.series[0].frames]
+        stored[keep] = sorted(
+            (
+                segment[0].ReferencedSegmentNumber if segment else 0,
+                places.index(float(frame.PlanePositionSequence[0].ImagePositionPatient[2])),
+            )
+            for frame in seg.PerFrameFunctionalGroupsSequence
+            for segment in [frame.get("SegmentIdentificationSequence")]
+        )
+        pixels = seg.get_pixels_by_source_instance(
+            [frame.instance_uid for frame in study.series[0].frames],
+            combine_segments=True,
+            assert_missing_frames_are_empty=True,
+        )
+        np.testing.assert_array_equal(pixels, masks)
+        # The validator of 2022 knows no label maps.
+        assert kind == "labelmap" or errors_of(path) == []
+    if kind == "binary":
+        assert stored[False] == [(1, 1), (1, 4), (2, 3), (2, 6)]
+        assert stored[True] == [(1, 1), (1, 2), (1, 3), (1, 4), (2, 3), (2, 4), (2, 5), (2, 6)]
+    else:
+        assert [place for _, place in stored[False]] == [1, 3, 4, 6]
+        assert [place for _, place in stored[True]] == [1, 2, 3, 4, 5, 6]
+
+
+def test_kept_frames_make_another_object_and_an_empty_mask_keeps_one(
+    errors_of, model_of, recipe_of, write_series, tmp_path
+):
+    folder = write_series(slices(level=0), **PATIENT)
+    model = segmenting(model_of, recipe_of)
+    (plain,) = answer_study(model, [folder], tmp_path / "plain", DICOM)
+    (kept,) = answer_study(model, [folder], tmp_path / "kept", replace(DICOM, seg_keep_empty=True))
+    assert kept.error is None and not kept.not_written
+    assert plain.objects[0].sop_instance_uid != kept.objects[0].sop_instance_uid
+    assert read(kept)["seg"].NumberOfFrames == 1 and errors_of(kept.objects[0].path) == []
 
 
 def test_a_segmentation_that_no_file_takes_is_refused(monkeypatch):

@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 @click.option(
     "--seg", type=click.Choice(["binary", "labelmap"]), default="binary", help="Kind of DICOM segmentation."
 )
+@click.option("--seg-keep-empty", is_flag=True, help="Also store empty frames between those of a segment.")
 @click.option("--preview", is_flag=True, help="Also write a preview picture of each answer.")
 @click.pass_context
 def command(
@@ -55,6 +56,7 @@ def command(
     lenient: bool,
     formats: str | None,
     seg: Literal["binary", "labelmap"],
+    seg_keep_empty: bool,
     preview: bool,
 ) -> None:
     """Answer INPUTS: DICOM files, folders, DICOMDIRs and zips, NIfTI, PNG and JPEG, told apart by content.
@@ -70,7 +72,8 @@ def command(
 
     out: Output = ctx.obj
     try:
-        options = Options(parse_formats(formats or ",".join(FORMATS)), seg, preview, lenient, bool(formats))
+        wanted = parse_formats(formats or ",".join(FORMATS))
+        options = Options(wanted, seg, preview, lenient, bool(formats), seg_keep_empty)
     except InputError as error:
         raise click.UsageError(str(error)) from None
     missing = next((path for path in inputs if not path.exists()), None)
