@@ -14,12 +14,6 @@ from fedmed_edge.images.spreadsheet import read_labels
 from fedmed_edge.listener.journal import Journal, open_journal
 from fedmed_edge.listening import LabelKey
 
-_COLUMNS: dict[LabelKey, str] = {
-    "AccessionNumber": "accession",
-    "StudyInstanceUID": "study_uid",
-    "PatientID": "patient",
-}
-
 
 @dataclass(frozen=True)
 class Day:
@@ -58,9 +52,7 @@ class Agreement:
 def by_day(journal: Journal) -> list[Day]:
     """Counts of every day, the earliest first; also of days whose studies are purged."""
     days: dict[str, list[tuple[str, int | None, int]]] = {}
-    for day, label, known, count in journal.rows(
-        "SELECT day, coalesce(label, ''), known, count(*) FROM answers GROUP BY 1, 2, 3 ORDER BY 1, 2"
-    ):
+    for day, label, known, count in journal.answers_by_day():
         days.setdefault(day, []).append((label, known, count))
     return [
         Day(
@@ -71,15 +63,6 @@ def by_day(journal: Journal) -> list[Day]:
         )
         for day, rows in days.items()
     ]
-
-
-def failures(journal: Journal) -> dict[str, int]:
-    """Why series were not answered → how many."""
-    rows = journal.rows(
-        "SELECT state || ': ' || coalesce(reason, ''), count(*) FROM jobs"
-        " WHERE state IN ('failed', 'skipped') GROUP BY 1 ORDER BY 2 DESC"
-    )
-    return {str(reason): int(count) for reason, count in rows}
 
 
 def against(journal: Journal, labels: Path, by: LabelKey) -> Agreement:
@@ -93,7 +76,7 @@ def against(journal: Journal, labels: Path, by: LabelKey) -> Agreement:
     given = {row.key: row.label for row in read_labels(labels, by=by, label="label") if row.label}
     if not given:
         raise InputError(f"{labels}: no row has a `label`")
-    answers = journal.rows(f"SELECT {_COLUMNS[by]}, coalesce(label, '') FROM answers")
+    answers = journal.answers_by(by)
     pairs = Counter((given[key], label) for key, label in answers if key in given)
     answered = {key for key, _ in answers}
     return Agreement(dict(pairs), sum(key not in answered for key in given))
@@ -114,7 +97,7 @@ def compare_folder(folder: Path, labels: Path | None, by: LabelKey) -> tuple[dic
 
 def compare(journal: Journal, labels: Path | None, by: LabelKey) -> tuple[dict[str, Any], list[str]]:
     """The same of a journal that is open."""
-    days, lost = by_day(journal), failures(journal)
+    days, lost = by_day(journal), journal.not_answered()
     document: dict[str, Any] = {
         "days": [
             {"day": one.day, "labels": one.labels, "known": one.known, "unlike": one.unlike} for one in days

@@ -127,11 +127,11 @@ def send_spool(settings: Listen) -> tuple[int, int]:
     destinations, journal = _allowed(settings), open_journal(settings.folder)
     try:
         journal.readdress(settings.destination)
-        before = _waiting(journal)
+        before = journal.waiting()
         journal.hurry()
         while deliver_one(journal, destinations):
             pass
-        left = _waiting(journal)
+        left = journal.waiting()
     finally:
         journal.close()
     return before - left, left
@@ -164,8 +164,3 @@ def _allowed(settings: Listen) -> dict[str, Destination]:
             hint="compare first with `fedmed-edge listen --report`, then set `send = true`",
         )
     return {to: destination_of(to, settings) for to in settings.destination}
-
-
-def _waiting(journal: Journal) -> int:
-    ((count,),) = journal.rows("SELECT count(*) FROM deliveries WHERE state = 'pending'")
-    return int(count)

@@ -186,14 +186,14 @@ class Incoming:
         """Bring journal and disk together, however the node ended; before anything is received."""
         for left in self.receiving.iterdir():
             left.unlink()
-        noted = {Path(path) for (path,) in self._journal.rows("SELECT path FROM instances")}
+        noted = self._journal.paths()
         found = set(self.folder.glob("[!.]*/*/*.dcm"))
         for path in sorted(found - noted):
             with contextlib.suppress(Exception):  # one that was received is readable
                 header = read_header(path)
                 self._keep(path, header, [str(header[name].value) for name in _UIDS], "")
         for path in noted - found:
-            self._journal.execute("DELETE FROM instances WHERE path = ?", str(path))
+            self._journal.lose(path)
 
 
 @contextlib.contextmanager

@@ -43,14 +43,14 @@ class Metrics:
     def collect(self) -> Iterator[Metric]:
         """Called by the registry at every scrape."""
         jobs = GaugeMetricFamily("fedmed_jobs", "Series by state", labels=["state"])
-        for state, count in self._journal.rows("SELECT state, count(*) FROM jobs GROUP BY state"):
+        for state, count in self._journal.jobs_by_state().items():
             jobs.add_metric([state], count)
         yield jobs
         deliveries = GaugeMetricFamily("fedmed_deliveries", "Objects by state", labels=["state"])
-        for state, count in self._journal.rows("SELECT state, count(*) FROM deliveries GROUP BY state"):
+        for state, count in self._journal.deliveries_by_state().items():
             deliveries.add_metric([state], count)
         yield deliveries
-        ((count, size),) = self._journal.rows("SELECT count(*), coalesce(sum(bytes), 0) FROM instances")
+        count, size = self._journal.stored()
         yield GaugeMetricFamily("fedmed_stored_instances", "Instances on the disk", value=count)
         yield GaugeMetricFamily("fedmed_stored_bytes", "Bytes of these", value=size)
         yield GaugeMetricFamily("fedmed_disk_free_bytes", "Free space", value=self._incoming.free_bytes)

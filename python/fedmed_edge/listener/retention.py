@@ -17,14 +17,6 @@ _EVERY_S = 60.0
 _STALE_S = 3600.0
 _DAY_S = 86400.0
 
-# Series that nothing is to be done with: all answered, nothing waiting to be sent.
-_AT_REST = """
-SELECT series_uid FROM series WHERE received_at < ? AND NOT fresh AND NOT EXISTS (
-    SELECT 1 FROM jobs LEFT JOIN deliveries USING (job) WHERE jobs.series_uid = series.series_uid AND (
-        jobs.state IN ('queued', 'running') OR deliveries.state = 'pending'))
-ORDER BY received_at
-"""
-
 
 class Retention:
     """Purges every minute, and at once when an instance had to be turned away."""
@@ -68,21 +60,13 @@ class Retention:
             How many series went.
         """
         before = time.time() - self._settings.retain_days * _DAY_S
-        expired = self._journal.execute(
-            "UPDATE deliveries SET state = 'expired' WHERE state = 'pending' AND job IN"
-            " (SELECT job FROM jobs WHERE finished_at < ?)",
-            before,
-        )
+        expired = self._journal.expire(before)
         if expired:
             log.error("listen: %d objects were not delivered within `retain_days` and are given up", expired)
-        gone = [uid for (uid,) in self._journal.rows(_AT_REST, before)]
+        gone = self._journal.at_rest(before)
         for uid in gone:
             self._forget(uid)
-        self._journal.execute(
-            "DELETE FROM series WHERE NOT fresh AND series_uid NOT IN"
-            " (SELECT series_uid FROM instances) AND received_at < ?",
-            before,
-        )
+        self._journal.drop_empty(before)
         self._sweep()
         return len(gone) + self._make_room()
 
@@ -90,7 +74,7 @@ class Retention:
         """Images of answered series go before their time, the oldest first: the archive has them."""
         gone = 0
         if self._incoming.full:
-            for (uid,) in self._journal.rows(_AT_REST, time.time()):
+            for uid in self._journal.at_rest(time.time()):
                 if not self._incoming.full:
                     break
                 gone += self._drop_images(uid)
@@ -103,41 +87,28 @@ class Retention:
     def _drop_sent(self) -> int:
         """Results that have arrived where they go, the oldest first."""
         gone = 0
-        for job, folder in self._journal.rows(
-            "SELECT job, folder FROM jobs WHERE state = 'sent' AND folder IS NOT NULL ORDER BY job"
-        ):
+        for job, folder in self._journal.sent_results():
             if not self._incoming.full:
                 break
             shutil.rmtree(folder, ignore_errors=True)
-            self._journal.execute("UPDATE jobs SET folder = NULL WHERE job = ?", job)
+            self._journal.drop_result(job)
             gone += 1
         return gone
 
     def _drop_images(self, series_uid: str) -> bool:
-        files = [
-            Path(path)
-            for (path,) in self._journal.rows("SELECT path FROM instances WHERE series_uid = ?", series_uid)
-        ]
+        files = self._journal.paths_of(series_uid)
         for file in files:
             file.unlink(missing_ok=True)
-        self._journal.execute("DELETE FROM instances WHERE series_uid = ?", series_uid)
+        self._journal.drop_instances(series_uid)
         for folder in {file.parent for file in files}:
             _remove_if_empty(folder)
         return bool(files)
 
     def _forget(self, series_uid: str) -> None:
         self._drop_images(series_uid)
-        jobs = self._journal.rows("SELECT job, folder FROM jobs WHERE series_uid = ?", series_uid)
-        for job, folder in jobs:
-            if folder is not None:
-                shutil.rmtree(folder, ignore_errors=True)
-            self._journal.execute(
-                "UPDATE answers SET study_uid = NULL, accession = NULL, patient = NULL WHERE job = ?", job
-            )
-            self._journal.execute("DELETE FROM deliveries WHERE job = ?", job)
-            self._journal.execute("DELETE FROM made WHERE job = ?", job)
-            self._journal.execute("UPDATE jobs SET folder = NULL, reason = NULL WHERE job = ?", job)
-        self._journal.execute("DELETE FROM series WHERE series_uid = ?", series_uid)
+        for folder in self._journal.results_of(series_uid):
+            shutil.rmtree(folder, ignore_errors=True)
+        self._journal.forget(series_uid)
 
     def _sweep(self) -> None:
         """Files of associations that broke off."""

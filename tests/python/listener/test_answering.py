@@ -209,8 +209,8 @@ def test_an_answer_that_is_not_understood_is_a_failed_job(
     answering.start()
     try:
         deadline = time.monotonic() + 10
-        while journal.rows("SELECT state FROM jobs") != [("failed",)]:
-            assert time.monotonic() < deadline, journal.rows("SELECT state, reason FROM jobs")
+        while journal._rows("SELECT state FROM jobs") != [("failed",)]:
+            assert time.monotonic() < deadline, journal._rows("SELECT state, reason FROM jobs")
             time.sleep(0.02)
     finally:
         answering.stop()

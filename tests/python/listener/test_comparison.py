@@ -25,8 +25,8 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
         job = made.take_job()
         assert job is not None
         made.finish_job(job, "done", answers=[Answer(label, known)])
-    made.execute("UPDATE answers SET day = '2026-01-01' WHERE accession = 'A-0'")
-    made.execute("INSERT INTO jobs (state, queued_at, reason) VALUES ('skipped', 0, 'no volume')")
+    made._execute("UPDATE answers SET day = '2026-01-01' WHERE accession = 'A-0'")
+    made._execute("INSERT INTO jobs (state, queued_at, reason) VALUES ('skipped', 0, 'no volume')")
     yield made
     made.close()
 

@@ -90,7 +90,7 @@ def test_what_is_not_kept_is_fetched_once_and_again_only_when_it_grows(
         first.poll()
     assert len(came) == 2
     if kept == "purged":
-        journal.execute("DELETE FROM instances")
+        journal._execute("DELETE FROM instances")
     for one in (first, polling()):  # and by a node that was started anew
         for _ in range(3):
             one.poll()

@@ -43,14 +43,14 @@ def node(pacs: ModuleType, tmp_path: Path) -> Iterator[Node]:
 def with_a_result(journal: Journal, file: Path, to: str, age_s: float) -> None:
     file.write_bytes(b"object")
     journal.receive(Instance("1.1", "1", "1", "A-1", "P-1", "CT1", file, "ab", 6))
-    journal.execute("UPDATE series SET fresh = 0")
-    journal.execute("INSERT INTO jobs (job, series_uid, state, queued_at) VALUES (9, '1', 'running', 0)")
-    journal.execute(
+    journal._execute("UPDATE series SET fresh = 0")
+    journal._execute("INSERT INTO jobs (job, series_uid, state, queued_at) VALUES (9, '1', 'running', 0)")
+    journal._execute(
         "INSERT INTO deliveries (job, destination, sop_uid, path, state, due_at)"
         " VALUES (9, ?, '9.1', ?, 'pending', 4e9)",
         *(to, str(file)),
     )
-    journal.execute("UPDATE jobs SET state = 'done', finished_at = ?", time.time() - age_s)
+    journal._execute("UPDATE jobs SET state = 'done', finished_at = ?", time.time() - age_s)
 
 
 def test_a_part_that_does_not_do_its_work_is_a_fault(
@@ -60,9 +60,9 @@ def test_a_part_that_does_not_do_its_work_is_a_fault(
     (to,) = node.settings.destination
     with_a_result(node.journal, tmp_path / "sr.dcm", to, 600)
     assert node.faults() == []
-    node.journal.execute("UPDATE jobs SET finished_at = finished_at - 600")
+    node.journal._execute("UPDATE jobs SET finished_at = finished_at - 600")
     assert node.faults() == ["results have not arrived at their destination for a long while"]
-    node.journal.execute("DELETE FROM deliveries")
+    node.journal._execute("DELETE FROM deliveries")
     polling = node._polling
     assert polling is not None
     monkeypatch.setattr(polling, "_asked", polling._asked - SILENT_S)

@@ -64,7 +64,7 @@ def test_a_file_lies_where_its_uids_say(
     assert file == incoming.folder / dataset.StudyInstanceUID / series / f"{dataset.SOPInstanceUID}.dcm"
     assert file.read_bytes() == path.read_bytes()
     assert incoming.folder.stat().st_mode & 0o077 == 0 or incoming.receiving.stat().st_mode & 0o077 == 0
-    assert journal.rows("SELECT accession, patient, sender FROM series") == [("A-1", "P-17", "CT1")]
+    assert journal._rows("SELECT accession, patient, sender FROM series") == [("A-1", "P-17", "CT1")]
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -163,16 +163,16 @@ def test_recovery_names_what_was_kept_but_not_noted_and_forgets_what_is_gone(
     series = kit.write_series(tmp_path / "ct", 3)
     for path in (tmp_path / "ct").iterdir():
         arrive(path)
-    journal.execute("DELETE FROM series")
+    journal._execute("DELETE FROM series")
     (incoming.receiving / "tmpabc.dcm").write_bytes(b"half")
     assert len(kept(incoming)) == 3
     incoming.recover()
-    assert journal.rows("SELECT count(*) FROM instances") == [(3,)]
+    assert journal._rows("SELECT count(*) FROM instances") == [(3,)]
     assert journal.fresh() == {series}
     assert not list(incoming.receiving.iterdir())
     kept(incoming)[0].unlink()
     incoming.recover()
-    assert journal.rows("SELECT count(*) FROM instances") == [(2,)]
+    assert journal._rows("SELECT count(*) FROM instances") == [(2,)]
 
 
 def test_links_hold_what_was_there_and_go_afterwards(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def receive(journal: Journal) -> Receive:
 
 
 def states(journal: Journal) -> list[str]:
-    return [state for (state,) in journal.rows("SELECT state FROM jobs ORDER BY job")]
+    return [state for (state,) in journal._rows("SELECT state FROM jobs ORDER BY job")]
 
 
 def test_a_series_is_answered_once_it_has_settled_and_again_when_it_grew(

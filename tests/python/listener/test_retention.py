@@ -47,10 +47,10 @@ class World:
             (one,) = self.journal.take_deliveries(["A"], 0)
             self.journal.end_delivery(one, "sent")
         age = days * 86400
-        self.journal.execute(
+        self.journal._execute(
             "UPDATE series SET received_at = received_at - ? WHERE series_uid = ?", age, series_uid
         )
-        self.journal.execute(
+        self.journal._execute(
             "UPDATE jobs SET finished_at = finished_at - ? WHERE series_uid = ?", age, series_uid
         )
         return path
@@ -69,12 +69,13 @@ def test_what_is_over_its_days_goes_and_its_count_stays(world: World, state: str
     assert world.retention.purge() == 1
     assert not old.parent.exists() and young.exists()
     assert [path.name for path in (world.folder / "results").iterdir()] == ["2"]
-    assert world.journal.rows("SELECT series_uid FROM series") == [("1.3",)]
+    assert world.journal._rows("SELECT series_uid FROM series") == [("1.3",)]
     assert (
-        world.journal.rows("SELECT study_uid, accession, patient FROM answers ORDER BY job")[0] == (None,) * 3
+        world.journal._rows("SELECT study_uid, accession, patient FROM answers ORDER BY job")[0]
+        == (None,) * 3
     )
     assert by_day(world.journal)[0].labels == {"dark": 2}
-    assert world.journal.rows("SELECT count(*) FROM deliveries WHERE state = 'expired'") == [(0,)]
+    assert world.journal._rows("SELECT count(*) FROM deliveries WHERE state = 'expired'") == [(0,)]
 
 
 @pytest.mark.parametrize("state", ["fresh", "queued", "running"])
@@ -95,7 +96,7 @@ def test_a_full_disk_takes_images_at_rest_and_nothing_else(
     # of results, those that have arrived
     assert [path.name for path in sorted((world.folder / "results").iterdir())] == ["2", "3"]
     assert world.retention.purge() == 0
-    assert world.journal.rows("SELECT count(*) FROM instances") == [(3,)]
+    assert world.journal._rows("SELECT count(*) FROM instances") == [(3,)]
 
 
 def test_leftovers_of_broken_associations_go_after_an_hour(world: World) -> None:
