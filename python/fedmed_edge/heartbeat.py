@@ -62,7 +62,10 @@ class Heartbeat:
         try:
             self.path.parent.mkdir(exist_ok=True)
         except OSError as error:
-            raise InputError(f"{self.path.parent}: cannot be made: {error.strerror}") from None
+            raise InputError(
+                f"{self.path.parent}: cannot be made: {error.strerror}",
+                hint="check who owns the folder and its permissions",
+            ) from None
         self._write(quietly=False)
         self._thread.start()
         return self
