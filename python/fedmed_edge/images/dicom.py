@@ -5,8 +5,6 @@ are ordered by position along their normal. What is no regular stack is refused,
 resamples it to one and says so.
 """
 
-import hashlib
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +17,6 @@ from pydicom.dataset import Dataset
 from fedmed_edge.errors import InputError
 from fedmed_edge.images.dicom_headers import (
     derived_kind,
-    frames_of,
     read_header,
     rescale,
     stated_spacing,
@@ -34,12 +31,11 @@ from fedmed_edge.images.dicom_pixels import (
     reading,
 )
 from fedmed_edge.images.geometry import spacing
+from fedmed_edge.images.grouping import group_files
 from fedmed_edge.images.image import Float32, Float64, Image, UInt8, check_finite, check_size, sides
 from fedmed_edge.images.regrid import on_frames, straightened
 from fedmed_edge.images.series import Frame, Series
-from fedmed_edge.images.stacks import Stack, diagnose
-
-_logger = logging.getLogger(__name__)
+from fedmed_edge.images.stacks import Stack
 
 FILES_CAP = 20_000
 
@@ -48,6 +44,8 @@ _BYSTANDERS = {
     *(".txt", ".csv", ".json", ".xml", ".md", ".html", ".htm", ".pdf", ".ini", ".db", ".log", ".inf"),
     *("DICOMDIR", "README", "VERSION", "LOCKFILE"),
 }
+# Of several series, so many are named.
+_NAMED = 3
 _NO_PLACE = (
     "image has {count} frames without a place in the patient each (a cine or a slide), "
     "expected a single frame or an enhanced volume"
@@ -68,13 +66,9 @@ def read_dicom(path: Path) -> Image:
     """
     header = read_header(path)
     with reading(path):
-        count = int(header.get("NumberOfFrames") or 1)
-        if count == 1:
+        if int(header.get("NumberOfFrames") or 1) == 1:
             return _flat(path, header)
-        frames = frames_of(path, header)
-        if frames[0].position is None:
-            raise InputError(f"{path}: {_NO_PLACE.format(count=count)}")
-        return _volume(path, header, frames)
+    return _image(_one_series(path, [path]), path)
 
 
 def read_series(folder: Path) -> Image:
@@ -86,14 +80,14 @@ def read_series(folder: Path) -> Image:
         As `read_dicom`.
 
     Raises:
-        InputError: The folder holds no DICOM image or several series or patients; slices differ in size,
-            spacing or orientation, are missing, lie twice at one position or out of place; or a file of it
-            cannot be read.
+        InputError: The folder holds no DICOM image or several series (slices that differ in size, spacing
+            or orientation are), patients or contents of one instance; slices are missing, lie twice at one
+            position or out of place; or a file of it cannot be read.
 
     Source: DICOM PS3.3 C.7.6.2 (image plane).
     """
     with reading(folder):
-        return _series(folder)
+        return _image(_one_series(folder, _series_files(folder)), folder)
 
 
 def read_volume(series: Series, *, lenient: bool = False, compact: bool = False) -> Image:
@@ -169,29 +163,49 @@ def frame_masks(mask: UInt8, series: Series) -> UInt8:
     return on_frames(mask.T, stack, first.orientation, first.spacing_mm)
 
 
-def _series(folder: Path) -> Image:
-    read = [(path, _series_header(path)) for path in _series_files(folder)]
-    headers = _without_copies(folder, [(path, header) for path, header in read if "Rows" in header])
-    _logger.debug("%d files, of them %d without pixels or copies", len(read), len(read) - len(headers))
-    if not headers:
-        raise InputError(f"{folder}: folder holds no DICOM image")
-    _check_one_series(folder, [header for _, header in headers])
-    if len(headers) == 1:
-        return replace(read_dicom(headers[0][0]), source=folder)
-    _check_alike(headers)
-    frames = []
-    for path, header in headers:
-        with reading(path):
-            frames.append(_one_frame(path, header))
-    return _volume(folder, headers[0][1], frames)
+def _one_series(where: Path, files: Sequence[Path]) -> Series:
+    """The one series that files hold; for training, all that is strange about them is a reason to refuse."""
+    found = group_files(files)
+    for _, error in found.refused:
+        raise error
+    for path, _ in found.others:
+        kind = derived_kind(read_header(path, need_image=False))
+        if kind:
+            raise InputError(f"{path}: file holds {kind}, expected an image")
+    if not found.series:
+        raise InputError(f"{where}: folder holds no DICOM image")
+    if len(found.series) > 1:
+        told = [
+            " ".join(
+                f"{one.files[0].name}: {one.modality} {one.orientation} {one.rows}x{one.columns}".split()
+            )
+            for one in found.series[:_NAMED]
+        ]
+        more = ", …" if len(found.series) > _NAMED else ""
+        raise InputError(
+            f"{where}: holds {len(found.series)} series ({', '.join(told)}{more}), expected one",
+            hint="give each series its own folder",
+        )
+    (series,) = found.series
+    if any(note.startswith("copies:") for note in series.warnings):
+        raise InputError(f"{where}: one instance (SOPInstanceUID) lies there twice with different content")
+    return series
 
 
-def _series_header(path: Path) -> Dataset:
-    header = read_header(path, need_image=False)
-    kind = derived_kind(header)
-    if kind:
-        raise InputError(f"{path}: file holds {kind}, expected an image")
-    return header
+def _image(series: Series, source: Path) -> Image:
+    """A volume, or the 2-D image of a single frame."""
+    count, files = len(series.frames), len(series.files)
+    if series.is_volume:
+        return replace(read_volume(series), source=source)
+    if count > 1 and files == 1:
+        raise InputError(f"{series.files[0]}: {_NO_PLACE.format(count=count)}")
+    if count > 1:
+        raise InputError(
+            f"{source}: {count} slices have no place in the patient (`ImagePositionPatient`, "
+            "`ImageOrientationPatient`, `PixelSpacing`), expected one each for a volume"
+        )
+    (image,) = read_frames(series)
+    return replace(image, source=source)
 
 
 def _series_files(folder: Path) -> list[Path]:
@@ -208,59 +222,6 @@ def _series_files(folder: Path) -> list[Path]:
         if len(found) > FILES_CAP:
             raise InputError(f"{folder}: folder has more than {FILES_CAP} files, expected one series")
     return found
-
-
-def _without_copies(folder: Path, headers: list[tuple[Path, Dataset]]) -> list[tuple[Path, Dataset]]:
-    seen: dict[str, Path] = {}
-    kept = []
-    for path, header in headers:
-        uid = str(header.get("SOPInstanceUID", path))
-        if uid not in seen:
-            seen[uid] = path
-            kept.append((path, header))
-        elif _content(path) != _content(seen[uid]):
-            raise InputError(
-                f"{folder}: {seen[uid].name} and {path.name} are one instance (SOPInstanceUID) "
-                "with different content"
-            )
-    return kept
-
-
-def _content(path: Path) -> bytes:
-    return hashlib.sha256(path.read_bytes()).digest()
-
-
-def _check_one_series(folder: Path, headers: Sequence[Dataset]) -> None:
-    for keyword, things in (
-        ("PatientID", "patients"),
-        ("StudyInstanceUID", "studies"),
-        ("SeriesInstanceUID", "series"),
-    ):
-        count = len({str(header.get(keyword, "")) for header in headers})
-        if count > 1:
-            raise InputError(
-                f"{folder}: folder holds {count} {things}, expected one",
-                hint="give each series its own folder",
-            )
-
-
-def _check_alike(headers: list[tuple[Path, Dataset]]) -> None:
-    first = headers[0][1]
-    for path, header in headers:
-        if int(header.get("NumberOfFrames") or 1) > 1:
-            raise InputError(f"{path}: file has several frames, expected it alone in its folder")
-        for keyword in ("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "Modality"):
-            got, wanted = header.get(keyword, ""), first.get(keyword, "")
-            if got != wanted:
-                raise InputError(f"{path}: `{keyword}` has {got}, expected {wanted} as in the first file")
-
-
-def _one_frame(path: Path, header: Dataset) -> Frame:
-    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
-        if not header.get(keyword):
-            raise InputError(f"{path}: slice has no `{keyword}`, expected one for a volume")
-    (frame,) = frames_of(path, header)
-    return frame
 
 
 def _flat(path: Path, header: Dataset) -> Image:
@@ -286,28 +247,6 @@ def _check_decoded(frame: Frame, stored: Stored | None, shape: tuple[int, int]) 
     if stored is None or stored.shape[1:3] != shape or frame.index >= len(stored):
         got = "none" if stored is None else sides(stored.shape)
         raise InputError(f"{frame.path}: pixel data have size {got}, expected {sides(shape)} a frame")
-
-
-def _volume(source: Path, header: Dataset, frames: list[Frame]) -> Image:
-    rows, columns = int(header.Rows), int(header.Columns)
-    check_size(source, (columns, rows, len(frames)))
-    if is_colour(header):
-        raise InputError(f"{source}: volume has colours, expected grey slices")
-    first = frames[0].spacing_mm
-    for frame in frames[1:]:
-        if not np.allclose(frame.spacing_mm or (), first or (), rtol=1e-3):
-            raise InputError(
-                f"{frame.path}: `PixelSpacing` has {frame.spacing_mm}, expected {first} as in the first file"
-            )
-    stack = diagnose(
-        np.stack([frame.position for frame in frames if frame.position is not None]),
-        np.stack([frame.orientation for frame in frames if frame.orientation is not None]),
-    )
-    stack.require_regular(str(source))
-    ordered = [frames[index] for index in stack.order]
-    modality = str(header.get("Modality") or "")
-    pixels = _stack(source, ordered, (rows, columns), modality)
-    return _placed(source, pixels, ordered[0], stack, modality)
 
 
 def _stack(

@@ -146,28 +146,34 @@ def test_a_localizer_among_the_slices_is_refused(write_series: Any, write_dicom:
         ImagePositionPatient=[0, 0, 0],
         ImageOrientationPatient=[1, 0, 0, 0, 0, -1],
     )
-    with pytest.raises(InputError, match=r"slice 6 of 6 \(by file name\) is turned by 90.0 degrees"):
+    with pytest.raises(InputError, match=r"000.dcm: CT axial 4x6, zzz.dcm: CT coronal 4x6., expected one"):
         read_image(folder)
 
 
 @pytest.mark.parametrize(
     ("elements", "message"),
     [
-        ({"SeriesInstanceUID": "1.9"}, "folder holds 2 series, expected one"),
-        ({"StudyInstanceUID": "1.9"}, "folder holds 2 studies, expected one"),
-        ({"PatientID": "B"}, "folder holds 2 patients, expected one"),
-        ({"Rows": 3, "PixelData": bytes(36)}, "zzz.dcm: `Rows` has 3, expected 4 as in the first file"),
-        ({"Modality": "MR"}, "zzz.dcm: `Modality` has MR, expected CT as in the first file"),
-        ({"PixelSpacing": [0.5, 0.8]}, "zzz.dcm: `PixelSpacing` has .*0.8.* as in the first file"),
+        (
+            {"SeriesInstanceUID": "1.9"},
+            "series: holds 2 series .000.dcm: CT axial 4x6, zzz.dcm: CT axial 4x6., expected",
+        ),
+        ({"StudyInstanceUID": "1.9"}, "000.dcm: its series lies in two studies, expected one"),
+        ({"PatientID": "B"}, "its study holds 2 patients .`PatientID`., expected one"),
+        ({"Rows": 3, "PixelData": bytes(36)}, "000.dcm: CT axial 4x6, zzz.dcm: CT axial 3x6., expected one"),
+        ({"Modality": "MR"}, "000.dcm: CT axial 4x6, zzz.dcm: MR axial 4x6., expected one"),
+        (
+            {"PixelSpacing": [0.5, 0.8]},
+            "holds 2 series .000.dcm: CT axial 4x6, zzz.dcm: CT axial 4x6., expected one",
+        ),
         ({"PixelSpacing": [0, 0.75]}, "zzz.dcm: `PixelSpacing` has 0.0 and 0.75 mm, expected more than 0"),
-        ({"PixelSpacing": None}, "zzz.dcm: slice has no `PixelSpacing`, expected one for a volume"),
-        ({"ImagePositionPatient": None}, "zzz.dcm: slice has no `ImagePositionPatient`"),
+        ({"PixelSpacing": None}, "holds 2 series .000.dcm: CT axial 4x6, zzz.dcm: CT 4x6., expected one"),
+        ({"ImagePositionPatient": None}, "holds 2 series .*zzz.dcm: CT 4x6., expected one"),
         ({"ImagePositionPatient": [0, 0]}, "zzz.dcm: `ImagePositionPatient` has no three numbers"),
         (
             {"ImageOrientationPatient": [1, 0, 0, 0.5, 1, 0]},
             "zzz.dcm: `ImageOrientationPatient` has no two unit vectors at a right angle",
         ),
-        ({"NumberOfFrames": 2, "PixelData": bytes(96)}, "zzz.dcm: file has several frames, expected it"),
+        ({"NumberOfFrames": 2, "PixelData": bytes(96)}, "holds 2 series .*zzz.dcm: CT 4x6., expected one"),
         ({"PixelData": bytes(10)}, "zzz.dcm: pixel data are missing, cut off or broken"),
         ({"SOPClassUID": SegmentationStorage}, "zzz.dcm: file holds a segmentation, expected an image"),
     ],
@@ -189,9 +195,16 @@ def test_a_slice_that_does_not_belong(
 def test_one_instance_with_two_contents_is_refused(write_series: Any, write_dicom: Any) -> None:
     folder = write_series(SLICES, SOPInstanceUID="1.5")
     with pytest.raises(
-        InputError, match=r"000.dcm and 001.dcm are one instance \(SOPInstanceUID\) with diff"
+        InputError, match=r"series: one instance \(SOPInstanceUID\) lies there twice with diff"
     ):
         read_image(folder)
+
+
+def test_slices_without_a_place_are_refused(write_dicom: Any, tmp_path: Path) -> None:
+    for k in range(2):
+        write_dicom(f"series/{k}.dcm", SLICES[k])
+    with pytest.raises(InputError, match=r"series: 2 slices have no place in the patient"):
+        read_image(tmp_path / "series")
 
 
 def test_a_stray_file_in_a_series_is_refused(write_series: Any) -> None:
