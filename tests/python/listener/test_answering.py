@@ -66,6 +66,25 @@ def test_a_late_slice_is_a_new_result_and_the_same_again_is_none(
     assert site.states() == ["done", "done"]
 
 
+def test_a_node_keeps_inner_empty_frames_where_told(
+    pacs: ModuleType, site_of: SiteOf, tmp_path: Path
+) -> None:
+    site = site_of(dimensions=3, seg_keep_empty=True).start()
+    pacs.write_series(tmp_path / "ct", 16, side=16, value=20)
+    for number in (4, 9):
+        path = tmp_path / "ct" / f"{number:04}.dcm"
+        one = pydicom.dcmread(path)
+        one.PixelData = b"\xfa\0" * 256
+        one.save_as(path)
+    assert pacs.send(site.port, tmp_path / "ct") == 0
+    assert site.idle()
+    (path,) = (site.base / "results").rglob("seg.dcm")
+    seg = pydicom.dcmread(path)
+    places = [one.PlanePositionSequence[0] for one in seg.PerFrameFunctionalGroupsSequence]
+    assert sorted(float(place.ImagePositionPatient[2]) for place in places) == [4, 5, 6, 7, 8, 9]
+    assert seg.pixel_array.any(axis=(1, 2)).tolist() == [True, False, False, False, False, True]
+
+
 def test_what_the_model_is_not_for_is_skipped_and_what_is_broken_fails_alone(
     pacs: ModuleType, site_of: SiteOf, tmp_path: Path
 ) -> None:
