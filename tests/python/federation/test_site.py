@@ -10,17 +10,20 @@ from typing import Any
 import pytest
 
 from fedmed_edge.atomic import write_atomic
-from fedmed_edge.config import Policy, SiteConfig, SiteFederation
+from fedmed_edge.config import Policy, SiteConfig, SiteFederation, write_config
 from fedmed_edge.errors import InputError, StoreError
 from fedmed_edge.federation import coordinator as coordinating
 from fedmed_edge.federation import outbox
 from fedmed_edge.federation.asked import Asked, Duty
 from fedmed_edge.federation.duties import TRIES, work
 from fedmed_edge.federation.egress import Followed, Pace, read_egress
+from fedmed_edge.federation.engine.processes import work_once
+from fedmed_edge.federation.inbox import Arrived
 from fedmed_edge.federation.messages import Ask, Report
 from fedmed_edge.federation.parts import Assembly, Incomplete
 from fedmed_edge.federation.policy import objection, within_hours
 from fedmed_edge.federation.publishing import Publisher
+from fedmed_edge.federation.records import write_record
 from fedmed_edge.federation.wire import Request, encode
 from fedmed_edge.recipe import Recipe, write_recipe
 
@@ -122,6 +125,17 @@ def test_work_that_fails_tells_its_kind_and_no_path(
     (report,) = work(alpha.folder, alpha.config)
     assert (report.state, report.why) == ("failed", "could not be done: InputError")
     assert "secret-place" in caplog.text
+
+
+def test_a_model_that_cannot_be_kept_holds_up_no_request(tmp_path: Path, recipe: Recipe) -> None:
+    write_config(tmp_path / "fedmed.toml", SiteConfig(site="alpha"))
+    write_recipe(tmp_path / "recipe.toml", recipe)
+    arrived = Arrived(kind="model", digest="d" * 64, bytes=1, signature="", task=recipe.name, came=0.0)
+    write_record(tmp_path / "inbox" / f"{arrived.digest}.json", arrived)  # its file is not there
+    Asked(tmp_path / "requests").note([ask(deadline=time.time() + 1000)])
+    with pytest.raises(InputError, match=r"\.model: no such file"):
+        work_once(tmp_path)
+    assert Asked(tmp_path / "requests").open() == []
 
 
 def asked_of(hospital: Any) -> list[Duty]:

@@ -249,10 +249,12 @@ def work_once(site: Path) -> None:
     from fedmed_edge.federation.inbox import Inbox
     from fedmed_edge.federation.placing import place_models, to_place
 
-    if to_place(Inbox(site / "inbox")):
-        place_models(site, read_config(SiteConfig, site))
-    if Asked(site / "requests").open():
-        duties.work(site, read_config(SiteConfig, site))
+    try:
+        if to_place(Inbox(site / "inbox")):
+            place_models(site, read_config(SiteConfig, site))
+    finally:  # a model that cannot be kept holds up no request
+        if Asked(site / "requests").open():
+            duties.work(site, read_config(SiteConfig, site))
 
 
 def main() -> None:
