@@ -7,6 +7,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def examine(folder: Path) -> Iterator[Check]:
     config, looks = SiteConfig(site="unset", key=folder / "site.key"), MACHINE_LOOKS
     try:
         config = read_site(folder)
-        looks = SITE_LOOKS | connection_looks(folder) | MACHINE_LOOKS
+        looks = site_looks(folder) | connection_looks(folder) | MACHINE_LOOKS
         yield Check("settings", "ok", f"{folder / 'fedmed.toml'}: site {config.site}")
     except FedmedError as error:
         yield Check("settings", "fault", str(error), error.hint)
@@ -99,7 +100,7 @@ def _generation(config: SiteConfig) -> Answer:
     return "ok", f"{kind} {generation.digest[:12]}, rows of {generation.row_dim}"
 
 
-def _policy(config: SiteConfig) -> Answer:
+def _policy(folder: Path, config: SiteConfig) -> Answer:
     from fedmed_edge.federation.policy import rules_told
     from fedmed_edge.federation.releases import read_releases, refuse_exhausted
 
@@ -108,7 +109,7 @@ def _policy(config: SiteConfig) -> Answer:
     if policy.epsilon is not None:
         if importlib.util.find_spec("dp_accounting") is None:
             return "fault", found, 'noise needs an extra: pip install "fedmed-edge[privacy]"'
-        refuse_exhausted(read_releases(config.key.parent), policy)
+        refuse_exhausted(read_releases(folder), policy)
         return "ok", found
     if not config.generation.exists():
         return "ok", found
@@ -196,15 +197,19 @@ def _processor(config: SiteConfig) -> Answer:
     return ("warning", found, "more threads than processors slow down") if threads > cores else ("ok", found)
 
 
-SITE_LOOKS: dict[str, Look] = {
-    "recipe": _recipe,
-    "data": _data,
-    "generation": _generation,
-    "policy": _policy,
-    "key": _key,
-    "server key": _server_key,
-    "model": inference_checks.model,
-}
+def site_looks(folder: Path) -> dict[str, Look]:
+    """The looks at a site; its key may lie elsewhere."""
+    return {
+        "recipe": _recipe,
+        "data": _data,
+        "generation": _generation,
+        "policy": partial(_policy, folder),
+        "key": _key,
+        "server key": _server_key,
+        "model": partial(inference_checks.model, folder),
+    }
+
+
 MACHINE_LOOKS: dict[str, Look] = {
     "runtime": _runtime,
     "device": _device,

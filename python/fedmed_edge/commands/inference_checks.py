@@ -1,5 +1,7 @@
 """What `fedmed-edge doctor` looks at where a site answers images: devices, codecs, the active model."""
 
+from pathlib import Path
+
 from fedmed_edge.config import SiteConfig
 from fedmed_edge.errors import InputError
 from fedmed_edge.runtime import usable_devices
@@ -25,13 +27,13 @@ def codecs(config: SiteConfig) -> Answer:
     return "ok", "every compressed transfer syntax is readable, JPEG of 12 bits with pylibjpeg-libjpeg alone"
 
 
-def model(config: SiteConfig) -> Answer:
+def model(folder: Path, config: SiteConfig) -> Answer:
     """Whether the active model is as it was signed and answers its sample here."""
     from fedmed_edge.inference.choice import read_choice
     from fedmed_edge.inference.model_folder import ModelFolder
     from fedmed_edge.inference.models import verify_variants
 
-    models = ModelFolder(config.key.parent)
+    models = ModelFolder(folder)
     waiting = [entry for entry in models.entries() if entry.state == "waiting"]
     more = f"; {len(waiting)} wait for `fedmed-edge model activate`" if waiting else ""
     try:

@@ -73,3 +73,16 @@ def test_dry_run_and_doctor_show_the_policy(copied: Any, kit: ModuleType) -> Non
     noisy = kit.run(EDGE, "doctor", "-C", copied.root / "c").out
     assert "noise: ε 80 and δ 0.001 a contribution, ε 100 in all; updates: 7 days apart" in noisy
     assert "parts: classes; withheld: unlabelled, images, channels, style, calibration, weights" in noisy
+
+
+def test_doctor_finds_what_is_spent_where_the_key_lies_elsewhere(copied: Any, kit: ModuleType) -> None:
+    folder = with_policy(copied, "c", epsilon=80.0, delta=1e-3, budget=80.0)
+    given = ("-C", folder, "--generation", copied.generation, "--out", copied.root / "noisy")
+    assert kit.run(EDGE, "contribute", *given).code == 0
+    elsewhere, settings = copied.root / "keys" / "c.key", folder / "fedmed.toml"
+    elsewhere.parent.mkdir()
+    (folder / "site.key").rename(elsewhere)
+    settings.write_text(
+        re.sub("^key = .*$", f'key = "{elsewhere}"', settings.read_text(), flags=re.MULTILINE)
+    )
+    assert "privacy budget: ε" in kit.run(EDGE, "doctor", "-C", folder).out

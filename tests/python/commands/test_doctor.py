@@ -32,7 +32,7 @@ def site(copied: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def look(site: Path, name: str) -> checks.Check:
     if name == "settings":
         return next(checks.examine(site))
-    looks = checks.SITE_LOOKS | checks.MACHINE_LOOKS
+    looks = checks.site_looks(site) | checks.MACHINE_LOOKS
     return checks.guarded(name, looks[name], read_config(SiteConfig, site))
 
 
