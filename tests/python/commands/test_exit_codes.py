@@ -319,7 +319,7 @@ def test_1_an_older_sequence(copied: Any, kit: ModuleType) -> None:
     f.admin("import", f.root / "c.contribution")
     (f.root / "c" / "sequence").unlink()
     table = f.root / "c-data" / "labels.csv"
-    table.write_text("\n".join(table.read_text().splitlines()[:-6]) + "\n")
+    table.write_text("\n".join(table.read_text().splitlines()[:-8]) + "\n")
     path = f.contribute("c", file="x")
     take(f, kit, path, 1, "x: `sequence` has 1, expected more than 1 of site `c`", "older contribution")
 
@@ -345,7 +345,7 @@ def test_1_a_contribution_that_was_replaced_makes_no_generation(copied: Any, kit
     refused(said, 1, "contributions without weights, under a generation that is no draft")
     shutil.copyfile(f.root / "a.contribution", f.root / "older")
     table = f.root / "a-data" / "labels.csv"
-    table.write_text("\n".join(table.read_text().splitlines()[:-6]) + "\n")
+    table.write_text("\n".join(table.read_text().splitlines()[:-8]) + "\n")
     f.join("a")
     given = ("-C", f.server, "--from", f.root / "older", "--out", f.root / "x")
     said = kit.run(SERVER, "generation", "publish", *given)

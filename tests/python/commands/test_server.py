@@ -100,7 +100,7 @@ def test_a_folder_of_the_other_program_is_called_so(copied: Any, kit: ModuleType
 def test_status_tells_what_is_held_by_site_and_task(copied: Any, kit: ModuleType) -> None:
     f = copied
     table = f.root / "a-data" / "labels.csv"
-    table.write_text("\n".join(table.read_text().splitlines()[:-6]) + "\n")
+    table.write_text("\n".join(table.read_text().splitlines()[:-8]) + "\n")
     f.join("a")
     f.admin("import", f.contribute("b", "--weights", f.root / "a.backbone", file="w"))
     f.admin("site", "revoke", "c")
