@@ -204,8 +204,9 @@ def _class_of(patient: str) -> str:
 
 
 def told_of(header: ContributionHeader, cohort: frozenset[str]) -> frozenset[str]:
-    """Those patients whose class is in the contribution."""
-    return frozenset(one for one in cohort if _class_of(one) not in header.absent)
+    """Those patients whose class is in the contribution; all under a draft, where none has a class."""
+    absent = set(header.absent)
+    return frozenset(one for one in cohort if absent == {*header.classes} or _class_of(one) not in absent)
 
 
 def record(folder: Path, header: ContributionHeader, cohort: frozenset[str]) -> None:

@@ -135,6 +135,14 @@ def test_an_update_that_differs_by_few_patients_stays(tmp_path: Path) -> None:
         assert case
 
 
+def test_an_update_under_a_draft_is_compared_though_it_has_no_classes(tmp_path: Path) -> None:
+    draft = header(parts=("unlabelled", "images"), absent=("benign", "malignant"))
+    record(tmp_path, draft, patients(*range(40)))
+    refuse(read_releases(tmp_path), Policy(), draft, patients(*range(40)))
+    with pytest.raises(Withheld, match="differs by 1 patients"):
+        refuse(read_releases(tmp_path), Policy(), draft, patients(*range(41)))
+
+
 def test_where_wide_grams_are_refused_so_are_wide_differences(tmp_path: Path) -> None:
     first = patients(*range(40))
     record(tmp_path, header(row_dim=6), first)
