@@ -38,6 +38,8 @@ _ENVIRONMENT: Final = {
     "MALLOC_ARENA_MAX": "2",
     "MALLOC_MMAP_THRESHOLD_": "131072",
     "MALLOC_TRIM_THRESHOLD_": "131072",
+    # a site that was killed never says how its job ended: nobody waits the engine's quarter of an hour for it
+    "NVFLARE_CLIENT_OUTCOME_WAIT_TIMEOUT": "5",
 }
 REVOCATIONS_S: Final = 1.0
 ENGINE_S: Final = 30.0
