@@ -127,10 +127,15 @@ class Publisher:
             tolerance: By how much its mean score may be below that of the model before it.
 
         Raises:
-            InputError: As `model`, or fewer sites than the quorum.
+            InputError: As `model`; it was refined for one site; or fewer sites than the quorum.
             StoreError: As `model`.
         """
         entry = self._exported(content, name)
+        if entry.refined_for:
+            raise InputError(
+                f"{name}: was refined for `{entry.refined_for}`, which alone may have it",
+                hint="publish it without --validate; the hospital scores it before it is used",
+            )
         candidate = Candidates(self.store, self.folder, self.key).begin(
             content,
             self.store.recipe(entry.task),

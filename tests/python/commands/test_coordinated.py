@@ -99,6 +99,9 @@ def test_from_rounds_of_training_to_a_validated_model(
     meet(lambda: inbox(f, "c").newest("model") is not None)
     came = inbox(f, "a").newest("model")
     assert came is not None and came.digest == offered["digest"]
+    f.admin("refine", "a")
+    said = kit.run(SERVER, "publish", "-C", f.server, "--refined", "a", "--validate")
+    assert said.code == 1 and "was refined for `a`, which alone may have it" in said.err
     given = ("-o", tmp_path / "out", "--model", inbox(f, "a").path(came.digest), "--trust", f.trust)
     assert kit.run(EDGE, "infer", f.root / "a-data" / "23.png", *given).code == 0
 

@@ -104,7 +104,7 @@ def _kept(verb: str) -> list[str]:
     # The files of one answer appear together.
     answers = [f"out/{number}/{name}" for number in (1, 2) for name in ("result.json", "preview.png")]
     return {
-        "contribute": ["c/sequence"],
+        "contribute": ["c/sequence", "c/releases.jsonl"],
         "import": ["server/store/index.sqlite"],
         "rebuild": ["server/store/index.sqlite"],
         "export": ["new", "new.sig", "server/store/index.sqlite"],
