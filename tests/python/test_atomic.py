@@ -111,7 +111,7 @@ def test_a_lock_that_is_held_is_told_or_waited_for(tmp_path: Path) -> None:
         ),
     ):
         pass
-    assert refusal.value.hint == "stop it first"
+    assert refusal.value.hint == "stop that one first"
     done.set()
     with locked(tmp_path / "run" / "lock"):
         order.append("second")
