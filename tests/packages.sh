@@ -6,32 +6,24 @@
 # that need it are skipped, and fail where CI is set.
 set -eu
 
-missing=""
+. "$(dirname "$0")/apt.sh"
+
 # wants COMMAND PACKAGE...
 wants() {
     command -v "$1" >/dev/null && return
     shift
-    missing="$missing $*"
+    lacks "$@"
 }
 
-echo '#include <gtest/gtest.h>' | "${CXX:-c++}" -E -x c++ - >/dev/null 2>&1 || missing="$missing libgtest-dev"
-command -v qemu-x86_64 >/dev/null || command -v qemu-x86_64-static >/dev/null || missing="$missing qemu-user"
+echo '#include <gtest/gtest.h>' | "${CXX:-c++}" -E -x c++ - >/dev/null 2>&1 || lacks libgtest-dev
+command -v qemu-x86_64 >/dev/null || command -v qemu-x86_64-static >/dev/null || lacks qemu-user
 wants readelf binutils
 wants Orthanc orthanc
-[ -e /usr/share/orthanc/plugins/libOrthancDicomWeb.so ] || missing="$missing orthanc-dicomweb"
+[ -e /usr/share/orthanc/plugins/libOrthancDicomWeb.so ] || lacks orthanc-dicomweb
 # by its place: an environment of Python brings programs of the same names
-[ -x /usr/bin/storescu ] || missing="$missing dcmtk"
+[ -x /usr/bin/storescu ] || lacks dcmtk
 wants dciodvfy dicom3tools
 wants dcm2niix dcm2niix
 wants strace strace
-ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
-[ -n "$missing" ] || exit 0
-
-if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-    apt-get update -q || true
-    # shellcheck disable=SC2086  # one word a package
-    apt-get install -y -q --no-install-recommends $missing && exit 0
-fi
-echo "error: the tests lack$missing" >&2
-echo "hint: install them first, on Debian or Ubuntu: sudo apt-get install$missing" >&2
-case "$missing" in *libgtest-dev*) exit 1 ;; esac
+ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || lacks postgresql
+install "the tests" || case "$missing" in *libgtest-dev*) exit 1 ;; esac

@@ -5,12 +5,13 @@
 # Root on a Debian gets what is missing; everybody else is told its name. Nothing of it can be missing.
 set -eu
 
-missing=""
+. "$(dirname "$0")/../apt.sh"
+
 # wants FILE PACKAGE...   by its place: another program of the same name may come first in PATH
 wants() {
     [ -e "$1" ] && return
     shift
-    missing="$missing $*"
+    lacks "$@"
 }
 
 wants /usr/sbin/dockerd docker.io
@@ -26,13 +27,4 @@ wants /usr/bin/systemd-analyze systemd
 wants /usr/bin/storescu dcmtk
 wants /usr/sbin/Orthanc orthanc
 wants /usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1 libfaketime
-[ -n "$missing" ] || exit 0
-
-if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-    apt-get update -q || true
-    # shellcheck disable=SC2086  # one word a package
-    apt-get install -y -q --no-install-recommends $missing && exit 0
-fi
-echo "error: the tests of the images lack$missing" >&2
-echo "hint: install them first, on Debian or Ubuntu: sudo apt-get install$missing" >&2
-exit 1
+install "the tests of the images"

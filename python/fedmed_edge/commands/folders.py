@@ -26,6 +26,9 @@ FILE = click.Path(path_type=Path, dir_okay=False, readable=False)
 FOLDER = click.Path(path_type=Path, file_okay=False, readable=False)
 ANY_PATH = click.Path(path_type=Path, readable=False)
 
+DEVICE = click.Choice(["auto", "cpu", "cuda", "tensorrt"])
+TORCH_DEVICE = click.Choice(["auto", "cpu", "cuda"])
+
 
 def folder_option(what: Literal["Site", "Server"]) -> Callable[[Decorated], Decorated]:
     """`-C/--folder`, the folder that `init` made, and `--set`, which comes before its settings."""

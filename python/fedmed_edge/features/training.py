@@ -168,10 +168,8 @@ def train(
         began = time.perf_counter()
         losses = trainer.run(feed, range(total), total, progress)
     seconds = time.perf_counter() - began
-    log.info(
-        "trained %d steps on %d images, towards %d styles, in %.1f s",
-        *(total, feed.images, len(styles), seconds),
-    )
+    seen = f", towards {len(styles)} styles," if styles else ""
+    log.info("trained %d steps on %d images%s in %.1f s", total, feed.images, seen, seconds)
     return TrainResult(np.array(losses, np.float32), seconds)
 
 

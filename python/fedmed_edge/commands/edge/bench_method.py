@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from fedmed_edge.commands.folders import FOLDER, check_writable_folder
+from fedmed_edge.commands.folders import FOLDER, TORCH_DEVICE, check_writable_folder
 from fedmed_edge.commands.verbs import Output, Verb, complain
 from fedmed_edge.errors import InputError
 
@@ -35,7 +35,7 @@ _NEEDED = ("torch", "monai", "onnx", "onnxruntime", "scipy", "matplotlib")
     show_default=True,
     help="Site policy: `open` is for public data alone (min_cohort 1), `default` a hospital's (10).",
 )
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--device", type=TORCH_DEVICE, default="auto", show_default=True)
 @click.pass_context
 def command(
     ctx: click.Context,

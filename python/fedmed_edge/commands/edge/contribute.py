@@ -6,6 +6,7 @@ import click
 
 from fedmed_edge.commands.contents import summary
 from fedmed_edge.commands.folders import (
+    DEVICE,
     FILE,
     check_writable,
     folder_option,
@@ -35,7 +36,7 @@ from fedmed_edge.signing import read_private_key
     type=FILE,
     help="Backbone file of `train`: its difference from the generation goes instead of sums.",
 )
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]))
+@click.option("--device", type=DEVICE)
 @click.option("--dry-run", is_flag=True, help="List every tensor that would leave; write nothing.")
 @click.option("--out", "target", type=FILE, help="Write a file, which goes to the server another way.")
 @click.option("--no-wait", is_flag=True, help="Do not wait until the server has taken it.")

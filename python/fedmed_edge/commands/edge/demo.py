@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from fedmed_edge.commands.folders import FOLDER, check_writable_folder
+from fedmed_edge.commands.folders import FOLDER, TORCH_DEVICE, check_writable_folder
 from fedmed_edge.commands.verbs import Output, Verb
 from fedmed_edge.errors import InputError
 
@@ -25,7 +25,7 @@ from fedmed_edge.errors import InputError
 @click.option("--joining", help="Site that joins by its statistics (default: the last by name).")
 @click.option("--full", is_flag=True, help="Train the networks compared with to their plateau (hours).")
 @click.option("--seeds", type=click.IntRange(1, 100), default=1, show_default=True)
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--device", type=TORCH_DEVICE, default="auto", show_default=True)
 @click.option("--federation", is_flag=True, help="Tell the story again over processes that connect by TLS.")
 @click.pass_obj
 def command(

@@ -6,6 +6,7 @@ import click
 
 from fedmed_edge.commands.contents import summary
 from fedmed_edge.commands.folders import (
+    DEVICE,
     FILE,
     check_writable,
     folder_option,
@@ -20,7 +21,7 @@ from fedmed_edge.errors import InputError
 @click.command(cls=Verb)
 @folder_option("Site")
 @click.option("--generation", type=FILE, help="Generation to extract under (default: that of fedmed.toml).")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]))
+@click.option("--device", type=DEVICE)
 @click.option("--out", "target", type=FILE, required=True, help="File to write; `inspect` shows it.")
 @click.pass_obj
 def command(out: Output, folder: Path, generation: Path | None, device: str | None, target: Path) -> None:

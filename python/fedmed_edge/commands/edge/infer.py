@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from fedmed_edge.commands.folders import ANY_PATH, FILE, FOLDER, read_site
+from fedmed_edge.commands.folders import ANY_PATH, DEVICE, FILE, FOLDER, read_site
 from fedmed_edge.commands.verbs import Output, Verb, complain
 from fedmed_edge.errors import InputError
 
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 @click.option("--trust", type=FILE, help="The server's public key (default: server_key of fedmed.toml here).")
 @click.option(
     "--device",
-    type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]),
+    type=DEVICE,
     envvar="FEDMED_DEVICE",
     help="Default: that of fedmed.toml here, else auto.",
 )

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, get_args
 
 import click
 
-from fedmed_edge.commands.folders import FILE, folder_option, read_site
+from fedmed_edge.commands.folders import DEVICE, FILE, folder_option, read_site
 from fedmed_edge.commands.verbs import Output, Verb, ends_on_signal
 from fedmed_edge.heartbeat import INTERVAL_S, Heartbeat
 from fedmed_edge.listening import LabelKey
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @folder_option("Site")
 @click.option("--model", type=FILE, envvar="FEDMED_MODEL", help="Model file (default: that of [listen]).")
 @click.option("--trust", type=FILE, help="The server's public key (default: server_key of fedmed.toml).")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]))
+@click.option("--device", type=DEVICE)
 @click.option("--port", type=click.IntRange(0, 65535), help="TCP port (default: that of [listen]).")
 @click.option("--report", is_flag=True, help="Tell what was answered so far, by day and label, and end.")
 @click.option("--labels", type=FILE, help="With --report: table of radiologists' labels to compare with.")

@@ -6,6 +6,7 @@ import click
 
 from fedmed_edge.commands.folders import (
     FILE,
+    TORCH_DEVICE,
     check_writable,
     folder_option,
     read_site,
@@ -21,7 +22,7 @@ from fedmed_edge.commands.verbs import Output, Verb
 @click.option("--from-scratch", is_flag=True, help="Start from random weights instead of a generation.")
 @click.option("--epochs", type=click.FloatRange(min=0.1), default=30.0, show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]))
+@click.option("--device", type=TORCH_DEVICE)
 @click.option("--out", "target", type=FILE, required=True, help="Backbone file to write.")
 @click.pass_obj
 def command(
