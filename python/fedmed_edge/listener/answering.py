@@ -91,7 +91,7 @@ class WorkerProcess:
         ready: dict[str, Any] = said["ready"]
         return ready
 
-    def answer(self, folder: Path, out: Path, timeout_s: float) -> dict[str, Any]:
+    def answer(self, folder: Path, out: Path, timeout_s: float, missing: int = 0) -> dict[str, Any]:
         """Have a series answered; see `worker.Worker.answer`.
 
         Raises:
@@ -100,7 +100,7 @@ class WorkerProcess:
         """
         if not self.alive:
             self.start()
-        return self._ask({"input": str(folder), "output": str(out)}, timeout_s)
+        return self._ask({"input": str(folder), "output": str(out), "missing": missing}, timeout_s)
 
     def stop(self) -> None:
         """End it at once; what it was at is not done."""
@@ -259,7 +259,7 @@ class Answering:
         try:
             with linked(job.files, base / "running") as folder:
                 out.mkdir(parents=True)
-                said = self._worker.answer(folder, out, self._settings.timeout_s)
+                said = self._worker.answer(folder, out, self._settings.timeout_s, job.missing)
             if not self._record(job, out, said, time.perf_counter() - started):
                 return  # the job runs again after the next start
         except Exception as ended:

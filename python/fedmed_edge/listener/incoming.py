@@ -156,10 +156,23 @@ class Incoming:
     def _keep(self, path: Path, header: Dataset, uids: list[str], sender: str) -> Outcome:
         sop_uid, study_uid, series_uid = uids
         target = self.folder / safe_name(study_uid) / safe_name(series_uid) / f"{safe_name(sop_uid)}.dcm"
-        self._make_folders(target.parent)
         with path.open("rb") as file:
             os.fsync(file.fileno())
             digest = hashlib.file_digest(file, "sha256").hexdigest()
+        outcome = self._place(path, target)
+        if outcome is Outcome.CONFLICT:
+            return outcome
+        instance = Instance(
+            *(sop_uid, series_uid, study_uid),
+            *(str(header.get("AccessionNumber") or ""), str(header.get("PatientID") or ""), sender),
+            *(target, digest, path.stat().st_size),
+        )
+        self._journal.receive(instance)
+        # An older copy may have gone with its series before this one was noted; now it no longer can.
+        return outcome if target.exists() else self._place(path, target)
+
+    def _place(self, path: Path, target: Path) -> Outcome:
+        self._make_folders(target.parent)
         outcome = Outcome.STORED
         try:
             os.link(path, target)
@@ -167,13 +180,6 @@ class Incoming:
             same = filecmp.cmp(path, target, shallow=False)
             outcome = Outcome.DUPLICATE if same else Outcome.CONFLICT
         sync_folder(target.parent)
-        if outcome is not Outcome.CONFLICT:
-            instance = Instance(
-                *(sop_uid, series_uid, study_uid),
-                *(str(header.get("AccessionNumber") or ""), str(header.get("PatientID") or ""), sender),
-                *(target, digest, target.stat().st_size),
-            )
-            self._journal.receive(instance)
         return outcome
 
     def _make_folders(self, folder: Path) -> None:

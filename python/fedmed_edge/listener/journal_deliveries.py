@@ -32,7 +32,7 @@ class Deliveries(JournalFile):
     def take_deliveries(self, destinations: Sequence[str], lease_s: float) -> list[Delivery]:
         """Objects of one job that are due at one of these; nobody else takes them for `lease_s`."""
         now, marks = time.time(), ", ".join("?" * len(destinations))
-        with self._write() as connection:
+        with self.change() as connection:
             first = connection.execute(
                 "SELECT job, destination FROM deliveries WHERE state = 'pending' AND due_at <= ?"
                 f" AND destination IN ({marks}) ORDER BY due_at, delivery LIMIT 1",
@@ -56,7 +56,7 @@ class Deliveries(JournalFile):
 
     def end_delivery(self, one: Delivery, state: str, reason: str | None = None) -> None:
         """It is `sent`, or `refused` for good; with the last of a job's that waited, the job is sent."""
-        with self._write() as connection:
+        with self.change() as connection:
             connection.execute(
                 "UPDATE deliveries SET state = ?, reason = ? WHERE delivery = ?",
                 (state, reason, one.delivery),
@@ -104,7 +104,7 @@ class Deliveries(JournalFile):
             How many objects waited there: the address was mistyped, or the PACS has moved.
         """
         marks = ", ".join("?" * len(destinations))
-        with self._write() as connection:
+        with self.change() as connection:
             strays = connection.execute(
                 "SELECT delivery, job, sop_uid, path, fallback, due_at FROM deliveries"
                 f" WHERE state = 'pending' AND destination NOT IN ({marks})",
@@ -125,11 +125,14 @@ class Deliveries(JournalFile):
 
     def expire(self, before: float) -> int:
         """Give up what was answered before then and still waits; returns how many objects."""
-        return self._execute(
-            "UPDATE deliveries SET state = 'expired' WHERE state = 'pending' AND job IN"
-            " (SELECT job FROM jobs WHERE finished_at < ?)",
-            before,
-        )
+        with self.change() as connection:
+            given_up = connection.execute(
+                "UPDATE deliveries SET state = 'expired' WHERE state = 'pending' AND job IN"
+                " (SELECT job FROM jobs WHERE finished_at < ?)",
+                (before,),
+            ).rowcount
+            connection.execute(_ALL_SENT)
+            return given_up
 
     def waiting(self) -> int:
         """How many objects wait."""

@@ -19,6 +19,9 @@ CREATE TABLE IF NOT EXISTS instances (
     sop_uid TEXT PRIMARY KEY, series_uid TEXT NOT NULL REFERENCES series ON DELETE CASCADE,
     path TEXT NOT NULL UNIQUE, sha256 TEXT NOT NULL, bytes INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS instances_by_series ON instances (series_uid);
+CREATE TABLE IF NOT EXISTS dropped (
+    sop_uid TEXT PRIMARY KEY, series_uid TEXT NOT NULL REFERENCES series ON DELETE CASCADE);
+CREATE INDEX IF NOT EXISTS dropped_by_series ON dropped (series_uid);
 CREATE TABLE IF NOT EXISTS seen (series_uid TEXT PRIMARY KEY, instances INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS jobs (
     job INTEGER PRIMARY KEY, series_uid TEXT REFERENCES series ON DELETE SET NULL, state TEXT NOT NULL,
@@ -75,8 +78,12 @@ class JournalFile:
             self._connection.close()
 
     @contextlib.contextmanager
-    def _write(self) -> Iterator[sqlite3.Connection]:
+    def change(self) -> Iterator[sqlite3.Connection]:
+        """All that the block does to the journal is one change, and nobody else's comes between."""
         with self._lock:
+            if self._connection.in_transaction:
+                yield self._connection  # part of a larger one
+                return
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
@@ -92,5 +99,5 @@ class JournalFile:
 
     def _execute(self, query: str, *values: Any) -> int:
         """One change; returns how many rows it met."""
-        with self._write() as connection:
+        with self.change() as connection:
             return connection.execute(query, values).rowcount

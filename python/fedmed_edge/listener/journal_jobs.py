@@ -26,6 +26,7 @@ class Job:
 
     Attributes:
         instances: SHA-256 over the files' own, in order of SOPInstanceUID: another set is another result.
+        missing: How many instances were here before, are no longer, and have not come again.
     """
 
     job: int
@@ -33,6 +34,7 @@ class Job:
     study_uid: str
     instances: str
     files: tuple[Path, ...]
+    missing: int = 0
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Jobs(JournalFile):
 
     def settle(self, series_uid: str) -> None:
         """The series is complete for now: it waits for its turn."""
-        with self._write() as connection:
+        with self.change() as connection:
             settled = connection.execute(
                 "UPDATE series SET fresh = 0 WHERE series_uid = ? AND fresh = 1", (series_uid,)
             ).rowcount
@@ -63,7 +65,7 @@ class Jobs(JournalFile):
 
     def take_job(self) -> Job | None:
         """The oldest waiting job, from now on running; one whose series grows again waits on."""
-        with self._write() as connection:
+        with self.change() as connection:
             found = connection.execute(
                 "SELECT job, series_uid, study_uid FROM jobs JOIN series USING (series_uid)"
                 " WHERE state = 'queued' AND NOT fresh ORDER BY job LIMIT 1"
@@ -74,12 +76,15 @@ class Jobs(JournalFile):
             files = connection.execute(
                 "SELECT path, sha256 FROM instances WHERE series_uid = ? ORDER BY sop_uid", (series_uid,)
             ).fetchall()
+            (missing,) = connection.execute(
+                "SELECT count(*) FROM dropped WHERE series_uid = ?", (series_uid,)
+            ).fetchone()
             digest = hashlib.sha256("".join(sha256 for _, sha256 in files).encode()).hexdigest()
             connection.execute(
                 "UPDATE jobs SET state = 'running', instances = ?, attempts = attempts + 1 WHERE job = ?",
                 (digest, job),
             )
-            return Job(job, series_uid, study_uid, digest, tuple(Path(path) for path, _ in files))
+            return Job(job, series_uid, study_uid, digest, tuple(Path(path) for path, _ in files), missing)
 
     def finish_job(
         self,
@@ -102,7 +107,7 @@ class Jobs(JournalFile):
             deliveries: Destination, object and its fallback; an object goes to a destination once.
         """
         now, day = time.time(), time.strftime("%Y-%m-%d")
-        with self._write() as connection:
+        with self.change() as connection:
             connection.execute(
                 "UPDATE jobs SET state = ?, reason = ?, seconds = ?, folder = ?, model = ?, finished_at = ?"
                 " WHERE job = ?",
@@ -128,7 +133,7 @@ class Jobs(JournalFile):
 
     def requeue(self) -> None:
         """Jobs that were running when the node ended wait again; at the start, before any is taken."""
-        with self._write() as connection:
+        with self.change() as connection:
             connection.execute(
                 "UPDATE jobs SET state = 'failed', finished_at = ?, reason = 'the node ended while it ran'"
                 " WHERE state = 'running' AND attempts >= ?",
@@ -189,7 +194,7 @@ class Jobs(JournalFile):
     def forget(self, series_uid: str) -> None:
         """All of a series goes but the counts of its answers."""
         own = "(SELECT job FROM jobs WHERE series_uid = ?)"
-        with self._write() as connection:
+        with self.change() as connection:
             for change in (
                 f"UPDATE answers SET study_uid = NULL, accession = NULL, patient = NULL WHERE job IN {own}",
                 f"DELETE FROM deliveries WHERE job IN {own}",

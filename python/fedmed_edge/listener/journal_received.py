@@ -13,7 +13,6 @@ _AT_REST = """
 SELECT series_uid FROM series WHERE received_at < ? AND NOT fresh AND NOT EXISTS (
     SELECT 1 FROM jobs LEFT JOIN deliveries USING (job) WHERE jobs.series_uid = series.series_uid AND (
         jobs.state IN ('queued', 'running') OR deliveries.state = 'pending'))
-ORDER BY received_at
 """
 
 
@@ -44,7 +43,7 @@ class Received(JournalFile):
 
         A repeated instance of a series whose last job failed has the series answered again.
         """
-        with self._write() as connection:
+        with self.change() as connection:
             connection.execute(
                 "INSERT INTO series VALUES (?, ?, ?, ?, ?, ?, 0) ON CONFLICT DO NOTHING",
                 (one.series_uid, one.study_uid, one.accession, one.patient, one.sender, time.time()),
@@ -53,6 +52,7 @@ class Received(JournalFile):
                 "INSERT INTO instances VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
                 (one.sop_uid, one.series_uid, str(one.path), one.sha256, one.bytes),
             ).rowcount
+            connection.execute("DELETE FROM dropped WHERE sop_uid = ?", (one.sop_uid,))
             wanted = new or self._failed(connection, one.series_uid)
             if wanted:
                 connection.execute(
@@ -91,7 +91,7 @@ class Received(JournalFile):
 
     def unsee(self, series_uids: Iterable[str]) -> None:
         """The archive tells of these series no more."""
-        with self._write() as connection:
+        with self.change() as connection:
             connection.executemany("DELETE FROM seen WHERE series_uid = ?", [(uid,) for uid in series_uids])
 
     # --- what lies on the disk ---------------------------------------------------------------------------
@@ -112,15 +112,27 @@ class Received(JournalFile):
 
     def lose(self, path: Path) -> None:
         """An instance is not where it was."""
-        self._execute("DELETE FROM instances WHERE path = ?", str(path))
+        self._drop("path = ?", str(path))
 
     def drop_instances(self, series_uid: str) -> None:
-        """The files of a series are gone; what was answered stays."""
-        self._execute("DELETE FROM instances WHERE series_uid = ?", series_uid)
+        """The files of a series are gone; what was answered stays, and which they were."""
+        self._drop("series_uid = ?", series_uid)
+
+    def _drop(self, which: str, value: str) -> None:
+        with self.change() as connection:
+            connection.execute(
+                f"INSERT OR IGNORE INTO dropped SELECT sop_uid, series_uid FROM instances WHERE {which}",
+                (value,),
+            )
+            connection.execute(f"DELETE FROM instances WHERE {which}", (value,))
 
     def at_rest(self, before: float) -> list[str]:
         """Series received before then that nothing is to be done with, the oldest first."""
-        return [uid for (uid,) in self._rows(_AT_REST, before)]
+        return [uid for (uid,) in self._rows(f"{_AT_REST} ORDER BY received_at", before)]
+
+    def is_at_rest(self, series_uid: str, before: float) -> bool:
+        """Whether one of these still is: an instance of it may have come since."""
+        return bool(self._rows(f"{_AT_REST} AND series_uid = ?", before, series_uid))
 
     def drop_empty(self, before: float) -> None:
         """Forget series received before then whose instances are all gone."""

@@ -63,21 +63,19 @@ class Retention:
         expired = self._journal.expire(before)
         if expired:
             log.error("listen: %d objects were not delivered within `retain_days` and are given up", expired)
-        gone = self._journal.at_rest(before)
-        for uid in gone:
-            self._forget(uid)
+        gone = sum(self._forget(uid, before) for uid in self._journal.at_rest(before))
         self._journal.drop_empty(before)
         self._sweep()
-        return len(gone) + self._make_room()
+        return gone + self._make_room()
 
     def _make_room(self) -> int:
         """Images of answered series go before their time, the oldest first: the archive has them."""
-        gone = 0
+        gone, now = 0, time.time()
         if self._incoming.full:
-            for uid in self._journal.at_rest(time.time()):
+            for uid in self._journal.at_rest(now):
                 if not self._incoming.full:
                     break
-                gone += self._drop_images(uid)
+                gone += self._drop_images(uid, now)
         if self._incoming.full:
             gone += self._drop_sent()
         if gone:
@@ -95,20 +93,28 @@ class Retention:
             gone += 1
         return gone
 
-    def _drop_images(self, series_uid: str) -> bool:
-        files = self._journal.paths_of(series_uid)
-        for file in files:
-            file.unlink(missing_ok=True)
-        self._journal.drop_instances(series_uid)
+    def _drop_images(self, series_uid: str, before: float) -> bool:
+        """Files first, then their rows; an instance that comes meanwhile is noted behind it, or keeps all."""
+        with self._journal.change():
+            if not self._journal.is_at_rest(series_uid, before):
+                return False
+            files = self._journal.paths_of(series_uid)
+            for file in files:
+                file.unlink(missing_ok=True)
+            self._journal.drop_instances(series_uid)
         for folder in {file.parent for file in files}:
             _remove_if_empty(folder)
         return bool(files)
 
-    def _forget(self, series_uid: str) -> None:
-        self._drop_images(series_uid)
-        for folder in self._journal.results_of(series_uid):
-            shutil.rmtree(folder, ignore_errors=True)
-        self._journal.forget(series_uid)
+    def _forget(self, series_uid: str, before: float) -> bool:
+        with self._journal.change():
+            if not self._journal.is_at_rest(series_uid, before):
+                return False
+            self._drop_images(series_uid, before)
+            for folder in self._journal.results_of(series_uid):
+                shutil.rmtree(folder, ignore_errors=True)
+            self._journal.forget(series_uid)
+            return True
 
     def _sweep(self) -> None:
         """Files of associations that broke off."""

@@ -53,7 +53,7 @@ def main() -> None:
     load_tables()
     while True:
         request = json.loads(lines.get())
-        _say(out, worker.answer(Path(request["input"]), Path(request["output"])))
+        _say(out, worker.answer(Path(request["input"]), Path(request["output"]), request["missing"]))
 
 
 class Worker:
@@ -100,8 +100,11 @@ class Worker:
             "device": self._model.device,
         }
 
-    def answer(self, folder: Path, out: Path) -> Document:
+    def answer(self, folder: Path, out: Path, missing: int = 0) -> Document:
         """Answer the series in a folder; results go to `out`.
+
+        Args:
+            missing: Instances of it that are no longer here: of a volume the rest is not answered.
 
         Returns:
             `state` (`done`, `skipped`, `failed`) and `reason`; `answers`, of a label and `known` each;
@@ -116,6 +119,8 @@ class Worker:
             except FedmedError as error:
                 return _error(error)
             document["model"] = self._model.digest
+            if missing and self._model.recipe.dimensions == 3:
+                raise NothingMatched(f"{missing} of its images are no longer here: send the series again")
             document |= self._told(answer_study(self._model, [folder], out, self._options))
         except NothingMatched as error:
             document |= {"state": "skipped", "reason": str(error)}

@@ -66,6 +66,30 @@ def test_a_late_slice_is_a_new_result_and_the_same_again_is_none(
     assert site.states() == ["done", "done"]
 
 
+def test_a_late_slice_of_a_volume_that_is_no_longer_here_makes_no_result(
+    pacs: ModuleType, site_of: SiteOf, tmp_path: Path
+) -> None:
+    site = site_of(dimensions=3).start()
+    pacs.write_series(tmp_path / "ct", 12, side=24)
+    late = tmp_path / "late.dcm"
+    (tmp_path / "ct" / "0011.dcm").rename(late)
+    assert pacs.send(site.port, tmp_path / "ct") == 0
+    assert site.idle()
+    site.stop()
+    for file in (site.base / "incoming").rglob("*.dcm"):
+        file.unlink()
+    site.start()
+    for sent, states in (
+        (late, ["done", "skipped"]),
+        (tmp_path / "ct", ["done", "skipped", "done"]),
+    ):
+        assert pacs.send(site.port, sent) == 0
+        assert site.idle()
+        assert site.states() == states
+    told = "11 of its images are no longer here: send the series again"
+    assert site.rows("SELECT reason FROM jobs WHERE state = 'skipped'") == [(told,)]
+
+
 def test_a_node_keeps_inner_empty_frames_where_told(
     pacs: ModuleType, site_of: SiteOf, tmp_path: Path
 ) -> None:

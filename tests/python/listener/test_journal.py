@@ -1,6 +1,7 @@
 """States and what a restart makes of them."""
 
 import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -174,3 +175,19 @@ def test_what_waits_for_a_destination_that_is_no_longer_named_goes_to_the_others
         (one,) = journal.take_deliveries([to], 10)
         assert one.path == path
     assert not journal.take_deliveries(["typo"], 10) and journal.readdress(["B", "C"]) == 0
+
+
+def test_a_job_that_partly_arrived_is_sent_once_the_rest_is_given_up(
+    journal: Journal, receive: Receive
+) -> None:
+    receive("1.2.1")
+    journal.settle("1.2")
+    job = journal.take_job()
+    assert job is not None
+    path = Path("sr.dcm")
+    journal.finish_job(job, "done", made={path: "9.9"}, deliveries=[("A", path, None), ("B", path, None)])
+    (one,) = journal.take_deliveries(["A"], 10)
+    journal.end_delivery(one, "sent")
+    assert states(journal) == ["done"]
+    assert journal.expire(time.time() + 1) == 1
+    assert states(journal) == ["sent"]

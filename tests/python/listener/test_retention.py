@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from kits import load
 
 from fedmed_edge.listener.comparison import by_day
-from fedmed_edge.listener.incoming import Incoming
+from fedmed_edge.listener.incoming import Incoming, Outcome
 from fedmed_edge.listener.journal import Answer, Instance, Journal
 from fedmed_edge.listener.retention import Retention
 from fedmed_edge.listening import Listen
@@ -108,3 +109,74 @@ def test_leftovers_of_broken_associations_go_after_an_hour(world: World) -> None
         os.utime(file, (file.stat().st_mtime - age,) * 2)
     world.retention.purge()
     assert [path.name for path in world.incoming.receiving.iterdir()] == ["new"]
+
+
+def late(world: World, series_uid: str, number: int) -> Instance:
+    """Another instance of a series, its file in place."""
+    path = world.incoming.folder / "1" / series_uid / f"{number}.dcm"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"pixels")
+    return Instance(f"{series_uid}.{number}", series_uid, "1", "A-1", "P-1", "CT1", path, "cd", 6)
+
+
+@pytest.mark.parametrize("watermark", [0, 1 << 60])
+def test_a_series_that_grows_while_others_are_deleted_stays(
+    world: World, monkeypatch: pytest.MonkeyPatch, watermark: int
+) -> None:
+    old, grown = world.add("1.2", "done", 8), world.add("1.3", "done", 8)
+    asked = world.journal.at_rest
+
+    def at_rest(before: float) -> list[str]:
+        found = asked(before)
+        if "1.3" in found:  # deleting the first takes its time, and is not over when an instance comes
+            world.journal.receive(late(world, "1.3", 2))
+        return found
+
+    monkeypatch.setattr(world.journal, "at_rest", at_rest)
+    monkeypatch.setattr(world.incoming, "watermark", watermark)
+    assert world.retention.purge() == 1
+    assert not old.exists() and grown.exists() and grown.with_name("2.dcm").exists()
+    assert world.journal.fresh() == {"1.3"} and world.journal.instances_of("1.3") == 2
+
+
+def test_an_instance_that_comes_again_while_its_series_goes_is_kept(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    kit = load("end_to_end/pacs.py")
+    series = kit.write_series(tmp_path / "ct", 1)
+    path = tmp_path / "ct" / "0000.dcm"
+    assert world.incoming.take(path, "CT1")[0] is Outcome.STORED
+    world.journal.settle(series)
+    job = world.journal.take_job()
+    assert job is not None
+    world.journal.finish_job(job, "done")
+    noted, gone = world.journal.receive, []
+
+    def receive(one: Instance) -> bool:
+        # compared with what is there, but not noted yet
+        monkeypatch.setattr(world.incoming, "watermark", 1 << 60)
+        gone.append(world.retention.purge())
+        return noted(one)
+
+    monkeypatch.setattr(world.journal, "receive", receive)
+    assert world.incoming.take(path, "CT1")[0] is Outcome.STORED
+    (file,) = world.journal.paths_of(series)
+    assert gone == [1] and file.read_bytes() == path.read_bytes()
+    assert world.journal.fresh() == {series}
+
+
+def test_what_came_before_and_is_gone_is_counted_until_it_comes_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.add("1.2", "done", 1)
+    monkeypatch.setattr(world.incoming, "watermark", 1 << 60)
+    assert world.retention.purge() == 1
+    world.journal.receive(late(world, "1.2", 2))
+    world.journal.settle("1.2")
+    job = world.journal.take_job()
+    assert job is not None and (len(job.files), job.missing) == (1, 1)
+    world.journal.receive(late(world, "1.2", 1))
+    world.journal.finish_job(job, "skipped")
+    world.journal.settle("1.2")
+    job = world.journal.take_job()
+    assert job is not None and (len(job.files), job.missing) == (2, 0)
