@@ -83,6 +83,52 @@ class Lift(Frozen):
     feature_dim: Annotated[int, Field(ge=1, le=1023)] = 512
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Training(Frozen):
+    """How a backbone is trained on a site's images: which domain shifts are generated, and what holds it.
+
+    Every batch is seen as it is and shifted, which takes twice as long, unless no share is above 0.
+
+    Attributes:
+        amplitude: Share of the images whose low-frequency amplitude moves towards another site's style, where
+            styles of other sites are known.
+        maps: Share whose intensities go through a random smooth curve.
+        inversion: Share of these that are turned from bright to dark.
+        moments: Share whose channels' means and deviations move.
+        consistency: Weight of the difference between the two answers, beside the task's loss on both.
+        episodic: The loss on the shifted batch is that after a step on the original one (of first order).
+        proximal: μ of μ/2 ‖w − w₀‖², w₀ the weights that training starts from.
+        local_norms: Rounds of a federation: norm layers go on from where they were at this site.
+
+    Source: method §6; FedDG (Liu et al., CVPR 2021), FedProx (Li et al., MLSys 2020), FedBN (Li et al., ICLR
+    2021).
+
+    Example:
+        >>> Training().shifts, Training().without_shifts().shifts
+        (True, False)
+    """
+
+    amplitude: Share = 1.0
+    maps: Share = 0.5
+    inversion: Share = 0.5
+    moments: Share = 0.5
+    consistency: Annotated[float, Field(ge=0, le=100)] = 0.5
+    episodic: bool = False
+    proximal: Annotated[float, Field(ge=0, le=100)] = 0.0
+    local_norms: bool = False
+
+    @property
+    def shifts(self) -> bool:
+        """Whether any shift is generated."""
+        return max(self.amplitude, self.maps, self.moments) > 0
+
+    def without_shifts(self) -> "Training":
+        """The same on the images as they are."""
+        return self.model_copy(update={"amplitude": 0.0, "maps": 0.0, "moments": 0.0})
+
+
 class SeriesRules(Frozen):
     """Which DICOM series of a study the task is about, beside `modality` and `size`; empty takes any.
 
@@ -151,6 +197,7 @@ class Recipe(Frozen):
         codes: Class name → what DICOM results call it; a class without gets a private code.
         pixel_stride: Step of the grid on which segmentation rows are sampled, in pixels of `size`.
         priors: Class priors of the posteriors: `uniform`, or `counted` from the contributions.
+        training: How the backbone is trained.
 
     Example:
         >>> recipe = Recipe(name="lesion", kind="classification", classes=("benign", "malignant"))
@@ -170,6 +217,7 @@ class Recipe(Frozen):
     codes: dict[str, ClassCode] = Field(default_factory=dict)
     backbone: Backbone = Backbone()
     lift: Lift = Lift()
+    training: Training = Training()
     pixel_stride: Annotated[int, Field(ge=1, le=64)] = 4
     priors: Literal["uniform", "counted"] = "uniform"
 
@@ -196,10 +244,12 @@ class Recipe(Frozen):
 
     @model_serializer(mode="wrap")
     def _as_written(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without empty `series` and `codes`: recipes from before there were any keep their digests."""
+        """Without tables that say nothing: recipes from before there were any keep their digests."""
         values: dict[str, Any] = serialise(self)
         if self.series == SeriesRules():
             values.pop("series", None)
+        if self.training == Training():
+            values.pop("training", None)
         if not self.codes:
             values.pop("codes", None)
         return values

@@ -9,7 +9,6 @@ from monai.transforms.intensity.array import (
     RandAdjustContrast,
     RandGaussianNoise,
     RandGaussianSmooth,
-    RandHistogramShift,
     RandScaleIntensity,
     RandShiftIntensity,
 )
@@ -61,7 +60,9 @@ class Feed:
 
 
 class Changes:
-    """Random flips, turns, affine maps and intensity changes of one image and its mask.
+    """Random flips, turns, affine maps, and small changes of intensity, of one image and its mask.
+
+    What makes another hospital's image of it, curves and turned contrasts too, is `shifts.Shift`.
 
     Args:
         recipe: Size and kind of the images.
@@ -88,12 +89,9 @@ class Changes:
             RandScaleIntensity(0.25, 0.7, channel_wise=True),
             RandShiftIntensity(0.1, prob=0.5, channel_wise=True),
             RandAdjustContrast(0.4, (0.6, 1.7)),
-            RandHistogramShift(8, prob=0.2),
             RandGaussianSmooth(*blur, prob=0.15),
             RandGaussianNoise(0.25, std=0.06),
         ]
-        if recipe.kind == "segmentation":
-            colours.insert(0, RandAdjustContrast(0.2, (0.8, 1.25), invert_image=True, retain_stats=True))
         self.colours = Compose(colours)
         for index, move in enumerate(self.moves):
             move.set_random_state(seed=(seed + index) % (1 << 32))

@@ -1,23 +1,101 @@
 """Generated domain shifts: a batch as it would look from another hospital's scanners.
 
-The low-frequency log-amplitude of every image moves along a straight path towards that of another site, as
-its style tells (`statistics.style`): the mean and deviation over its images, never one image's spectrum.
-Phase, and with it what lies where, stays.
+Three kinds, each drawn image by image, and applied one after another:
 
-Source: method §6; Liu et al., FedDG, CVPR 2021, where single spectra are exchanged.
+- the low-frequency log-amplitude moves along a straight path towards that of another site, as its style tells
+  (`statistics.style`): the mean and deviation over its images, never one image's spectrum. Phase, and with it
+  what lies where, stays;
+- intensities go through a random smooth curve that rises from the least to the greatest value of a channel,
+  or, for all channels of an image, falls. An amplitude alone cannot turn a contrast round;
+- the mean and deviation of each channel move.
+
+Flips, turns, blur and noise, which no hospital is known by, are `feed.Changes`.
+
+Source: method §6; Liu et al., FedDG, CVPR 2021, where single spectra are exchanged; the curves follow the
+non-linear transformation of Zhou et al., Models Genesis, MICCAI 2019, as Bernstein polynomials.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fedmed_edge.errors import InputError
-from fedmed_edge.recipe import Recipe
+from fedmed_edge.recipe import Recipe, Training
 from fedmed_edge.statistics.style import FLOOR, Style, block_shape
 
-__all__ = ["StyleShift", "move_amplitude"]
+__all__ = ["Shift", "StyleShift", "draw_curves", "map_intensities", "move_amplitude", "move_moments"]
+
+DEGREE = 5
+"""Of the curves."""
+
+MEAN_SPREAD, DEVIATION_SPREAD = 0.5, 0.5
+"""How far a channel's mean moves, in its deviations, and the logarithm of its deviation."""
+
+
+class Shift:
+    """Shifted views of batches, with the shares that a recipe's `training` states.
+
+    Args:
+        styles: Of other sites; none: no amplitude moves.
+        how: The shares; default the recipe's.
+        amplitude: Moves amplitudes in place of `StyleShift`.
+
+    Raises:
+        InputError: A style has another shape than the recipe's images give.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        styles: Sequence[Style] = (),
+        how: Training | None = None,
+        amplitude: Callable[[Tensor], Tensor] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.how = how or recipe.training
+        if amplitude is None and styles and self.how.amplitude:
+            amplitude = StyleShift(styles, recipe, seed=seed)
+        self._amplitude = amplitude
+        # The host's generator: the same draws whatever the device.
+        self._random = torch.Generator().manual_seed(seed + 1)
+
+    @property
+    def moves(self) -> bool:
+        """Whether any image is ever changed."""
+        return self._amplitude is not None or max(self.how.maps, self.how.moments) > 0
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """The batch (B, channels, *size), shifted; on its device."""
+        how = self.how
+        if self._amplitude is not None:
+            images = self._some(how.amplitude, images, self._amplitude)
+        if how.maps:
+            images = self._some(how.maps, images, self._mapped)
+        if how.moments:
+            images = self._some(how.moments, images, self._moved)
+        return images
+
+    def _some(self, share: float, images: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+        chosen = torch.rand(len(images), generator=self._random) < share
+        chosen = chosen.reshape(-1, *(1,) * (images.ndim - 1)).to(images.device)
+        return torch.where(chosen, change(images), images)
+
+    def _mapped(self, images: Tensor) -> Tensor:
+        count, channels = images.shape[:2]
+        curves = draw_curves((count, channels), self._random)
+        falls = torch.rand(count, 1, 1, generator=self._random) < self.how.inversion
+        return map_intensities(images, torch.where(falls, curves.flip(-1), curves).to(images.device))
+
+    def _moved(self, images: Tensor) -> Tensor:
+        shape = tuple(images.shape[:2])
+        mean, deviation = moments(images)
+        up, wide = ((2 * torch.rand(shape, generator=self._random) - 1).to(images.device) for _ in range(2))
+        wanted = mean + MEAN_SPREAD * up * deviation, deviation * torch.exp(DEVIATION_SPREAD * wide)
+        return move_moments(images, *wanted)
 
 
 class StyleShift:
@@ -87,3 +165,78 @@ def move_amplitude(images: Tensor, towards: Tensor, parts: Tensor) -> Tensor:
     )
     moved: Tensor = torch.fft.ifft2(spectrum, dim=(2, 3)).real
     return moved.to(images.dtype)
+
+
+def draw_curves(shape: tuple[int, ...], random: torch.Generator) -> Tensor:
+    """Bernstein coefficients (*shape, DEGREE + 1) of curves that rise from 0 to 1; their mean is straight.
+
+    Example:
+        >>> curves = draw_curves((4, 3), torch.Generator().manual_seed(0))
+        >>> curves.shape, bool((curves.diff(dim=-1) > 0).all()), curves[0, 0, 0].item()
+        (torch.Size([4, 3, 6]), True, 0.0)
+    """
+    # Exponential steps over their sum are uniform on the simplex; the floor keeps the logarithm finite.
+    steps = -torch.rand((*shape, DEGREE), generator=random).clamp_min(1e-6).log()
+    ends = (steps / steps.sum(-1, keepdim=True)).cumsum(-1).clamp_max(1)
+    return torch.cat([torch.zeros(*shape, 1), ends], dim=-1)
+
+
+def map_intensities(images: Tensor, curves: Tensor) -> Tensor:
+    """Every channel's values through its curve, whose ends are the least and the greatest of them.
+
+    Args:
+        images: (B, channels, *size).
+        curves: (B, channels, K) Bernstein coefficients on [0, 1], of degree K − 1.
+
+    Example:
+        >>> images, straight = torch.rand(2, 1, 8, 8), torch.linspace(0, 1, 6).expand(2, 1, 6)
+        >>> torch.allclose(map_intensities(images, straight), images, atol=1e-5)
+        True
+        >>> turned = images.amax((2, 3), keepdim=True) + images.amin((2, 3), keepdim=True) - images
+        >>> torch.allclose(map_intensities(images, straight.flip(-1)), turned, atol=1e-5)
+        True
+    """
+    axes = tuple(range(2, images.ndim))
+    low, high = images.amin(axes, keepdim=True), images.amax(axes, keepdim=True)
+    wide = (high - low).clamp_min(torch.finfo(images.dtype).tiny)
+    values, degree = (images - low) / wide, curves.shape[-1] - 1
+    powers = (curves @ _powers(degree).to(curves)).to(images.dtype)
+    powers = powers.reshape(*powers.shape, *(1,) * len(axes))
+    mapped = powers[:, :, degree].expand_as(values)
+    for power in range(degree - 1, -1, -1):
+        mapped = mapped * values + powers[:, :, power]
+    return low + wide * mapped.clamp(0, 1)
+
+
+def _powers(degree: int) -> Tensor:
+    """(degree + 1, degree + 1): row k holds the coefficients of the k-th Bernstein polynomial, by power."""
+    rows = [
+        [
+            math.comb(degree, power) * math.comb(power, k) * (-1) ** (power - k) if power >= k else 0
+            for power in range(degree + 1)
+        ]
+        for k in range(degree + 1)
+    ]
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def moments(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation (B, channels) of images (B, channels, *size)."""
+    flat = images.flatten(2)
+    return flat.mean(2), flat.std(2, correction=0)
+
+
+def move_moments(images: Tensor, means: Tensor, deviations: Tensor) -> Tensor:
+    """Images (B, channels, *size) whose channels have these means and deviations (B, channels).
+
+    A channel of one value keeps its shape and gets the mean alone.
+
+    Example:
+        >>> moved = move_moments(torch.rand(1, 1, 8, 8), torch.tensor([[2.0]]), torch.tensor([[0.5]]))
+        >>> [round(float(value), 4) for value in moments(moved)]
+        [2.0, 0.5]
+    """
+    mean, deviation = moments(images)
+    gain = deviations / deviation.clamp_min(1e-6)
+    mean, gain, means = (one.reshape(*one.shape, *(1,) * (images.ndim - 2)) for one in (mean, gain, means))
+    return (images - mean) * gain + means

@@ -94,7 +94,7 @@ def test_turns_of_sites_go_on_where_they_stopped(images_task: Task) -> None:
 
 def test_a_turn_may_have_another_loss_and_changed_gradients(images_task: Task) -> None:
     recipe, dataset, _ = images_task
-    network = build_network(recipe)
+    network = build_network(recipe.model_copy(update={"training": recipe.training.without_shifts()}))
     fresh = state_of(network)
 
     def taken(**how: Any) -> dict[str, Any]:
@@ -127,8 +127,8 @@ def test_volumes(tmp_path: Path, make: SimpleNamespace, kind: str) -> None:
     np.testing.assert_allclose(answers[0].sum(axis=0), 1, atol=1e-5)
 
 
-def test_padding_takes_part_in_no_loss() -> None:
-    loss = training._SegmentationLoss()
+def test_padding_takes_part_in_no_loss(make: SimpleNamespace) -> None:
+    loss = task_loss(make.recipe("segmentation", (8, 8)))
     random = torch.Generator().manual_seed(0)
     scores = torch.randn(2, 3, 8, 8, generator=random)
     labels = torch.randint(0, 3, (2, 8, 8), generator=random)
