@@ -12,8 +12,8 @@ map_view maps_around(const py::array& maps, py::ssize_t axis)
     maps.ndim() >= 2,
     "channel_moments: `maps` has shape " + shape_text(shape_of(maps)) + ", expected 2 or more axes");
   FEDMED_EXPECTS(axis >= 0 && axis < maps.ndim(),
-                 "channel_moments: `channel_axis` has " + std::to_string(axis) + ", expected an axis of shape " +
-                   shape_text(shape_of(maps)));
+                 "channel_moments: `channel_axis` has " + std::to_string(axis) +
+                   ", expected an axis of shape " + shape_text(shape_of(maps)));
   map_view view{input<float>(maps, "channel_moments: `maps`"), 1, side(maps, axis), 1};
   for (py::ssize_t before = 0; before < axis; ++before) {
     view.images *= side(maps, before);
@@ -24,11 +24,8 @@ map_view maps_around(const py::array& maps, py::ssize_t axis)
   return view;
 }
 
-void call(const py::array& maps,
-          py::ssize_t channel_axis,
-          py::array& sums,
-          py::array& squares,
-          std::size_t threads)
+void call(
+  const py::array& maps, py::ssize_t channel_axis, py::array& sums, py::array& squares, std::size_t threads)
 {
   check_axes(sums, 1, "channel_moments: `sums`");
   check_axes(squares, 1, "channel_moments: `squares`");

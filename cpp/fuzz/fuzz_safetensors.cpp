@@ -24,7 +24,8 @@ namespace {
 constexpr const char* seeds[]{
   "{}",
   R"({"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})",
-  R"({"__metadata__":{"format":"pt"},"a":{"dtype":"F16","shape":[2,1],"data_offsets":[0,4]},"b":{"dtype":"BF16","shape":[0],"data_offsets":[4,4]},"n":{"dtype":"I64","shape":[],"data_offsets":[4,12]}}  )",
+  R"({"__metadata__":{"format":"pt"},"a":{"dtype":"F16","shape":[2,1],"data_offsets":[0,4]},)"
+  R"("b":{"dtype":"BF16","shape":[0],"data_offsets":[4,4]},"n":{"dtype":"I64","shape":[],"data_offsets":[4,12]}}  )",
   R"({"none":{"dtype":"F32","shape":[4294967296,0,1],"data_offsets":[0,0]}})",
   R"({"\u00e9\ud83d\ude00\"\\\/":{"shape":[1,1,1],"data_offsets":[0,4],"dtype":"F32"}})",
 };

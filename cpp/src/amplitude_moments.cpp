@@ -30,8 +30,8 @@ const loops& loops_of([[maybe_unused]] instruction_set set) noexcept
   return amplitude_moments_tile::baseline();
 }
 
-/// The transform along one axis, for the frequencies 0 to `half_block`: Σ_n x[n] cos(2π u n / length), and the
-/// same with sin. Cosine and sine of a frequency follow on each other in what it writes.
+/// The transform along one axis, for the frequencies 0 to `half_block`: Σ_n x[n] cos(2π u n / length), and
+/// the same with sin. Cosine and sine of a frequency follow on each other in what it writes.
 class partial_transform {
  public:
   partial_transform(std::size_t length, std::size_t half_block)

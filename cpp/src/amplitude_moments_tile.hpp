@@ -3,8 +3,8 @@
 #include <stddef.h>
 
 // Shared by amplitude_moments.cpp and by every compilation of amplitude_moments_tile.cpp. The latter may use
-// nothing but this and <stddef.h>: an inline library function compiled there could be the copy that the linker
-// keeps.
+// nothing but this and <stddef.h>: an inline library function compiled there could be the copy that the
+// linker keeps.
 
 namespace fedmed::amplitude_moments_tile {
 
@@ -13,8 +13,9 @@ constexpr size_t lanes = 16;
 
 /// The inner loops of one instruction set; all give the same bits.
 struct loops {
-  /// sums[i] = x[i] + x[length - i] and differences[i] = x[i] - x[length - i] for i to length / 2; x[0], and the
-  /// middle of an even length, stand alone. x[i] are `count` ≤ lanes values at `stride`; the other lanes are 0.
+  /// sums[i] = x[i] + x[length - i] and differences[i] = x[i] - x[length - i] for i to length / 2; x[0], and
+  /// the middle of an even length, stand alone. x[i] are `count` ≤ lanes values at `stride`; the other lanes
+  /// are 0.
   void (*fold_floats)(const float* values,
                       size_t stride,
                       size_t count,

@@ -294,11 +294,8 @@ const std::byte* block_rows::bytes(std::size_t source, const stretch& block) noe
   if (window_.count == 0 || window_.part != block.part || window_.first != first) {
     window_ = {block.part, first, std::min(length, part.tensor.length - first)};
     for (std::size_t each = 0; each < rows_.size(); ++each) {
-      models_.read(block.part,
-                   each,
-                   first,
-                   window_.count,
-                   reinterpret_cast<std::byte*>(windows_[each * stride].values));
+      models_.read(
+        block.part, each, first, window_.count, reinterpret_cast<std::byte*>(windows_[each * stride].values));
     }
   }
   return reinterpret_cast<const std::byte*>(windows_[source * stride].values) + (block.first - first) * width;

@@ -20,8 +20,8 @@ struct stretch {
   std::size_t count;
 };
 
-/// Elements of every source as float32: arrays in place where they stand so, else in a buffer; files in windows,
-/// of which one of each is read at a time.
+/// Elements of every source as float32: arrays in place where they stand so, else in a buffer; files in
+/// windows, of which one of each is read at a time.
 class block_rows {
  public:
   /// @param largest most elements of a block
@@ -76,8 +76,8 @@ struct block_kernel {
 };
 
 /// Make a model of K: `kernel` for floating parts, the maximum for counters.
-/// @throws std::invalid_argument a value is not finite and `nan` is refuse; std::system_error the file could not
-/// be written.
+/// @throws std::invalid_argument a value is not finite and `nan` is refuse; std::system_error the file could
+/// not be written.
 void for_each_block(const sources& models,
                     const block_kernel& kernel,
                     const model_output& out,

@@ -13,8 +13,9 @@ using channel_moments_tile::loops;
 
 // These three are part of the definition: other numbers give other last bits.
 constexpr std::size_t chunk_length = std::size_t{1} << 16;  // values of one map that are summed at once
-constexpr std::size_t chunk_values = std::size_t{1} << 18;  // the same where channels are last, of all channels
-constexpr std::size_t wide_enough = 64;                     // columns that keep vector registers busy
+// the same where channels are last, of all channels
+constexpr std::size_t chunk_values = std::size_t{1} << 18;
+constexpr std::size_t wide_enough = 64;  // columns that keep vector registers busy
 // Values below which a second thread costs more than it brings.
 constexpr std::size_t work_for_threads = std::size_t{1} << 18;
 constexpr std::size_t tasks_by_channel = 16;
@@ -128,8 +129,7 @@ void channel_moments(const map_view& maps,
   }
   const std::size_t used = maps.images * maps.channels * maps.values < work_for_threads ? 1 : threads;
   const loops& tile = loops_of(set);
-  partial_sums parts =
-    maps.values == 1 ? channels_last(maps, used, tile) : channels_first(maps, used, tile);
+  partial_sums parts = maps.values == 1 ? channels_last(maps, used, tile) : channels_first(maps, used, tile);
   parts.collect(sums, squares);
 }
 

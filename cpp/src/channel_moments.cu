@@ -55,7 +55,8 @@ __device__ moments moments_of(std::size_t count, Next next)
   return parts[0];
 }
 
-/// How many of `count` values fall to the one of `step` threads that takes the value `first` and every step-th.
+/// How many of `count` values fall to the one of `step` threads that takes the value `first` and every
+/// step-th.
 __device__ std::size_t share_of(std::size_t count, std::size_t first, std::size_t step)
 {
   return first < count ? (count - first - 1) / step + 1 : 0;
@@ -97,7 +98,8 @@ __global__ void sum_channels_first(
   }
 }
 
-/// One block: a chunk of pixels, at most `threads` channels of them; several pixels at once where channels are few.
+/// One block: a chunk of pixels, at most `threads` channels of them; several pixels at once where channels
+/// are few.
 __global__ void sum_channels_last(
   const float* maps, std::size_t pixels, std::size_t channels, std::size_t length, moments* partial)
 {

@@ -59,12 +59,8 @@ inline double fold(vector_t (&sums)[vectors]) noexcept
   return total[0];
 }
 
-void along(const float* values,
-           size_t runs,
-           size_t stride,
-           size_t length,
-           double* sums,
-           double* squares) noexcept
+void along(
+  const float* values, size_t runs, size_t stride, size_t length, double* sums, double* squares) noexcept
 {
   const size_t whole = length - length % lanes;
   for (size_t run = 0; run < runs; ++run, values += stride) {

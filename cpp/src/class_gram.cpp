@@ -125,8 +125,8 @@ class batch {
  private:
   static constexpr bool shifted = std::is_same_v<PackedT, float>;
 
-  /// Means of a panel's columns over all rows of a class in the batch: with them, what is left is never larger
-  /// than the rows themselves, wherever those lie. Nearly the mean is enough, so float32 sums are.
+  /// Means of a panel's columns over all rows of a class in the batch: with them, what is left is never
+  /// larger than the rows themselves, wherever those lie. Nearly the mean is enough, so float32 sums are.
   void take_off_mean(std::size_t panel, const part& own) const noexcept
   {
     std::array<float, largest_tile_columns> shifts{};

@@ -8,9 +8,9 @@ namespace {
 constexpr size_t doubles = vector_bytes / sizeof(double);
 constexpr size_t cache_line_doubles = 8;
 
-// Rows that `fast` sums in float32, and how many such sums it adds to each other before it goes over to float64. No
-// term is rounded more often than 12 times in its run, twice with the other runs, and twice where its factors' mean is
-// taken off: 16 · 2^-24 is below 1e-6.
+// Rows that `fast` sums in float32, and how many such sums it adds to each other before it goes over to
+// float64. No term is rounded more often than 12 times in its run, twice with the other runs, and twice where
+// its factors' mean is taken off: 16 · 2^-24 is below 1e-6.
 constexpr size_t run_rows = 12;
 constexpr size_t runs_together = 4;
 

@@ -9,8 +9,8 @@ namespace fedmed::class_gram_tile {
 
 /// The inner tile of one instruction set for packed doubles (`exact`) or floats (`fast`).
 ///
-/// `panel` points to `depth` rows of `columns` packed values, aligned for its vectors, and so does `left`, but
-/// at the first of the tile's `rows` columns. Adds Σ_n left[n][i] · panel[n][j] to out[i][j].
+/// `panel` points to `depth` rows of `columns` packed values, aligned for its vectors, and so does `left`,
+/// but at the first of the tile's `rows` columns. Adds Σ_n left[n][i] · panel[n][j] to out[i][j].
 template <typename PackedT>
 struct tile {
   size_t rows;

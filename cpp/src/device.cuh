@@ -77,7 +77,8 @@ void launch(void (*kernel)(ParameterT...),
   return (count + size - 1) / size;
 }
 
-/// Blocks of a grid whose threads step on until all is done: enough to fill any device. Nothing may depend on it.
+/// Blocks of a grid whose threads step on until all is done: enough to fill any device. Nothing may depend on
+/// it.
 [[nodiscard]] inline dim3 stepping_grid(std::size_t count, std::size_t block) noexcept
 {
   const std::size_t blocks = blocks_of(count, block);

@@ -1,7 +1,7 @@
 #pragma once
 
-// Sums of squared differences on a device: what pairwise_distances and clip_norm share. Differences and squares are
-// float32, 32 of them are added so, then in float64.
+// Sums of squared differences on a device: what pairwise_distances and clip_norm share. Differences and
+// squares are float32, 32 of them are added so, then in float64.
 
 #include <cmath>
 #include <cstddef>

@@ -18,8 +18,8 @@ struct gram_piece {
   std::size_t label;
   std::size_t first;
   std::size_t length;
-  // Packed triangle that takes its sums until all pieces of the class are added in order; `no_partial` where the
-  // class has no other piece.
+  // Packed triangle that takes its sums until all pieces of the class are added in order; `no_partial` where
+  // the class has no other piece.
   std::size_t partial;
 };
 
@@ -95,12 +95,12 @@ struct gram_place {
   }
 };
 
-// --- float64 ---------------------------------------------------------------------------------------------------
+// --- float64 -----------------------------------------------------------------------------------------------
 
 /// One warp: sums += left · right, four rows of both at once, in fragments of 8 × 4 and 4 × 8.
 ///
-/// Lane l holds row l / 4 and step l % 4 of every left fragment, step l % 4 and column l / 4 of every right one,
-/// and columns 2 (l % 4) and the next of row l / 4 of the sums.
+/// Lane l holds row l / 4 and step l % 4 of every left fragment, step l % 4 and column l / 4 of every right
+/// one, and columns 2 (l % 4) and the next of row l / 4 of the sums.
 /// Source: PTX ISA, "Matrix Fragments for mma.m8n8k4 with .f64 floating point type".
 template <unsigned Rows, unsigned Columns>
 __device__ __forceinline__ void multiply(const double (&left)[Rows],
@@ -229,7 +229,7 @@ void launch_exact_tiles(const RowsT& rows, const gram_sums& sums, cudaStream_t s
   launch(exact_tile<RowsT>, grid, dim3(gram_threads), stream, rows, sums);
 }
 
-// --- float32 ---------------------------------------------------------------------------------------------------
+// --- float32 -----------------------------------------------------------------------------------------------
 
 /// One thread a column: its sum over each piece, from which the piece's mean follows.
 template <typename RowsT>
@@ -256,7 +256,8 @@ __global__ void sum_columns(RowsT rows, gram_sums sums, double* columns)
   columns[number * sums.columns + column] = (parts[0] + parts[1]) + (parts[2] + parts[3]);
 }
 
-/// One block: a tile of one piece's sums, 8 × 8 of it a thread. float32 over `depth` rows, then pairs of float32.
+/// One block: a tile of one piece's sums, 8 × 8 of it a thread. float32 over `depth` rows, then pairs of
+/// float32.
 template <typename RowsT>
 __global__ void __launch_bounds__(gram_threads)
   fast_tile(RowsT rows, gram_sums sums, const double* column_sums)
@@ -364,7 +365,7 @@ void launch_fast_tiles(const RowsT& rows, const gram_sums& sums, cudaStream_t st
          static_cast<const double*>(columns.data()));
 }
 
-// --- pieces ----------------------------------------------------------------------------------------------------
+// --- pieces ------------------------------------------------------------------------------------------------
 
 /// Every piece that has a partial triangle, in their order, added to the Gram of its class.
 static __global__ void collect(gram_sums sums)

@@ -15,8 +15,8 @@ namespace {
 
 using lifted_class_gram_tile::loops;
 
-// Rows made before they are summed, to whole lines. Part of the definition, as the blocks of class_gram are. More
-// of them need more memory, fewer read and write the Grams more often.
+// Rows made before they are summed, to whole lines. Part of the definition, as the blocks of class_gram are.
+// More of them need more memory, fewer read and write the Grams more often.
 constexpr std::size_t chunk_rows = 384;
 constexpr std::align_val_t alignment{64};
 

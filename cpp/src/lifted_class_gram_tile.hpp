@@ -3,8 +3,8 @@
 #include <stddef.h>
 
 // Shared by lifted_class_gram.cpp and by every compilation of lifted_class_gram_tile.cpp. The latter may use
-// nothing but this and <stddef.h>: an inline library function compiled there could be the copy that the linker
-// keeps.
+// nothing but this and <stddef.h>: an inline library function compiled there could be the copy that the
+// linker keeps.
 
 namespace fedmed::lifted_class_gram_tile {
 
@@ -13,8 +13,8 @@ struct loops {
   size_t rows;     // of the tile
   size_t columns;  // of the tile and of a panel
 
-  /// out[i][j] = Σ_c left[c][i] · panel[c][j]: `left` has `left_stride` between channels, `panel` none between
-  /// its rows, `out` has `out_stride`.
+  /// out[i][j] = Σ_c left[c][i] · panel[c][j]: `left` has `left_stride` between channels, `panel` none
+  /// between its rows, `out` has `out_stride`.
   void (*multiply)(const float* left,
                    size_t left_stride,
                    const float* panel,

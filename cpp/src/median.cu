@@ -14,8 +14,8 @@ struct ranks {
   bool halved;  // as a median takes the mean of two: in float32
 };
 
-/// The result from the sum of the wanted ranks, smallest first. Plus zero: whether a zero among equals is negative
-/// depends on the order of the models.
+/// The result from the sum of the wanted ranks, smallest first. Plus zero: whether a zero among equals is
+/// negative depends on the order of the models.
 __device__ float result_of(const ranks& wanted, float lower, float upper, double sum)
 {
   if (wanted.halved) {

@@ -107,12 +107,12 @@ void refuse_not_finite(const sources& models, const std::string& kernel)
       models.read_floats(chunk.part, source, chunk.first, chunk.count, values.data());
       models.check_read();
       const auto end = values.begin() + static_cast<std::ptrdiff_t>(chunk.count);
-      const auto found = std::find_if_not(values.begin(), end, [](float value) { return std::isfinite(value); });
+      const auto found =
+        std::find_if_not(values.begin(), end, [](float value) { return std::isfinite(value); });
       FEDMED_EXPECTS(found == end,
                      kernel + ": " +
-                       models.describe(source,
-                                       chunk.part,
-                                       chunk.first + static_cast<std::size_t>(found - values.begin())) +
+                       models.describe(
+                         source, chunk.part, chunk.first + static_cast<std::size_t>(found - values.begin())) +
                        " has " + (std::isnan(*found) ? "nan" : "inf") + ", expected finite values");
     }
   }

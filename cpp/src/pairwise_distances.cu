@@ -7,7 +7,8 @@
 namespace fedmed::cuda {
 namespace {
 
-// Models are taken in groups, a group in tiles: a block has two groups in shared memory, a warp a pair of tiles.
+// Models are taken in groups, a group in tiles: a block has two groups in shared memory, a warp a pair of
+// tiles.
 constexpr unsigned tile = 4;
 constexpr unsigned group = 16;
 constexpr unsigned group_tiles = group / tile;

@@ -36,7 +36,8 @@ inline void add_lanes(const floats* lane, double* sums)
   *total += __builtin_convertvector(halves[0], loose_sums) + __builtin_convertvector(halves[1], loose_sums);
 }
 
-/// `left` rows against `columns` others, and `among` each other; `sums` of each left row begin with the first other.
+/// `left` rows against `columns` others, and `among` each other; `sums` of each left row begin with the first
+/// other.
 template <size_t left, size_t columns, bool among>
 void squares(const void* const* rows, const void* const* others, size_t length, double* const* sums)
 {

@@ -12,8 +12,8 @@ namespace fedmed::pairwise_distances_tile {
 constexpr size_t sum_lanes = 8;
 
 /// The inner loop of one instruction set: adds Σ_n (a[n] - b[n])² to `sum_lanes` sums of every pair of one of
-/// the first `left` rows (1 or 2) with a later row. Pairs stand in order in `sums`: those of the first row, then those
-/// of the second.
+/// the first `left` rows (1 or 2) with a later row. Pairs stand in order in `sums`: those of the first row,
+/// then those of the second.
 ///
 /// Rows hold `length` float32 at any alignment, a multiple of 16. Differences and squares are float32;
 /// element n goes to lane n mod 16, each lane is summed in float32; lanes i and i + 8 are added to sum i in

@@ -2,8 +2,9 @@
 
 #include <stddef.h>
 
-// The register tile of a matrix product, for the tiles that are compiled once for every instruction set. They may use
-// nothing but such headers and <stddef.h>; all of this one is theirs alone, so that no linker can mix the copies.
+// The register tile of a matrix product, for the tiles that are compiled once for every instruction set. They
+// may use nothing but such headers and <stddef.h>; all of this one is theirs alone, so that no linker can mix
+// the copies.
 
 namespace fedmed {
 namespace {
@@ -26,7 +27,8 @@ constexpr size_t tile_columns = vector_bytes / sizeof(ElementT) * tile_vectors;
 template <typename VectorT>
 using tile_sums = VectorT[tile_rows][tile_vectors];
 
-/// sums[i] = Σ_n left[n · stride + i] · panel[n], in the order of n; rows of the panel are aligned, none lies between.
+/// sums[i] = Σ_n left[n · stride + i] · panel[n], in the order of n; rows of the panel are aligned, none lies
+/// between.
 template <typename ElementT, typename VectorT>
 inline __attribute__((always_inline)) void multiply_tile(
   const ElementT* left, size_t stride, const ElementT* panel, size_t depth, tile_sums<VectorT>& sums) noexcept

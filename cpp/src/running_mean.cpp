@@ -84,10 +84,10 @@ void running_mean_add(std::span<std::int64_t> sums,
       return;
     }
     const std::size_t place =
-      first + static_cast<std::size_t>(std::find_if(values, values + count, [&](const float& value) {
-                                         return !within(&value, 1, bound);
-                                       }) -
-                                       values);
+      first +
+      static_cast<std::size_t>(
+        std::find_if(values, values + count, [&](const float& value) { return !within(&value, 1, bound); }) -
+        values);
     std::size_t before = wrong;
     while (place < before && !wrong.compare_exchange_weak(before, place)) {
     }

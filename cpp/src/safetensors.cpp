@@ -225,8 +225,8 @@ element_type type_named(const std::string& dtype, const std::string& where)
   return element_type::float32;
 }
 
-/// Elements of a shape. The product of the sides that are not 0 must fit too: others who read the header may multiply
-/// them before they come to a 0.
+/// Elements of a shape. The product of the sides that are not 0 must fit too: others who read the header may
+/// multiply them before they come to a 0.
 std::size_t elements_of(const std::vector<std::uint64_t>& shape, std::size_t width, const std::string& where)
 {
   std::uint64_t product = 1;
@@ -346,9 +346,8 @@ std::size_t header_length(std::span<const std::byte> beginning, std::size_t file
     length = length << 8 | std::to_integer<std::uint64_t>(beginning[i]);
   }
   const std::size_t most = std::min(header_bytes_cap, file_bytes - length_bytes);
-  FEDMED_EXPECTS(
-    length <= most,
-    "header has " + std::to_string(length) + " bytes, expected at most " + std::to_string(most));
+  FEDMED_EXPECTS(length <= most,
+                 "header has " + std::to_string(length) + " bytes, expected at most " + std::to_string(most));
   return length;
 }
 

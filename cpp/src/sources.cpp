@@ -20,9 +20,10 @@
 namespace fedmed {
 namespace {
 
-// What a read returns beside errno: the file ended before, or another one has its name.
+// What a read returns beside errno: the file ended before, another one has its name, or it was written to.
 constexpr int cut_off = -1;
 constexpr int replaced = -2;
+constexpr int written_to = -3;
 
 // Halves that are made float32 at a time.
 constexpr std::size_t halves_length = 2048;
@@ -60,9 +61,15 @@ int read_all(int descriptor, std::byte* to, std::size_t count, std::size_t at) n
 
 std::string reason(int error)
 {
-  return error == cut_off    ? "was cut off while it was read"
-         : error == replaced ? "was replaced while it was read"
-                             : std::string{"cannot be read: "} + std::strerror(error);
+  return error == cut_off      ? "was cut off while it was read"
+         : error == replaced   ? "was replaced while it was read"
+         : error == written_to ? "was written to while it was read"
+                               : std::string{"cannot be read: "} + std::strerror(error);
+}
+
+std::int64_t modified(const struct stat& status) noexcept
+{
+  return std::int64_t{status.st_mtim.tv_sec} * 1'000'000'000 + status.st_mtim.tv_nsec;
 }
 
 std::vector<tensor_entry> tensors_of(const source_file& file)
@@ -102,9 +109,10 @@ void check_same(std::span<const tensor_entry> got,
   for (const source_part& part : wanted) {
     const auto found = named.extract(part.tensor.name);
     FEDMED_EXPECTS(!found.empty(), where + ": lacks tensor `" + part.tensor.name + "` of the first");
-    FEDMED_EXPECTS(found.mapped()->same_kind(part.tensor),
-                   where + (part.tensor.name.empty() ? "" : ": tensor `" + part.tensor.name + "`") + " has " + kind_text(*found.mapped()) +
-                     ", expected " + kind_text(part.tensor));
+    const std::string tensor = part.tensor.name.empty() ? "" : ": tensor `" + part.tensor.name + "`";
+    FEDMED_EXPECTS(
+      found.mapped()->same_kind(part.tensor),
+      where + tensor + " has " + kind_text(*found.mapped()) + ", expected " + kind_text(part.tensor));
   }
   FEDMED_EXPECTS(named.empty(),
                  where + ": tensor `" + std::string{named.begin()->first} + "` is not in the first");
@@ -142,6 +150,7 @@ source_file::source_file(const std::string& path) : path_{path}, descriptor_{ope
   size_ = static_cast<std::size_t>(status.st_size);
   device_ = status.st_dev;
   number_ = status.st_ino;
+  modified_ = modified(status);
 }
 
 source_file::source_file(source_file&& other) noexcept
@@ -149,7 +158,8 @@ source_file::source_file(source_file&& other) noexcept
     descriptor_{std::exchange(other.descriptor_, -1)},
     size_{other.size_},
     device_{other.device_},
-    number_{other.number_}
+    number_{other.number_},
+    modified_{other.modified_}
 {
 }
 
@@ -175,11 +185,23 @@ int source_file::read(std::size_t begin, std::size_t count, std::byte* to) const
     return errno;
   }
   struct stat status {};
-  const bool same =
-    fstat(descriptor, &status) == 0 && status.st_dev == device_ && status.st_ino == number_;
+  const bool same = fstat(descriptor, &status) == 0 && status.st_dev == device_ && status.st_ino == number_;
   const int error = same ? read_all(descriptor, to, count, begin) : replaced;
   close(descriptor);
   return error;
+}
+
+int source_file::check() const noexcept
+{
+  struct stat status {};
+  if ((descriptor_ >= 0 ? fstat(descriptor_, &status) : stat(path_.c_str(), &status)) != 0) {
+    return errno;
+  }
+  if (status.st_dev != device_ || status.st_ino != number_) {
+    return replaced;
+  }
+  const bool same = static_cast<std::size_t>(status.st_size) == size_ && modified(status) == modified_;
+  return same ? 0 : written_to;
 }
 
 sources::sources(const std::vector<std::string>& paths) : names_{paths}
@@ -282,6 +304,10 @@ void sources::read_floats(
 void sources::check_read() const
 {
   FEDMED_EXPECTS(unread_->source == sources_cap, names_[unread_->source] + ": " + reason(unread_->error));
+  for (std::size_t source = 0; source < files_.size(); ++source) {
+    const int error = files_[source].check();
+    FEDMED_EXPECTS(error == 0, names_[source] + ": " + reason(error));
+  }
 }
 
 model_output::model_output(int descriptor, const sources& like) : descriptor_{descriptor}

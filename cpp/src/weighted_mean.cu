@@ -19,8 +19,8 @@ struct averaging {
   unsigned long long* fault;
 };
 
-/// Each term is rounded to a multiple of the same power of two, as the kernel does: sums of such are exact, so that
-/// the order of the models changes no bit.
+/// Each term is rounded to a multiple of the same power of two, as the kernel does: sums of such are exact,
+/// so that the order of the models changes no bit.
 template <bool HasBase, typename SourceT>
 __global__ void average(
   const SourceT* const* rows, const SourceT* base, averaging by, std::size_t length, SourceT* out)

@@ -91,7 +91,8 @@ TEST(AmplitudeMoments, IsTheTransformTermByTerm)
 TEST(AmplitudeMoments, GivesTheSameBitsOnAnyThreadsAndInstructionSet)
 {
   const std::vector<float> values = waves(3 * 40 * 50 * 70);
-  for (const plane_view& pixels : {plane_view{values.data(), 3, 40, 50, 70}, {values.data(), 3, 280, 500, 1}}) {
+  for (const plane_view& pixels :
+       {plane_view{values.data(), 3, 40, 50, 70}, {values.data(), 3, 280, 500, 1}}) {
     const result wanted = moments(pixels, {5, 7}, 1, instruction_set::baseline);
     for (const instruction_set set : every_set) {
       EXPECT_TRUE(!fedmed::is_supported(set) || moments(pixels, {5, 7}, 3, set) == wanted);

@@ -40,8 +40,8 @@ constexpr instruction_set every_set[]{
 
 TEST(ArgmaxSlab, TakesTheFirstOfTheLargest)
 {
-  EXPECT_TRUE((labels({1, 5, 2, 3, 5, 2}, 2, {1, 1, 3}, {0, 0, 0}, {1, 1, 3}) ==
-               std::vector<std::uint8_t>{1, 0, 0}));
+  EXPECT_TRUE(
+    (labels({1, 5, 2, 3, 5, 2}, 2, {1, 1, 3}, {0, 0, 0}, {1, 1, 3}) == std::vector<std::uint8_t>{1, 0, 0}));
 }
 
 TEST(ArgmaxSlab, TakesNoNan)

@@ -58,9 +58,18 @@ result plain(const std::vector<float>& values, const map_view& maps)
 
 // Images, channels, values: around the lanes, the chunks and the vectors of every instruction set.
 const std::vector<map_view> shapes{
-  {nullptr, 1, 3, 1},      {nullptr, 1, 3, 15},     {nullptr, 2, 3, 16},   {nullptr, 5, 40, 49},
-  {nullptr, 1, 3, 65535},  {nullptr, 1, 3, 65537},  {nullptr, 2, 1, 200000}, {nullptr, 1000, 1, 1},
-  {nullptr, 1001, 3, 1},   {nullptr, 77, 63, 1},    {nullptr, 77, 65, 1},  {nullptr, 9000, 64, 1},
+  {nullptr, 1, 3, 1},
+  {nullptr, 1, 3, 15},
+  {nullptr, 2, 3, 16},
+  {nullptr, 5, 40, 49},
+  {nullptr, 1, 3, 65535},
+  {nullptr, 1, 3, 65537},
+  {nullptr, 2, 1, 200000},
+  {nullptr, 1000, 1, 1},
+  {nullptr, 1001, 3, 1},
+  {nullptr, 77, 63, 1},
+  {nullptr, 77, 65, 1},
+  {nullptr, 9000, 64, 1},
 };
 
 constexpr instruction_set every_set[]{
@@ -80,8 +89,9 @@ TEST(ChannelMoments, IsExactOnWholeNumbers)
 TEST(ChannelMoments, GivesTheSameBitsOnAnyNumberOfThreads)
 {
   const std::vector<float> values = waves(1200000);
-  for (const map_view& maps :
-       {map_view{values.data(), 1, 2, 600000}, {values.data(), 4, 100, 3000}, {values.data(), 12000, 100, 1}}) {
+  for (const map_view& maps : {map_view{values.data(), 1, 2, 600000},
+                               {values.data(), 4, 100, 3000},
+                               {values.data(), 12000, 100, 1}}) {
     const result wanted = moments(maps, 1);
     for (const std::size_t threads : {2UL, 3UL, 16UL}) {
       EXPECT_EQ(moments(maps, threads), wanted);

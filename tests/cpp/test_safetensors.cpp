@@ -111,7 +111,8 @@ TEST(Safetensors, RefusesATensorThatIsNone)
                             "0,0,4294967296,4294967296",
                             "3,0,1537228672809129302",
                             "2097152,2097152,0,2097152"}) {
-    const std::string fields = std::string{R"("dtype":"F32","shape":[)"} + shape + R"(],"data_offsets":[0,0])";
+    const std::string fields =
+      std::string{R"("dtype":"F32","shape":[)"} + shape + R"(],"data_offsets":[0,0])";
     refused(fields, 0, "`w` has a shape that overflows");
   }
   const std::string largest = R"("dtype":"F32","shape":[0,2305843009213693951],"data_offsets":[0,0])";

@@ -4,6 +4,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -166,10 +167,29 @@ TEST(Sources, AFileThatIsCutOffMeanwhileIsNamed)
   std::filesystem::resize_file(paths[3], 0);
   EXPECT_REFUSAL(mean(), "/2: was cut off while it was read");
   EXPECT_REFUSAL(fedmed::median(files, out, nan_policy::propagate, 2), "/2: was cut off while it was read");
-  EXPECT_REFUSAL(
-    fedmed::pairwise_distances(files, {distances.data(), 4, 4}, nan_policy::propagate, 2),
-    "/2: was cut off while it was read");
+  EXPECT_REFUSAL(fedmed::pairwise_distances(files, {distances.data(), 4, 4}, nan_policy::propagate, 2),
+                 "/2: was cut off while it was read");
   close(descriptor);
+}
+
+TEST(Sources, AFileThatIsWrittenToInPlaceMeanwhileIsNamed)
+{
+  const folder here;
+  const std::vector<std::string> paths = write_files(here, random_models{3, 900});
+  std::vector<double> distances(9);
+  const fedmed::sources files{paths};
+  const auto all = [&] {
+    fedmed::pairwise_distances(files, {distances.data(), 3, 3}, nan_policy::refuse, 1);
+  };
+  all();
+  const auto before = std::filesystem::last_write_time(paths[1]);
+  // Its size stays: what a copying program does that writes over the file that is there.
+  std::fstream file{paths[1], std::ios::binary | std::ios::in | std::ios::out};
+  file.seekp(-4, std::ios::end).write("\0\0\0\0", 4);
+  file.close();
+  // The system's clock for files stands still for some milliseconds at a time.
+  std::filesystem::last_write_time(paths[1], before + std::chrono::milliseconds{5});
+  EXPECT_REFUSAL(all(), "/1: was written to while it was read");
 }
 
 TEST(Sources, AFileThatIsReplacedAndNoLongerOpenIsNamed)

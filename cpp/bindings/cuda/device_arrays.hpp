@@ -16,9 +16,9 @@
 #include "dlpack.hpp"
 #include "fedmed/error.hpp"
 
-/// Arrays of a CUDA device as views. Every check that concerns Python memory is here, as arrays.hpp has those of
-/// the host: dtype, axes, contiguity, alignment, leave to write, and which device. Nothing is converted. NumPy
-/// arrays are copied to the device and back: small results, and everything under FEDMED_KERNELS=cuda.
+/// Arrays of a CUDA device as views. Every check that concerns Python memory is here, as arrays.hpp has those
+/// of the host: dtype, axes, contiguity, alignment, leave to write, and which device. Nothing is converted.
+/// NumPy arrays are copied to the device and back: small results, and everything under FEDMED_KERNELS=cuda.
 namespace fedmed::bindings {
 
 namespace py = pybind11;
@@ -147,8 +147,8 @@ class device_call {
 
   /// Call `work(stream)` with the GIL released, and return when the device has done it.
   ///
-  /// The stream is the device's default one. An array's owner has let it wait for whatever fills the array when
-  /// its capsule was asked for; as all is done on return, no stream of the caller need wait for ours.
+  /// The stream is the device's default one. An array's owner has let it wait for whatever fills the array
+  /// when its capsule was asked for; as all is done on return, no stream of the caller need wait for ours.
   template <typename WorkT>
   void run(WorkT work)
   {

@@ -34,8 +34,8 @@ inline void check_blend_windows(grid_view<const float> total,
 
 /// Add one weighted window to the running total of a sliding-window answer.
 ///
-/// `total[:, region] += window · importance` and `weight[region] += importance`, in float32. The region begins
-/// at `start`; what hangs over the grid's end is left out.
+/// `total[:, region] += window · importance` and `weight[region] += importance`, in float32. The region
+/// begins at `start`; what hangs over the grid's end is left out.
 ///
 /// @param total (K, …), added to
 /// @param weight (1, …), added to

@@ -9,8 +9,8 @@
 
 namespace fedmed {
 
-/// Maps of someone else's memory, (images, channels, values) without gaps. With one value a channel the channel
-/// is the last axis: channels-last maps are (pixels, channels, 1).
+/// Maps of someone else's memory, (images, channels, values) without gaps. With one value a channel the
+/// channel is the last axis: channels-last maps are (pixels, channels, 1).
 struct map_view {
   const float* data;
   std::size_t images;
@@ -31,8 +31,8 @@ inline void check_channel_moments(const map_view& maps,
 
 /// Sum and sum of squares of every channel over all images, in float64.
 ///
-/// Squares are exact; both sums run in a fixed order, so that neither the number of threads nor the instruction
-/// set changes a bit.
+/// Squares are exact; both sums run in a fixed order, so that neither the number of threads nor the
+/// instruction set changes a bit.
 ///
 /// @param sums, squares (C,), overwritten
 /// @throws std::invalid_argument the arguments do not fit together; std::bad_alloc

@@ -77,13 +77,13 @@ inline void check_class_gram(const row_view& rows,
 /// Add each row's outer product with itself to the Gram of its class.
 ///
 /// `grams[classes[n]] += rows[n]ᵀ rows[n]`, as the packed upper triangle; a row of class -1 is left out.
-/// `exact`: products are exact in float64 and summed in float64, in row order within blocks of fixed length: the
-/// result depends neither on the number of threads, nor on the instruction set, nor on other classes' rows.
-/// `fast`: of up to 1,024 rows of a class at once the mean is taken off in float32; products are summed in
-/// float32 over 12 rows, four such sums to each other and then in float64, and the mean is put back in float64. No
-/// element is further than 1e-6 √(gᵢᵢ gⱼⱼ) from `exact`, whatever the rows and their mean, as long as values are 0 or
-/// between 1e-18 and 1e18 in size, so that squares are float32 numbers. The result depends on the instruction set
-/// within that bound, not on the number of threads.
+/// `exact`: products are exact in float64 and summed in float64, in row order within blocks of fixed length:
+/// the result depends neither on the number of threads, nor on the instruction set, nor on other classes'
+/// rows. `fast`: of up to 1,024 rows of a class at once the mean is taken off in float32; products are summed
+/// in float32 over 12 rows, four such sums to each other and then in float64, and the mean is put back in
+/// float64. No element is further than 1e-6 √(gᵢᵢ gⱼⱼ) from `exact`, whatever the rows and their mean, as
+/// long as values are 0 or between 1e-18 and 1e18 in size, so that squares are float32 numbers. The result
+/// depends on the instruction set within that bound, not on the number of threads.
 ///
 /// @param rows (N, D)
 /// @param classes (N,) from -1 to K - 1

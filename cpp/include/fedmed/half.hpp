@@ -20,8 +20,8 @@ struct bfloat16 {
   return value;
 }
 
-/// Exact; a NaN stays one. No branch, so that loops become vectors; no subnormal float32 on the way, so that a
-/// caller who flushes them gets the same.
+/// Exact; a NaN stays one. No branch, so that loops become vectors; no subnormal float32 on the way, so that
+/// a caller who flushes them gets the same.
 [[nodiscard]] constexpr float to_float(float16 value) noexcept
 {
   const std::uint32_t magnitude = static_cast<std::uint32_t>(value.bits & 0x7fffU) << 13;

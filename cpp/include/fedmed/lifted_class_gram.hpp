@@ -103,11 +103,11 @@ inline void check_lifted_class_gram(std::span<const grid_view<const float>> maps
 /// Make the lifted rows of one image from its maps and add each one's outer product to the Gram of its class.
 ///
 /// Row n belongs to cell n of the strided grid. Maps are interpolated linearly between their cells' centres
-/// (align_corners=False). Rows are made line by line of the grid's last axis, a few hundred at a time: all other
-/// axes are interpolated first, then comes the product with the weights at the coarser of the map's and the
-/// line's resolution, then the last axis. All in float32, sums over channels in order: an element is within
-/// (C + 16) 2^-24 Σ|f w| of its float64 definition, and may differ by instruction set within that. The sums over
-/// rows are those of class_gram. Nothing depends on the number of threads.
+/// (align_corners=False). Rows are made line by line of the grid's last axis, a few hundred at a time: all
+/// other axes are interpolated first, then comes the product with the weights at the coarser of the map's and
+/// the line's resolution, then the last axis. All in float32, sums over channels in order: an element is
+/// within (C + 16) 2^-24 Σ|f w| of its float64 definition, and may differ by instruction set within that. The
+/// sums over rows are those of class_gram. Nothing depends on the number of threads.
 ///
 /// @param maps (c_k, …) of every scale
 /// @param classes (N,) from -1 to K - 1

@@ -11,8 +11,8 @@ namespace fedmed {
 ///
 /// The bits of numpy.median, but that a zero comes out without its sign.
 ///
-/// @throws std::invalid_argument a value is not finite and `nan` is refuse; std::system_error the file cannot be
-/// written; std::bad_alloc
+/// @throws std::invalid_argument a value is not finite and `nan` is refuse; std::system_error the file cannot
+/// be written; std::bad_alloc
 void median(const sources& models,
             const model_output& out,
             nan_policy nan,
@@ -35,8 +35,8 @@ inline void check_trimmed_mean(const sources& models, std::size_t cut)
 /// Summed in float64 from the smallest value, rounded to float32.
 ///
 /// @param cut below K / 2
-/// @throws std::invalid_argument the arguments do not fit together, or a value is not finite and `nan` is refuse;
-/// std::system_error the file cannot be written; std::bad_alloc
+/// @throws std::invalid_argument the arguments do not fit together, or a value is not finite and `nan` is
+/// refuse; std::system_error the file cannot be written; std::bad_alloc
 void trimmed_mean(const sources& models,
                   std::size_t cut,
                   const model_output& out,

@@ -26,8 +26,8 @@ inline void check_pairwise_distances(const sources& models, matrix_view<double> 
 /// counts as infinite, one below 1e-23 as zero.
 ///
 /// @param distances (K, K), overwritten; NaN where a model holds one
-/// @throws std::invalid_argument the arguments do not fit together, or a value is not finite and `nan` is refuse;
-/// std::bad_alloc
+/// @throws std::invalid_argument the arguments do not fit together, or a value is not finite and `nan` is
+/// refuse; std::bad_alloc
 void pairwise_distances(const sources& models,
                         matrix_view<double> distances,
                         nan_policy nan,

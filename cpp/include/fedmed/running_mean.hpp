@@ -44,8 +44,8 @@ inline void check_running_mean(std::span<const std::int64_t> sums,
 ///
 /// @param sums (n,) multiples of quantum_of(bound), added to
 /// @param model one array in memory
-/// @throws std::invalid_argument the arguments do not fit together, or a value is beyond ±bound or NaN; then `sums` is
-/// as it was
+/// @throws std::invalid_argument the arguments do not fit together, or a value is beyond ±bound or NaN; then
+/// `sums` is as it was
 void running_mean_add(std::span<std::int64_t> sums,
                       const sources& model,
                       std::int64_t weight,

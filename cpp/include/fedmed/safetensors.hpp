@@ -54,8 +54,9 @@ inline constexpr std::size_t length_bytes = 8;
 /// Tensors of a safetensors file, wide elements first and by name: the order in which the format's own
 /// library writes them.
 ///
-/// The header may come from anyone. Refused are JSON that is not of the form that the format describes, dtypes other than F32, F16, BF16 and I64, duplicate names, sizes that
-/// overflow or do not fit the shape, and data that overlaps, has holes or does not end with the file.
+/// The header may come from anyone. Refused are JSON that is not of the form that the format describes,
+/// dtypes other than F32, F16, BF16 and I64, duplicate names, sizes that overflow or do not fit the shape,
+/// and data that overlaps, has holes or does not end with the file.
 ///
 /// Source: https://github.com/huggingface/safetensors#format
 /// @throws std::invalid_argument what is wrong; the message does not name the file.

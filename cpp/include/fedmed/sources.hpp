@@ -32,6 +32,10 @@ class source_file {
   /// @return 0, errno, or a number below 0 where they are no longer there
   [[nodiscard]] int read(std::size_t begin, std::size_t count, std::byte* to) const noexcept;
 
+  /// Whether it is still the file that it was when it was opened.
+  /// @return 0, errno, or a number below 0 where it was written to or another one has its name
+  [[nodiscard]] int check() const noexcept;
+
   /// From now on the file is opened for each read.
   void close_descriptor() noexcept;
 
@@ -41,6 +45,7 @@ class source_file {
   std::size_t size_ = 0;
   std::uint64_t device_ = 0;
   std::uint64_t number_ = 0;
+  std::int64_t modified_ = 0;  // nanoseconds
 };
 
 /// One tensor as all sources hold it.
@@ -68,7 +73,8 @@ class sources {
   [[nodiscard]] std::span<const source_part> parts() const noexcept { return parts_; }
 
   /// The same names, dtypes and shapes, in whatever order the sources have.
-  /// @throws std::invalid_argument with the other's file, or "KERNEL: `ARGUMENT`", and the first tensor that differs.
+  /// @throws std::invalid_argument with the other's file, or "KERNEL: `ARGUMENT`", and the first tensor that
+  /// differs.
   void check_same_tensors(const sources& other, const std::string& kernel) const;
 
   /// "`a.safetensors`" or "`sources[3]`", with the tensor and the index where there is one.
@@ -85,7 +91,9 @@ class sources {
   void read_floats(
     std::size_t part, std::size_t source, std::size_t first, std::size_t count, float* to) const noexcept;
 
-  /// @throws std::invalid_argument "FILE: was cut off while it was read", or why else it could not be read.
+  /// Called after the last read: header and elements are read at different times.
+  /// @throws std::invalid_argument "FILE: was cut off while it was read", or why else what was read is not
+  /// it.
   void check_read() const;
 
  private:

@@ -22,8 +22,8 @@ inline void check_weighted_mean(const sources& models, std::span<const std::int6
 /// these weights and values can be: the order of the models changes no bit. The mean is rounded to float32.
 ///
 /// @param weights (K,) from 0 to 2^29 - 1
-/// @throws std::invalid_argument the arguments do not fit together, or a value is not finite and `nan` is refuse;
-/// std::system_error the file cannot be written; std::bad_alloc
+/// @throws std::invalid_argument the arguments do not fit together, or a value is not finite and `nan` is
+/// refuse; std::system_error the file cannot be written; std::bad_alloc
 void weighted_mean(const sources& models,
                    std::span<const std::int64_t> weights,
                    const model_output& out,
@@ -57,8 +57,8 @@ inline void check_clip_norm(const sources& models,
 /// models; values that are not finite are refused. The order of the models changes no bit.
 ///
 /// @param norms (K,) n_k, overwritten
-/// @throws std::invalid_argument the arguments do not fit together, or a value is not finite; std::system_error the
-/// file cannot be written; std::bad_alloc
+/// @throws std::invalid_argument the arguments do not fit together, or a value is not finite;
+/// std::system_error the file cannot be written; std::bad_alloc
 void clip_norm(const sources& models,
                std::span<const std::int64_t> weights,
                const sources& reference,

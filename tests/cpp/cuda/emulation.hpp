@@ -12,9 +12,9 @@
 #include <memory>
 #include <vector>
 
-/// As much of CUDA as the twins use, on one processor: blocks run one after another, the threads of a block as
-/// coroutines that take turns at every barrier. It shows that indices, tiles and barriers are right; it shows
-/// neither races between barriers nor speed.
+/// As much of CUDA as the twins use, on one processor: blocks run one after another, the threads of a block
+/// as coroutines that take turns at every barrier. It shows that indices, tiles and barriers are right; it
+/// shows neither races between barriers nor speed.
 
 struct dim3 {
   unsigned x = 1, y = 1, z = 1;
@@ -154,7 +154,7 @@ inline unsigned long long atomicMin(unsigned long long* address, unsigned long l
   return before;
 }
 
-// --- the runtime ---------------------------------------------------------------------------------------------
+// --- the runtime -------------------------------------------------------------------------------------------
 
 struct CUstream_st;
 using cudaStream_t = CUstream_st*;

@@ -11,9 +11,10 @@ namespace fedmed::cuda {
 
 /// class_gram of rows on the device, queued on `stream`.
 ///
-/// `exact`: products and sums in float64, by the tensor cores for it where there are some. `fast`: the same on
-/// devices whose float64 is at least half as quick as float32; on others the mean of a class's rows is taken off,
-/// products are summed in float32 over 12 rows and then in pairs of float32, and the mean is put back in float64:
+/// `exact`: products and sums in float64, by the tensor cores for it where there are some. `fast`: the same
+/// on devices whose float64 is at least half as quick as float32; on others the mean of a class's rows is
+/// taken off, products are summed in float32 over 12 rows and then in pairs of float32, and the mean is put
+/// back in float64:
 /// within 1e-6 √(gᵢᵢ gⱼⱼ) of `exact`. Never TF32. The order of sums depends on the classes and on D alone.
 ///
 /// @param rows (N, D) on the device

@@ -11,9 +11,9 @@ namespace fedmed::cuda {
 
 /// lifted_class_gram of maps on the device, queued on `stream`.
 ///
-/// Maps with fewer cells than there are rows are multiplied with the weights first and interpolated then, finer
-/// ones the other way round; all in float32, never TF32, in a fixed order, within the kernel's bound. Rows stand
-/// in memory 32,768 at a time. The sums over rows are those of the class_gram twin.
+/// Maps with fewer cells than there are rows are multiplied with the weights first and interpolated then,
+/// finer ones the other way round; all in float32, never TF32, in a fixed order, within the kernel's bound.
+/// Rows stand in memory 32,768 at a time. The sums over rows are those of the class_gram twin.
 ///
 /// @param maps, weights, grams, kept.rows on the device
 /// @param classes, kept.numbers on the host
