@@ -40,7 +40,7 @@ WALLS: dict[str, tuple[set[str], set[str]]] = {
     # One site's own work: its folder through features and statistics to a contribution.
     "hospital": ({"images", "features", "statistics", "model"}, set()),
     "model": ({"statistics", "kernels"}, {"threadpoolctl"}),
-    "store": ({"statistics", "model"}, {"sqlalchemy", "fsspec"}),
+    "store": ({"statistics", "model"}, {"sqlalchemy", "fsspec", "cryptography"}),
     # Its site's side asks `hospital`; its server's side loads neither that nor torch: see below.
     "federation": (
         {"statistics", "store", "model", "kernels", "hospital", "images", "features", "inference"},

@@ -168,7 +168,7 @@ def read_regular(path: Path, cap: int) -> bytes:
     Raises:
         InputError: The file is missing, no regular file, too large or unreadable.
     """
-    with _regular(path, cap) as (file, size):
+    with open_regular(path, cap) as (file, size):
         return file.read(size)
 
 
@@ -180,12 +180,17 @@ def map_regular(path: Path, cap: int) -> bytes | mmap.mmap:
     Raises:
         InputError: As `read_regular`.
     """
-    with _regular(path, cap) as (file, size):
+    with open_regular(path, cap) as (file, size):
         return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b""
 
 
 @contextlib.contextmanager
-def _regular(path: Path, cap: int) -> Iterator[tuple[BinaryIO, int]]:
+def open_regular(path: Path, cap: int) -> Iterator[tuple[BinaryIO, int]]:
+    """A regular file of at most `cap` bytes and its size, for who reads it piece by piece.
+
+    Raises:
+        InputError: As `read_regular`; an OSError within the block counts as one of the file.
+    """
     try:
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             status = os.fstat(file.fileno())
@@ -198,6 +203,44 @@ def _regular(path: Path, cap: int) -> Iterator[tuple[BinaryIO, int]]:
         raise InputError(f"{path}: no such file") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def erase(path: Path, first: int | None = None) -> None:
+    """Write zeros over a file, or over its first bytes, flush them to disk and delete it.
+
+    A file that has a second name is deleted only: its bytes are somebody else's too. What cannot be written
+    over, as on a full disk that copies before it writes, is deleted all the same. Snapshots, backups and the
+    spare blocks of a flash disk keep what they have.
+
+    Raises:
+        OSError: It cannot be deleted.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "secret"
+        >>> _ = path.write_bytes(b"secret")
+        >>> with path.open("rb") as held:
+        ...     erase(path)
+        ...     set(held.read())
+        {0}
+    """
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            status = os.fstat(descriptor)
+            if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
+                _write_zeros(descriptor, status.st_size if first is None else min(first, status.st_size))
+        finally:
+            os.close(descriptor)
+    path.unlink(missing_ok=True)
+
+
+def _write_zeros(descriptor: int, size: int) -> None:
+    zeros = bytes(min(size, 1 << 20))
+    place = 0
+    while place < size:
+        place += os.pwrite(descriptor, zeros[: size - place], place)
+    os.fsync(descriptor)
 
 
 def sync_folder(folder: Path) -> None:

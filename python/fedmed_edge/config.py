@@ -162,12 +162,14 @@ class ServerConfig(Frozen):
         index: URL of the PostgreSQL database that keeps the store's index; None keeps it in a file there.
         objects: fsspec URL, such as `s3://bucket/name`, of the place that keeps the store's files; None keeps
             them there.
+        store_key: File of the key that the store's files are encrypted with; None keeps them plain.
         key: The server's private key, which models are signed with.
     """
 
     store: Path = Path("store")
     index: str | None = None
     objects: str | None = None
+    store_key: Path | None = None
     key: Path = Path("server.key")
     federation: ServerFederation = ServerFederation()
 

@@ -126,12 +126,18 @@ def read_site(folder: Path, **flags: Any) -> "SiteConfig":
 
 def read_server(folder: Path) -> "tuple[ServerConfig, Store]":
     """Settings and store of the server in `folder`."""
-    from fedmed_edge.config import ServerConfig, read_config
     from fedmed_edge.store.store import open_store
 
-    _require_settings(folder, "fedmed-server init")
-    config = read_config(ServerConfig, folder)
+    config = read_server_config(folder)
     return config, open_store(config)
+
+
+def read_server_config(folder: Path) -> "ServerConfig":
+    """Settings of the server in `folder`."""
+    from fedmed_edge.config import ServerConfig, read_config
+
+    _require_settings(folder, "fedmed-server init")
+    return read_config(ServerConfig, folder)
 
 
 def read_site_data(config: "SiteConfig") -> "Dataset":

@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from sqlalchemy import Connection
 
 from fedmed_edge.errors import StoreError
-from fedmed_edge.store import holdings, journal
+from fedmed_edge.store import at_rest, holdings, journal
 from fedmed_edge.store.index import WAIT_S, Index
 from fedmed_edge.store.objects import Objects
+from fedmed_edge.tensorfile import Content
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class Files:
         """
         while True:
             with self._index.write() as connection:
+                at_rest.hold_key(connection, self._objects.cipher)
                 if digest in journal.loosened(connection):
                     yield connection
                     if holdings.names(connection, digest):
@@ -41,6 +43,17 @@ class Files:
                     return
                 # committed by itself; where another process sweeps before we are back, it is done again
                 journal.loosen(connection, [digest])
+
+    def mend(self, content: Content, digest: str) -> None:
+        """Write an object anew where a row names it and it is damaged or missing.
+
+        Raises:
+            StoreError: As `Index.write`.
+        """
+        with self._index.write() as connection:
+            at_rest.hold_key(connection, self._objects.cipher)
+            if holdings.names(connection, digest):
+                self._objects.write(content, digest)
 
     def read(self, digest: str) -> bytes:
         """Content of an object whose row may go away meanwhile.

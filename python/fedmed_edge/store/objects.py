@@ -1,14 +1,17 @@
-"""Files of a store, each named by the SHA-256 of its content: in a folder, or where a URL says."""
+"""Files of a store, each named by the SHA-256 of its plain content: in a folder, or where a URL says."""
 
+import contextlib
 import hashlib
 import os
 import re
+import secrets
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, Protocol
 
-from fedmed_edge.atomic import TEMPORARY, read_regular, sync_folder, write_atomic
+from fedmed_edge.atomic import TEMPORARY, erase, open_regular, sync_folder, write_atomic
 from fedmed_edge.errors import InputError, StoreError
+from fedmed_edge.store.encryption import HEADER_BYTES, FileCipher, key_of
 from fedmed_edge.tensorfile import Content, give_back, pieces
 
 OBJECT_CAP: Final = 1 << 32
@@ -28,7 +31,7 @@ def digest_of(content: Content) -> str:
     return digest.hexdigest()
 
 
-def _pieces(content: Content, digest: str) -> Iterator[memoryview]:
+def checked_pieces(content: Content, digest: str) -> Iterator[memoryview]:
     """Content in pieces, for who writes it.
 
     Raises:
@@ -56,13 +59,20 @@ def shelved(digest: str) -> str:
 
 
 class Objects(Protocol):
-    """Content-addressed files in one place; callers hold the store's write lock while they change it."""
+    """Content-addressed files in one place; callers hold the store's write lock while they change it.
+
+    Attributes:
+        cipher: What files are encrypted with, or not.
+    """
+
+    cipher: FileCipher
 
     def create(self) -> None:
         """Make the place, or raise a `StoreError` where nothing can be written there."""
 
     def write(self, content: Content, digest: str) -> str:
-        """Keep content, also over a damaged file of it; its digest, which it had when it was checked.
+        """Keep content as the cipher writes, also over a damaged file of it; its digest, which it had when it
+        was checked.
 
         Raises:
             StoreError: It cannot be written, as on a full disk; nothing is left of it then.
@@ -82,6 +92,13 @@ class Objects(Protocol):
             StoreError: A file cannot be deleted; those before it are gone.
         """
 
+    def key_of(self, digest: str) -> str | None:
+        """Id of the store key that an object is encrypted with; None where it is plain.
+
+        Raises:
+            StoreError: It is missing or unreadable.
+        """
+
     def holds(self, digest: str) -> bool:
         """Whether an object is there, damaged or not."""
 
@@ -96,24 +113,24 @@ class Objects(Protocol):
         """
 
 
-def objects_of(folder: Path, url: str | None) -> Objects:
+def objects_of(folder: Path, url: str | None, cipher: FileCipher) -> Objects:
     """The files of a store: in its folder, or where an fsspec URL such as `s3://bucket/name` says.
 
     Raises:
         InputError: No such kind of URL.
     """
     if url is None:
-        return FolderObjects(folder / "objects")
+        return FolderObjects(folder / "objects", cipher)
     from fedmed_edge.store.remote import RemoteObjects
 
-    return RemoteObjects(url)
+    return RemoteObjects(url, cipher)
 
 
 class FolderObjects:
     """Objects in a local folder, each there whole or not at all."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, cipher: FileCipher | None = None) -> None:
+        self.folder, self.cipher = folder, cipher or FileCipher()
 
     def path(self, digest: str) -> Path:
         """Where the object of a digest lies."""
@@ -127,12 +144,14 @@ class FolderObjects:
         """As `Objects.write`."""
         path = self.path(digest)
         try:
-            if path.exists() and digest_of(read_regular(path, OBJECT_CAP)) == digest:
+            if self._stands(digest):
                 return digest
             if not path.parent.is_dir():
                 path.parent.mkdir(exist_ok=True)
                 sync_folder(self.folder)
-            write_atomic(path, _pieces(content, digest))
+            pieces = checked_pieces(content, digest)
+            with self._erased_after(path):
+                write_atomic(path, self.cipher.encrypted(pieces, len(content), digest))
         except (InputError, OSError) as error:
             why = str(error) if isinstance(error, InputError) else f"{error.filename}: {error.strerror}"
             raise StoreError(
@@ -142,16 +161,52 @@ class FolderObjects:
             ) from None
         return digest
 
+    def _stands(self, digest: str) -> bool:
+        """Whether the object is there, sound, and written as the cipher writes today."""
+        if not self.path(digest).exists():
+            return False
+        try:
+            self.read(digest)
+            return self.cipher.wrote(self._start(digest))
+        except StoreError:
+            return False
+
+    @contextlib.contextmanager
+    def _erased_after(self, path: Path) -> Iterator[None]:
+        """What a file replaces gets a second name until it is erased: a killed process may not forget it."""
+        old = path.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
+        with contextlib.suppress(OSError):  # none is there, or no second names: then it is only replaced
+            os.link(path, old)
+        try:
+            yield
+        finally:
+            if os.path.lexists(old):
+                self._erase(old)
+
     def read(self, digest: str) -> bytes:
         """As `Objects.read`."""
         path = self.path(digest)
         try:
-            content = read_regular(path, OBJECT_CAP)
+            with open_regular(path, OBJECT_CAP + OBJECT_CAP // 1024) as (file, size):
+                content = self.cipher.decrypted(file, size, digest)
         except InputError as error:
             raise StoreError(str(error), hint=RESTORE) from None
+        except StoreError as error:
+            raise StoreError(f"{path}: {error}", hint=error.hint or RESTORE) from None
         if digest_of(content) != digest:
             raise StoreError(f"{path}: damaged, its content is not what its name says", hint=RESTORE)
         return content
+
+    def key_of(self, digest: str) -> str | None:
+        """As `Objects.key_of`."""
+        return key_of(self._start(digest))
+
+    def _start(self, digest: str) -> bytes:
+        try:
+            with open_regular(self.path(digest), 1 << 62) as (file, _):
+                return file.read(HEADER_BYTES)
+        except InputError as error:
+            raise StoreError(str(error), hint=RESTORE) from None
 
     def delete(self, digests: Iterable[str]) -> list[str]:
         """As `Objects.delete`."""
@@ -159,7 +214,7 @@ class FolderObjects:
         deleted += self._temporaries()
         for path in deleted:
             try:
-                path.unlink(missing_ok=True)
+                self._erase(path)
             except OSError as error:
                 raise StoreError(
                     f"{path}: cannot be deleted: {error.strerror}",
@@ -168,6 +223,21 @@ class FolderObjects:
         for folder in {path.parent for path in deleted}:
             sync_folder(folder)
         return [str(path) for path in deleted]
+
+    def _erase(self, path: Path) -> None:
+        """Delete a file; where there is a key, so that not even the disk shows what it held.
+
+        Without what it begins with nobody can read an encrypted file; a plain one is written over whole.
+        """
+        start = b""
+        with contextlib.suppress(OSError, InputError), open_regular(path, 1 << 62) as (file, _):
+            start = file.read(HEADER_BYTES)
+        if key_of(start):
+            erase(path, HEADER_BYTES)
+        elif self.cipher.key:
+            erase(path)
+        else:
+            path.unlink(missing_ok=True)
 
     def holds(self, digest: str) -> bool:
         """As `Objects.holds`."""

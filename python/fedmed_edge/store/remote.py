@@ -1,13 +1,15 @@
 """Objects of a store where an fsspec URL says, such as a bucket of an S3-compatible server."""
 
 import contextlib
+import io
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import fsspec  # type: ignore[import-untyped]
 
 from fedmed_edge.errors import InputError, StoreError
-from fedmed_edge.store.objects import OBJECT_CAP, RESTORE, digest_of, shelved
+from fedmed_edge.store.encryption import HEADER_BYTES, FileCipher, key_of
+from fedmed_edge.store.objects import OBJECT_CAP, RESTORE, checked_pieces, digest_of, shelved
 from fedmed_edge.tensorfile import Content
 
 _REACH = "check `objects` in fedmed.toml, the credentials, and that the server runs; nothing was changed"
@@ -23,8 +25,8 @@ class RemoteObjects:
         InputError: No such kind of URL.
     """
 
-    def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
+    def __init__(self, url: str, cipher: FileCipher | None = None) -> None:
+        self.url, self.cipher = url.rstrip("/"), cipher or FileCipher()
         try:
             # two processes may write: nothing that was listed once is believed later
             found = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
@@ -47,29 +49,50 @@ class RemoteObjects:
         if len(content) > OBJECT_CAP:
             raise StoreError(f"store: object has {len(content)} bytes, expected at most {OBJECT_CAP}")
         with self._explained("object not kept"):
-            if self._size(digest) == len(content) and digest_of(self._cat(digest)) == digest:
+            if self._stands(digest):
                 return digest
             path = self._path(digest)
             self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
-            whole = bytes(content)
-            if digest_of(whole) != digest:
-                raise InputError("file was changed while it was read")
-            self._files.pipe_file(path, whole)
+            pieces = checked_pieces(content, digest)
+            self._files.pipe_file(path, _joined(self.cipher.encrypted(pieces, len(content), digest)))
         return digest
 
+    def _stands(self, digest: str) -> bool:
+        """Whether the object is there, sound, and written as the cipher writes today."""
+        if self._size(digest) is None or not self.cipher.wrote(self._start(digest)):
+            return False
+        try:
+            self.read(digest)
+        except StoreError:
+            return False
+        return True
+
     def read(self, digest: str) -> bytes:
-        """As `Objects.read`."""
+        """As `Objects.read`; an encrypted object is in memory twice meanwhile."""
         place = self._place(digest)
         with self._explained("cannot be read"):
             size = self._size(digest)
             if size is None:
                 raise StoreError(f"{place}: no such object", hint=RESTORE)
-            if size > OBJECT_CAP:
+            if size > OBJECT_CAP + OBJECT_CAP // 1024:
                 raise StoreError(f"{place}: has {size} bytes, expected at most {OBJECT_CAP}", hint=RESTORE)
-            content = self._cat(digest)
+            kept: bytes = self._files.cat_file(self._path(digest))
+        try:
+            content = self.cipher.decrypted(io.BytesIO(kept), len(kept), digest)
+        except StoreError as error:
+            raise StoreError(f"{place}: {error}", hint=error.hint or RESTORE) from None
         if digest_of(content) != digest:
             raise StoreError(f"{place}: damaged, its content is not what its name says", hint=RESTORE)
         return content
+
+    def key_of(self, digest: str) -> str | None:
+        """As `Objects.key_of`."""
+        with self._explained("cannot be read"):
+            return key_of(self._start(digest))
+
+    def _start(self, digest: str) -> bytes:
+        start: bytes = self._files.cat_file(self._path(digest), start=0, end=HEADER_BYTES)
+        return start
 
     def delete(self, digests: Iterable[str]) -> list[str]:
         """As `Objects.delete`."""
@@ -114,10 +137,6 @@ class RemoteObjects:
         except FileNotFoundError:
             return None
 
-    def _cat(self, digest: str) -> bytes:
-        content: bytes = self._files.cat_file(self._path(digest))
-        return content
-
     @contextlib.contextmanager
     def _explained(self, what: str) -> Iterator[None]:
         """Drivers raise whatever their own libraries raise."""
@@ -128,3 +147,10 @@ class RemoteObjects:
         except Exception as error:
             cause = str(error).partition("\n")[0] or type(error).__name__
             raise StoreError(f"{self.url}: {what}: {cause}", hint=_REACH) from None
+
+
+def _joined(pieces: Iterable[bytes | memoryview]) -> bytes:
+    whole = io.BytesIO()
+    for piece in pieces:
+        whole.write(piece)
+    return whole.getvalue()

@@ -10,7 +10,7 @@ Every change is one transaction under the index's write lock, files included, so
 """
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from fedmed_edge.recipe import Recipe
 from fedmed_edge.signing import PublicKey, public_pem
 from fedmed_edge.statistics.contribution import Contribution, parse_contribution
 from fedmed_edge.statistics.reading import map_content, parse_envelope
-from fedmed_edge.store import admission, enrolment, holdings, ledger, models, tables
+from fedmed_edge.store import admission, at_rest, enrolment, holdings, ledger, models, tables
+from fedmed_edge.store.encryption import FileCipher, read_store_key
 from fedmed_edge.store.entries import (
     ContributionEntry,
     GenerationEntry,
@@ -63,6 +64,7 @@ class Store:
         index: URL of the PostgreSQL database that keeps its index; default a file in the folder.
         objects: fsspec URL of the place that keeps its files; default a folder in the folder.
 
+        cipher: What its files are encrypted with; default they are plain.
     Example:
         >>> import tempfile
         >>> from fedmed_edge.signing import generate_key
@@ -72,20 +74,27 @@ class Store:
         (['alpha'], [])
     """
 
-    def __init__(self, folder: str | Path, *, index: str | None = None, objects: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        index: str | None = None,
+        objects: str | None = None,
+        cipher: FileCipher | None = None,
+    ) -> None:
         self.folder = Path(folder)
         self._index = Index(database_of(self.folder, index))
-        self._objects = objects_of(self.folder, objects)
+        self._objects = objects_of(self.folder, objects, cipher or FileCipher())
         self._files = Files(self._index, self._objects)
 
     @classmethod
-    def create(cls, folder: str | Path, *, index: str | None = None, objects: str | None = None) -> "Store":
-        """Make an empty store.
+    def create(cls, folder: str | Path, **place: Any) -> "Store":
+        """Make an empty store; `place` as of the class.
 
         Raises:
             StoreError: There is one already, the folder holds something else, or it cannot be made.
         """
-        store = cls(folder, index=index, objects=objects)
+        store = cls(folder, **place)
         try:
             store.folder.mkdir(parents=True, exist_ok=True)
             strange = sorted({path.name for path in store.folder.iterdir()} - _OWN_NAMES)
@@ -98,31 +107,33 @@ class Store:
             raise StoreError(f"{folder}: cannot be made: {error.strerror}") from None
         store._index.create()
         return store
+        with store._index.write() as connection:
+            at_rest.hold_key(connection, store._objects.cipher)
 
     @classmethod
-    def open_or_create(
-        cls, folder: str | Path, *, index: str | None = None, objects: str | None = None
-    ) -> tuple["Store", bool]:
+    def open_or_create(cls, folder: str | Path, **place: Any) -> tuple["Store", bool]:
         """The store in a folder, made where there is none yet; and whether it was made now.
 
         Raises:
             StoreError: As `create` and `open` do.
         """
-        if cls(folder, index=index, objects=objects)._index.finished():
-            return cls.open(folder, index=index, objects=objects), False
-        return cls.create(folder, index=index, objects=objects), True
+        if cls(folder, **place)._index.finished():
+            return cls.open(folder, **place), False
+        return cls.create(folder, **place), True
 
     @classmethod
-    def open(cls, folder: str | Path, *, index: str | None = None, objects: str | None = None) -> "Store":
+    def open(cls, folder: str | Path, **place: Any) -> "Store":
         """Open a store, and sweep what killed processes left where no other process is writing.
 
         Raises:
             StoreError: There is none, it is of a newer version, or its index is damaged or cannot be read.
         """
-        store = cls(folder, index=index, objects=objects)
+        store = cls(folder, **place)
         store._index.open()
         try:
             store._files.sweep_leftovers(wait_s=0)
+        with store._index.read() as connection:
+            at_rest.check_key(connection, store._objects.cipher)
         except StoreError as error:  # it is read-only, or another process is writing; `verify` tells
             log.debug("not swept: %s", error)
         return store
@@ -259,9 +270,7 @@ class Store:
         with self._index.read() as connection:
             verdict = admission.admit(connection, contribution, recipe, where)
         if verdict == "same":  # its file may be damaged or missing
-            with self._index.write() as connection:
-                if holdings.names(connection, digest):
-                    self._objects.write(content, digest)
+            self._files.mend(content, digest)
         else:
             with self._files.adding(digest) as connection:
                 verdict = admission.admit(connection, contribution, recipe, where)
@@ -445,6 +454,25 @@ class Store:
 
         A file that the index does not name, and that no process of the store left, is a fault.
         """
+    @property
+    def key_id(self) -> str | None:
+        """Id of the key that files are encrypted with from now on; None writes plain ones."""
+        return self._objects.cipher.key.id if self._objects.cipher.key else None
+
+    def key_ids(self) -> dict[str, str | None]:
+        """Id of the key that each file is encrypted with, by its digest; None for a plain one."""
+        return at_rest.key_ids(self._index, self._objects)
+
+    def rewrite(self, advance: Callable[[str], None] = lambda digest: None) -> int:
+        """Bring every file under the key that the store was opened with, or make it plain; how many were not.
+
+        May be stopped at any point and run again. `advance` is called for every file.
+
+        Raises:
+            StoreError: A file cannot be read or written; those before it are done.
+        """
+        return at_rest.rewrite_all(self._index, self._objects, advance)
+
         found = []
         try:
             self._files.sweep_leftovers()
@@ -459,7 +487,9 @@ def open_store(config: ServerConfig) -> Store:
     Raises:
         StoreError: As `Store.open`.
     """
-    return Store.open(config.store, index=config.index, objects=config.objects)
+    cipher = FileCipher(read_store_key(config.store_key) if config.store_key else None)
+    return Store.open(config.store, index=config.index, objects=config.objects, cipher=cipher)
 
 
+        InputError: Its key file is missing, or none.
 _OWN_NAMES = {INDEX_NAME, f"{INDEX_NAME}-journal", "objects", "lost+found"}

@@ -12,6 +12,7 @@ _VERBS = {
     "train": "Rounds of training over the hospitals that are connected.",
     "import": "Take a contribution that came by file.",
     "status": "Who has contributed what, and which models exist.",
+    "store": "Encrypt the store's files, or make them plain again.",
     "health": "Whether what runs in a server folder is well.",
     "log": "The ledger: who did what, and whether anybody changed it.",
     "rebuild": "The global model, from the stored contributions alone.",

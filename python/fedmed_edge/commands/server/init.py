@@ -2,15 +2,17 @@
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import click
 
-from fedmed_edge.commands.folders import FOLDER, make_key
+from fedmed_edge.commands.folders import FILE, FOLDER, make_key
 from fedmed_edge.commands.verbs import Output, Verb
 from fedmed_edge.config import ServerConfig, read_config, write_config
 from fedmed_edge.errors import InputError
 from fedmed_edge.recipe import parse_settings, read_toml
 from fedmed_edge.signing import fingerprint, write_public_key
+from fedmed_edge.store.encryption import FileCipher, make_store_key, read_store_key
 from fedmed_edge.store.store import Store
 
 PUBLIC_KEY = "server.pub"
@@ -22,8 +24,9 @@ PUBLIC_KEY = "server.pub"
 @click.option("--port", default=8002, help="TCP port that they connect to.")
 @click.option("--index", help="URL of a PostgreSQL database for the store's index; default a file.")
 @click.option("--objects", help="fsspec URL (s3://bucket/name) for the store's files; default a folder.")
+@click.option("--store-key", type=FILE, help="Encrypt the store's files with this key; made where none is.")
 @click.pass_obj
-def command(out: Output, /, folder: Path, host: str, port: int, **places: str | None) -> None:
+def command(out: Output, /, folder: Path, host: str, port: int, **places: Any) -> None:
     """Make FOLDER with fedmed.toml, the key that models are signed with, and an empty store.
 
     With the extra `federation` also the authority and the kits that hospitals connect by; without it
@@ -33,6 +36,8 @@ def command(out: Output, /, folder: Path, host: str, port: int, **places: str | 
 
     Example: fedmed-server init server --host federation.example.org
     """
+    if places["store_key"]:
+        places["store_key"] = places["store_key"].absolute()
     config = parse_settings(ServerConfig, {"federation": {"host": host, "port": port}, **places}, "init")
     # where the environment names a place, every later verb looks there
     found = read_config(ServerConfig, None, flags=places)
@@ -41,7 +46,12 @@ def command(out: Output, /, folder: Path, host: str, port: int, **places: str | 
     key = make_key(folder / config.key)
     public = folder / PUBLIC_KEY
     write_public_key(public, key.public_key())
-    store, made = Store.open_or_create(folder / config.store, index=found.index, objects=found.objects)
+    if found.store_key and not found.store_key.exists():
+        make_store_key(found.store_key)
+    cipher = FileCipher(read_store_key(found.store_key) if found.store_key else None)
+    store, made = Store.open_or_create(
+        folder / config.store, index=found.index, objects=found.objects, cipher=cipher
+    )
     connects = importlib.util.find_spec("nvflare") is not None
     if connects:
         from fedmed_edge.federation.engine.kits import ensure_server_kits
@@ -52,12 +62,18 @@ def command(out: Output, /, folder: Path, host: str, port: int, **places: str | 
     held = len(store.contribution_entries())
     out.answer(
         {"folder": str(folder), "public_key": str(public), "fingerprint": mark, "contributions": held}
-        | {"connects": connects},
+        | {"connects": connects, "store_key": cipher.key.id if cipher.key else None},
         [
             f"{folder}: ready" + ("" if made else f", with the store that was there: {held} contributions"),
+            *_on_key(cipher),
             f"give {public} to the hospitals; its fingerprint is {mark}",
         ],
     )
+
+
+def _on_key(cipher: FileCipher) -> list[str]:
+    key = cipher.key
+    return [f"store: encrypted with key {key.id} of {key.where}; keep a copy of it elsewhere"] if key else []
 
 
 def _refuse_used(folder: Path, config: ServerConfig) -> None:
@@ -68,7 +84,7 @@ def _refuse_used(folder: Path, config: ServerConfig) -> None:
         raise InputError(f"{settings}: is there already, {whose}", hint="choose another folder")
     if not folder.is_dir():
         return
-    own = {PUBLIC_KEY, str(config.key), str(config.store), "engine"}
+    own = {PUBLIC_KEY, str(config.key), str(config.store), "engine", getattr(config.store_key, "name", "")}
     found = sorted(path.name for path in folder.iterdir())
     strange = [name for name in found if name not in own and name != "lost+found" and name[0] != "."]
     if strange:

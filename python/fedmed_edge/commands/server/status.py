@@ -23,18 +23,37 @@ def command(out: Output, folder: Path) -> None:
     Example: fedmed-server status -C server
     """
     _, store = read_server(folder)
-    faults = store.verify()
+    faults, keys = store.verify(), list(store.key_ids().values())
     document = {
         "sites": [asdict(site) for site in store.sites()],
         "generations": store.generations(),
         "tasks": store.tasks(),
         "contributions": [asdict(entry) for entry in store.contribution_entries()],
         "models": [asdict(model) for model in store.models()],
+        "encryption": {"key": store.key_id, "files": len(keys), "plain": keys.count(None)},
         "faults": faults,
     }
-    lines = [*_sites(store), *_generations(store), *_contributions(store), *_models(store)]
+    lines = [
+        _at_rest(store, keys),
+        *_sites(store),
+        *_generations(store),
+        *_contributions(store),
+        *_models(store),
+    ]
     sound = "all sound: every row, file, digest and signature was checked"
     out.answer(document, [*lines, *([f"fault: {fault}" for fault in faults] or [sound])])
+
+
+def _at_rest(store: "Store", keys: list[str | None]) -> str:
+    if store.key_id is None:
+        return "store: not encrypted"
+    others = len(keys) - keys.count(store.key_id)
+    rest = (
+        f"; {others} of its {len(keys)} files are not yet: run `fedmed-server store encrypt`"
+        if others
+        else ""
+    )
+    return f"store: encrypted with key {store.key_id}{rest}"
 
 
 def _sites(store: "Store") -> Iterator[str]:
