@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Final, Literal, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -60,11 +60,36 @@ Array = npt.NDArray[np.float32]
 Array64 = npt.NDArray[np.float64]
 
 
+class Architecture(Protocol):
+    """What a backbone is built from: a recipe says it, and so does the header of a generation."""
+
+    @property
+    def kind(self) -> Kind:
+        """For `segmentation` the input itself is the first scale."""
+        ...
+
+    @property
+    def channels(self) -> int:
+        """Channels of the input."""
+        ...
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Sides of the input."""
+        ...
+
+    @property
+    def backbone(self) -> Backbone:
+        """The network."""
+        ...
+
+
 class GenerationHeader(Frozen):
     """What a generation says of itself.
 
     Attributes:
-        kind: `classification` gives one row an image, `segmentation` one row a pixel.
+        kind: What the backbone was made for: for `segmentation` the input itself is its first scale. Recipes
+            of either kind may share it; theirs says whether rows are images or pixels.
         size: Input size of the encoder, as in the recipe it was made from.
         widths: Channels of every scale, in the order of the encoder's outputs; for segmentation the first
             scale is the input itself.

@@ -16,9 +16,10 @@ import numpy.typing as npt
 from fedmed_edge import __version__
 from fedmed_edge.config import ROWS_A_COLUMN, Policy, SiteConfig
 from fedmed_edge.errors import InputError, TrustError, Withheld
+from fedmed_edge.features.encoder import require_fit
 from fedmed_edge.features.extract import RowSample, extract_clipped, extract_with_sample
 from fedmed_edge.features.weights import Weights, read_backbone, write_backbone
-from fedmed_edge.generation import Generation
+from fedmed_edge.generation import Architecture, Generation
 from fedmed_edge.images.dataset import Dataset
 from fedmed_edge.model.global_model import GlobalModel
 from fedmed_edge.model.rebuild import fit
@@ -42,6 +43,7 @@ class TrainedBackbone:
     """A backbone trained at one site: weights by name, images behind it, seconds and last loss."""
 
     recipe: Recipe
+    architecture: Architecture
     site: str
     weights: Weights = field(repr=False)
     images: int
@@ -54,7 +56,14 @@ class TrainedBackbone:
         Raises:
             InputError: The file cannot be written.
         """
-        write_backbone(path, self.weights, self.recipe, trained_by=(self.site,), images=self.images)
+        write_backbone(
+            path,
+            self.weights,
+            self.recipe,
+            architecture=self.architecture,
+            trained_by=(self.site,),
+            images=self.images,
+        )
 
 
 def train_backbone(
@@ -68,22 +77,26 @@ def train_backbone(
     device: str = "auto",
     progress: Progress | None = None,
 ) -> TrainedBackbone:
-    """Train the recipe's backbone on the labelled images of a data set. Needs torch and MONAI.
+    """Train a backbone on the labelled images of a data set. Needs torch and MONAI.
 
     Args:
         dataset: Give `dataset.train`.
-        start: Generation whose backbone it starts from; None starts from random weights.
+        start: Generation whose backbone it starts from, which may be another than the recipe asks for; None
+            starts the recipe's from random weights.
         epochs: Passes over the labelled images.
         styles: Of other sites, towards which images are moved as well.
 
     Raises:
-        InputError: No labelled image, or the generation has another backbone than the recipe.
+        InputError: No labelled image, or the recipe's images do not fit the generation.
         DeviceError: The asked device is not here.
     """
     from fedmed_edge.features.backbones import set_state, state_of
     from fedmed_edge.features.training import build_network, train
 
-    network = build_network(dataset.recipe, seed=seed)
+    if start is not None:
+        require_fit(start, dataset.recipe)
+    architecture: Architecture = dataset.recipe if start is None else start.header
+    network = build_network(dataset.recipe, seed=seed, architecture=architecture)
     if start is not None:
         set_state(network.backbone, start.weights, f"generation {start.digest[:12]}")
     result = train(
@@ -91,6 +104,7 @@ def train_backbone(
     )
     return TrainedBackbone(
         dataset.recipe,
+        architecture,
         site,
         state_of(network.backbone),
         len(dataset.labelled),

@@ -96,11 +96,19 @@ def test_training_starts_from_the_generation_and_is_written_whole(
         trained.write(tmp_path / "none" / "a.backbone")
 
 
-def test_training_from_another_backbone_is_refused(dataset: Dataset) -> None:
+def test_training_takes_the_generations_backbone_whatever_the_recipe_asks_for(
+    dataset: Dataset, tmp_path: Path
+) -> None:
     other = RECIPE.model_copy(update={"backbone": Backbone(network="residual_encoder", widths=(8, 16))})
     start = from_backbone(None, other)
-    with pytest.raises(InputError, match=f"generation {start.digest[:12]}: `.*` has shape"):
-        train_backbone(dataset.train, start, epochs=0.1, site="alpha", device="cpu")
+    trained = train_backbone(dataset.train, start, epochs=0.1, site="alpha", device="cpu")
+    trained.write(tmp_path / "a.backbone")
+    header = read_backbone(tmp_path / "a.backbone").header
+    assert header.backbone == start.header.backbone != RECIPE.backbone
+    assert header.recipe == RECIPE.digest and header.trained_by == ("alpha",)
+    wide = from_backbone(None, RECIPE.model_copy(update={"size": (64, 64)}))
+    with pytest.raises(InputError, match=r"`size` has \(32, 32\), expected the generation's \(64, 64\)"):
+        train_backbone(dataset.train, wide, epochs=0.1, site="alpha", device="cpu")
 
 
 def test_training_without_a_labelled_image_is_refused(dataset: Dataset, draft: Generation) -> None:

@@ -21,9 +21,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedmed_edge.errors import InputError
+from fedmed_edge.generation import Architecture
 from fedmed_edge.recipe import Backbone, Kind
 
-__all__ = ["MultiScale", "build_backbone", "load_weights", "seeded", "set_state", "state_of"]
+__all__ = [
+    "MultiScale",
+    "backbone_of",
+    "build_backbone",
+    "load_weights",
+    "seeded",
+    "set_state",
+    "state_of",
+]
 
 GROUP_WIDTH = 8
 """Channels in one group of our GroupNorm: defined at every map size, even one value a channel."""
@@ -97,6 +106,15 @@ def build_backbone(
     model = MultiScale(net, input_scale=kind == "segmentation")
     model.widths = _widths(model, backbone.network, channels, size)
     return model
+
+
+def backbone_of(made: Architecture, *, seed: int = 0) -> MultiScale:
+    """The backbone that a recipe asks for, or that a generation has, with weights drawn from `seed`.
+
+    Raises:
+        InputError: As `build_backbone`.
+    """
+    return build_backbone(made.backbone, kind=made.kind, channels=made.channels, size=made.size, seed=seed)
 
 
 def _widths(model: MultiScale, name: str, channels: int, size: tuple[int, ...]) -> tuple[int, ...]:

@@ -67,17 +67,19 @@ def pooled_of(moments: Moments) -> Float32:
 def require_fit(generation: Generation, recipe: Recipe) -> None:
     """Refuse a recipe whose images the generation's encoder was not made for.
 
+    Kinds may differ: rows of images and rows of pixels are both made of the encoder's maps.
+
     Raises:
-        InputError: Kind, channels or size differ.
+        InputError: Channels or size differ.
     """
     header = generation.header
     for name, got, wanted in (
-        ("kind", recipe.kind, header.kind),
         ("channels", recipe.channels, header.channels),
         ("size", recipe.size, header.size),
     ):
         if got != wanted:
             raise InputError(
                 f"recipe {recipe.name}: `{name}` has {got}, expected the generation's {wanted}",
-                hint="a recipe goes with a generation of its own kind, channels and size",
+                hint="state the generation's `channels` and `size` in the recipe: grey images are repeated, "
+                "others stretched",
             )

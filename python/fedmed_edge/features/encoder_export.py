@@ -16,7 +16,7 @@ from torch.jit import TracerWarning  # type: ignore[attr-defined]
 
 from fedmed_edge.errors import InputError
 from fedmed_edge.features.backbones import MultiScale
-from fedmed_edge.recipe import Recipe
+from fedmed_edge.generation import Architecture
 from fedmed_edge.runtime import open_session
 
 __all__ = ["INPUT", "TOLERANCE", "export_encoder", "output_names"]
@@ -39,7 +39,7 @@ def output_names(scales: int) -> list[str]:
     return [f"scale{index}" for index in range(scales)]
 
 
-def export_encoder(backbone: MultiScale, recipe: Recipe) -> bytes:
+def export_encoder(backbone: MultiScale, made: Architecture) -> bytes:
     """Serialise a backbone as ONNX with a fixed input shape and a batch of one.
 
     The trace-based exporter is used: for these networks it takes a second where the graph-capturing one takes
@@ -47,7 +47,7 @@ def export_encoder(backbone: MultiScale, recipe: Recipe) -> bytes:
 
     Args:
         backbone: Left in evaluation mode.
-        recipe: Gives channels and size of the input.
+        made: Gives channels and size of the input.
 
     Returns:
         The model: input `image` (1, channels, *size) float32, outputs `scale0` … (1, C_k, *s_k) float32.
@@ -57,7 +57,7 @@ def export_encoder(backbone: MultiScale, recipe: Recipe) -> bytes:
     """
     began = time.perf_counter()
     backbone.to("cpu").eval()
-    shape = (1, recipe.channels, *recipe.size)
+    shape = (1, made.channels, *made.size)
     image = torch.from_numpy(np.random.Generator(np.random.PCG64(0)).random(shape, np.float32))
     with torch.no_grad():
         expected = [scale.numpy().copy() for scale in backbone(image)]

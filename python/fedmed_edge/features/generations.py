@@ -11,6 +11,7 @@ from fedmed_edge.features.weights import Weights, average_weights, read_backbone
 from fedmed_edge.generation import Generation
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.statistics.contribution import Contribution
+from fedmed_edge.statistics.feature_statistics import FeatureStatistics
 
 __all__ = ["from_backbone", "from_contributions"]
 
@@ -26,12 +27,9 @@ def from_backbone(path: Path | None, recipe: Recipe, *, seed: int = 0) -> Genera
         InputError: The file cannot be read, or its backbone is not the recipe's.
     """
     if path is None:
-        from fedmed_edge.features.backbones import build_backbone, state_of
+        from fedmed_edge.features.backbones import backbone_of, state_of
 
-        backbone = build_backbone(
-            recipe.backbone, kind=recipe.kind, channels=recipe.channels, size=recipe.size, seed=seed
-        )
-        return draft_generation(recipe, state_of(backbone), seed=seed)
+        return draft_generation(recipe, state_of(backbone_of(recipe, seed=seed)), seed=seed)
     if path.suffix in (".pt", ".pth"):
         from fedmed_edge.features.backbones import load_weights
 
@@ -57,7 +55,8 @@ def from_contributions(
     images and added to it. Else the generation must be a draft, and the sums under it complete it.
 
     Args:
-        contributions: Of one generation, one a site.
+        contributions: Of one generation, one a site and task.
+        recipe: Gives the lift.
         generation_of: Gives a generation by its digest.
         seed: Of the lift.
 
@@ -74,7 +73,7 @@ def from_contributions(
     if weighted and len(weighted) == len(ordered):
         moved = average_weights([weights for weights, _ in weighted], [count for _, count in weighted])
         names = (*start.header.trained_by, *(one.header.site for one in ordered))
-        return draft_generation(recipe, _added(start.weights, moved), trained_by=names, seed=seed)
+        return draft_generation(start.header, _added(start.weights, moved), trained_by=names, seed=seed)
     if weighted:
         lacking = next(one.header.site for one in ordered if one.weights is None)
         raise InputError(
@@ -86,8 +85,12 @@ def from_contributions(
             "generation: contributions without weights, under a generation that is no draft",
             hint="contribute with the weights of `fedmed-edge train`, or under a draft",
         )
-    sums = {one.header.site: one.statistics for one in ordered if one.statistics is not None}
-    return complete_generation(start, recipe, sums, seed=seed)
+    sums: dict[str, dict[str, FeatureStatistics]] = {}
+    for one in ordered:
+        if one.statistics is not None:
+            sums.setdefault(one.header.task, {})[one.header.site] = one.statistics
+    first, *others = (sums[task] for task in sorted(sums))
+    return complete_generation(start, recipe, first, others=others, seed=seed)
 
 
 def _images(contribution: Contribution) -> int:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from fedmed_edge.errors import InputError
 from fedmed_edge.features.weights import Weights
-from fedmed_edge.generation import ROW_DIM_CAP, Generation, GenerationHeader, shrink
+from fedmed_edge.generation import ROW_DIM_CAP, Architecture, Generation, GenerationHeader, shrink
 from fedmed_edge.recipe import Recipe, parse_settings
 from fedmed_edge.statistics.feature_statistics import FeatureStatistics, packed_length, unpack
 
@@ -30,32 +30,32 @@ Float64 = npt.NDArray[np.float64]
 
 
 def draft_generation(
-    recipe: Recipe, backbone_weights: Weights, *, trained_by: Sequence[str] = (), seed: int = 0
+    made: Architecture, backbone_weights: Weights, *, trained_by: Sequence[str] = (), seed: int = 0
 ) -> Generation:
     """A generation that leaves features as they are: no standardisation, no projection, no lift.
 
     Needs torch, to export the encoder.
 
     Args:
-        recipe: Gives the backbone, its input and its kind.
+        made: Gives the backbone, its input and its kind: a recipe, or the header of the generation before.
         backbone_weights: Tensors by name, as `backbones.state_of` gives them.
         trained_by: Sites whose data the backbone learned from.
         seed: Seed that the lift will be drawn from.
 
     Raises:
-        InputError: The weights are not those of the recipe's backbone, or it cannot be exported.
+        InputError: The weights are not those of this backbone, or it cannot be exported.
     """
-    from fedmed_edge.features.backbones import build_backbone, set_state, state_of
+    from fedmed_edge.features.backbones import backbone_of, set_state, state_of
     from fedmed_edge.features.encoder_export import export_encoder
 
-    backbone = build_backbone(recipe.backbone, kind=recipe.kind, channels=recipe.channels, size=recipe.size)
+    backbone = backbone_of(made)
     set_state(backbone, backbone_weights, "backbone")
     raw = sum(backbone.widths)
     values = {
-        "kind": recipe.kind,
-        "channels": recipe.channels,
-        "size": recipe.size,
-        "backbone": recipe.backbone,
+        "kind": made.kind,
+        "channels": made.channels,
+        "size": made.size,
+        "backbone": made.backbone,
         "widths": backbone.widths,
         "lift_dim": 0,
         "seed": seed,
@@ -65,7 +65,7 @@ def draft_generation(
     return Generation(
         header=header,
         weights=dict(sorted(state_of(backbone).items())),
-        encoder=export_encoder(backbone, recipe),
+        encoder=export_encoder(backbone, made),
         mean=np.zeros(raw, np.float32),
         deviation=np.ones(raw, np.float32),
         projection=None,
@@ -81,24 +81,29 @@ def complete_generation(
     recipe: Recipe,
     statistics: Mapping[str, FeatureStatistics],
     *,
+    others: Sequence[Mapping[str, FeatureStatistics]] = (),
     seed: int | None = None,
 ) -> Generation:
     """Give a draft its standardisation, projection, lift and reference Gaussian; without torch.
 
-    Mean and deviation are those of the rows that are lifted, over all sites; features wider than
+    Mean and deviation are those of the rows that are lifted, over all sites; several tasks weigh alike in
+    them, whether their rows are images or pixels, and every image in the Gaussian. Features wider than
     `recipe.lift.feature_dim` are projected on their first principal axes; the lift is drawn from the seed and
     narrowed so that D ≤ 1,024. The reference covariance is shrunk by 0.1 towards its mean diagonal.
 
     Args:
-        statistics: Site → what it measured under the draft; give the sites that trained the backbone.
+        statistics: Site → what it measured under the draft; give the sites that trained the backbone. The
+            name "" stands for images that are of no site.
+        others: The same of other tasks that share the draft.
         seed: Of the lift; default the draft's.
 
     Raises:
         InputError: The statistics are of another draft, hold no rows, or contributions under this generation
             could pass 1 GiB.
     """
-    total = _sum_of(draft, statistics)
-    mean, covariance = _moments(unpack(total.gram()), "rows")
+    tasks = [_sum_of(draft, one) for one in (statistics, *others)]
+    mean, covariance = _moments(unpack(_balanced([one.gram() for one in tasks])), "rows")
+    images = sum(one.images for one in tasks)
     deviation = np.sqrt(np.maximum(np.diag(covariance), 0.0))
     deviation[deviation <= _FLAT * np.maximum(1.0, np.abs(mean))] = 1.0
     projection = _projection(covariance / np.outer(deviation, deviation), recipe.lift.feature_dim)
@@ -109,14 +114,15 @@ def complete_generation(
     told = draft.header.model_dump() | {
         "lift_dim": lift_dim,
         "seed": seed,
-        "measured_at": tuple(sorted(statistics)),
-        "reference_images": total.images,
+        "measured_at": tuple(sorted(set().union(statistics, *others) - {""})),
+        "reference_images": images,
     }
     header = parse_settings(GenerationHeader, told, "generation")
     random = np.random.Generator(np.random.PCG64(seed))
     lift_weight = random.standard_normal((features, lift_dim)) / np.sqrt(features)
     lift_bias = random.standard_normal(lift_dim)
-    reference_mean, reference_covariance = _reference(total, mean, deviation, projection)
+    image_gram = sum((one.image_gram for one in tasks[1:]), start=tasks[0].image_gram)
+    reference_mean, reference_covariance = _reference(image_gram, mean, deviation, projection)
     generation = replace(
         draft,
         header=header,
@@ -134,7 +140,7 @@ def complete_generation(
         len(mean),
         features,
         lift_dim,
-        total.images,
+        images,
     )
     return generation
 
@@ -149,6 +155,15 @@ def _sum_of(draft: Generation, statistics: Mapping[str, FeatureStatistics]) -> F
             raise InputError(f"generation: `row_dim` of `{site}` has {one.row_dim}, expected {draft.row_dim}")
     first, *more = (statistics[site] for site in sorted(statistics))
     return sum(more, start=first)
+
+
+def _balanced(grams: Sequence[Float64]) -> Float64:
+    """Packed Grams [f, 1] of several tasks as one, in which each task has as many rows as any other."""
+    if len(grams) == 1:
+        return grams[0]
+    rows = sum(float(gram[-1]) for gram in grams) / len(grams)
+    total: Float64 = np.sum([gram * (rows / max(1.0, gram[-1])) for gram in grams], axis=0)
+    return total
 
 
 def _moments(gram: Float64, what: str) -> tuple[Float64, Float64]:
@@ -171,10 +186,10 @@ def _projection(correlation: Float64, wanted: int) -> Float64 | None:
 
 
 def _reference(
-    total: FeatureStatistics, mean: Float64, deviation: Float64, projection: Float64 | None
+    image_gram: Float64, mean: Float64, deviation: Float64, projection: Float64 | None
 ) -> tuple[Float64, Float64]:
     """Gaussian of the images' pooled features, brought from raw to standardised and projected ones."""
-    raw_mean, raw_covariance = _moments(unpack(total.image_gram), "images")
+    raw_mean, raw_covariance = _moments(unpack(image_gram), "images")
     centre = (raw_mean - mean) / deviation
     still = np.diag(raw_covariance) <= _ROUNDING * raw_mean**2
     raw_covariance[still] = raw_covariance[:, still] = 0.0

@@ -1,8 +1,4 @@
-"""Local training, at one site or at several by turns, on networks that normalise by image.
-
-What a batch costs is in `objectives`, how it is shifted in `shifts`; the recipe's `training` says which of it
-is on.
-"""
+"""Local training, at one site or at several by turns, on networks that normalise by image."""
 
 import logging
 import math
@@ -18,27 +14,21 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from monai.data.meta_obj import get_track_meta, set_track_meta
+from monai.losses.dice import DiceLoss
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fedmed_edge.errors import DeviceError, InputError
-from fedmed_edge.features.backbones import MultiScale, build_backbone, seeded, set_state, state_of
+from fedmed_edge.features.backbones import MultiScale, backbone_of, seeded, set_state, state_of
 from fedmed_edge.features.feed import Feed
-from fedmed_edge.features.objectives import (
-    Adjust,
-    Objective,
-    plain_objective,
-    shifted_objective,
-    task_loss,
-    toward,
-)
-from fedmed_edge.features.shifts import Shift
+from fedmed_edge.features.shifts import StyleShift
 from fedmed_edge.features.weights import average_weights, read_backbone, write_backbone
+from fedmed_edge.generation import Architecture
 from fedmed_edge.images.dataset import Dataset
-from fedmed_edge.images.preprocess import Prepared, prepare
+from fedmed_edge.images.preprocess import IGNORE, Prepared, prepare
 from fedmed_edge.images.windows import blended, cover
 from fedmed_edge.kernels import thread_count
-from fedmed_edge.recipe import Recipe, Training
+from fedmed_edge.recipe import Recipe
 from fedmed_edge.statistics.style import Style
 
 __all__ = [
@@ -50,6 +40,7 @@ __all__ = [
     "build_network",
     "predict",
     "read_backbone",
+    "session",
     "task_loss",
     "train",
     "write_backbone",
@@ -107,8 +98,15 @@ class Network(nn.Module):
         return total
 
 
-def build_network(recipe: Recipe, *, seed: int = 0) -> Network:
-    """The recipe's backbone with a fresh head, weights drawn from `seed`.
+Objective = Callable[[Network, Tensor, Tensor], Tensor]
+"""Loss of a batch: network, images and their targets, all on one device."""
+
+
+def build_network(recipe: Recipe, *, seed: int = 0, architecture: Architecture | None = None) -> Network:
+    """A backbone with a fresh head for the recipe's task, weights drawn from `seed`.
+
+    Args:
+        architecture: Of the backbone, such as the header of a generation; default the recipe's own.
 
     Raises:
         InputError: The recipe's backbone cannot be built.
@@ -118,9 +116,7 @@ def build_network(recipe: Recipe, *, seed: int = 0) -> Network:
         >>> build_network(recipe)(torch.zeros(3, 1, 32, 32)).shape
         torch.Size([3, 2])
     """
-    backbone = build_backbone(
-        recipe.backbone, kind=recipe.kind, channels=recipe.channels, size=recipe.size, seed=seed
-    )
+    backbone = backbone_of(architecture or recipe, seed=seed)
     with seeded(seed + 1):
         return Network(backbone, recipe)
 
@@ -142,7 +138,6 @@ def train(
     batch: int | None = None,
     learning_rate: float | None = None,
     styles: Sequence[Style] = (),
-    how: Training | None = None,
     seed: int = 0,
     device: str = "auto",
     progress: Progress | None = None,
@@ -150,15 +145,13 @@ def train(
     """Train a network in place on the labelled images of a data set.
 
     AdamW, one cosine cycle; classes are drawn equally often, half of the windows of a volume lie on
-    foreground. Every batch is also seen shifted, at twice the cost, where `how` has a shift in it. The same
-    seed gives the same weights on one machine with the same thread count.
+    foreground. The same seed gives the same weights on one machine with the same thread count.
 
     Args:
         steps: Batches; or give `epochs`, passes over the labelled images.
         batch: Images (windows) a step; default 16, for volumes 4.
         learning_rate: Peak of the cycle; default 1e-3, for segmentation 2e-3.
-        styles: Of other sites, towards which amplitudes move.
-        how: Shifts and what else holds the training; default the recipe's `training`.
+        styles: Of other sites: every batch is also seen moved towards them (`shifts`), at twice the cost.
         device: `auto`, `cpu` or `cuda`; mixed precision on a GPU.
         progress: Called after every step with what to show.
 
@@ -168,38 +161,30 @@ def train(
     """
     batch = batch or BATCH[network.recipe.dimensions]
     rate = learning_rate or LEARNING_RATE[network.recipe.kind]
-    with _session(network, device, seed) as place:
+    with session(network, device, seed, dimensions=network.recipe.dimensions) as place:
         feed = Feed(dataset, batch=batch, seed=seed)
         if (steps is None) == (epochs is None):
             raise ValueError("training: give either `steps` or `epochs`")
         total = steps if steps is not None else max(1, round((epochs or 0) * feed.images / batch))
-        how = how or network.recipe.training
-        trainer = _Trainer(
-            network,
-            place,
-            rate,
-            objective=_objective(network.recipe, how, styles, seed),
-            adjust=toward(state_of(network), how.proximal) if how.proximal else None,
-        )
+        shift = StyleShift(styles, network.recipe, seed=seed) if styles else None
+        trainer = _Trainer(network, place, rate, objective=_task_objective(network.recipe, shift))
         began = time.perf_counter()
         losses = trainer.run(feed, range(total), total, progress)
     seconds = time.perf_counter() - began
-    seen = "shifted too" if how.shifts else "as they are"
-    log.info("trained %d steps on %d images, %s, in %.1f s", total, feed.images, seen, seconds)
+    seen = f", towards {len(styles)} styles," if styles else ""
+    log.info("trained %d steps on %d images%s in %.1f s", total, feed.images, seen, seconds)
     return TrainResult(np.array(losses, np.float32), seconds)
 
 
 class SiteTraining:
     """Training at several sites by turns, on one network that is lent to each of them.
 
-    Every site keeps its feed of batches, its shifts and, from turn to turn, its optimiser's moments; the
-    learning rate runs through one cosine cycle. What sites hand to each other between their turns is the
-    caller's.
+    Every site keeps its feed of batches and, from turn to turn, its optimiser's moments; the learning rate
+    runs through one cosine cycle. What sites hand to each other between their turns is the caller's.
 
     Args:
-        network: Holds what was trained last; its recipe says what is learned, and which shifts are generated.
+        network: Holds what was trained last; its recipe says what is learned.
         sites: Training images of each site.
-        styles: Site → its style; the amplitudes of each one's images move towards those of the others.
         steps: Batches of the whole cycle, of every site.
 
     Attributes:
@@ -218,7 +203,6 @@ class SiteTraining:
         steps: int,
         batch: int | None = None,
         learning_rate: float | None = None,
-        styles: Mapping[str, Style] | None = None,
         seed: int = 0,
         device: str = "auto",
         progress: Progress | None = None,
@@ -230,15 +214,6 @@ class SiteTraining:
             name: Feed(sites[name], batch=batch, seed=seed + 1000 * index)
             for index, name in enumerate(sorted(sites))
         }
-        self._objectives = {
-            name: _objective(
-                network.recipe,
-                network.recipe.training,
-                [style for other, style in sorted((styles or {}).items()) if other != name],
-                seed + 1000 * index,
-            )
-            for index, name in enumerate(self._feeds)
-        }
         self._moments: dict[str, dict[str, Any]] = {}
         self._seed, self._device = seed, device
         self.images = {name: feed.images for name, feed in self._feeds.items()}
@@ -247,7 +222,8 @@ class SiteTraining:
     @contextmanager
     def round(self, number: int) -> Iterator[None]:
         """Turns are taken within a round; its number seeds what is random in them."""
-        with _session(self.network, self._device, self._seed + number) as self._place:
+        seed, dimensions = self._seed + number, self.network.recipe.dimensions
+        with session(self.network, self._device, seed, dimensions=dimensions) as self._place:
             yield
 
     def turn(
@@ -257,29 +233,23 @@ class SiteTraining:
         span: range,
         *,
         objective: Objective | None = None,
-        adjust: Adjust | None = None,
+        adjust: Callable[[Network], None] | None = None,
     ) -> tuple[dict[str, npt.NDArray[np.generic]], float]:
         """One site trains from `weights`.
 
         Args:
             span: Steps of the cycle that it makes.
-            objective: Loss of a batch; default the task's, with the recipe's shifts.
+            objective: Loss of a batch; default the task's.
             adjust: Called once a step, when the gradients are there and before they are clipped; it may
-                change them. Default: the recipe's proximal term.
+                change them.
 
         Returns:
             The site's weights, and its mean loss.
         """
         began = time.perf_counter()
         set_state(self.network, weights)
-        proximal = self.network.recipe.training.proximal
         trainer = _Trainer(
-            self.network,
-            self._place,
-            self._rate,
-            self._moments.get(site),
-            objective=objective or self._objectives[site],
-            adjust=adjust or (toward(weights, proximal) if proximal else None),
+            self.network, self._place, self._rate, self._moments.get(site), objective=objective, adjust=adjust
         )
         loss = float(np.mean(trainer.run(self._feeds[site], span, self._steps, self._progress)))
         self._moments[site] = trainer.optimiser.state_dict()
@@ -304,7 +274,8 @@ def predict(
         DeviceError: `cuda` asked for where there is none.
     """
     answers = []
-    with _session(network, device, 0, training=False) as place, torch.inference_mode():
+    own = session(network, device, 0, dimensions=network.recipe.dimensions, training=False)
+    with own as place, torch.inference_mode():
         for index, item in enumerate(dataset):
             prepared = prepare(dataset.load(item), dataset.recipe)
             answers.append(_predict_one(network, prepared, place))
@@ -352,8 +323,8 @@ class _Trainer:
         rate: float,
         moments: dict[str, Any] | None = None,
         *,
-        objective: Objective,
-        adjust: Adjust | None = None,
+        objective: Objective | None = None,
+        adjust: Callable[[Network], None] | None = None,
     ) -> None:
         self.network, self.place, self.rate = network, place, rate
         decayed = [value for value in network.parameters() if value.ndim > 1]
@@ -362,7 +333,7 @@ class _Trainer:
         self.optimiser = torch.optim.AdamW(groups, lr=rate)
         if moments:
             self.optimiser.load_state_dict(moments)
-        self.objective, self.adjust = objective, adjust
+        self.objective, self.adjust = objective or _task_objective(network.recipe), adjust
         half = torch.bfloat16 if place.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
         self.precision = partial(torch.autocast, "cuda", half) if place.type == "cuda" else nullcontext
         self.scaler = torch.amp.GradScaler("cuda", enabled=place.type == "cuda" and half == torch.float16)
@@ -404,13 +375,45 @@ def _cycle(part: float) -> float:
     return 0.01 + 0.495 * (1 + math.cos(math.pi * (part - WARM_UP) / (1 - WARM_UP)))
 
 
-def _objective(recipe: Recipe, how: Training, styles: Sequence[Style], seed: int) -> Objective:
-    shift = Shift(recipe, styles=styles, how=how, seed=seed)
-    return shifted_objective(recipe, shift, how) if shift.moves else plain_objective(recipe)
+def task_loss(recipe: Recipe) -> Callable[[Tensor, Tensor], Tensor]:
+    """What a task is trained by: loss of scores (B, C, …) float32 against labels (B, …)."""
+    return _classification_loss if recipe.kind == "classification" else _SegmentationLoss()
+
+
+def _task_objective(recipe: Recipe, shift: StyleShift | None = None) -> Objective:
+    loss = task_loss(recipe)
+
+    def objective(network: Network, images: Tensor, targets: Tensor) -> Tensor:
+        seen = [images] if shift is None else [images, shift(images)]
+        return torch.stack([loss(network(one).float(), targets) for one in seen]).mean()
+
+    return objective
+
+
+def _classification_loss(scores: Tensor, labels: Tensor) -> Tensor:
+    return functional.cross_entropy(scores, labels, label_smoothing=0.1)
+
+
+class _SegmentationLoss:
+    """Cross-entropy plus soft Dice of the foreground over the batch; padding takes part in neither."""
+
+    def __init__(self) -> None:
+        self.dice = DiceLoss(include_background=False, batch=True)
+
+    def __call__(self, scores: Tensor, labels: Tensor) -> Tensor:
+        known = (labels != IGNORE)[:, None]
+        classes = scores.shape[1]
+        wanted = functional.one_hot(labels.clamp_max(classes - 1), classes).movedim(-1, 1)
+        dice = self.dice(scores.softmax(1) * known, wanted * known)
+        entropy = functional.cross_entropy(scores, labels, ignore_index=IGNORE)
+        total: Tensor = dice + entropy
+        return total
 
 
 @contextmanager
-def _session(network: Network, device: str, seed: int, *, training: bool = True) -> Iterator[torch.device]:
+def session(
+    network: nn.Module, device: str, seed: int, *, dimensions: int, training: bool = True
+) -> Iterator[torch.device]:
     """Device, threads, seed and mode for the time of one call; the network comes back to the host."""
     place = _device(device)
     threads, tracked = torch.get_num_threads(), get_track_meta()
@@ -419,7 +422,7 @@ def _session(network: Network, device: str, seed: int, *, training: bool = True)
     set_track_meta(False)
     try:
         # U-Nets of this size train 1.2 to 1.5 times as fast with the channels last, encoders no slower.
-        layout = torch.channels_last if network.recipe.dimensions == 2 else torch.channels_last_3d
+        layout = torch.channels_last if dimensions == 2 else torch.channels_last_3d
         network.to(place).to(memory_format=layout).train(training)  # type: ignore[call-overload]
         with seeded(seed):
             yield place

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from fedmed_edge.atomic import read_regular, write_atomic
+from fedmed_edge.generation import Architecture
 from fedmed_edge.recipe import Backbone, Frozen, Kind, Recipe, parse_settings
 from fedmed_edge.tensorfile import load_tensors, parse_layout, refuse_unusable, strict_json, tensor_file
 
@@ -57,23 +58,32 @@ class BackboneFile:
 
 
 def write_backbone(
-    path: Path, weights: Weights, recipe: Recipe, *, trained_by: Sequence[str] = (), images: int = 0
+    path: Path,
+    weights: Weights,
+    recipe: Recipe,
+    *,
+    architecture: Architecture | None = None,
+    trained_by: Sequence[str] = (),
+    images: int = 0,
 ) -> None:
     """Write a backbone file (safetensors), whole or not at all.
 
     Args:
         weights: Tensors by name, as `backbones.state_of` gives them.
+        recipe: What it was trained for.
+        architecture: Of the backbone, such as the header of a generation; default the recipe's own.
         trained_by: Sites whose data it learned from.
         images: Training images behind it.
 
     Raises:
         InputError: The file cannot be written.
     """
+    made = architecture or recipe
     header = BackboneHeader(
-        kind=recipe.kind,
-        channels=recipe.channels,
-        size=recipe.size,
-        backbone=recipe.backbone,
+        kind=made.kind,
+        channels=made.channels,
+        size=made.size,
+        backbone=made.backbone,
         recipe=recipe.digest,
         trained_by=tuple(sorted(set(trained_by))),
         images=images,

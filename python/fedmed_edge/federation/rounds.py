@@ -280,7 +280,12 @@ class Rounds:
         taught = {site for one in training.ended for site in one.sites} | set(came)
         path = self._backbone_path(training)
         write_backbone(
-            path, moved, recipe, trained_by=[*start.header.trained_by, *taught], images=sum(images)
+            path,
+            moved,
+            recipe,
+            architecture=start.header,
+            trained_by=[*start.header.trained_by, *taught],
+            images=sum(images),
         )
         offer = self._offers.publish(
             path,

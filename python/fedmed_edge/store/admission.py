@@ -49,8 +49,6 @@ def _check_header(header: ContributionHeader, recipe: Recipe, generation: Any, w
     for name, value in wanted.items():
         if getattr(header, name) != value:
             raise InputError(f"{where}: `{name}` has {getattr(header, name)}, expected {value}")
-    if generation.kind != recipe.kind:
-        raise InputError(f"{where}: `generation` is for {generation.kind}, expected {recipe.kind}")
     unknown = [name for name in header.classes if name not in recipe.classes]
     if unknown:
         raise InputError(f"{where}: class `{unknown[0]}` is not in the recipe `{recipe.name}`")

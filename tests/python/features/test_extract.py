@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -170,10 +171,12 @@ def test_sample_is_drawn_from_the_rows_that_count(pixels_task: Task) -> None:
         assert_same(unpack(block), own.T @ own)
 
 
-def test_refusals(images_task: Task, pixels_task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, dataset, generation = images_task
-    with pytest.raises(InputError, match="`kind` has classification, expected the generation's segmentation"):
-        extract(pixels_task[2], dataset)
+def test_refusals(images_task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, dataset, generation = images_task
+    other = replace(dataset, recipe=recipe.model_copy(update={"channels": 3}))
+    with pytest.raises(InputError, match="`channels` has 3, expected the generation's 1") as told:
+        extract(generation, other)
+    assert "state the generation's `channels` and `size` in the recipe" in (told.value.hint or "")
     monkeypatch.setattr("fedmed_edge.runtime._PROVIDERS", {"cpu": "", "cuda": "NoSuchProvider"})
     with pytest.raises(DeviceError, match="`device` has cuda, expected one that comes up"):
         extract(generation, dataset, device="cuda")
