@@ -63,8 +63,8 @@ class Store:
     Args:
         index: URL of the PostgreSQL database that keeps its index; default a file in the folder.
         objects: fsspec URL of the place that keeps its files; default a folder in the folder.
-
         cipher: What its files are encrypted with; default they are plain.
+
     Example:
         >>> import tempfile
         >>> from fedmed_edge.signing import generate_key
@@ -106,9 +106,9 @@ class Store:
         except OSError as error:
             raise StoreError(f"{folder}: cannot be made: {error.strerror}") from None
         store._index.create()
-        return store
         with store._index.write() as connection:
             at_rest.hold_key(connection, store._objects.cipher)
+        return store
 
     @classmethod
     def open_or_create(cls, folder: str | Path, **place: Any) -> tuple["Store", bool]:
@@ -130,10 +130,10 @@ class Store:
         """
         store = cls(folder, **place)
         store._index.open()
-        try:
-            store._files.sweep_leftovers(wait_s=0)
         with store._index.read() as connection:
             at_rest.check_key(connection, store._objects.cipher)
+        try:
+            store._files.sweep_leftovers(wait_s=0)
         except StoreError as error:  # it is read-only, or another process is writing; `verify` tells
             log.debug("not swept: %s", error)
         return store
@@ -449,11 +449,6 @@ class Store:
 
     # --- upkeep ------------------------------------------------------------------------------------
 
-    def verify(self) -> list[str]:
-        """Check every file and row against each other and every signature again; faults, none if sound.
-
-        A file that the index does not name, and that no process of the store left, is a fault.
-        """
     @property
     def key_id(self) -> str | None:
         """Id of the key that files are encrypted with from now on; None writes plain ones."""
@@ -473,6 +468,11 @@ class Store:
         """
         return at_rest.rewrite_all(self._index, self._objects, advance)
 
+    def verify(self) -> list[str]:
+        """Check every file and row against each other and every signature again; faults, none if sound.
+
+        A file that the index does not name, and that no process of the store left, is a fault.
+        """
         found = []
         try:
             self._files.sweep_leftovers()
@@ -485,11 +485,11 @@ def open_store(config: ServerConfig) -> Store:
     """The store of a server.
 
     Raises:
+        InputError: Its key file is missing, or none.
         StoreError: As `Store.open`.
     """
     cipher = FileCipher(read_store_key(config.store_key) if config.store_key else None)
     return Store.open(config.store, index=config.index, objects=config.objects, cipher=cipher)
 
 
-        InputError: Its key file is missing, or none.
 _OWN_NAMES = {INDEX_NAME, f"{INDEX_NAME}-journal", "objects", "lost+found"}
