@@ -1,4 +1,8 @@
-"""Local training, at one site or at several by turns, on networks that normalise by image."""
+"""Local training, at one site or at several by turns, on networks that normalise by image.
+
+What a batch costs is in `objectives`, how it is shifted in `shifts`; the recipe's `training` says which of it
+is on.
+"""
 
 import logging
 import math
@@ -14,21 +18,28 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from monai.data.meta_obj import get_track_meta, set_track_meta
-from monai.losses.dice import DiceLoss
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fedmed_edge.errors import DeviceError, InputError
 from fedmed_edge.features.backbones import MultiScale, backbone_of, seeded, set_state, state_of
 from fedmed_edge.features.feed import Feed
-from fedmed_edge.features.shifts import StyleShift
+from fedmed_edge.features.objectives import (
+    Adjust,
+    Objective,
+    plain_objective,
+    shifted_objective,
+    task_loss,
+    toward,
+)
+from fedmed_edge.features.shifts import Shift
 from fedmed_edge.features.weights import average_weights, read_backbone, write_backbone
 from fedmed_edge.generation import Architecture
 from fedmed_edge.images.dataset import Dataset
-from fedmed_edge.images.preprocess import IGNORE, Prepared, prepare
+from fedmed_edge.images.preprocess import Prepared, prepare
 from fedmed_edge.images.windows import blended, cover
 from fedmed_edge.kernels import thread_count
-from fedmed_edge.recipe import Recipe
+from fedmed_edge.recipe import Recipe, Training
 from fedmed_edge.statistics.style import Style
 
 __all__ = [
@@ -38,6 +49,7 @@ __all__ = [
     "TrainResult",
     "average_weights",
     "build_network",
+    "cycle",
     "predict",
     "read_backbone",
     "session",
@@ -98,10 +110,6 @@ class Network(nn.Module):
         return total
 
 
-Objective = Callable[[Network, Tensor, Tensor], Tensor]
-"""Loss of a batch: network, images and their targets, all on one device."""
-
-
 def build_network(recipe: Recipe, *, seed: int = 0, architecture: Architecture | None = None) -> Network:
     """A backbone with a fresh head for the recipe's task, weights drawn from `seed`.
 
@@ -138,6 +146,7 @@ def train(
     batch: int | None = None,
     learning_rate: float | None = None,
     styles: Sequence[Style] = (),
+    how: Training | None = None,
     seed: int = 0,
     device: str = "auto",
     progress: Progress | None = None,
@@ -145,13 +154,15 @@ def train(
     """Train a network in place on the labelled images of a data set.
 
     AdamW, one cosine cycle; classes are drawn equally often, half of the windows of a volume lie on
-    foreground. The same seed gives the same weights on one machine with the same thread count.
+    foreground. Every batch is also seen shifted, at twice the cost, where `how` has a shift in it. The same
+    seed gives the same weights on one machine with the same thread count.
 
     Args:
         steps: Batches; or give `epochs`, passes over the labelled images.
         batch: Images (windows) a step; default 16, for volumes 4.
         learning_rate: Peak of the cycle; default 1e-3, for segmentation 2e-3.
-        styles: Of other sites: every batch is also seen moved towards them (`shifts`), at twice the cost.
+        styles: Of other sites, towards which amplitudes move.
+        how: Shifts and what else holds the training; default the recipe's `training`.
         device: `auto`, `cpu` or `cuda`; mixed precision on a GPU.
         progress: Called after every step with what to show.
 
@@ -166,25 +177,33 @@ def train(
         if (steps is None) == (epochs is None):
             raise ValueError("training: give either `steps` or `epochs`")
         total = steps if steps is not None else max(1, round((epochs or 0) * feed.images / batch))
-        shift = StyleShift(styles, network.recipe, seed=seed) if styles else None
-        trainer = _Trainer(network, place, rate, objective=_task_objective(network.recipe, shift))
+        how = how or network.recipe.training
+        trainer = _Trainer(
+            network,
+            place,
+            rate,
+            objective=_objective(network.recipe, how, styles, seed),
+            adjust=toward(state_of(network), how.proximal) if how.proximal else None,
+        )
         began = time.perf_counter()
         losses = trainer.run(feed, range(total), total, progress)
     seconds = time.perf_counter() - began
-    seen = f", towards {len(styles)} styles," if styles else ""
-    log.info("trained %d steps on %d images%s in %.1f s", total, feed.images, seen, seconds)
+    seen = "shifted too" if how.shifts else "as they are"
+    log.info("trained %d steps on %d images, %s, in %.1f s", total, feed.images, seen, seconds)
     return TrainResult(np.array(losses, np.float32), seconds)
 
 
 class SiteTraining:
     """Training at several sites by turns, on one network that is lent to each of them.
 
-    Every site keeps its feed of batches and, from turn to turn, its optimiser's moments; the learning rate
-    runs through one cosine cycle. What sites hand to each other between their turns is the caller's.
+    Every site keeps its feed of batches, its shifts and, from turn to turn, its optimiser's moments; the
+    learning rate runs through one cosine cycle. What sites hand to each other between their turns is the
+    caller's.
 
     Args:
-        network: Holds what was trained last; its recipe says what is learned.
+        network: Holds what was trained last; its recipe says what is learned, and which shifts are generated.
         sites: Training images of each site.
+        styles: Site → its style; the amplitudes of each one's images move towards those of the others.
         steps: Batches of the whole cycle, of every site.
 
     Attributes:
@@ -203,6 +222,7 @@ class SiteTraining:
         steps: int,
         batch: int | None = None,
         learning_rate: float | None = None,
+        styles: Mapping[str, Style] | None = None,
         seed: int = 0,
         device: str = "auto",
         progress: Progress | None = None,
@@ -213,6 +233,15 @@ class SiteTraining:
         self._feeds = {
             name: Feed(sites[name], batch=batch, seed=seed + 1000 * index)
             for index, name in enumerate(sorted(sites))
+        }
+        self._objectives = {
+            name: _objective(
+                network.recipe,
+                network.recipe.training,
+                [style for other, style in sorted((styles or {}).items()) if other != name],
+                seed + 1000 * index,
+            )
+            for index, name in enumerate(self._feeds)
         }
         self._moments: dict[str, dict[str, Any]] = {}
         self._seed, self._device = seed, device
@@ -233,23 +262,29 @@ class SiteTraining:
         span: range,
         *,
         objective: Objective | None = None,
-        adjust: Callable[[Network], None] | None = None,
+        adjust: Adjust | None = None,
     ) -> tuple[dict[str, npt.NDArray[np.generic]], float]:
         """One site trains from `weights`.
 
         Args:
             span: Steps of the cycle that it makes.
-            objective: Loss of a batch; default the task's.
+            objective: Loss of a batch; default the task's, with the recipe's shifts.
             adjust: Called once a step, when the gradients are there and before they are clipped; it may
-                change them.
+                change them. Default: the recipe's proximal term.
 
         Returns:
             The site's weights, and its mean loss.
         """
         began = time.perf_counter()
         set_state(self.network, weights)
+        proximal = self.network.recipe.training.proximal
         trainer = _Trainer(
-            self.network, self._place, self._rate, self._moments.get(site), objective=objective, adjust=adjust
+            self.network,
+            self._place,
+            self._rate,
+            self._moments.get(site),
+            objective=objective or self._objectives[site],
+            adjust=adjust or (toward(weights, proximal) if proximal else None),
         )
         loss = float(np.mean(trainer.run(self._feeds[site], span, self._steps, self._progress)))
         self._moments[site] = trainer.optimiser.state_dict()
@@ -323,8 +358,8 @@ class _Trainer:
         rate: float,
         moments: dict[str, Any] | None = None,
         *,
-        objective: Objective | None = None,
-        adjust: Callable[[Network], None] | None = None,
+        objective: Objective,
+        adjust: Adjust | None = None,
     ) -> None:
         self.network, self.place, self.rate = network, place, rate
         decayed = [value for value in network.parameters() if value.ndim > 1]
@@ -333,7 +368,7 @@ class _Trainer:
         self.optimiser = torch.optim.AdamW(groups, lr=rate)
         if moments:
             self.optimiser.load_state_dict(moments)
-        self.objective, self.adjust = objective or _task_objective(network.recipe), adjust
+        self.objective, self.adjust = objective, adjust
         half = torch.bfloat16 if place.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
         self.precision = partial(torch.autocast, "cuda", half) if place.type == "cuda" else nullcontext
         self.scaler = torch.amp.GradScaler("cuda", enabled=place.type == "cuda" and half == torch.float16)
@@ -343,7 +378,7 @@ class _Trainer:
         losses = []
         for step in steps:
             for group in self.optimiser.param_groups:
-                group["lr"] = self.rate * _cycle(step / max(1, total))
+                group["lr"] = self.rate * cycle(step / max(1, total))
             losses.append(self._step(*feed.batch()))
             if not math.isfinite(losses[-1]):
                 raise InputError(
@@ -368,46 +403,16 @@ class _Trainer:
         return float(loss.detach())
 
 
-def _cycle(part: float) -> float:
+def cycle(part: float) -> float:
     """Learning rate over its peak: a linear warm-up, then a cosine down to 1 %."""
     if part < WARM_UP:
         return (part + 0.01) / (WARM_UP + 0.01)
     return 0.01 + 0.495 * (1 + math.cos(math.pi * (part - WARM_UP) / (1 - WARM_UP)))
 
 
-def task_loss(recipe: Recipe) -> Callable[[Tensor, Tensor], Tensor]:
-    """What a task is trained by: loss of scores (B, C, …) float32 against labels (B, …)."""
-    return _classification_loss if recipe.kind == "classification" else _SegmentationLoss()
-
-
-def _task_objective(recipe: Recipe, shift: StyleShift | None = None) -> Objective:
-    loss = task_loss(recipe)
-
-    def objective(network: Network, images: Tensor, targets: Tensor) -> Tensor:
-        seen = [images] if shift is None else [images, shift(images)]
-        return torch.stack([loss(network(one).float(), targets) for one in seen]).mean()
-
-    return objective
-
-
-def _classification_loss(scores: Tensor, labels: Tensor) -> Tensor:
-    return functional.cross_entropy(scores, labels, label_smoothing=0.1)
-
-
-class _SegmentationLoss:
-    """Cross-entropy plus soft Dice of the foreground over the batch; padding takes part in neither."""
-
-    def __init__(self) -> None:
-        self.dice = DiceLoss(include_background=False, batch=True)
-
-    def __call__(self, scores: Tensor, labels: Tensor) -> Tensor:
-        known = (labels != IGNORE)[:, None]
-        classes = scores.shape[1]
-        wanted = functional.one_hot(labels.clamp_max(classes - 1), classes).movedim(-1, 1)
-        dice = self.dice(scores.softmax(1) * known, wanted * known)
-        entropy = functional.cross_entropy(scores, labels, ignore_index=IGNORE)
-        total: Tensor = dice + entropy
-        return total
+def _objective(recipe: Recipe, how: Training, styles: Sequence[Style], seed: int) -> Objective:
+    shift = Shift(recipe, styles=styles, how=how, seed=seed)
+    return shifted_objective(recipe, shift, how) if shift.moves else plain_objective(recipe)
 
 
 @contextmanager
