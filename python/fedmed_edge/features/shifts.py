@@ -34,6 +34,9 @@ DEGREE = 5
 MEAN_SPREAD, DEVIATION_SPREAD = 0.5, 0.5
 """How far a channel's mean moves, in its deviations, and the logarithm of its deviation."""
 
+_FLAT = 1e-3
+"""Deviation below which a channel is not stretched: of values about 0 to 1, it would be its rounding."""
+
 
 class Shift:
     """Shifted views of batches, with the shares that a recipe's `training` states.
@@ -229,7 +232,7 @@ def moments(images: Tensor) -> tuple[Tensor, Tensor]:
 def move_moments(images: Tensor, means: Tensor, deviations: Tensor) -> Tensor:
     """Images (B, channels, *size) whose channels have these means and deviations (B, channels).
 
-    A channel of one value keeps its shape and gets the mean alone.
+    Of a channel that hardly varies only the mean is reached.
 
     Example:
         >>> moved = move_moments(torch.rand(1, 1, 8, 8), torch.tensor([[2.0]]), torch.tensor([[0.5]]))
@@ -237,6 +240,6 @@ def move_moments(images: Tensor, means: Tensor, deviations: Tensor) -> Tensor:
         [2.0, 0.5]
     """
     mean, deviation = moments(images)
-    gain = deviations / deviation.clamp_min(1e-6)
+    gain = deviations / deviation.clamp_min(_FLAT)
     mean, gain, means = (one.reshape(*one.shape, *(1,) * (images.ndim - 2)) for one in (mean, gain, means))
     return (images - mean) * gain + means

@@ -1,4 +1,4 @@
-"""Images moved towards other sites' styles, compared with NumPy."""
+"""Images moved towards other sites' styles, through curves and to other moments, compared with NumPy."""
 
 from typing import Any
 
@@ -8,8 +8,15 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from fedmed_edge.errors import InputError  # noqa: E402
-from fedmed_edge.features.shifts import StyleShift, move_amplitude  # noqa: E402
-from fedmed_edge.recipe import Recipe  # noqa: E402
+from fedmed_edge.features.shifts import (  # noqa: E402
+    Shift,
+    StyleShift,
+    draw_curves,
+    map_intensities,
+    move_amplitude,
+    move_moments,
+)
+from fedmed_edge.recipe import Recipe, Training  # noqa: E402
 from fedmed_edge.statistics.style import FLOOR, Style, block_shape, log_amplitude  # noqa: E402
 
 SIZES = [(40, 32), (33, 21), (24, 20, 8)]
@@ -98,3 +105,103 @@ def test_a_style_of_other_images_is_refused() -> None:
     wrong = np.zeros((1, 3, 3), np.float32)
     with pytest.raises(InputError, match=r"style: has shape \(1, 3, 3\), expected \(3, 3, 3\)"):
         StyleShift([Style(wrong, wrong)], recipe_of((32, 32), 3))
+
+
+def test_phases_stay_over_the_whole_spectrum() -> None:
+    random, size = np.random.default_rng(2), (32, 24)
+    images = (1 + random.random((4, 1, *size))).astype(np.float32)  # its middle stays the largest amplitude
+    towards = np.stack([style_of(images, size).mean] * 4) + 0.3
+    parts = np.linspace(0, 1, 4, dtype=np.float32)
+    moved = move_amplitude(*map(torch.from_numpy, (images, towards, parts))).numpy()
+    before, after = (np.fft.fft2(one.astype(np.float64)) for one in (images, moved))
+    apart = np.angle(after / before)
+    assert np.abs(apart[np.abs(before) > 6]).max() < 1e-5
+
+
+def random_of(seed: int) -> Any:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_a_curve_is_smooth_rises_or_falls_and_keeps_the_range() -> None:
+    curves = draw_curves((50, 3), random_of(0))
+    ramp = torch.linspace(-2.0, 3.0, 501)  # a channel's own range, whatever the intensity rule
+    images = ramp.expand(50, 3, 501).reshape(50, 3, 3, 167)
+    risen = map_intensities(images, curves).flatten(2)
+    fallen = map_intensities(images, curves.flip(-1)).flatten(2)
+    for mapped, first, last in ((risen, -2, 3), (fallen, 3, -2)):
+        np.testing.assert_allclose(mapped[..., 0], first, atol=5e-5)
+        np.testing.assert_allclose(mapped[..., -1], last, atol=5e-5)
+        steps = mapped.diff(dim=-1) * np.sign(last - first)
+        assert steps.min() > -2e-5
+        # A polynomial of degree 5 over 500 steps: no corner, its slope changes a little at a time.
+        assert steps.diff(dim=-1).abs().max() < 2e-3
+    spread = risen[..., 250].std()
+    assert 0.5 < spread < 1.0  # of a range of 5: about a gamma of 0.6 to 1.7
+    np.testing.assert_allclose(risen.mean(dim=(0, 1)), ramp, atol=0.2)
+
+
+def test_a_curve_is_the_bernstein_polynomial() -> None:
+    from scipy.interpolate import BPoly
+
+    curves = draw_curves((2, 1), random_of(1))
+    values = torch.linspace(0, 1, 64).reshape(1, 1, 8, 8).expand(2, 1, 8, 8)
+    got = map_intensities(values, curves)
+    for image, curve in zip(got, curves, strict=True):
+        wanted = BPoly(curve[0].double().numpy()[:, None], [0, 1])(values[0, 0].numpy())
+        np.testing.assert_allclose(image[0], wanted, atol=1e-5)
+
+
+def test_a_channel_of_one_value_stays() -> None:
+    flat = torch.full((2, 1, 8, 8), 0.3)
+    np.testing.assert_allclose(map_intensities(flat, draw_curves((2, 1), random_of(0))), 0.3, atol=1e-6)
+    wanted = torch.full((2, 1), 0.5)
+    np.testing.assert_allclose(move_moments(flat, wanted, wanted), 0.5, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_moments_are_reached(size: tuple[int, ...]) -> None:
+    images = torch.rand(3, 2, *size, generator=random_of(0))
+    means, deviations = torch.randn(3, 2, generator=random_of(1)), torch.rand(3, 2, generator=random_of(2))
+    moved = move_moments(images, means, deviations).flatten(2).double()
+    np.testing.assert_allclose(moved.mean(2), means, atol=1e-5)
+    np.testing.assert_allclose(moved.std(2, correction=0), deviations, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_shares_say_how_many_images_are_shifted(size: tuple[int, ...]) -> None:
+    images = torch.rand(300, 1, *size, generator=random_of(0))
+    recipe = recipe_of(size, 1)
+    off = Training().without_shifts()
+
+    def shifted(**shares: float) -> Any:
+        return Shift(recipe, how=off.model_copy(update=shares), seed=4)(images)
+
+    assert not Shift(recipe, how=off).moves and torch.equal(shifted(), images)
+    for part in ("maps", "moments"):
+        changed = (shifted(**{part: 0.3}) != images).flatten(1).any(1).float().mean()
+        assert 0.2 < changed < 0.4
+    flat = np.zeros((1, *block_shape(size)), np.float32)
+    styled = Shift(recipe, styles=[Style(flat, flat)], how=off.model_copy(update={"amplitude": 0.3}))
+    assert styled.moves
+    changed = ((styled(images) - images).flatten(1).abs().amax(1) > 1e-3).float().mean()
+    assert 0.2 < changed < 0.4
+    turned = shifted(maps=1.0, inversion=0.3)
+    signs = [
+        float(torch.corrcoef(torch.stack([a.ravel(), b.ravel()]))[0, 1])
+        for a, b in zip(images, turned, strict=True)
+    ]
+    assert min(np.abs(signs)) > 0.5 and 0.2 < np.mean(np.array(signs) < 0) < 0.4
+
+
+def test_channels_of_an_image_turn_together_and_a_seed_tells_all() -> None:
+    recipe, images = (
+        recipe_of((16, 16), 3),
+        torch.rand(40, 1, 16, 16, generator=random_of(0)).expand(-1, 3, -1, -1),
+    )
+    how = Training(maps=1.0, inversion=0.5, moments=1.0)
+    one, other = (Shift(recipe, how=how, seed=7)(images) for _ in range(2))
+    assert torch.equal(one, other)
+    assert not torch.equal(one, Shift(recipe, how=how, seed=8)(images))
+    flat = one.flatten(2)
+    together = torch.stack([torch.corrcoef(image)[0] for image in flat])
+    assert together.min() > 0.5 and not torch.allclose(one[:, 0], one[:, 1], atol=1e-2)

@@ -9,11 +9,13 @@ from monai.data.meta_obj import get_track_meta
 
 from fedmed_edge.errors import DeviceError, InputError
 from fedmed_edge.features import training
-from fedmed_edge.features.backbones import state_of
+from fedmed_edge.features.backbones import set_state, state_of
 from fedmed_edge.features.feed import Changes
 from fedmed_edge.features.training import SiteTraining, build_network, predict, task_loss, train
 from fedmed_edge.images.dataset import Dataset
 from fedmed_edge.images.preprocess import IGNORE, prepare
+from fedmed_edge.recipe import Training
+from fedmed_edge.statistics.style import Style
 
 Task = tuple[Any, Dataset, Any]
 
@@ -115,6 +117,44 @@ def test_a_turn_may_have_another_loss_and_changed_gradients(images_task: Task) -
     assert all(np.allclose(moved[name], fresh[name], rtol=1e-3, atol=0) for name in fresh)
 
 
+def test_a_proximal_term_holds_to_the_start(images_task: Task) -> None:
+    recipe, dataset, _ = images_task
+    network = build_network(recipe)
+    fresh = state_of(network)
+
+    def gone(proximal: float) -> float:
+        set_state(network, fresh)
+        train(network, dataset, steps=4, batch=4, how=Training(proximal=proximal))
+        return sum(float(np.square(value - fresh[name]).sum()) for name, value in state_of(network).items())
+
+    assert gone(10.0) < 0.7 * gone(0.0)
+    held = build_network(recipe.model_copy(update={"training": Training(proximal=10.0)}))
+    training = SiteTraining(held, {"a": dataset}, steps=4, batch=4)
+    with training.round(0):
+        state, _ = training.turn("a", fresh, range(4))
+    apart = sum(float(np.square(value - fresh[name]).sum()) for name, value in state.items())
+    assert apart == pytest.approx(gone(10.0), rel=0.2)
+
+
+def test_shifts_change_what_is_learned_and_their_views_have_a_seed(images_task: Task) -> None:
+    recipe, dataset, _ = images_task
+    styles = [Style(*(np.full((recipe.channels, 3, 3), -2.0, np.float32),) * 2)]
+
+    def learned(**how: Any) -> dict[str, Any]:
+        network = build_network(recipe)
+        assert np.isfinite(train(network, dataset, steps=2, batch=4, seed=2, **how).losses).all()
+        return state_of(network)
+
+    off = Training().without_shifts()
+    plain, parts = learned(how=off), [{"maps": 1.0}, {"moments": 1.0}, {"amplitude": 1.0}]
+    assert same(plain, learned(how=off, styles=styles))
+    for part in parts:
+        how = off.model_copy(update=part)
+        assert not same(plain, learned(how=how, styles=styles))
+        assert same(learned(how=how, styles=styles), learned(how=how, styles=styles))
+    assert same(plain, learned(how=off.model_copy(update=parts[-1])))  # no style, no way to move
+
+
 @pytest.mark.parametrize("kind", ["segmentation", "classification"])
 def test_volumes(tmp_path: Path, make: SimpleNamespace, kind: str) -> None:
     recipe = make.recipe(kind, (16, 16, 16))
@@ -152,7 +192,7 @@ def test_mask_moves_with_its_image(make: SimpleNamespace) -> None:
 
 
 def test_one_cycle() -> None:
-    rates = [training._cycle(step / 100) for step in range(101)]
+    rates = [training.cycle(step / 100) for step in range(101)]
     assert max(rates) == pytest.approx(1, abs=0.01) and rates[0] < 0.15 and rates[-1] == pytest.approx(0.01)
     assert rates.index(max(rates)) == 10 and sorted(rates[10:], reverse=True) == rates[10:]
 
