@@ -24,7 +24,7 @@ from fedmed_edge.images.dataset import Dataset
 from fedmed_edge.model.global_model import GlobalModel
 from fedmed_edge.model.rebuild import fit
 from fedmed_edge.model.sums import site_sums
-from fedmed_edge.recipe import Recipe
+from fedmed_edge.recipe import Recipe, Training
 from fedmed_edge.statistics.accounting import noise_multiplier
 from fedmed_edge.statistics.calibration import bin_counts
 from fedmed_edge.statistics.contribution import Contribution, Evidence, Privacy, new_contribution
@@ -34,6 +34,9 @@ from fedmed_edge.statistics.privacy import private_statistics
 from fedmed_edge.statistics.style import Style
 
 log = logging.getLogger(__name__)
+
+NORMS = "norms.backbone"
+"""Name of the file, in a site's folder, of norm layers that stay there."""
 
 Progress = Callable[[str], None]
 
@@ -73,6 +76,8 @@ def train_backbone(
     epochs: float,
     site: str,
     styles: Sequence[Style] = (),
+    how: Training | None = None,
+    norms: Path | None = None,
     seed: int = 0,
     device: str = "auto",
     progress: Progress | None = None,
@@ -85,12 +90,15 @@ def train_backbone(
             starts the recipe's from random weights.
         epochs: Passes over the labelled images.
         styles: Of other sites, towards which images are moved as well.
+        how: Shifts and what else holds the training; default the recipe's `training`.
+        norms: File of this site's norm layers, read and written where training has `local_norms`.
 
     Raises:
         InputError: No labelled image, or the recipe's images do not fit the generation.
         DeviceError: The asked device is not here.
     """
     from fedmed_edge.features.backbones import set_state, state_of
+    from fedmed_edge.features.local_norms import keep_norms, kept_norms
     from fedmed_edge.features.training import build_network, train
 
     if start is not None:
@@ -99,9 +107,15 @@ def train_backbone(
     network = build_network(dataset.recipe, seed=seed, architecture=architecture)
     if start is not None:
         set_state(network.backbone, start.weights, f"generation {start.digest[:12]}")
+    how = how or dataset.recipe.training
+    own = norms if how.local_norms else None
+    if own is not None:
+        set_state(network.backbone, {**state_of(network.backbone), **kept_norms(own, network.backbone)})
     result = train(
-        network, dataset, epochs=epochs, styles=styles, seed=seed, device=device, progress=progress
+        network, dataset, epochs=epochs, styles=styles, how=how, seed=seed, device=device, progress=progress
     )
+    if own is not None:
+        keep_norms(own, network.backbone, dataset.recipe)
     return TrainedBackbone(
         dataset.recipe,
         architecture,

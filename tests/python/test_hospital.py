@@ -25,7 +25,7 @@ from fedmed_edge.hospital import (
     train_backbone,
 )
 from fedmed_edge.images.dataset import Dataset, read_dataset
-from fedmed_edge.recipe import Backbone, Intensity, Lift, Recipe
+from fedmed_edge.recipe import Backbone, Intensity, Lift, Recipe, Training
 from fedmed_edge.statistics.accumulate import Accumulator, plan_folds
 from fedmed_edge.statistics.calibration import TEMPERATURES
 from fedmed_edge.statistics.contribution import read_contribution, write_contribution
@@ -109,6 +109,25 @@ def test_training_takes_the_generations_backbone_whatever_the_recipe_asks_for(
     wide = from_backbone(None, RECIPE.model_copy(update={"size": (64, 64)}))
     with pytest.raises(InputError, match=r"`size` has \(32, 32\), expected the generation's \(64, 64\)"):
         train_backbone(dataset.train, wide, epochs=0.1, site="alpha", device="cpu")
+
+
+def test_norm_layers_stay_where_the_recipe_says_so(
+    dataset: Dataset, draft: Generation, tmp_path: Path
+) -> None:
+    path, how = tmp_path / "norms.backbone", Training(local_norms=True)
+    options: Any = {"epochs": 0.1, "site": "alpha", "device": "cpu", "norms": path}
+    train_backbone(dataset.train, draft, **options)
+    assert not path.exists()
+    first = train_backbone(dataset.train, draft, how=how, **options)
+    own = read_backbone(path).weights
+    assert own and all(np.array_equal(value, first.weights[name]) for name, value in own.items())
+    write_backbone(path, {name: np.full_like(value, 3) for name, value in own.items()}, RECIPE)
+    again = train_backbone(dataset.train, draft, how=how, **options)
+    for name, value in again.weights.items():
+        assert np.abs(value - (3 if name in own else draft.weights[name])).max() < 0.5
+    assert all(
+        np.array_equal(value, again.weights[name]) for name, value in read_backbone(path).weights.items()
+    )
 
 
 def test_training_without_a_labelled_image_is_refused(dataset: Dataset, draft: Generation) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fedmed_edge.errors import InputError
-from fedmed_edge.recipe import Recipe, parse_settings, read_recipe, read_toml
+from fedmed_edge.recipe import Recipe, Training, parse_settings, read_recipe, read_toml, write_recipe
 
 PLAIN = 'name = "r"\nkind = "classification"\nclasses = ["a", "b"]\n'
 
@@ -68,3 +68,23 @@ def test_codes_are_of_classes_and_no_codes_change_no_digest() -> None:
     ):
         with pytest.raises(InputError, match=re.escape(message)):
             parse_settings(Recipe, {**plain.model_dump(), "codes": wrong}, "a.toml")
+
+
+def test_training_as_by_default_changes_no_digest_and_any_other_does(tmp_path: Path) -> None:
+    plain = Recipe(name="a", kind="classification", classes=("liver", "spleen"))
+    stated = plain.model_copy(update={"training": Training(**Training().model_dump())})
+    assert "training" not in plain.model_dump() and stated.digest == plain.digest
+    for name, value in (("maps", 0.25), ("episodic", True), ("proximal", 0.1), ("local_norms", True)):
+        other = plain.model_copy(update={"training": Training().model_copy(update={name: value})})
+        assert other.digest != plain.digest
+        write_recipe(tmp_path / "r.toml", other)
+        assert read_recipe(tmp_path / "r.toml") == other
+    path = tmp_path / "r.toml"
+    for line, message in (
+        ("maps = 1.5", "`training.maps`"),
+        ("consistency = -1", "`training.consistency`"),
+        ("mapps = 1", "unknown key `training.mapps`"),
+    ):
+        path.write_text(f"{PLAIN}[training]\n{line}\n")
+        with pytest.raises(InputError, match=re.escape(message)):
+            read_recipe(path)

@@ -25,6 +25,7 @@ from fedmed_edge.federation.sequence import signed_as_next
 from fedmed_edge.federation.styles import styles_here
 from fedmed_edge.generation import Generation, parse_generation
 from fedmed_edge.hospital import (
+    NORMS,
     Progress,
     cohort,
     make_contribution,
@@ -156,6 +157,7 @@ class _Site:
             epochs=ask.epochs,
             site=self.config.site,
             styles=styles_here(self.inbox, self.recipe, self.config.server_key),
+            norms=self.folder / NORMS,
             seed=ask.seed,
             device=self.config.device,
             progress=self.progress,

@@ -21,6 +21,7 @@ from fedmed_edge.commands.verbs import Output, Verb
 @click.option("--generation", type=FILE, help="Generation to start from (default: that of fedmed.toml).")
 @click.option("--from-scratch", is_flag=True, help="Start from random weights instead of a generation.")
 @click.option("--epochs", type=click.FloatRange(min=0.1), default=30.0, show_default=True)
+@click.option("--shifts/--no-shifts", default=True, help="Whether shifts are generated.", show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--device", type=TORCH_DEVICE)
 @click.option("--out", "target", type=FILE, required=True, help="Backbone file to write.")
@@ -31,14 +32,14 @@ def command(
     generation: Path | None,
     from_scratch: bool,
     epochs: float,
+    shifts: bool,
     seed: int,
     device: str | None,
     target: Path,
 ) -> None:
     """Train on the images of this site's training split and write the backbone's weights.
 
-    Where styles of other hospitals came over the network, every batch is also seen as their scanners would
-    show it, which takes twice as long.
+    With shifts every batch is also seen as other scanners would show it, by the recipe's `[training]`.
 
     Example: fedmed-edge train -C hospital-a --generation start.generation --out a.backbone
     """
@@ -49,8 +50,9 @@ def command(
 
     from fedmed_edge.federation.inbox import Inbox
     from fedmed_edge.federation.styles import styles_here
-    from fedmed_edge.hospital import train_backbone
+    from fedmed_edge.hospital import NORMS, train_backbone
 
+    how = dataset.recipe.training if shifts else dataset.recipe.training.without_shifts()
     styles = styles_here(Inbox(folder / "inbox"), dataset.recipe, config.server_key)
     with out.progress("training") as advance:
         trained = train_backbone(
@@ -59,19 +61,20 @@ def command(
             epochs=epochs,
             site=config.site,
             styles=styles,
+            how=how,
+            norms=folder / NORMS,
             seed=seed,
             device=config.device,
             progress=advance,
         )
     trained.write(target)
-    answer = {
-        "out": str(target),
-        "images": trained.images,
-        "styles": len(styles),
-        "seconds": round(trained.seconds, 3),
-        "loss": trained.loss,
-    }
     out.answer(
-        answer,
+        {
+            "out": str(target),
+            "images": trained.images,
+            "styles": len(styles) if how.amplitude else 0,
+            "seconds": round(trained.seconds, 3),
+            "loss": trained.loss,
+        },
         f"{target}: trained on {trained.images} images in {trained.seconds:.0f} s, loss {trained.loss:.3f}",
     )
