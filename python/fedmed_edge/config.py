@@ -43,7 +43,7 @@ class Policy(Frozen):
         epsilon: Differential privacy of one contribution: its class Grams leave with noise, and nothing else
             does. None adds no noise.
         delta: Of every contribution and of all together; below 1/n² for n patients is wise.
-        clip: What one patient's scaled rows are clipped to (`statistics.privacy`).
+        clip: Frobenius norm that one patient's scaled Grams are clipped to (`statistics.privacy`).
         budget: Most ε of all contributions together, at `delta`; what would pass it does not leave.
         days_between: Least days between two contributions of sums under one generation.
         update_patients: Patients by which such two must differ, where they differ at all; None is

@@ -3,34 +3,41 @@
 In: a `Dataset`, a `Generation`, the site's settings. Out: a backbone file, a `Contribution` to sign.
 """
 
-import hashlib
 import logging
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from fedmed_edge import __version__
-from fedmed_edge.config import ROWS_A_COLUMN, Policy, SiteConfig
+from fedmed_edge.config import ROWS_A_COLUMN, Part, Policy, SiteConfig
 from fedmed_edge.errors import InputError, TrustError, Withheld
 from fedmed_edge.features.encoder import require_fit
 from fedmed_edge.features.extract import RowSample, extract_clipped, extract_with_sample
+from fedmed_edge.features.patients import Patients
 from fedmed_edge.features.weights import Weights, read_backbone, write_backbone
 from fedmed_edge.generation import Architecture, Generation
 from fedmed_edge.images.dataset import Dataset
 from fedmed_edge.model.global_model import GlobalModel
 from fedmed_edge.model.rebuild import fit
 from fedmed_edge.model.sums import site_sums
-from fedmed_edge.recipe import Recipe, Training
+from fedmed_edge.recipe import Frozen, Recipe, Training
 from fedmed_edge.statistics.accounting import noise_multiplier
 from fedmed_edge.statistics.calibration import bin_counts
-from fedmed_edge.statistics.contribution import Contribution, Evidence, Privacy, new_contribution
+from fedmed_edge.statistics.contribution import (
+    Contribution,
+    Evidence,
+    Privacy,
+    new_contribution,
+    tensors_digest,
+)
 from fedmed_edge.statistics.feature_statistics import FeatureStatistics
 from fedmed_edge.statistics.header import Program
-from fedmed_edge.statistics.privacy import private_statistics
+from fedmed_edge.statistics.privacy import ClippedAccumulator, private_statistics
 from fedmed_edge.statistics.style import Style
 
 log = logging.getLogger(__name__)
@@ -127,100 +134,95 @@ def train_backbone(
     )
 
 
+class Leaving(Frozen):
+    """What a contribution tells of the site's patients, as far as the policy has to know; it stays here.
+
+    Attributes:
+        generation: Digest of the generation.
+        backbone: Digest of its weights: a draft and the generation it became have the same.
+        task: Name of the recipe.
+        parts: What is in it.
+        width: Width of the rows, where an image gives one; None where its pixels do.
+        noise: Noise multiplier; None without noise.
+        cohort: `DIGEST CLASS` of every patient and class in the sums, sorted; no class for unlabelled images.
+            Empty with noise and for weights, which nothing is subtracted from.
+    """
+
+    generation: str
+    backbone: str = ""
+    task: str
+    parts: tuple[Part, ...]
+    width: int | None = None
+    noise: float | None = None
+    cohort: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A contribution but for its sequence and its noise.
+
+    Attributes:
+        leaving: What is written down before it is signed.
+    """
+
+    leaving: Leaving
+    _make: Callable[[], Contribution] = field(repr=False)
+
+    def contribution(self, sequence: int = 1) -> Contribution:
+        """The contribution, not yet signed.
+
+        Where the policy asks for noise it is drawn here, anew each time: the budget is to be spent before.
+
+        Raises:
+            Withheld: No class stands out of the noise.
+        """
+        made = self._make()
+        return replace(made, header=made.header.model_copy(update={"sequence": sequence}))
+
+
 def make_contribution(
     dataset: Dataset,
     generation: Generation,
     config: SiteConfig,
     *,
     sequence: int = 1,
-    weights_file: Path | None = None,
     progress: Progress | None = None,
 ) -> Contribution:
-    """What the site hands over for a generation; not yet signed.
+    """The sums that a hospital hands over, to be looked at: `prepare` is for what is to be signed.
 
-    Either the sums over its training images, or, with `weights_file`, the weights alone. Only what
-    `config.policy` allows is in it. Test images are counted and otherwise not read.
+    Raises:
+        InputError: As `prepare`.
+        Withheld: As `prepare`, or no class stands out of the noise.
+        DeviceError: As `prepare`.
+    """
+    return prepare(dataset, generation, config, progress=progress).contribution(sequence)
+
+
+def prepare(
+    dataset: Dataset,
+    generation: Generation,
+    config: SiteConfig,
+    *,
+    patients: Patients | None = None,
+    progress: Progress | None = None,
+) -> Prepared:
+    """The sums over a site's training images, of which only what `config.policy` allows goes.
+
+    Test images are counted and otherwise not read.
 
     Args:
         dataset: The site's whole data set.
-        sequence: To show; `federation.sequence` gives the one that counts when it is signed.
-        weights_file: Backbone file trained from this generation, whose difference goes instead of sums.
+        patients: Who is in it; without, the contribution tells of nobody and is not to be signed.
 
     Raises:
-        InputError: An image cannot be used, no class reaches `min_cohort`, or nothing is left to hand over.
-        Withheld: The policy refuses: rows too wide for the site's images, weights of too few patients, or,
-            where it asks for noise, weights at all, or too few patients for the noise.
-        TrustError: The weights are not of this generation's backbone.
+        InputError: An image cannot be used or changed meanwhile, no class reaches `min_cohort`, or nothing is
+            left to hand over.
+        Withheld: The policy refuses: rows too wide for the site's images, or too few patients for the noise.
         DeviceError: The asked device did not come up.
     """
     policy = config.policy
     if policy.epsilon is not None:
-        return _private_contribution(dataset, generation, config, sequence, weights_file, progress)
-    weights = None
-    if weights_file is not None:
-        _check_cohort(dataset.train, policy)
-        weights = _difference(weights_file, generation)
-    sums = None if weights else _sums(dataset, generation, config, progress)
-    return new_contribution(
-        sums,
-        generation=generation.digest,
-        recipe=dataset.recipe,
-        site=config.site,
-        sequence=sequence,
-        min_cohort=policy.min_cohort,
-        parts=policy.parts,
-        weights=weights,
-        evidence=_evidence(dataset, sums),
-        share_style=policy.share_style,
-    )
-
-
-def _private_contribution(
-    dataset: Dataset,
-    generation: Generation,
-    config: SiteConfig,
-    sequence: int,
-    weights_file: Path | None,
-    progress: Progress | None,
-) -> Contribution:
-    """Class Grams with noise and nothing exact beside them: no counts, no figures, no other part."""
-    policy = config.policy
-    assert policy.epsilon is not None  # `make_contribution` looked
-    if weights_file is not None:
-        raise Withheld(
-            "contribution: weights leave without noise, and `epsilon` in the policy asks for it",
-            hint="sums can leave with noise: contribute without --weights",
-        )
-    multiplier = noise_multiplier(policy.epsilon, policy.delta)
-    clipped, scale = extract_clipped(
-        generation, dataset.train, clip=policy.clip, device=config.device, progress=progress
-    )
-    if policy.delta * clipped.patients**2 > 1.0:
-        log.warning("warning: `delta` has %g, wise is at most 1/n² for n patients", policy.delta)
-    sums = private_statistics(
-        clipped,
-        scale,
-        multiplier=multiplier,
-        min_cohort=policy.min_cohort,
-        feature_dim=generation.feature_dim,
-    )
-    return new_contribution(
-        sums,
-        generation=generation.digest,
-        recipe=dataset.recipe,
-        site=config.site,
-        sequence=sequence,
-        min_cohort=policy.min_cohort,
-        parts=[part for part in policy.parts if part == "classes"],
-        evidence=Evidence(versions=_versions()),
-        privacy=Privacy(epsilon=policy.epsilon, delta=policy.delta, clip=policy.clip, noise=multiplier),
-    )
-
-
-def _sums(
-    dataset: Dataset, generation: Generation, config: SiteConfig, progress: Progress | None
-) -> FeatureStatistics:
-    policy = config.policy
+        return _prepare_noisy(dataset, generation, config, progress)
     sums, sample = extract_with_sample(
         generation,
         dataset.train,
@@ -229,11 +231,135 @@ def _sums(
         device=config.device,
         progress=progress,
     )
-    if generation.draft:
-        return sums
-    _check_width(sums, policy)
-    counts = calibration_counts(sums, sample, dataset.recipe)
-    return sums if counts is None else replace(sums, calibration=counts)
+    if not generation.draft:
+        _check_width(sums, policy)
+        counts = calibration_counts(sums, sample, dataset.recipe)
+        sums = sums if counts is None else replace(sums, calibration=counts)
+    made = new_contribution(
+        sums,
+        generation=generation.digest,
+        recipe=dataset.recipe,
+        site=config.site,
+        sequence=1,
+        min_cohort=policy.min_cohort,
+        parts=policy.parts,
+        evidence=_evidence(dataset, sums),
+        share_style=policy.share_style,
+    )
+    cohort: tuple[str, ...] = ()
+    if patients is not None:
+        patients.refuse_changed()
+        cohort = patients.cohort(made.header.parts, sample.patients)
+    leaving = _leaving(dataset, generation, made.header.parts)
+    return Prepared(leaving.model_copy(update={"cohort": cohort}), lambda: made)
+
+
+def prepare_weights(
+    dataset: Dataset, generation: Generation, config: SiteConfig, weights_file: Path
+) -> Prepared:
+    """The weights of a backbone that was trained from the generation, as their difference from it.
+
+    Raises:
+        InputError: The file cannot be read, or nothing is left to hand over.
+        Withheld: Too few patients; or the policy asks for noise, which the weights do not have.
+        TrustError: The weights are not of this generation's backbone.
+    """
+    policy = config.policy
+    if policy.epsilon is not None:
+        raise Withheld(
+            "contribution: weights leave without noise, and `epsilon` in the policy asks for it",
+            hint="sums can leave with noise: contribute without --weights",
+        )
+    _check_cohort(dataset.train, policy)
+    made = new_contribution(
+        None,
+        generation=generation.digest,
+        recipe=dataset.recipe,
+        site=config.site,
+        sequence=1,
+        min_cohort=policy.min_cohort,
+        parts=policy.parts,
+        weights=_difference(weights_file, generation),
+        evidence=_evidence(dataset, None),
+    )
+    return Prepared(_leaving(dataset, generation, ("weights",)), lambda: made)
+
+
+def expected(
+    dataset: Dataset, generation: Generation, policy: Policy, patients: Patients | None = None
+) -> Leaving:
+    """What a contribution of sums would tell, as far as that is known before an image is encoded.
+
+    Raises:
+        Withheld: Too few patients for noise.
+    """
+    if policy.epsilon is not None:
+        _check_cohort(dataset.train, policy, "noise over")
+        return _leaving(dataset, generation, ("classes",), noise_multiplier(policy.epsilon, policy.delta))
+    parts = tuple(part for part in policy.parts if part != "weights")
+    cohort = () if patients is None else patients.cohort(parts)
+    return _leaving(dataset, generation, parts).model_copy(update={"cohort": cohort})
+
+
+def _leaving(
+    dataset: Dataset, generation: Generation, parts: Sequence[Part], noise: float | None = None
+) -> Leaving:
+    return Leaving(
+        generation=generation.digest,
+        backbone=tensors_digest(generation.weights).hex(),
+        task=dataset.recipe.name,
+        parts=tuple(parts),
+        width=generation.row_dim if dataset.recipe.kind == "classification" else None,
+        noise=noise,
+    )
+
+
+def _prepare_noisy(
+    dataset: Dataset, generation: Generation, config: SiteConfig, progress: Progress | None
+) -> Prepared:
+    """Class Grams with noise and nothing exact beside them: no counts, no figures, no other part."""
+    policy = config.policy
+    assert policy.epsilon is not None  # `prepare` looked
+    if "classes" not in policy.parts:
+        raise InputError(
+            f"contribution: none of the parts {', '.join(policy.parts) or '(none)'} leaves with noise",
+            hint="`parts` in the policy of fedmed.toml says what may leave; with noise `classes` alone does",
+        )
+    _check_cohort(dataset.train, policy, "noise over")
+    clipped, scale = extract_clipped(
+        generation, dataset.train, clip=policy.clip, device=config.device, progress=progress
+    )
+    if policy.delta * clipped.patients**2 > 1.0:
+        log.warning("warning: `delta` has %g, wise is at most 1/n² for n patients", policy.delta)
+    noise = noise_multiplier(policy.epsilon, policy.delta)
+    draw = partial(_draw, dataset.recipe, generation, config, clipped, scale, noise)
+    return Prepared(_leaving(dataset, generation, ("classes",), noise), draw)
+
+
+def _draw(
+    recipe: Recipe,
+    generation: Generation,
+    config: SiteConfig,
+    clipped: ClippedAccumulator,
+    scale: npt.NDArray[np.float64],
+    noise: float,
+) -> Contribution:
+    policy = config.policy
+    assert policy.epsilon is not None  # else there is no noise to draw
+    sums = private_statistics(
+        clipped, scale, multiplier=noise, min_cohort=policy.min_cohort, feature_dim=generation.feature_dim
+    )
+    return new_contribution(
+        sums,
+        generation=generation.digest,
+        recipe=recipe,
+        site=config.site,
+        sequence=1,
+        min_cohort=policy.min_cohort,
+        parts=("classes",),
+        evidence=Evidence(versions=_versions()),
+        privacy=Privacy(epsilon=policy.epsilon, delta=policy.delta, clip=policy.clip, noise=noise),
+    )
 
 
 def calibration_counts(
@@ -263,12 +389,12 @@ def calibration_counts(
     return total
 
 
-def _check_cohort(dataset: Dataset, policy: Policy) -> None:
+def _check_cohort(dataset: Dataset, policy: Policy, what: str = "weights of") -> None:
     """Weights learn from every image at once, so the guard counts all patients that they learned from."""
     patients = len({item.patient for item in dataset.labelled})
     if patients < policy.min_cohort:
         raise Withheld(
-            f"contribution: weights of {patients} labelled training patients, "
+            f"contribution: {what} {patients} labelled training patients, "
             f"expected at least min_cohort {policy.min_cohort}",
             hint="more patients are needed to contribute; `min_cohort` stands in the policy of fedmed.toml",
         )
@@ -336,40 +462,3 @@ def _versions() -> dict[Program, str]:
         "python": platform.python_version(),
         "numpy": np.__version__,
     }
-
-
-def cohort(dataset: Dataset) -> frozenset[str]:
-    """`DIGEST CLASS` of every training patient and class that the patient has; no class where unlabelled.
-
-    The digest is of the bytes of the images and masks that count, so what two cohorts do not share are
-    patients who came, went or changed, whatever they and their files are called. It never leaves the site.
-
-    Raises:
-        InputError: A file cannot be read.
-    """
-    held: dict[str, list[tuple[str, ...]]] = {}
-    classes: dict[str, set[int]] = {}
-    for item in dataset.train:
-        files = (item.image,) if item.mask is None else (item.image, item.mask)
-        held.setdefault(item.patient, []).append((str(item.label), *map(_content, files)))
-        classes.setdefault(item.patient, set()).update(dataset.classes_of(item))
-    digests = {p: hashlib.sha256(repr(sorted(told)).encode()).hexdigest() for p, told in held.items()}
-    names = dataset.recipe.classes
-    return frozenset(
-        f"{digest} {name}"
-        for patient, digest in digests.items()
-        for name in ([names[index] for index in classes[patient]] or [""])
-    )
-
-
-def _content(path: Path) -> str:
-    """SHA-256 of a file, or of the files of a folder, in hexadecimal."""
-    files = sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
-    digest = hashlib.sha256()
-    try:
-        for one in files:
-            with one.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-    except OSError as error:
-        raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from None
-    return digest.hexdigest()

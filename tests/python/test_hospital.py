@@ -15,13 +15,16 @@ from fedmed_edge.config import Policy, SiteConfig
 from fedmed_edge.errors import InputError, TrustError, Withheld
 from fedmed_edge.features.extract import RowSample, extract, extract_with_sample
 from fedmed_edge.features.generations import from_backbone
+from fedmed_edge.features.patients import Patients
 from fedmed_edge.features.publish import complete_generation
 from fedmed_edge.features.weights import read_backbone, write_backbone
 from fedmed_edge.generation import Generation
 from fedmed_edge.hospital import (
     calibration_counts,
-    cohort,
+    expected,
     make_contribution,
+    prepare,
+    prepare_weights,
     train_backbone,
 )
 from fedmed_edge.images.dataset import Dataset, read_dataset
@@ -203,7 +206,7 @@ def test_weights_of_too_few_patients_stay(dataset: Dataset, generation: Generati
     write_backbone(path, generation.weights, RECIPE)
     message = f"weights of {PATIENTS} labelled training patients, expected at least min_cohort {PATIENTS + 1}"
     with pytest.raises(InputError, match=message):
-        make_contribution(dataset, generation, config(min_cohort=PATIENTS + 1), sequence=1, weights_file=path)
+        prepare_weights(dataset, generation, config(min_cohort=PATIENTS + 1), path)
 
 
 def test_weights_go_alone_as_their_difference_to_the_generation(
@@ -212,7 +215,7 @@ def test_weights_go_alone_as_their_difference_to_the_generation(
     moved = {name: np.asarray(value, np.float32) + 0.25 for name, value in generation.weights.items()}
     path = tmp_path / "a.backbone"
     write_backbone(path, moved, RECIPE, trained_by=("alpha",))
-    made = make_contribution(dataset, generation, config(), sequence=1, weights_file=path)
+    made = prepare_weights(dataset, generation, config(), path).contribution()
     assert made.statistics is None and made.header.parts == ("weights",)
     assert made.weights is not None and set(made.weights) == set(generation.weights)
     for value in made.weights.values():
@@ -222,7 +225,7 @@ def test_weights_go_alone_as_their_difference_to_the_generation(
     assert read_contribution(tmp_path / "a.contribution").id == made.id
     sums_only = config(parts=("classes", "images"))
     with pytest.raises(InputError, match="none of the parts classes, images holds anything"):
-        make_contribution(dataset, generation, sums_only, sequence=1, weights_file=path)
+        prepare_weights(dataset, generation, sums_only, path)
 
 
 def test_weights_of_another_backbone_are_not_trusted(
@@ -232,7 +235,7 @@ def test_weights_of_another_backbone_are_not_trusted(
     write_backbone(tmp_path / "a.backbone", some, RECIPE)
     message = f"a.backbone: has another backbone than generation {generation.digest[:12]}"
     with pytest.raises(TrustError, match=message):
-        make_contribution(dataset, generation, config(), sequence=1, weights_file=tmp_path / "a.backbone")
+        prepare_weights(dataset, generation, config(), tmp_path / "a.backbone")
 
 
 def test_a_recipe_that_does_not_fit_the_generation_is_refused(
@@ -357,7 +360,7 @@ def test_with_noise_neither_weights_nor_drafts_leave(
     with pytest.raises(
         Withheld, match="weights leave without noise, and `epsilon` in the policy asks for it"
     ):
-        make_contribution(dataset, generation, noisy(), weights_file=tmp_path / "a.backbone")
+        prepare_weights(dataset, generation, noisy(), tmp_path / "a.backbone")
     with pytest.raises(InputError, match="is a draft, whose rows are too wide for noise"):
         make_contribution(dataset, draft, noisy())
     with pytest.raises(
@@ -368,7 +371,31 @@ def test_with_noise_neither_weights_nor_drafts_leave(
         make_contribution(dataset, generation, noisy(parts=("images",)))
 
 
+def test_with_noise_refusals_come_before_the_images_are_read(
+    dataset: Dataset, generation: Generation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Dataset, "load", lambda self, item: pytest.fail("was read"))
+    with pytest.raises(Withheld, match=f"noise over {PATIENTS} labelled training patients"):
+        prepare(dataset, generation, noisy(min_cohort=PATIENTS + 1))
+    with pytest.raises(Withheld, match=f"noise over {PATIENTS} labelled training patients"):
+        expected(dataset, generation, noisy(min_cohort=PATIENTS + 1).policy)
+    told = expected(dataset, generation, noisy().policy)
+    assert told.noise is not None and (told.parts, told.cohort, told.width) == (("classes",), (), 13)
+
+
+def test_noise_is_drawn_anew_for_every_contribution(dataset: Dataset, generation: Generation) -> None:
+    prepared = prepare(dataset, generation, noisy())
+    assert prepared.leaving.noise is not None and prepared.leaving.cohort == ()
+    one, other = (prepared.contribution(sequence) for sequence in (3, 4))
+    assert one.id != other.id and (one.header.sequence, other.header.sequence) == (3, 4)
+    assert one.header.privacy is not None and one.header.privacy.noise == prepared.leaving.noise
+
+
 # --- patients --------------------------------------------------------------------------------------------
+
+
+def cohort(dataset: Dataset, min_cohort: int = 2) -> frozenset[str]:
+    return frozenset(Patients(dataset, min_cohort).cohort(("classes", "images")))
 
 
 def test_a_cohort_tells_patients_apart_by_what_their_images_hold(dataset: Dataset, tmp_path: Path) -> None:
@@ -385,3 +412,61 @@ def test_a_cohort_tells_patients_apart_by_what_their_images_hold(dataset: Datase
     (tmp_path / "elsewhere" / "0.png").unlink()
     with pytest.raises(InputError, match=r"0.png: cannot be read"):
         cohort(moved)
+
+
+def hidden(dataset: Dataset, count: int, *, patient: str | None = None) -> Dataset:
+    """The first images without their labels, of the patient named."""
+    changed = [
+        replace(item, label=None, patient=patient or item.patient) if index < count else item
+        for index, item in enumerate(dataset.items)
+    ]
+    return replace(dataset, items=tuple(changed))
+
+
+def test_a_cohort_holds_who_is_in_the_contribution_and_nobody_else(dataset: Dataset) -> None:
+    labelled = cohort(hidden(dataset, 0), min_cohort=5)
+    few, enough = (cohort(hidden(dataset, count), min_cohort=5) for count in (3, 6))
+    assert few < labelled and len(few) == PATIENTS - 3  # three without labels are too few to leave
+    assert len([one for one in enough if one.endswith(" ")]) == 6
+    told = Patients(hidden(dataset, 6), 5)
+    assert all(not one.endswith(" ") for one in told.cohort(("classes", "calibration")))
+    # an image without label of a patient who has labels: the classes stay, and it is told where it counts
+    own = Patients(hidden(dataset, 6, patient="p19"), 1).cohort(("classes", "images"))
+    assert len([one for one in own if one.endswith(" ")]) == 1
+    assert {one for one in labelled if one in own} == {one for one in own if not one.endswith(" ")}
+    # whose rows did not come is not in it either
+    counted = {0: frozenset({"p6"}), 1: frozenset({"p7", "p9"})}
+    assert len(told.cohort(("classes",), counted)) == 3
+
+
+def test_what_is_prepared_knows_its_patients_and_refuses_files_that_changed(
+    dataset: Dataset, generation: Generation, draft: Generation, tmp_path: Path
+) -> None:
+    moved = read_dataset(Path(shutil.copytree(dataset.folder, tmp_path / "elsewhere")), RECIPE)
+    patients = Patients(moved, 2)
+    made = prepare(moved, generation, config(), patients=patients).leaving
+    before = expected(moved, generation, config().policy, patients)
+    assert set(made.cohort) == cohort(dataset) == set(before.cohort)
+    assert (made.generation, made.task, made.width, made.noise) == (generation.digest, "tiny", 13, None)
+    drafted = prepare(moved, draft, config(), patients=patients).leaving
+    assert (drafted.cohort, drafted.backbone) == (made.cohort, made.backbone)
+    assert drafted.generation != made.generation
+    Raster.fromarray(np.zeros((34, 32), np.uint8)).save(tmp_path / "elsewhere" / "0.png")
+    with pytest.raises(InputError, match=r"0\.png: changed while the contribution was made"):
+        prepare(moved, generation, config(), patients=patients)
+
+
+def test_sums_under_a_draft_and_its_generation_are_of_the_same_images(
+    dataset: Dataset, generation: Generation, draft: Generation
+) -> None:
+    """A class that is left out is left out of both, or their difference would show it."""
+    three = ("dark", "bright", "rare")
+    rare = replace(
+        dataset,
+        recipe=RECIPE.model_copy(update={"classes": three}),
+        items=tuple(replace(item, label=2) if index < 3 else item for index, item in enumerate(dataset)),
+    )
+    pooled, sums = (extract(one, rare.train, min_cohort=5) for one in (draft, generation))
+    assert sums.absent == ("rare",) and pooled.absent == three
+    assert pooled.unlabelled[-1] == sums.gram()[-1] == PATIENTS - 3
+    assert pooled.images == sums.images == PATIENTS - 3

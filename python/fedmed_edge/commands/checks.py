@@ -102,16 +102,14 @@ def _generation(config: SiteConfig) -> Answer:
 
 def _policy(folder: Path, config: SiteConfig) -> Answer:
     from fedmed_edge.federation.policy import rules_told
-    from fedmed_edge.federation.releases import read_releases, refuse_exhausted
+    from fedmed_edge.federation.releases import Releases
 
     policy = config.policy
     found = "; ".join(f"{name}: {rule}" for name, rule in rules_told(policy).items())
-    if policy.epsilon is not None:
-        if importlib.util.find_spec("dp_accounting") is None:
-            return "fault", found, 'noise needs an extra: pip install "fedmed-edge[privacy]"'
-        refuse_exhausted(read_releases(folder), policy)
-        return "ok", found
-    if not config.generation.exists():
+    if policy.epsilon is not None and importlib.util.find_spec("dp_accounting") is None:
+        return "fault", found, 'noise needs an extra: pip install "fedmed-edge[privacy]"'
+    Releases(folder).refuse_any(policy)
+    if policy.epsilon is not None or not config.generation.exists():
         return "ok", found
     width, train = read_site_generation(config).row_dim, read_site_data(config).train
     rows = min(train.counts().values(), default=0)

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -29,6 +29,7 @@ __all__ = [
     "extract",
     "extract_clipped",
     "extract_with_sample",
+    "plan_dataset",
 ]
 
 log = logging.getLogger(__name__)
@@ -41,17 +42,21 @@ SAMPLE_ROWS = 20_000
 
 @dataclass(frozen=True, eq=False)
 class RowSample:
-    """Some labelled rows of a site, which never leave it: for calibration on held-out folds.
+    """Some labelled rows of a site, for calibration on held-out folds, and whose rows are in its sums.
+
+    It never leaves the site.
 
     Attributes:
         rows: (N, D) float32.
         classes: (N,) class index.
         folds: (N,) fold in which the row's class statistics stand; −1 for the part never held out.
+        patients: Class index → ids of the patients whose rows of it were added up.
     """
 
     rows: Float32 = field(repr=False)
     classes: npt.NDArray[np.int32]
     folds: npt.NDArray[np.int32]
+    patients: Mapping[int, frozenset[str]] = field(default_factory=dict, repr=False)
 
 
 def extract(
@@ -66,8 +71,8 @@ def extract(
     """Sums of a data set under a generation, one image at a time.
 
     Labelled items give class statistics in folds by patient, unlabelled ones pooled rows. Under a draft every
-    item gives pooled rows: its standardisation needs no classes. An image counts only where `min_cohort`
-    lets one of its classes count.
+    item gives pooled rows, since its standardisation needs no classes: the very rows that count under the
+    generation it becomes. An image counts only where `min_cohort` lets one of its classes count.
 
     Args:
         dataset: Only what is handed over is read: give `dataset.train`.
@@ -106,8 +111,10 @@ def extract_with_sample(
         DeviceError: As `extract`.
     """
     sampler = _Sampler(max(1, limit // max(1, len(dataset))), np.random.Generator(np.random.PCG64(seed)))
-    statistics = _Extraction(generation, dataset, site, min_cohort, device, sampler).run(progress)
-    return statistics, _as_counted(sampler.result(generation.row_dim), statistics)
+    extraction = _Extraction(generation, dataset, site, min_cohort, device, sampler)
+    statistics = extraction.run(progress)
+    sample = _as_counted(sampler.result(generation.row_dim), statistics)
+    return statistics, replace(sample, patients=extraction.exact.patients)
 
 
 def _as_counted(sample: RowSample, statistics: FeatureStatistics) -> RowSample:
@@ -146,11 +153,28 @@ def extract_clipped(
         )
     header = generation.header
     scale = row_scale(sum(header.widths), generation.feature_dim, header.lift_dim)
-    sums = ClippedAccumulator(dataset.recipe.classes, scale=scale, clip=clip)
+    sums = ClippedAccumulator(dataset.recipe.classes, scale=scale, clip=clip, kind=dataset.recipe.kind)
     together = sorted(dataset.labelled, key=lambda item: item.patient)
     ordered = replace(dataset, items=tuple(together))
     _Extraction(generation, ordered, "", 1, device, None, sums).run_through(progress)
     return sums, scale
+
+
+def plan_dataset(dataset: Dataset, min_cohort: int) -> tuple[list[tuple[int, ...]], FoldPlan]:
+    """Classes of every item, and who counts in which of them.
+
+    Raises:
+        InputError: A mask cannot be read.
+    """
+    classes = [dataset.classes_of(item) for item in dataset]
+    patients: dict[int, set[str]] = {}
+    unlabelled = set()
+    for item, present in zip(dataset, classes, strict=True):
+        for index in present:
+            patients.setdefault(index, set()).add(item.patient)
+        if not present:
+            unlabelled.add(item.patient)
+    return classes, plan_folds(patients, min_cohort, unlabelled=unlabelled)
 
 
 class _Extraction:
@@ -168,10 +192,13 @@ class _Extraction:
         self.dataset, self.recipe, self.sampler = dataset, dataset.recipe, sampler
         self.encoder, self.lift, self.draft = Encoder(generation, device), Lift(generation), generation.draft
         self.generation, self.in_reference = generation, site in generation.header.measured_at
-        self.classes = [() if self.draft else dataset.classes_of(item) for item in dataset]
-        self.plan = _plan(dataset, self.classes, min_cohort)
+        self.classes, self.plan = plan_dataset(dataset, min_cohort)
         self.exact = Accumulator(
-            self.recipe.classes, row_dim=self.lift.row_dim, feature_dim=self.lift.feature_dim, plan=self.plan
+            self.recipe.classes,
+            row_dim=self.lift.row_dim,
+            feature_dim=self.lift.feature_dim,
+            plan=self.plan,
+            pooled=self.draft,
         )
         self.sums = self.exact if sums is None else sums
 
@@ -295,18 +322,8 @@ class _Sampler:
     def result(self, row_dim: int) -> RowSample:
         none = np.zeros(0, np.int32)
         parts = [(np.zeros((0, row_dim), np.float32), none, none), *self.kept]
-        return RowSample(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
-
-
-def _plan(dataset: Dataset, classes: Sequence[tuple[int, ...]], min_cohort: int) -> FoldPlan:
-    patients: dict[int, set[str]] = {}
-    unlabelled = set()
-    for item, present in zip(dataset, classes, strict=True):
-        for index in present:
-            patients.setdefault(index, set()).add(item.patient)
-        if not present:
-            unlabelled.add(item.patient)
-    return plan_folds(patients, min_cohort, unlabelled=unlabelled)
+        rows, classes, folds = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+        return RowSample(rows, classes, folds)
 
 
 def _added(one: Moments, other: Moments) -> Moments:

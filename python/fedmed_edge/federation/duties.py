@@ -21,16 +21,10 @@ from fedmed_edge.federation.inbox import Inbox
 from fedmed_edge.federation.messages import Ask, Report
 from fedmed_edge.federation.outbox import Outbox
 from fedmed_edge.federation.policy import objection, within_hours
-from fedmed_edge.federation.sequence import signed_as_next
+from fedmed_edge.federation.sequence import prepare_allowed, signed_as_next
 from fedmed_edge.federation.styles import styles_here
 from fedmed_edge.generation import Generation, parse_generation
-from fedmed_edge.hospital import (
-    NORMS,
-    Progress,
-    cohort,
-    make_contribution,
-    train_backbone,
-)
+from fedmed_edge.hospital import NORMS, Prepared, Progress, prepare_weights, train_backbone
 from fedmed_edge.images.dataset import Dataset, read_dataset
 from fedmed_edge.recipe import Recipe, read_recipe
 from fedmed_edge.signing import read_private_key, verify_trusted
@@ -39,6 +33,9 @@ __all__ = ["TRIES", "work"]
 
 TRIES = 3
 """How often something is tried before the server is told that it failed."""
+
+_TOLD_DIGITS = 2
+"""Of a score: more would tell, over many candidates, how single test images are answered."""
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 300.0, 3600.0
 
@@ -141,7 +138,13 @@ class _Site:
         return parse_generation(verify_trusted(path, self.config.server_key), f"generation {digest[:12]}")
 
     def _contribute(self, ask: Ask) -> Report:
-        return self._hand_over(ask, self._generation(ask.generation), None)
+        generation = self._generation(ask.generation)
+        return self._hand_over(
+            ask,
+            lambda: prepare_allowed(
+                self.folder, self.dataset, generation, self.config, progress=self.progress
+            ),
+        )
 
     def _train(self, ask: Ask) -> Report:
         from fedmed_edge.features.weights import parse_backbone
@@ -165,24 +168,15 @@ class _Site:
         self.scratch.mkdir(exist_ok=True)
         weights = self.scratch / "weights.backbone"
         trained.write(weights)
-        return self._hand_over(ask, generation, weights)
+        return self._hand_over(ask, lambda: prepare_weights(self.dataset, generation, self.config, weights))
 
-    def _hand_over(self, ask: Ask, generation: Generation, weights: Path | None) -> Report:
+    def _hand_over(self, ask: Ask, prepare: Callable[[], Prepared]) -> Report:
         """Make a contribution and put it into the outbox; where a killed process did so, that one counts."""
         outbox = Outbox(self.folder / "outbox")
         made = next((one.id for one in outbox.all() if one.request == ask.id), None)
         if made is None:
-            contribution = make_contribution(
-                self.dataset,
-                generation,
-                self.config,
-                weights_file=weights,
-                progress=self.progress,
-            )
-            key, policy = read_private_key(self.config.key), self.config.policy
-            with signed_as_next(
-                self.folder, contribution, key, policy=policy, cohort=cohort(self.dataset)
-            ) as signed:
+            prepared, key = prepare(), read_private_key(self.config.key)
+            with signed_as_next(self.folder, prepared, key, policy=self.config.policy) as signed:
                 outbox.add(signed, request=ask.id)
             made = signed.id
         return Report(request=ask.id, state="done", contribution=made)
@@ -208,5 +202,5 @@ class _Site:
         for name, digest in asked.items():
             path = self.inbox.path(digest)
             model = load_model(path, trust=self.config.server_key, device=self.config.device)
-            figures[name] = score_model(model, test)
+            figures[name] = round(score_model(model, test), _TOLD_DIGITS)
         return Report(request=ask.id, state="done", figures=figures)

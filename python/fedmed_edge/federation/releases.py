@@ -1,60 +1,51 @@
 """What this site has signed, and whether one more may follow: SITE/releases.jsonl.
 
-One JSON line a contribution, on the disk before it is signed: what is signed has been counted, wherever a
-process is killed. It stays at the site; `sequence` holds the lock under which it is read and written.
+One JSON line a contribution, on the disk before it is signed and before its noise is drawn: what is signed,
+and what was drawn in vain, has been counted, wherever a process is killed. It stays at the site; `sequence`
+holds the lock under which it is read and written.
 """
 
-import json
 import math
 import os
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final, Literal
+
+from pydantic import AwareDatetime, Field, ValidationError
 
 from fedmed_edge.atomic import sync_folder
 from fedmed_edge.config import ROWS_A_COLUMN, Policy
 from fedmed_edge.errors import InputError, StoreError, Withheld
+from fedmed_edge.hospital import Leaving
 from fedmed_edge.statistics.accounting import composed_multiplier, epsilon_of, noise_multiplier
-from fedmed_edge.statistics.header import ContributionHeader
 
-__all__ = [
-    "FILE_NAME",
-    "Release",
-    "Spent",
-    "read_releases",
-    "record",
-    "refuse",
-    "refuse_exhausted",
-    "spent",
-]
+__all__ = ["FILE_NAME", "Release", "Releases", "Spent"]
 
 FILE_NAME: Final = "releases.jsonl"
 _SLACK: Final = 1e-6
 _MANY: Final = 1 << 20
 
 
-@dataclass(frozen=True)
-class Release:
-    """One contribution that was signed.
+class Release(Leaving):
+    """One line of the file.
 
     Attributes:
-        when: UTC, as ISO 8601.
-        generation, task: What it is for.
-        parts: What is in it.
-        noise: Noise multiplier; None of one that left without noise.
-        cohort: The patients behind it by digest and class (`hospital.cohort`), sorted.
+        when: UTC.
+        sequence: Of the contribution; of a `lost` line the highest one that is not known here.
+        state: `lost`: contributions that this folder knows nothing of; `settled`: what those before spent.
     """
 
-    when: str
-    sequence: int
-    generation: str
-    task: str
-    parts: tuple[str, ...]
-    noise: float | None
-    cohort: tuple[str, ...]
+    when: AwareDatetime
+    sequence: Annotated[int, Field(ge=0)]
+    state: Literal["signed", "lost", "settled"] = "signed"
+    noise: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+    @property
+    def exact(self) -> bool:
+        """Sums that left without noise."""
+        return self.state == "signed" and self.noise is None and self.parts != ("weights",)
 
 
 @dataclass(frozen=True)
@@ -65,47 +56,194 @@ class Spent:
         epsilon: Of all noisy contributions together, at the policy's δ.
         left: How many more of the policy's kind may follow; None where it asks for no noise.
         exact: Contributions that left without noise: no ε bounds what they tell.
+        lost: Contributions may have left that this folder knows nothing of.
     """
 
     epsilon: float
     left: int | None
     noisy: int
     exact: int
+    lost: bool
 
 
-def read_releases(folder: Path) -> list[Release]:
-    """What was signed in a site folder, oldest first; the file is missing where nothing was.
+class Releases:
+    """What was signed in a site folder, as it stood when this was made; oldest first.
 
-    A last line that a power cut left unfinished is passed over: its contribution was never signed.
+    The file is missing where nothing was. A last line that a power cut left unfinished is passed over: its
+    contribution was never signed.
 
     Raises:
         StoreError: The file is damaged: what was spent is not known.
     """
-    path = folder / FILE_NAME
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / FILE_NAME
+        self.lines = _read(self._path)
+
+    @property
+    def lost(self) -> bool:
+        """Whether contributions may have left that this folder knows nothing of."""
+        states = [one.state for one in self.lines if one.state != "signed"]
+        return bool(states) and states[-1] == "lost"
+
+    def spent(self, policy: Policy) -> Spent:
+        """What the noisy contributions have spent, and how many more the budget allows."""
+        noisy = [one.noise for one in self.lines if one.noise is not None]
+        total = composed_multiplier(noisy)
+        exact = sum(one.state == "signed" and one.noise is None for one in self.lines)
+        return Spent(epsilon_of(total, policy.delta), _left(total, policy), len(noisy), exact, self.lost)
+
+    def refuse(self, leaving: Leaving, policy: Policy) -> None:
+        """Refuse a contribution that the policy does not let follow those before.
+
+        To be asked before the work that goes into it (`hospital.expected`), and again when it is signed.
+
+        Raises:
+            Withheld: Some that left are not known here; it lacks the noise that the policy asks for or the
+                budget is exhausted; it comes too early; or it differs from an earlier one by so few patients
+                that their difference shows them.
+        """
+        if leaving.parts == ("weights",):
+            return
+        if (policy.epsilon is None) != (leaving.noise is None):
+            raise Withheld(
+                "policy: `epsilon` is not what the contribution was made with", hint="make it again"
+            )
+        self.refuse_any(policy)
+        self._refuse_early(leaving, policy)
+        if policy.epsilon is None:
+            self._refuse_difference(leaving, policy)
+
+    def refuse_any(self, policy: Policy) -> None:
+        """Refuse where no contribution of sums may follow, whatever is in it.
+
+        Raises:
+            Withheld: Some that left are not known here, or the privacy budget has no room for another.
+        """
+        if self.lost:
+            raise Withheld(
+                f"{FILE_NAME}: the server has contributions of this site that are not in it, "
+                "so what has left is not known",
+                hint="restore a newer copy; or say what they spent: `fedmed-edge budget --settle`",
+            )
+        if policy.epsilon is None:
+            return
+        stands = self.spent(policy)
+        if stands.left == 0:
+            raise Withheld(
+                f"privacy budget: ε {stands.epsilon:.3g} of {policy.budget:g} is spent, "
+                f"another contribution takes {policy.epsilon:g}",
+                hint="nothing leaves until `budget` in the policy is raised; what was spent stays spent",
+            )
+
+    def _refuse_early(self, leaving: Leaving, policy: Policy) -> None:
+        before = [
+            one.when
+            for one in self.lines
+            if one.generation == leaving.generation and one.parts != ("weights",) and one.state == "signed"
+        ]
+        if not before or not policy.days_between:
+            return
+        allowed = before[-1] + timedelta(days=policy.days_between)
+        if datetime.now(UTC) < allowed:
+            raise Withheld(
+                f"policy: the last contribution left on {before[-1].date()}, expected `days_between` "
+                f"{policy.days_between:g} between two",
+                hint=f"contribute on {allowed.date()} or later",
+            )
+
+    def _refuse_difference(self, leaving: Leaving, policy: Policy) -> None:
+        """Sums are exact, so two of them show the sums of the patients in whom they differ.
+
+        Their difference is a Gram like any other: where the policy refuses one that is too wide for its rows,
+        it refuses such a difference.
+        """
+        least = policy.update_patients or policy.min_cohort
+        if policy.width_rule == "refuse" and leaving.width is not None:
+            least = max(least, ROWS_A_COLUMN * leaving.width)
+        now = frozenset(leaving.cohort)
+        for release in self.lines:
+            if not release.exact or not _can_be_subtracted(release, leaving):
+                continue
+            earlier = frozenset(release.cohort)
+            for changed in (now - earlier, earlier - now):
+                fewest = min(Counter(_class_of(one) for one in changed).values(), default=least)
+                if fewest < least:
+                    raise Withheld(
+                        f"policy: a class differs by {fewest} patients from the contribution of "
+                        f"{release.when.date()}, whose difference would show them, expected 0 or at least "
+                        f"{least}",
+                        hint=_hint(release, leaving),
+                    )
+
+    def record(self, leaving: Leaving, sequence: int) -> None:
+        """Write down what is about to be signed, and flush it to the disk.
+
+        Raises:
+            InputError: It cannot be written; then nothing may be signed.
+        """
+        self._append(Release(**leaving.model_dump(), when=_now(), sequence=sequence))
+
+    def record_lost(self, sequence: int) -> None:
+        """Write down that contributions up to a sequence left of which nothing is known here.
+
+        Raises:
+            InputError: As `record`.
+        """
+        self._append(Release(generation="", task="", parts=(), when=_now(), sequence=sequence, state="lost"))
+
+    def settle(self, epsilon: float, policy: Policy) -> None:
+        """Count those that were lost as an ε that they spent together, at the policy's δ; 0 for no noise.
+
+        Raises:
+            InputError: As `record`; ε is none; or nothing is lost.
+        """
+        if not self.lost:
+            raise InputError(f"budget: {FILE_NAME} lacks nothing, so there is nothing to settle")
+        noise = noise_multiplier(epsilon, policy.delta) if epsilon else None
+        sequence = self.lines[-1].sequence
+        self._append(
+            Release(
+                generation="",
+                task="",
+                parts=(),
+                noise=noise,
+                when=_now(),
+                sequence=sequence,
+                state="settled",
+            )
+        )
+
+    def _append(self, release: Release) -> None:
+        line = release.model_dump_json(exclude_defaults=True).encode() + b"\n"
+        try:
+            with os.fdopen(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b") as file:
+                # behind the last whole line: what a power cut left of another one is written over
+                file.seek(self._path.read_bytes().rfind(b"\n") + 1)
+                file.truncate()
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+            sync_folder(self._path.parent)
+        except OSError as error:
+            raise InputError(
+                f"{self._path}: cannot be written: {error.strerror}",
+                hint="nothing is signed that is not written down: make room and try again",
+            ) from None
+        self.lines.append(release)
+
+
+def _read(path: Path) -> list[Release]:
     try:
-        text = path.read_text(encoding="utf-8")
+        whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
+        return [Release.model_validate_json(line) for line in whole.splitlines()]
     except FileNotFoundError:
         return []
-    except (OSError, UnicodeDecodeError):
-        raise _damaged(path) from None
-    whole, _, _ = text.rpartition("\n")
-    found = []
-    for line in whole.splitlines():
-        try:
-            values = json.loads(line)
-            lists = {name: tuple(values[name]) for name in ("parts", "cohort")}
-            found.append(Release(**{**values, **lists}))
-        except (ValueError, TypeError, KeyError):
-            raise _damaged(path) from None
-    return found
-
-
-def spent(releases: Sequence[Release], policy: Policy) -> Spent:
-    """What the noisy contributions have spent, and how many more the budget allows."""
-    noisy = [release.noise for release in releases if release.noise is not None]
-    total = composed_multiplier(noisy)
-    epsilon = epsilon_of(total, policy.delta)
-    return Spent(epsilon, _left(total, policy), len(noisy), len(releases) - len(noisy))
+    except (OSError, UnicodeDecodeError, ValidationError):
+        raise StoreError(
+            f"{path}: is damaged: what has left is not known",
+            hint="restore it from a backup; without one, count the budget as spent and begin a new site",
+        ) from None
 
 
 def _left(total: float, policy: Policy) -> int | None:
@@ -117,133 +255,26 @@ def _left(total: float, policy: Policy) -> int | None:
     return min(_MANY, max(0, math.floor((bound - total**-2) / one)))
 
 
-def refuse(
-    releases: Sequence[Release],
-    policy: Policy,
-    header: ContributionHeader,
-    cohort: frozenset[str],
-    now: datetime | None = None,
-) -> None:
-    """Refuse a contribution that the policy does not let follow those that were signed before.
+def _can_be_subtracted(release: Release, leaving: Leaving) -> bool:
+    """Sums of one task go together where their features are of one backbone; a style knows no backbone.
 
-    Args:
-        cohort: Of the site's training images (`hospital.cohort`).
-
-    Raises:
-        Withheld: It lacks the noise that the policy asks for or the budget is exhausted; it comes too early;
-            or it differs from an earlier one by so few patients that their difference shows them.
+    Whatever a generation adds to its backbone is a map that everybody knows. Lines of older versions do not
+    name the backbone.
     """
-    if header.parts == ("weights",):
-        return
-    if (policy.epsilon is None) != (header.privacy is None):
-        raise Withheld("policy: `epsilon` is not what the contribution was made with", hint="make it again")
-    before = [
-        one for one in releases if one.generation == header.generation and set(one.parts) != {"weights"}
-    ]
-    _refuse_early(before, policy, now or datetime.now(UTC))
-    if policy.epsilon is None:
-        _refuse_difference(before, policy, header, told_of(header, cohort))
-        return
-    refuse_exhausted(releases, policy)
+    styles = "style" in release.parts and "style" in leaving.parts
+    return release.task == leaving.task and (styles or release.backbone in ("", leaving.backbone))
 
 
-def refuse_exhausted(releases: Sequence[Release], policy: Policy) -> None:
-    """Refuse another contribution that the privacy budget has no room for, before work goes into it.
-
-    Raises:
-        Withheld: As `refuse`.
-    """
-    if policy.epsilon is None:
-        return
-    stands = spent(releases, policy)
-    if stands.left == 0:
-        raise Withheld(
-            f"privacy budget: ε {stands.epsilon:.3g} of {policy.budget:g} is spent, "
-            f"another contribution takes {policy.epsilon:g}",
-            hint="nothing leaves until `budget` in the policy is raised; what was spent stays spent",
-        )
-
-
-def _refuse_early(before: Sequence[Release], policy: Policy, now: datetime) -> None:
-    if not before or policy.days_between <= 0:
-        return
-    allowed = datetime.fromisoformat(before[-1].when) + timedelta(days=policy.days_between)
-    if now < allowed:
-        raise Withheld(
-            f"policy: the last contribution left on {before[-1].when[:10]}, expected `days_between` "
-            f"{policy.days_between:g} between two",
-            hint=f"contribute on {allowed.date()} or later",
-        )
-
-
-def _refuse_difference(
-    before: Sequence[Release], policy: Policy, header: ContributionHeader, cohort: frozenset[str]
-) -> None:
-    """Sums are exact, so two of them show the sums of the patients in whom they differ.
-
-    Their difference is a Gram like any other: where the policy refuses one that is too wide for its rows, it
-    refuses such a difference.
-    """
-    least = policy.update_patients or policy.min_cohort
-    if policy.width_rule == "refuse" and header.kind == "classification":
-        least = max(least, ROWS_A_COLUMN * header.row_dim)
-    for release in before:
-        earlier = frozenset(release.cohort)
-        for changed in (cohort - earlier, earlier - cohort):
-            fewest = min(Counter(_class_of(one) for one in changed).values(), default=least)
-            if release.noise is None and fewest < least:
-                raise Withheld(
-                    f"policy: a class differs by {fewest} patients from the contribution of "
-                    f"{release.when[:10]}, whose difference would show them, expected 0 or at least {least}",
-                    hint="wait for more patients; `update_patients` in the policy says how many",
-                )
+def _hint(release: Release, leaving: Leaving) -> str:
+    hint = "wait for more patients; `update_patients` in the policy says how many"
+    if release.backbone in ("", leaving.backbone):
+        return hint
+    return f"{hint}. Their styles alone can be subtracted: or take `style` out of `parts`"
 
 
 def _class_of(patient: str) -> str:
     return patient.partition(" ")[2]
 
 
-def told_of(header: ContributionHeader, cohort: frozenset[str]) -> frozenset[str]:
-    """Those patients whose class is in the contribution; all under a draft, where none has a class."""
-    absent = set(header.absent)
-    return frozenset(one for one in cohort if absent == {*header.classes} or _class_of(one) not in absent)
-
-
-def record(folder: Path, header: ContributionHeader, cohort: frozenset[str]) -> None:
-    """Write down what is about to be signed, and flush it to the disk.
-
-    Raises:
-        InputError: It cannot be written; then nothing may be signed.
-    """
-    release = Release(
-        when=datetime.now(UTC).isoformat(timespec="seconds"),
-        sequence=header.sequence,
-        generation=header.generation,
-        task=header.task,
-        parts=header.parts,
-        noise=None if header.privacy is None else header.privacy.noise,
-        cohort=tuple(sorted(told_of(header, cohort))),
-    )
-    path = folder / FILE_NAME
-    line = json.dumps(asdict(release), separators=(",", ":")).encode() + b"\n"
-    try:
-        with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b") as file:
-            # behind the last whole line: what a power cut left of another one is written over
-            file.seek(path.read_bytes().rfind(b"\n") + 1)
-            file.truncate()
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
-        sync_folder(folder)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written: {error.strerror}",
-            hint="nothing is signed that is not written down: make room and try again",
-        ) from None
-
-
-def _damaged(path: Path) -> StoreError:
-    return StoreError(
-        f"{path}: is damaged: what has left is not known",
-        hint="restore it from a backup; without one, count the budget as spent and begin a new site",
-    )
+def _now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)

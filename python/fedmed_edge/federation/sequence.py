@@ -1,19 +1,22 @@
-"""The number that rises with every contribution of a site: SITE/sequence, taken under SITE/sequence.lock."""
+"""From data set to signed contribution, whose number rises: SITE/sequence, taken under SITE/sequence.lock."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from fedmed_edge.atomic import locked, write_atomic
-from fedmed_edge.config import Policy
+from fedmed_edge.config import Policy, SiteConfig
 from fedmed_edge.errors import InputError
-from fedmed_edge.federation.releases import read_releases, record, refuse
+from fedmed_edge.features.patients import Patients
+from fedmed_edge.federation.releases import Releases
+from fedmed_edge.generation import Generation
+from fedmed_edge.hospital import Prepared, Progress, expected, prepare
+from fedmed_edge.images.dataset import Dataset
 from fedmed_edge.signing import PrivateKey
 from fedmed_edge.statistics.contribution import Contribution
 
-__all__ = ["SEQUENCE_FILE", "next_sequence", "raise_sequence", "signed_as_next"]
+__all__ = ["SEQUENCE_FILE", "next_sequence", "prepare_allowed", "raise_sequence", "signed_as_next"]
 
 SEQUENCE_FILE: Final = "sequence"
 _LOCK: Final = "sequence.lock"
@@ -39,39 +42,67 @@ def next_sequence(folder: Path) -> int:
 def raise_sequence(folder: Path, least: int) -> None:
     """A site whose folder was restored from a backup goes on behind what the server has of it.
 
+    What was signed meanwhile is not in the folder, which is written down first: what it told and spent is not
+    known.
+
     Raises:
         InputError: As `next_sequence`, or it cannot be written.
+        StoreError: What has left is not known.
     """
     with locked(folder / _LOCK):
         if next_sequence(folder) < least:
+            Releases(folder).record_lost(least - 1)
             _keep(folder, least - 1)
+
+
+def prepare_allowed(
+    folder: Path,
+    dataset: Dataset,
+    generation: Generation,
+    config: SiteConfig,
+    *,
+    progress: Progress | None = None,
+) -> Prepared:
+    """Prepare a contribution of sums, unless the policy would not let it leave anyway.
+
+    Raises:
+        Withheld: As `Releases.refuse` or `hospital.prepare`.
+        InputError: As `hospital.prepare` or `next_sequence`.
+        StoreError: What has left is not known.
+    """
+    next_sequence(folder)
+    releases, policy = Releases(folder), config.policy
+    releases.refuse_any(policy)
+    patients = None if policy.epsilon is not None else Patients(dataset, policy.min_cohort)
+    releases.refuse(expected(dataset, generation, policy, patients), policy)
+    return prepare(dataset, generation, config, patients=patients, progress=progress)
 
 
 @contextmanager
 def signed_as_next(
-    folder: Path, contribution: Contribution, key: PrivateKey, *, policy: Policy, cohort: frozenset[str]
+    folder: Path, prepared: Prepared, key: PrivateKey, *, policy: Policy
 ) -> Iterator[Contribution]:
     """A contribution, signed with the site's next sequence; put it where it waits within the block.
 
     Until the block ends nobody else gets a number, or a newer one might be handed over first, and the server
-    refuse this one. What it spends of the privacy budget is spent before the block begins.
+    refuse this one. What it spends of the privacy budget is spent before its noise is drawn: a draw of which
+    nothing stands out has been one all the same.
 
     Args:
-        policy: What may be signed after what was signed before (`releases.refuse`).
-        cohort: Of the site's training images (`hospital.cohort`).
+        policy: What may be signed after what was signed before (`Releases.refuse`).
 
     Raises:
         InputError: As `next_sequence`, or it cannot be written.
-        Withheld: The policy does not let it leave.
+        Withheld: The policy does not let it leave, or no class stands out of the noise.
         StoreError: What has left is not known.
     """
     with locked(folder / _LOCK):
-        refuse(read_releases(folder), policy, contribution.header, cohort)
+        releases = Releases(folder)
+        releases.refuse(prepared.leaving, policy)
         sequence = next_sequence(folder)
         _keep(folder, sequence)  # first: a gap does no harm, a number used twice does
-        header = contribution.header.model_copy(update={"sequence": sequence})
-        record(folder, header, cohort)
-        yield replace(contribution, header=header).sign(key)
+        releases.record(prepared.leaving, sequence)
+        yield prepared.contribution(sequence).sign(key)
 
 
 def _keep(folder: Path, sequence: int) -> None:

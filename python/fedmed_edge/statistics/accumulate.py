@@ -25,6 +25,7 @@ class Accumulator:
         row_dim: D, width of a lifted row.
         feature_dim: F, width of an image's pooled feature.
         plan: Folds of this site's patients.
+        pooled: Rows of all classes that are not left out go into the unlabelled part, as under a draft.
 
     Example:
         >>> sums = Accumulator(("a", "b"), row_dim=2, feature_dim=1, plan=plan_folds({0: {"p"}}, 1))
@@ -35,8 +36,16 @@ class Accumulator:
         (array([4., 2., 1.]), ('b',))
     """
 
-    def __init__(self, classes: Sequence[str], *, row_dim: int, feature_dim: int, plan: FoldPlan) -> None:
-        self.classes = tuple(classes)
+    def __init__(
+        self,
+        classes: Sequence[str],
+        *,
+        row_dim: int,
+        feature_dim: int,
+        plan: FoldPlan,
+        pooled: bool = False,
+    ) -> None:
+        self.classes, self.pooled = tuple(classes), pooled
         self.row_dim = row_dim
         self.feature_dim = feature_dim
         self.plan = plan
@@ -114,11 +123,8 @@ class Accumulator:
             InputError: As `add_gram`.
         """
         self._check_gram(gram)
-        if not self.plan.unlabelled:
-            return
-        if self._unlabelled is None:
-            self._unlabelled = np.zeros(packed_length(self.row_dim))
-        self._unlabelled += gram
+        if self.plan.unlabelled:
+            self._pool()[:] += gram
 
     def add_image(self, feature: npt.NDArray[np.floating], distance_squared: float | None = None) -> None:
         """Add one image's pooled, unlifted feature (F,) and its squared distance to the reference.
@@ -182,6 +188,14 @@ class Accumulator:
         """Add binned validation counts (T, 32) of `calibration.bin_counts`."""
         self._calibration = counts.copy() if self._calibration is None else self._calibration + counts
 
+    @property
+    def patients(self) -> dict[int, frozenset[str]]:
+        """Class index → ids of the patients whose rows of it have been added; to stay at the site."""
+        found: dict[int, set[str]] = {}
+        for (_, index), ids in self._patients.items():
+            found.setdefault(index, set()).update(ids)
+        return {index: frozenset(ids) for index, ids in found.items()}
+
     def result(self) -> FeatureStatistics:
         """The sums; nothing may be added after.
 
@@ -232,7 +246,8 @@ class Accumulator:
             if len(patients) >= self.plan.min_cohort:
                 self._blocks[REST, index] = sum(parts[1:], start=parts[0])
                 present[index] = len(patients)
-        self._refuse_lost(set(self.plan.folds) - set(present))
+        if not self.pooled:
+            self._refuse_lost(set(self.plan.folds) - set(present))
         return present
 
     def _refuse_lost(self, lost: set[int]) -> None:
@@ -259,7 +274,14 @@ class Accumulator:
         if fold is None:
             return None
         self._patients.setdefault((fold, index), set()).add(patient)
+        if self.pooled:
+            return self._pool()
         return self._blocks.setdefault((fold, index), np.zeros(packed_length(self.row_dim)))
+
+    def _pool(self) -> Array64:
+        if self._unlabelled is None:
+            self._unlabelled = np.zeros(packed_length(self.row_dim))
+        return self._unlabelled
 
     def _check_gram(self, gram: Array64) -> None:
         if gram.shape != (packed_length(self.row_dim),):

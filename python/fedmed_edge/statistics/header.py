@@ -22,8 +22,8 @@ class Privacy(Frozen):
 
     Attributes:
         epsilon, delta: Of this one release.
-        clip: c; the scaled Grams of one patient have a Frobenius norm of at most c².
-        noise: Standard deviation of the noise, over c².
+        clip: Most Frobenius norm of one patient's scaled mean Grams, all classes together.
+        noise: Standard deviation of the noise, over the clip.
     """
 
     epsilon: Annotated[float, Field(gt=0, allow_inf_nan=False)]

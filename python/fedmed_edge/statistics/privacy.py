@@ -2,7 +2,8 @@
 
 Two sites are neighbours where one patient, with all rows, is at one of them and not at the other. Nothing but
 the Grams is handed over: counts and sums are read from their last column, noise and all, and neither folds
-nor the classes that are left out depend on anything else.
+nor the classes that are left out depend on anything else. A patient's Gram of a class is the mean over the
+rows, so that a class counts once for each patient who has it, however many images or pixels it has.
 
 The promise is one of real numbers. Noise is drawn in float64 from the system's cryptographic source, and
 every Gram is put together anew from its eigenvectors, so that its last bits are not those of a sum with
@@ -19,6 +20,7 @@ import numpy.typing as npt
 
 from fedmed_edge.errors import InputError, Withheld
 from fedmed_edge.kernels import class_gram
+from fedmed_edge.recipe import Kind
 from fedmed_edge.statistics.feature_statistics import (
     REST,
     Array64,
@@ -32,10 +34,11 @@ __all__ = ["ClippedAccumulator", "gaussian_noise", "private_statistics", "row_sc
 
 Rows = npt.NDArray[np.float32]
 
-_TYPICAL = 2.0
-"""Squared length of a typical scaled row: 1 of the features, 1 of the closing 1."""
+_ROW_NORM, _MEAN_NORM = 2.0, 1.0
+"""Frobenius norm of the Gram of one typical scaled row, and the least one of a mean over rows: the features
+give 1 in one direction, or next to nothing in many; the closing 1 gives 1."""
 
-_CERTAIN = 2.0
+_DEVIATIONS = 2.0
 """A class stays where its noisy count is that many deviations of its noise above 0, and at `min_cohort`."""
 
 
@@ -83,7 +86,7 @@ def symmetric_noise(width: int) -> Array64:
 
 
 class ClippedAccumulator:
-    """Adds up the scaled, clipped Grams of patients, who come one after the other.
+    """Adds up the scaled, clipped mean Grams of patients, who come one after the other.
 
     Stands where an `Accumulator` does. Unlabelled images, and whatever an image gives beside its rows, count
     for nothing.
@@ -91,10 +94,13 @@ class ClippedAccumulator:
     Args:
         classes: Class names of the recipe.
         scale: Factors (D,) of `row_scale`.
-        clip: c: all Grams of one patient together get a Frobenius norm of at most c².
+        clip: Most Frobenius norm of all Grams of one patient together.
+        kind: Of task. The patient of a segmentation mostly has all classes, and each is clipped by itself to
+            clip/√C, so that none takes another's place; that of a classification has one.
 
     Attributes:
         patients: Patients so far, exactly; for the site itself, never for the server.
+        typical: Norm of the Gram of a class that a patient counts with, over what it is clipped to.
 
     Example:
         >>> sums = ClippedAccumulator(("a", "b"), scale=np.ones(2), clip=1.0)
@@ -103,9 +109,14 @@ class ClippedAccumulator:
         array([0.9, 0.3, 0.1])
     """
 
-    def __init__(self, classes: Sequence[str], *, scale: Array64, clip: float) -> None:
+    def __init__(
+        self, classes: Sequence[str], *, scale: Array64, clip: float, kind: Kind = "classification"
+    ) -> None:
         self.classes, self.clip = tuple(classes), clip
         self.row_dim, self.patients = len(scale), 0
+        self._each = clip / (1.0 if kind == "classification" else np.sqrt(len(self.classes)))
+        norm = _ROW_NORM if kind == "classification" else _MEAN_NORM
+        self.typical = max(1.0, norm / self._each)
         self._scale = pack(np.outer(scale, scale))
         self._total = np.zeros((len(self.classes), packed_length(self.row_dim)))
         self._own = np.zeros_like(self._total)
@@ -128,7 +139,7 @@ class ClippedAccumulator:
         grams = np.zeros_like(self._own)
         class_gram(rows, classes, grams)
         self._of(patient)
-        self._own += grams * self._scale
+        self._own += grams
 
     def add_gram(self, gram: Array64, index: int, patient: str) -> None:
         """Add one image's rows of class `index` by their packed Gram (P,).
@@ -140,7 +151,7 @@ class ClippedAccumulator:
         if not np.isfinite(gram).all():
             raise InputError("statistics: `gram` has NaN or Inf, expected finite values")
         self._of(patient)
-        self._own[index] += gram * self._scale
+        self._own[index] += gram
 
     def add_unlabelled(self, rows: Rows) -> None:
         """Left out."""
@@ -170,10 +181,18 @@ class ClippedAccumulator:
         if self._patient is not None:
             self._seen.add(self._patient)
             self.patients += 1
-            norm = np.sqrt(sum(float((unpack(gram) ** 2).sum()) for gram in self._own))
-            self._total += self._own * min(1.0, self.clip**2 / max(norm, 1e-300))
+            self._total += self._clipped()
             self._own[:] = 0.0
         self._patient = patient
+
+    def _clipped(self) -> Array64:
+        """The patient's mean Grams, of Frobenius norm at most `clip` together."""
+        rows = np.maximum(self._own[:, -1:], 1.0)  # where there is no row, the Gram is 0
+        grams = self._own / rows * self._scale
+        norms = np.array([np.linalg.norm(unpack(gram)) for gram in grams])
+        grams *= np.minimum(1.0, self._each / np.maximum(norms, 1e-300))[:, None]
+        together = float(np.linalg.norm(np.minimum(norms, self._each)))
+        return np.asarray(grams * min(1.0, self.clip / max(together, 1e-300)))
 
 
 def private_statistics(
@@ -191,7 +210,7 @@ def private_statistics(
 
     Args:
         scale: As the accumulator got it.
-        multiplier: Standard deviation of the noise over c² (`accounting.noise_multiplier`).
+        multiplier: Standard deviation of the noise over the clip (`accounting.noise_multiplier`).
 
     Raises:
         Withheld: Fewer than `min_cohort` patients, or no class stands out of the noise.
@@ -202,13 +221,12 @@ def private_statistics(
             f"contribution: {sums.patients} labelled training patients, expected at least min_cohort "
             f"{min_cohort}"
         )
-    deviation = multiplier * sums.clip**2
-    size = max(1.0, _TYPICAL / sums.clip**2)
-    least = max(float(min_cohort), _CERTAIN * deviation * size)
+    deviation = multiplier * sums.clip
+    least = max(float(min_cohort), _DEVIATIONS * deviation * sums.typical)
     blocks = {}
     for index, gram in enumerate(grams):
         noisy = unpack(gram) + deviation * symmetric_noise(sums.row_dim)
-        released = pack(_positive(noisy) * size / np.outer(scale, scale))
+        released = pack(_positive(noisy) * sums.typical / np.outer(scale, scale))
         if released[-1] >= least:
             blocks[REST, index] = released
     if not blocks:

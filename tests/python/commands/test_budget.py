@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from fedmed_edge.federation.sequence import raise_sequence
+
 pytest.importorskip("dp_accounting")
 
 EDGE = "fedmed-edge"
@@ -48,6 +50,23 @@ def test_a_budget_is_spent_by_contributions_and_stops_them(copied: Any, kit: Mod
     assert model["sites"] == ["a", "b", "c"]
     said = kit.run(EDGE, "extract", *given, "--out", copied.root / "x.contribution")
     assert said.code == 1 and "extract: the policy asks for noise" in said.err
+
+
+def test_what_a_restored_folder_does_not_know_stops_all_until_it_is_settled(
+    copied: Any, kit: ModuleType
+) -> None:
+    folder, target = with_policy(copied, "c", epsilon=80.0, delta=1e-3, budget=160.0), copied.root / "x"
+    raise_sequence(folder, 9)
+    given = ("contribute", "-C", folder, "--generation", copied.generation, "--out", target)
+    said = kit.run(EDGE, *given)
+    assert said.code == 1 and "releases.jsonl: the server has contributions of this site" in said.err
+    assert "fedmed-edge budget --settle" in said.err and not target.exists()
+    assert "releases.jsonl: the server has" in kit.run(EDGE, "doctor", "-C", folder).out
+    said = kit.run(EDGE, "budget", "-C", folder)
+    assert "nothing leaves before --settle" in said.out
+    said = kit.run(EDGE, "budget", "-C", folder, "--settle", "80")
+    assert "spent: ε 80 of 160" in said.out and "left: 1 more" in said.out
+    assert kit.run(EDGE, *given).code == 0
 
 
 def test_without_noise_no_budget_bounds_what_is_told(copied: Any, kit: ModuleType) -> None:

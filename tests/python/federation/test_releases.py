@@ -1,5 +1,6 @@
 """What was signed is written down first, and decides what may be signed next."""
 
+import json
 import multiprocessing
 import os
 import signal
@@ -13,15 +14,10 @@ import pytest
 
 from fedmed_edge.config import Policy
 from fedmed_edge.errors import InputError, StoreError, Withheld
-from fedmed_edge.federation.releases import (
-    FILE_NAME,
-    read_releases,
-    record,
-    refuse,
-    refuse_exhausted,
-    spent,
-)
-from fedmed_edge.federation.sequence import signed_as_next
+from fedmed_edge.federation import releases as module
+from fedmed_edge.federation.releases import FILE_NAME, Releases
+from fedmed_edge.federation.sequence import raise_sequence, signed_as_next
+from fedmed_edge.hospital import Leaving, Prepared
 from fedmed_edge.signing import PrivateKey, generate_key
 from fedmed_edge.statistics.accounting import composed_multiplier, epsilon_of, noise_multiplier
 from fedmed_edge.statistics.contribution import Contribution
@@ -29,29 +25,36 @@ from fedmed_edge.statistics.feature_statistics import REST, FeatureStatistics, p
 from fedmed_edge.statistics.header import ContributionHeader, Privacy
 
 PRIVATE = Policy(epsilon=1.0, delta=1e-5, budget=2.5)
+WEIGHTS = {"parts": ("weights",)}
 
 
-def header(*, generation: str = "ab", noisy: Policy | None = None, **more: Any) -> ContributionHeader:
+def noise_of(policy: Policy) -> float | None:
+    return None if policy.epsilon is None else noise_multiplier(policy.epsilon, policy.delta)
+
+
+def leaving(*cohort: str, generation: str = "ab", noisy: Policy | None = None, **more: Any) -> Leaving:
     values: dict[str, Any] = {
         "generation": generation * 32,
-        "recipe": "cd" * 32,
+        "backbone": "ee" * 32,
         "task": "lesion",
-        "kind": "classification",
-        "classes": ("benign", "malignant"),
-        "row_dim": 2,
-        "feature_dim": 1,
-        "site": "alpha",
-        "sequence": 1,
         "parts": ("classes",),
+        "width": 2,
+        "noise": None if noisy is None else noise_of(noisy),
+        "cohort": tuple(sorted(cohort)),
     }
-    if noisy is not None and noisy.epsilon is not None:
-        noise = noise_multiplier(noisy.epsilon, noisy.delta)
-        values["privacy"] = Privacy(epsilon=noisy.epsilon, delta=noisy.delta, clip=1.0, noise=noise)
-    return ContributionHeader(**(values | more))
+    return Leaving(**(values | more))
 
 
 def patients(*numbers: int, of: str = "benign") -> frozenset[str]:
     return frozenset(f"{number:064x} {of}" for number in numbers)
+
+
+def recorded(folder: Path, *told: Leaving) -> Releases:
+    """What stands in a folder after these have been signed one after the other."""
+    releases = Releases(folder)
+    for number, one in enumerate(told, start=1):
+        releases.record(one, number)
+    return Releases(folder)
 
 
 # --- the privacy budget ----------------------------------------------------------------------------------
@@ -60,52 +63,49 @@ def patients(*numbers: int, of: str = "benign") -> frozenset[str]:
 def test_noisy_contributions_are_counted_together_until_the_budget_is_exhausted(tmp_path: Path) -> None:
     one = noise_multiplier(1.0, 1e-5)
     allowed = 0
-    while spent(read_releases(tmp_path), PRIVATE).left:
-        told = header(noisy=PRIVATE, generation=f"{allowed:02x}")
-        refuse(read_releases(tmp_path), PRIVATE, told, frozenset())
-        record(tmp_path, told, frozenset())
+    while Releases(tmp_path).spent(PRIVATE).left:
+        told = leaving(noisy=PRIVATE, generation=f"{allowed:02x}")
+        Releases(tmp_path).refuse(told, PRIVATE)
+        Releases(tmp_path).record(told, allowed + 1)
         allowed += 1
-    stands = spent(read_releases(tmp_path), PRIVATE)
+    stands = Releases(tmp_path).spent(PRIVATE)
     assert stands.noisy == allowed == 5 and stands.left == 0 and stands.exact == 0
     assert stands.epsilon == pytest.approx(epsilon_of(composed_multiplier([one] * allowed), 1e-5))
     assert stands.epsilon <= 2.5 < epsilon_of(composed_multiplier([one] * (allowed + 1)), 1e-5)
     message = r"privacy budget: ε 2\.\d+ of 2.5 is spent, another contribution takes 1"
     with pytest.raises(Withheld, match=message) as caught:
-        refuse(read_releases(tmp_path), PRIVATE, header(noisy=PRIVATE, generation="ff"), frozenset())
+        Releases(tmp_path).refuse(leaving(noisy=PRIVATE, generation="ff"), PRIVATE)
     assert "`budget`" in (caught.value.hint or "")
     with pytest.raises(Withheld, match="privacy budget"):
-        refuse_exhausted(read_releases(tmp_path), PRIVATE)
+        Releases(tmp_path).refuse_any(PRIVATE)
 
 
 def test_a_contribution_of_just_the_budget_fits_once(tmp_path: Path) -> None:
     policy = Policy(epsilon=3.0, budget=3.0)
-    assert spent([], policy).left == 1
-    record(tmp_path, header(noisy=policy), frozenset())
-    stands = spent(read_releases(tmp_path), policy)
+    assert Releases(tmp_path).spent(policy).left == 1
+    stands = recorded(tmp_path, leaving(noisy=policy)).spent(policy)
     assert stands.epsilon == pytest.approx(3.0) and stands.left == 0
 
 
 def test_what_left_without_noise_is_told_apart(tmp_path: Path) -> None:
-    record(tmp_path, header(), frozenset())
-    stands = spent(read_releases(tmp_path), Policy())
+    stands = recorded(tmp_path, leaving()).spent(Policy())
     assert (stands.epsilon, stands.left, stands.noisy, stands.exact) == (0.0, None, 0, 1)
 
 
 def test_a_site_without_noise_needs_no_accountant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "dp_accounting.gaussian_mechanism", None)
-    record(tmp_path, header(), patients(*range(20)))
-    before = read_releases(tmp_path)
-    refuse(before, Policy(), header(), patients(*range(20)))
-    refuse_exhausted(before, Policy())
-    assert spent(before, Policy()).exact == 1
+    before = recorded(tmp_path, leaving(*patients(*range(20))))
+    before.refuse(leaving(*patients(*range(20))), Policy())
+    before.refuse_any(Policy())
+    assert before.spent(Policy()).exact == 1
     with pytest.raises(ModuleNotFoundError, match="dp_accounting"):
-        spent(before, PRIVATE)
+        before.spent(PRIVATE)
 
 
 def test_a_contribution_without_the_noise_that_the_policy_asks_for_is_not_signed(tmp_path: Path) -> None:
-    for policy, told in ((PRIVATE, header()), (Policy(), header(noisy=PRIVATE))):
+    for policy, told in ((PRIVATE, leaving()), (Policy(), leaving(noisy=PRIVATE))):
         with pytest.raises(Withheld, match="`epsilon` is not what the contribution was made with"):
-            refuse([], policy, told, frozenset())
+            Releases(tmp_path).refuse(told, policy)
 
 
 # --- updates ---------------------------------------------------------------------------------------------
@@ -113,68 +113,145 @@ def test_a_contribution_without_the_noise_that_the_policy_asks_for_is_not_signed
 
 def test_an_update_that_differs_by_few_patients_stays(tmp_path: Path) -> None:
     first, policy = patients(*range(40)), Policy(min_cohort=10)
-    record(tmp_path, header(), first)
-    before = read_releases(tmp_path)
-    refuse(before, policy, header(), first)
-    refuse(before, policy, header(), first | patients(*range(40, 50)))
-    refuse(before, policy, header(generation="ef"), first | patients(40))
-    refuse(before, policy, header(absent=("malignant",)), first | patients(40, of="malignant"))
+    before = recorded(tmp_path, leaving(*first))
+    before.refuse(leaving(*first), policy)
+    before.refuse(leaving(*first | patients(*range(40, 50))), policy)
     few = {
         "one came": first | patients(40),
         "nine came": first | patients(*range(40, 49)),
         "one went": first - patients(0),
         "ten came and one went": (first | patients(*range(40, 50))) - patients(0),
         "ten came, one of another class": first | patients(*range(40, 50)) | patients(50, of="malignant"),
+        "one without label came": first | patients(60, of=""),
     }
     for case, now in few.items():
         with pytest.raises(
             Withheld, match=r"policy: a class differs by \d patients from the contribution of"
         ):
-            refuse(before, policy, header(), now)
-        refuse(before, Policy(min_cohort=10, update_patients=1), header(), now)
+            before.refuse(leaving(*now), policy)
+        before.refuse(leaving(*now), Policy(min_cohort=10, update_patients=1))
         assert case
 
 
-def test_an_update_under_a_draft_is_compared_though_it_has_no_classes(tmp_path: Path) -> None:
-    draft = header(parts=("unlabelled", "images"), absent=("benign", "malignant"))
-    record(tmp_path, draft, patients(*range(40)))
-    refuse(read_releases(tmp_path), Policy(), draft, patients(*range(40)))
-    with pytest.raises(Withheld, match="differs by 1 patients"):
-        refuse(read_releases(tmp_path), Policy(), draft, patients(*range(41)))
+def test_draft_and_completed_generation_are_compared_since_they_share_a_backbone(tmp_path: Path) -> None:
+    """What standardises and projects the features is known, so their sums can be subtracted all the same."""
+    first = patients(*range(40))
+    before = recorded(tmp_path, leaving(*first, parts=("unlabelled", "images")))
+    one_more = first | patients(40)
+    with pytest.raises(Withheld, match="differs by 1 patients") as caught:
+        before.refuse(leaving(*one_more, generation="ef"), Policy())
+    assert "style" not in (caught.value.hint or "")
+    before.refuse(leaving(*first, generation="ef"), Policy())
+    # of another backbone nothing can be subtracted, nor of another task
+    before.refuse(leaving(*one_more, generation="ef", backbone="ff" * 32), Policy())
+    before.refuse(leaving(*one_more, generation="ef", task="other"), Policy())
+
+
+def test_styles_are_compared_whatever_the_backbone(tmp_path: Path) -> None:
+    first, parts = patients(*range(40)), ("classes", "style")
+    before = recorded(tmp_path, leaving(*first, parts=parts))
+    other = {"generation": "ef", "backbone": "ff" * 32}
+    with pytest.raises(Withheld, match="differs by 1 patients") as caught:
+        before.refuse(leaving(*first, *patients(40), parts=parts, **other), Policy())
+    assert "take `style` out of `parts`" in (caught.value.hint or "")
+    before.refuse(leaving(*first, *patients(40), **other), Policy())
 
 
 def test_where_wide_grams_are_refused_so_are_wide_differences(tmp_path: Path) -> None:
     first = patients(*range(40))
-    record(tmp_path, header(row_dim=6), first)
-    before, strict = read_releases(tmp_path), Policy(width_rule="refuse")
+    before, strict = recorded(tmp_path, leaving(*first, width=6)), Policy(width_rule="refuse")
     with pytest.raises(Withheld, match=r"differs by 17 patients .* expected 0 or at least 18"):
-        refuse(before, strict, header(row_dim=6), first | patients(*range(40, 57)))
-    refuse(before, strict, header(row_dim=6), first | patients(*range(40, 58)))
-    refuse(before, Policy(), header(row_dim=6), first | patients(*range(40, 57)))
+        before.refuse(leaving(*first | patients(*range(40, 57)), width=6), strict)
+    before.refuse(leaving(*first | patients(*range(40, 58)), width=6), strict)
+    before.refuse(leaving(*first | patients(*range(40, 57)), width=6), Policy())
+    before.refuse(leaving(*first | patients(*range(40, 57)), width=None), strict)
 
 
 def test_an_update_is_compared_with_every_contribution_before(tmp_path: Path) -> None:
     first = patients(*range(40))
-    record(tmp_path, header(), first)
-    record(tmp_path, header(), first | patients(*range(40, 60)))
+    before = recorded(tmp_path, leaving(*first), leaving(*first | patients(*range(40, 60))))
     with pytest.raises(Withheld, match="differs by 1 patients"):
-        refuse(read_releases(tmp_path), Policy(), header(), first | patients(40))
+        before.refuse(leaving(*first | patients(40)), Policy())
 
 
-def test_an_update_that_comes_too_early_stays(tmp_path: Path) -> None:
-    record(tmp_path, header(), frozenset())
-    before, policy, now = read_releases(tmp_path), Policy(days_between=7), datetime.now(UTC)
+def test_an_update_that_comes_too_early_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Clock(datetime):
+        """Moved on by as many days as are left to it."""
+
+        days = 6.0
+
+        @classmethod
+        def now(cls, zone: Any = None) -> datetime:  # type: ignore[override]
+            return datetime.now(zone) + timedelta(days=cls.days)
+
+    before, policy = recorded(tmp_path, leaving()), Policy(days_between=7)
+    monkeypatch.setattr(module, "datetime", Clock)
     with pytest.raises(
         Withheld, match=r"the last contribution left on .* `days_between` 7 between two"
     ) as caught:
-        refuse(before, policy, header(), frozenset(), now + timedelta(days=6))
+        before.refuse(leaving(), policy)
     assert "contribute on" in (caught.value.hint or "")
-    refuse(before, policy, header(), frozenset(), now + timedelta(days=7, minutes=1))
-    refuse(before, policy, header(generation="ef"), frozenset(), now)
-    refuse(before, policy, header(parts=("weights",), row_dim=0, feature_dim=0), frozenset(), now)
+    before.refuse(leaving(generation="ef"), policy)
+    before.refuse(leaving(**WEIGHTS), policy)
+    Clock.days = 7.01
+    before.refuse(leaving(), policy)
+
+
+# --- what a restored folder does not know ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", [PRIVATE, Policy()])
+def test_after_an_older_folder_was_restored_nothing_leaves_before_what_left_is_told(
+    policy: Policy, tmp_path: Path
+) -> None:
+    told = leaving(noisy=policy) if policy.epsilon else leaving(*patients(*range(40)))
+    recorded(tmp_path, told)
+    (tmp_path / "sequence").write_text("1\n")
+    raise_sequence(tmp_path, 2)  # the server knows of no more
+    Releases(tmp_path).refuse(told, policy)
+    raise_sequence(tmp_path, 4)
+    raise_sequence(tmp_path, 4)
+    lost = Releases(tmp_path)
+    assert len(lost.lines) == 2 and lost.lines[-1].sequence == 3 and lost.spent(policy).lost
+    with pytest.raises(
+        Withheld, match="the server has contributions of this site that are not in it"
+    ) as caught:
+        lost.refuse(told, policy)
+    assert "fedmed-edge budget --settle" in (caught.value.hint or "")
+    lost.refuse(leaving(**WEIGHTS), policy)
+    spent = 1.5 if policy.epsilon else 0.0
+    lost.settle(spent, policy)
+    settled = Releases(tmp_path)
+    stands = settled.spent(policy)
+    assert not stands.lost
+    if policy.epsilon:
+        both = composed_multiplier([noise_multiplier(1.0, 1e-5), noise_multiplier(1.5, 1e-5)])
+        assert stands.epsilon == pytest.approx(epsilon_of(both, 1e-5))
+    settled.refuse(told, policy)
+    with pytest.raises(InputError, match=r"budget: releases\.jsonl lacks nothing"):
+        settled.settle(1.0, policy)
 
 
 # --- the file --------------------------------------------------------------------------------------------
+
+
+def header(noisy: Policy, **more: Any) -> ContributionHeader:
+    noise = noise_of(noisy)
+    assert noisy.epsilon is not None and noise is not None
+    return ContributionHeader(
+        generation="ab" * 32,
+        recipe="cd" * 32,
+        task="lesion",
+        kind="classification",
+        classes=("benign", "malignant"),
+        row_dim=2,
+        feature_dim=1,
+        site="alpha",
+        sequence=1,
+        parts=("classes",),
+        privacy=Privacy(epsilon=noisy.epsilon, delta=noisy.delta, clip=1.0, noise=noise),
+        **more,
+    )
 
 
 def contribution(noisy: Policy) -> Contribution:
@@ -182,11 +259,15 @@ def contribution(noisy: Policy) -> Contribution:
     sums = FeatureStatistics(
         ("benign", "malignant"), 2, 1, blocks=gram, absent=("malignant",), patients=np.array([30, 0])
     )
-    return Contribution(header(noisy=noisy, absent=("malignant",)), sums)
+    return Contribution(header(noisy, absent=("malignant",)), sums)
+
+
+def prepared(noisy: Policy) -> Prepared:
+    return Prepared(leaving(noisy=noisy), lambda: contribution(noisy))
 
 
 def _sign_and_die(folder: Path, key: PrivateKey) -> None:
-    with signed_as_next(folder, contribution(PRIVATE), key, policy=PRIVATE, cohort=frozenset()):
+    with signed_as_next(folder, prepared(PRIVATE), key, policy=PRIVATE):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -198,28 +279,74 @@ def test_what_was_signed_is_spent_however_the_process_ends(tmp_path: Path) -> No
         process.start()
         process.join()
         assert process.exitcode == -signal.SIGKILL
-        assert spent(read_releases(tmp_path), PRIVATE).noisy == times
+        assert Releases(tmp_path).spent(PRIVATE).noisy == times
 
 
 def test_nothing_is_signed_that_cannot_be_written_down(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).mkdir()
     with (
         pytest.raises((InputError, StoreError), match=FILE_NAME),
-        signed_as_next(tmp_path, contribution(PRIVATE), generate_key(), policy=PRIVATE, cohort=frozenset()),
+        signed_as_next(tmp_path, prepared(PRIVATE), generate_key(), policy=PRIVATE),
     ):
         pytest.fail("was signed")
 
 
-def test_a_line_cut_off_by_a_power_cut_is_written_over_and_a_damaged_file_is_refused(tmp_path: Path) -> None:
+def test_noise_that_was_drawn_in_vain_is_spent_before_it_is_drawn(tmp_path: Path) -> None:
+    """Else one could draw until it suits, and each draw tells a little."""
+
+    spent_before: list[int] = []
+
+    def draw() -> Contribution:
+        spent_before.append(Releases(tmp_path).spent(PRIVATE).noisy)
+        raise Withheld("contribution: no class stands out of the noise")
+
+    for _ in range(2):
+        with (
+            pytest.raises(Withheld, match="no class stands out"),
+            signed_as_next(tmp_path, Prepared(leaving(noisy=PRIVATE), draw), generate_key(), policy=PRIVATE),
+        ):
+            pytest.fail("was signed")
+    assert spent_before == [1, 2] and Releases(tmp_path).spent(PRIVATE).noisy == 2
+
+
+def test_a_line_cut_off_by_a_power_cut_is_written_over(tmp_path: Path) -> None:
     path = tmp_path / FILE_NAME
-    record(tmp_path, header(), patients(1))
+    recorded(tmp_path, leaving(*patients(1)))
     whole = path.read_bytes()
     path.write_bytes(whole + whole[:40])
-    assert len(read_releases(tmp_path)) == 1
-    record(tmp_path, header(), patients(2))
-    assert [one.cohort for one in read_releases(tmp_path)] == [tuple(patients(1)), tuple(patients(2))]
+    assert len(Releases(tmp_path).lines) == 1
+    recorded(tmp_path, leaving(*patients(2)))
+    assert [one.cohort for one in Releases(tmp_path).lines] == [tuple(patients(1)), tuple(patients(2))]
     assert path.stat().st_mode & 0o077 == 0
-    for damaged in (b"no json\n", b'{"when":1}\n', b"\xff\n", b"[]\n"):
-        path.write_bytes(whole + damaged)
-        with pytest.raises(StoreError, match=f"{FILE_NAME}: is damaged: what has left is not known"):
-            read_releases(tmp_path)
+
+
+def test_a_line_of_an_older_version_is_read_and_compared_whatever_its_backbone(tmp_path: Path) -> None:
+    old = {
+        "when": "2026-11-01T10:00:00+00:00",
+        "sequence": 1,
+        "generation": "ab" * 32,
+        "task": "lesion",
+        "parts": ["classes"],
+        "noise": None,
+        "cohort": sorted(patients(*range(40))),
+    }
+    (tmp_path / FILE_NAME).write_text(json.dumps(old) + "\n")
+    (line,) = Releases(tmp_path).lines
+    assert line.exact and line.when == datetime(2026, 11, 1, 10, tzinfo=UTC)
+    with pytest.raises(Withheld, match="differs by 1 patients from the contribution of 2026-11-01"):
+        Releases(tmp_path).refuse(leaving(*patients(*range(41)), generation="ef"), Policy())
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [b"no json", b'{"when":1}', b"\xff", b"[]", "when", "noise", "sequence", "state", "parts"],
+    ids=str,
+)
+def test_a_damaged_file_is_refused(damage: bytes | str, tmp_path: Path) -> None:
+    path = tmp_path / FILE_NAME
+    recorded(tmp_path, leaving(*patients(1), noisy=PRIVATE))
+    if isinstance(damage, str):
+        damage = json.dumps(json.loads(path.read_text()) | {damage: "yesterday"}).encode()
+    path.write_bytes(path.read_bytes() + damage + b"\n")
+    with pytest.raises(StoreError, match=f"{FILE_NAME}: is damaged: what has left is not known"):
+        Releases(tmp_path)

@@ -8,6 +8,7 @@ import pytest
 
 from fedmed_edge.errors import InputError
 from fedmed_edge.federation.sequence import next_sequence, raise_sequence, signed_as_next
+from fedmed_edge.hospital import Leaving, Prepared
 
 
 def test_the_sequence_rises_and_is_never_lowered(tmp_path: Path) -> None:
@@ -27,9 +28,9 @@ def test_what_is_made_at_once_gets_numbers_in_the_order_of_the_outbox(federation
     order: list[int] = []
 
     def hand_over(contribution: Any) -> None:
-        with signed_as_next(
-            alpha.folder, contribution, alpha.key, policy=alpha.config.policy, cohort=frozenset()
-        ) as signed:
+        leaving = Leaving(generation=contribution.header.generation, task="t", parts=("weights",))
+        prepared = Prepared(leaving, lambda: contribution)
+        with signed_as_next(alpha.folder, prepared, alpha.key, policy=alpha.config.policy) as signed:
             signed.verify(alpha.key.public_key())
             if raising.ident is None:
                 raising.start()

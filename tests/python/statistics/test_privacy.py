@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from fedmed_edge.errors import InputError, Withheld
-from fedmed_edge.recipe import Recipe
+from fedmed_edge.recipe import Kind, Recipe
 from fedmed_edge.statistics.contribution import (
     Contribution,
     Evidence,
@@ -39,8 +39,10 @@ def rows_of(seed: int, count: int, width: int = 6, size: float = 1.0) -> npt.NDA
     return rows.astype(np.float32)
 
 
-def accumulated(patients: dict[str, int], clip: float, size: float = 1.0) -> Array:
-    sums = ClippedAccumulator(CLASSES, scale=np.ones(6), clip=clip)
+def accumulated(
+    patients: dict[str, int], clip: float, size: float = 1.0, kind: Kind = "classification"
+) -> Array:
+    sums = ClippedAccumulator(CLASSES, scale=np.ones(6), clip=clip, kind=kind)
     for name, seed in patients.items():
         classes = np.array([seed % 3, (seed + 1) % 3, seed % 3], np.int32)
         sums.add_rows(rows_of(seed, 3, size=size), classes, name)
@@ -55,20 +57,47 @@ def length(grams: Array) -> float:
 # --- clipping --------------------------------------------------------------------------------------------
 
 
+KINDS: tuple[Kind, ...] = ("classification", "segmentation")
+
+
 @settings(max_examples=30, deadline=None)
-@given(st.integers(0, 10_000), st.floats(0.1, 30), st.floats(0.01, 50))
-def test_one_patient_moves_the_sums_by_at_most_c_squared(seed: int, clip: float, size: float) -> None:
+@given(st.integers(0, 10_000), st.floats(0.1, 30), st.floats(0.01, 50), st.sampled_from(KINDS))
+def test_one_patient_moves_the_sums_by_at_most_the_clip(
+    seed: int, clip: float, size: float, kind: Kind
+) -> None:
     others = {f"p{k}": 7 * k + 1 for k in range(4)}
-    without, with_one = (accumulated(who, clip, size) for who in (others, {**others, "planted": seed}))
-    assert length(with_one - without) <= clip**2 * (1 + 1e-9)
+    without, with_one = (accumulated(who, clip, size, kind) for who in (others, {**others, "planted": seed}))
+    assert length(with_one - without) <= clip * (1 + 1e-9)
 
 
-def test_a_patient_below_the_clip_counts_whole() -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_patient_below_the_clip_counts_once_in_every_class(kind: Kind) -> None:
+    """Two rows of the first class, one of the second, none of the third."""
     rows = rows_of(3, 3)
-    got = accumulated({"one": 3}, clip=1e3)
+    got = accumulated({"one": 3}, clip=1e3, kind=kind)
     for index in range(3):
         own = rows[np.array([0, 1, 0]) == index].astype(np.float64)
-        np.testing.assert_allclose(unpack(got[index]), own.T @ own, atol=1e-6)
+        np.testing.assert_allclose(unpack(got[index]), own.T @ own / max(1, len(own)), atol=1e-6)
+    assert got[:, -1].tolist() == [1, 1, 0]
+
+
+@pytest.mark.parametrize("share", [0.5, 0.05, 0.004])
+def test_a_small_class_of_a_segmentation_counts_as_many_patients_as_the_large_one(share: float) -> None:
+    """However few of a patient's pixels it has: noise would hide it else, whatever ε is."""
+    scale, pixels = row_scale(32, 32, 0), 1024
+    sums = ClippedAccumulator(("background", "lesion"), scale=scale, clip=1.0, kind="segmentation")
+    random = np.random.default_rng(2)
+    few = round(share * pixels)
+    for number in range(100):
+        rows = random.standard_normal((pixels, 33)).astype(np.float32)
+        rows[:, -1] = 1
+        rows[:few, 0] += 2
+        sums.add_rows(rows, np.repeat(np.array([1, 0], np.int32), [few, pixels - few]), f"p{number}")
+    made = private_statistics(sums, scale, multiplier=0.5, min_cohort=10, feature_dim=32)
+    counts = [made.class_gram(index)[-1] for index in range(2)]
+    assert all(60 < count <= 110 for count in counts), counts
+    lesion = unpack(made.class_gram(1))
+    assert lesion[0, -1] / lesion[-1, -1] == pytest.approx(2.0, abs=0.6)
 
 
 def test_all_images_of_a_patient_are_clipped_together() -> None:
@@ -76,7 +105,7 @@ def test_all_images_of_a_patient_are_clipped_together() -> None:
     for seed in range(5):
         sums.add_rows(rows_of(seed, 1), np.array([0], np.int32), "one")
     together = sums.result().copy()
-    assert length(together) == pytest.approx(1.0) and sums.patients == 1
+    assert length(together) == pytest.approx(1.0) and sums.patients == 1  # five rows, one patient
     whole = rows_of(0, 1).astype(np.float64)
     for seed in range(1, 5):
         whole = np.vstack([whole, rows_of(seed, 1)])

@@ -11,19 +11,29 @@ from fedmed_edge.commands.verbs import Output, Verb
 
 @click.command(cls=Verb)
 @folder_option("Site")
+@click.option(
+    "--settle",
+    type=click.FloatRange(0, 1000),
+    metavar="EPSILON",
+    help="What contributions spent that the server has and this folder does not know; 0 without noise.",
+)
 @click.pass_obj
-def command(out: Output, folder: Path) -> None:
+def command(out: Output, folder: Path, settle: float | None) -> None:
     """Show what the contributions that were signed here spent of the privacy budget in fedmed.toml.
 
     A contribution counts from when it is signed, whether it arrived or not. Those of all tasks and
     generations count together, as they may speak of the same patients.
 
+    A folder that was restored from an older copy does not know what left after the copy; --settle says it.
+
     Example: fedmed-edge budget -C hospital-a
     """
-    from fedmed_edge.federation.releases import read_releases, spent
+    from fedmed_edge.federation.releases import Releases
 
-    policy = read_site(folder).policy
-    stands = spent(read_releases(folder), policy)
+    policy, releases = read_site(folder).policy, Releases(folder)
+    if settle is not None:
+        releases.settle(settle, policy)
+    stands = releases.spent(policy)
     document = {"epsilon": stands.epsilon, "delta": policy.delta, "budget": policy.budget}
     lines = [
         f"spent: ε {stands.epsilon:.3g} of {policy.budget:g} at δ {policy.delta:g}, "
@@ -35,4 +45,6 @@ def command(out: Output, folder: Path) -> None:
         lines.append(f"left: {stands.left} more of ε {policy.epsilon:g} each")
     if stands.exact:
         lines.append(f"{stands.exact} contributions left without noise; no ε bounds what they tell")
+    if stands.lost:
+        lines.append("the server has contributions that are not known here: nothing leaves before --settle")
     out.answer({**asdict(stands), **document}, lines)

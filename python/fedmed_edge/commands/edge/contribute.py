@@ -63,9 +63,14 @@ def command(
     out: Output = ctx.obj
     from fedmed_edge.federation.outbox import Outbox
     from fedmed_edge.federation.policy import rules_told
-    from fedmed_edge.federation.releases import read_releases, refuse, refuse_exhausted
-    from fedmed_edge.federation.sequence import SEQUENCE_FILE, next_sequence, signed_as_next
-    from fedmed_edge.hospital import cohort, make_contribution
+    from fedmed_edge.federation.releases import Releases
+    from fedmed_edge.federation.sequence import (
+        SEQUENCE_FILE,
+        next_sequence,
+        prepare_allowed,
+        signed_as_next,
+    )
+    from fedmed_edge.hospital import prepare_weights
     from fedmed_edge.statistics.contribution import write_contribution
 
     config = read_site(folder, generation=generation, device=device)
@@ -75,40 +80,38 @@ def command(
         check_connected(folder)
     for path in (target, folder / SEQUENCE_FILE) if target else ():
         check_writable(path)
-    refuse_exhausted(read_releases(folder), config.policy)
+    policy = config.policy
     key = read_private_key(config.key)
     dataset = read_site_data(config)
+    site_generation = read_site_generation(config)
     with out.progress("extracting", len(dataset.train)) as advance:
-        made = make_contribution(
-            dataset,
-            read_site_generation(config),
-            config,
-            sequence=next_sequence(folder),
-            weights_file=weights,
-            progress=advance,
-        )
-    of_patients = cohort(dataset)
+        if weights is not None:
+            prepared = prepare_weights(dataset, site_generation, config, weights)
+        else:
+            prepared = prepare_allowed(folder, dataset, site_generation, config, progress=advance)
     if dry_run:
-        refuse(read_releases(folder), config.policy, made.header, of_patients)
-        answer, lines = summary(made, every=True)
-        rules = rules_told(config.policy)
+        Releases(folder).refuse(prepared.leaving, policy)
+        answer, lines = summary(prepared.contribution(next_sequence(folder)), every=True)
+        rules = rules_told(policy)
         told = [f"policy: {name}: {rule}" for name, rule in rules.items()]
-        out.answer(
-            {"dry_run": True, **answer, "policy": rules}, ["dry run: nothing was written", *lines, *told]
-        )
+        drawn = "; what leaves gets other noise" if policy.epsilon is not None else ""
+        lines = [f"dry run: nothing was written{drawn}", *lines, *told]
+        out.answer({"dry_run": True, **answer, "policy": rules}, lines)
         return
-    with signed_as_next(folder, made, key, policy=config.policy, cohort=of_patients) as signed:
+    with signed_as_next(folder, prepared, key, policy=policy) as signed:
         answer, lines = summary(signed)
         if target is not None:
             write_contribution(target, signed)
         else:
             parcel = Outbox(folder / "outbox").add(signed)
     if target is not None:
-        out.answer({"out": str(target), **answer}, [f"{target}: signed contribution {made.id[:12]}", *lines])
+        out.answer(
+            {"out": str(target), **answer}, [f"{target}: signed contribution {signed.id[:12]}", *lines]
+        )
         return
     if not no_wait:
         parcel = wait_for(out, folder, parcel)
     taken = parcel.state == "taken"
     says = "the server took it" if taken else "in the outbox; `fedmed-edge agent` hands it over"
-    out.answer({"state": parcel.state, **answer}, [f"contribution {made.id[:12]}: {says}", *lines])
+    out.answer({"state": parcel.state, **answer}, [f"contribution {signed.id[:12]}: {says}", *lines])
     ctx.exit(0 if taken or no_wait else NOT_DELIVERED)

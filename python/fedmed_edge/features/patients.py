@@ -1,0 +1,77 @@
+"""Who is behind a contribution: the training patients of a site, told apart without a name."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from fedmed_edge.config import Part
+from fedmed_edge.errors import InputError
+from fedmed_edge.features.extract import plan_dataset
+from fedmed_edge.images.dataset import Dataset, Item
+from fedmed_edge.images.fingerprint import Stamp, content_digest, stamp
+
+__all__ = ["Patients"]
+
+
+class Patients:
+    """Training patients by what their images and masks hold; it stays at the site.
+
+    Every file is read once, here; `refuse_changed` looks whether it is still what was read.
+
+    Args:
+        dataset: The site's whole data set.
+        min_cohort: Patients that a class needs to be in a contribution.
+
+    Raises:
+        InputError: A file cannot be read.
+    """
+
+    def __init__(self, dataset: Dataset, min_cohort: int) -> None:
+        self._classes = dataset.recipe.classes
+        self._stamps: dict[Path, Stamp] = {}
+        train = dataset.train
+        classes, plan = plan_dataset(train, min_cohort)
+        held: dict[tuple[str, int | None], list[tuple[str, ...]]] = {}
+        for item, present in zip(train, classes, strict=True):
+            groups: list[int | None] = [index for index in present if index in plan.folds]
+            if not present and plan.unlabelled:
+                groups = [None]
+            told = self._told(item) if groups else ()
+            for group in groups:
+                held.setdefault((item.patient, group), []).append(told)
+        self._digests = {
+            who: hashlib.sha256(repr(sorted(told)).encode()).hexdigest() for who, told in held.items()
+        }
+
+    def cohort(
+        self, parts: Sequence[Part], counted: Mapping[int, frozenset[str]] | None = None
+    ) -> tuple[str, ...]:
+        """As `Leaving.cohort`: what two cohorts do not share are patients who came, went or changed.
+
+        Args:
+            parts: Of the contribution: `classes` alone tells nothing of unlabelled images.
+            counted: Class index → ids of the patients whose rows were added up; None before that is known.
+        """
+        unlabelled = not set(parts) <= {"classes", "calibration"}
+        found = []
+        for (patient, group), digest in self._digests.items():
+            if group is None:
+                found += [f"{digest} "] * unlabelled
+            elif counted is None or patient in counted.get(group, ()):
+                found.append(f"{digest} {self._classes[group]}")
+        return tuple(sorted(found))
+
+    def refuse_changed(self) -> None:
+        """Refuse to go on where a file is no longer what was read.
+
+        Raises:
+            InputError: Names the file.
+        """
+        for path, before in self._stamps.items():
+            if stamp(path) != before:
+                raise InputError(f"{path}: changed while the contribution was made", hint="make it again")
+
+    def _told(self, item: Item) -> tuple[str, ...]:
+        files = (item.image,) if item.mask is None else (item.image, item.mask)
+        self._stamps |= {file: stamp(file) for file in files}
+        return (str(item.label), *map(content_digest, files))

@@ -1,0 +1,44 @@
+"""Whether a file, or a folder of them, is what it was: by its bytes, or at a glance."""
+
+import hashlib
+from pathlib import Path
+
+from fedmed_edge.errors import InputError
+
+__all__ = ["content_digest", "stamp"]
+
+Stamp = tuple[tuple[str, int, int], ...]
+
+
+def content_digest(path: Path) -> str:
+    """SHA-256 of a file, or of the files of a folder, in hexadecimal; names do not count.
+
+    Raises:
+        InputError: A file cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        for one in _files(path):
+            with one.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from None
+    return digest.hexdigest()
+
+
+def stamp(path: Path) -> Stamp:
+    """Name, size and time of change (ns) of a file, or of every file of a folder.
+
+    Raises:
+        InputError: As `content_digest`.
+    """
+    try:
+        return tuple(
+            (one.name, told.st_size, told.st_mtime_ns) for one in _files(path) for told in [one.stat()]
+        )
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from None
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
