@@ -19,7 +19,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Every room may import these, numpy and pydantic, and nothing else that the tables do not name.
 ROOT = {
     *("errors", "atomic", "backoff", "recipe", "listening", "config", "signing", "generation", "kinds"),
-    *("encoder_graph", "tensorfile", "heartbeat", "machine", "metrics"),
+    *("protobuf", "onnx_file", "encoder_graph", "tensorfile", "heartbeat", "machine", "metrics"),
 }
 SHARED_PACKAGES = {"numpy", "pydantic"}
 EVERY_ROOM = {
@@ -45,6 +45,10 @@ WALLS: dict[str, tuple[set[str], set[str]]] = {
     "federation": (
         {"statistics", "store", "model", "kernels", "hospital", "images", "features", "inference"},
         {"nvflare", "psutil", "cryptography"},
+    ),
+    "universal": (
+        {"features", "model", "kernels", "images", "statistics"},
+        {"torch"},
     ),
     "export": ({"features", "model", "runtime"}, {"onnx", "onnxscript", "onnxruntime", "google"}),
     "inference": ({"images", "kernels", "model", "runtime"}, {"PIL", "nibabel", "highdicom", "pydicom"}),
@@ -74,7 +78,9 @@ ROOT_MODULES: dict[str, tuple[set[str], set[str]]] = {
     "config": ({"errors", "atomic", "recipe", "listening"}, set()),
     "signing": ({"errors", "atomic"}, {"cryptography"}),
     "tensorfile": ({"errors"}, {"safetensors"}),
-    "encoder_graph": ({"errors"}, set()),
+    "protobuf": (set(), set()),
+    "onnx_file": ({"errors", "protobuf"}, set()),
+    "encoder_graph": ({"errors", "protobuf"}, set()),
     "generation": ({"errors", "atomic", "recipe", "tensorfile", "encoder_graph"}, set()),
     "kinds": (set(), set()),
     "metrics": (set(), set()),
@@ -85,6 +91,7 @@ ROOT_MODULES: dict[str, tuple[set[str], set[str]]] = {
 TRAINING = {
     *(f"features/{name}.py" for name in ("backbones", "encoder_export", "feed", "shifts", "training")),
     "study/",
+    "universal/",
 }
 
 # Package: the only modules that may import it.

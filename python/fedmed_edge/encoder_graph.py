@@ -3,16 +3,17 @@
 An encoder is a fixed-shape graph of plain operators: no branch or loop, no operator of a vendor's own, no
 weights in other files. The few fields that say so are read here from the protobuf bytes themselves, since a
 hospital has no ONNX package.
-Source: onnx.proto3 of ONNX 1.17; Protocol Buffers encoding.
+Source: onnx.proto3 of ONNX 1.17.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from fedmed_edge.errors import InputError
+from fedmed_edge.protobuf import Fields, Malformed, Value, as_bytes, fields_of, message, packed, text
 
-__all__ = ["ELEMENT_CAP", "NODE_CAP", "check_encoder", "model_metadata"]
+__all__ = ["ELEMENT_CAP", "NODE_CAP", "check_encoder"]
 
 NODE_CAP: Final = 20_000
 """Most operators; a DenseNet of 264 layers has some 4,000."""
@@ -25,12 +26,10 @@ DOMAINS: Final = {b"", b"ai.onnx"}
 
 _SIDE_CAP = 4096
 _AXES_CAP = 16
-_FIELD_CAP = 1 << 17
 _FLOAT = 1
 
 # field numbers of onnx.proto3
 _MODEL_GRAPH, _MODEL_OPSET, _MODEL_TRAINING, _MODEL_FUNCTIONS = 7, 8, 20, 25
-_MODEL_METADATA, _ENTRY_KEY, _ENTRY_VALUE = 14, 1, 2
 _OPSET_DOMAIN = 1
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT, _GRAPH_SPARSE = 1, 5, 11, 12, 15
 _NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DOMAIN = 4, 5, 7
@@ -40,13 +39,6 @@ _TENSOR_DIMS, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 1, 13, 14
 _VALUE_NAME, _VALUE_TYPE = 1, 2
 _TYPE_TENSOR, _TENSOR_TYPE_ELEMENT, _TENSOR_TYPE_SHAPE = 1, 1, 2
 _SHAPE_DIM, _DIM_VALUE = 1, 1
-
-Value = int | memoryview
-Fields = dict[int, list[Value]]
-
-
-class _Malformed(Exception):
-    """The bytes are no protobuf message."""
 
 
 def check_encoder(
@@ -65,13 +57,13 @@ def check_encoder(
             or sparse data, too many operators or constants, or other inputs or outputs.
     """
     try:
-        model = _fields(memoryview(content))
-        graph = _message(model, _MODEL_GRAPH)
+        model = fields_of(memoryview(content))
+        graph = message(model, _MODEL_GRAPH)
         _check_model(model, where)
         _check_graph(graph, where)
-        inputs = [_port(_bytes(one)) for one in graph.get(_GRAPH_INPUT, [])]
-        outputs = [_port(_bytes(one)) for one in graph.get(_GRAPH_OUTPUT, [])]
-    except _Malformed:
+        inputs = [_port(as_bytes(one)) for one in graph.get(_GRAPH_INPUT, [])]
+        outputs = [_port(as_bytes(one)) for one in graph.get(_GRAPH_OUTPUT, [])]
+    except Malformed:
         raise InputError(f"{where}: `encoder` is no ONNX model, or cut off") from None
     if inputs != [("image", _FLOAT, (1, channels, *size))]:
         raise InputError(
@@ -95,7 +87,7 @@ def _check_model(model: Fields, where: str) -> None:
         if number in model:
             raise InputError(f"{where}: `encoder` has {what}, expected plain operators")
     for opset in model.get(_MODEL_OPSET, []):
-        _check_domain(_fields(_bytes(opset)).get(_OPSET_DOMAIN, []), where)
+        _check_domain(fields_of(as_bytes(opset)).get(_OPSET_DOMAIN, []), where)
 
 
 def _check_graph(graph: Fields, where: str) -> None:
@@ -104,9 +96,9 @@ def _check_graph(graph: Fields, where: str) -> None:
         raise InputError(f"{where}: `encoder` has {len(nodes)} operators, expected 1 to {NODE_CAP}")
     if _GRAPH_SPARSE in graph:
         raise InputError(f"{where}: `encoder` has sparse weights, expected dense ones")
-    elements = sum(_elements(_bytes(one), where) for one in graph.get(_GRAPH_INITIALIZER, []))
+    elements = sum(_elements(as_bytes(one), where) for one in graph.get(_GRAPH_INITIALIZER, []))
     for node in nodes:
-        elements += _check_node(_fields(_bytes(node)), where)
+        elements += _check_node(fields_of(as_bytes(node)), where)
         if elements > ELEMENT_CAP:
             raise InputError(
                 f"{where}: `encoder` has {elements} numbers in its constants, expected at most {ELEMENT_CAP}"
@@ -116,54 +108,54 @@ def _check_graph(graph: Fields, where: str) -> None:
 def _check_node(node: Fields, where: str) -> int:
     """Check one operator; the numbers in its constants."""
     for name in node.get(_NODE_OPERATOR, []):
-        if (operator := _text(name)) in CONTROL_FLOW:
+        if (operator := text(name)) in CONTROL_FLOW:
             raise InputError(f"{where}: `encoder` has the operator {operator}, expected no control flow")
     _check_domain(node.get(_NODE_DOMAIN, []), where)
     elements = 0
     for one in node.get(_NODE_ATTRIBUTE, []):
-        attribute = _fields(_bytes(one))
+        attribute = fields_of(as_bytes(one))
         if any(number in attribute for number in _ATTRIBUTE_GRAPHS):
             raise InputError(f"{where}: `encoder` has a graph within an operator, expected no control flow")
         if any(number in attribute for number in _ATTRIBUTE_SPARSE):
             raise InputError(f"{where}: `encoder` has sparse weights, expected dense ones")
         tensors = [*attribute.get(_ATTRIBUTE_TENSOR, []), *attribute.get(_ATTRIBUTE_TENSORS, [])]
-        elements += sum(_elements(_bytes(tensor), where) for tensor in tensors)
+        elements += sum(_elements(as_bytes(tensor), where) for tensor in tensors)
     return elements
 
 
 def _check_domain(domains: Sequence[Value], where: str) -> None:
     for domain in domains:
-        if bytes(_bytes(domain)) not in DOMAINS:
+        if bytes(as_bytes(domain)) not in DOMAINS:
             raise InputError(
-                f"{where}: `encoder` has operators of the domain `{_text(domain)}`, expected those of ONNX"
+                f"{where}: `encoder` has operators of the domain `{text(domain)}`, expected those of ONNX"
             )
 
 
 def _elements(content: memoryview, where: str) -> int:
     """Numbers that a tensor says it has."""
-    tensor = _fields(content)
+    tensor = fields_of(content)
     if _TENSOR_EXTERNAL in tensor or any(tensor.get(_TENSOR_LOCATION, [])):
         raise InputError(f"{where}: `encoder` has weights in another file, expected them within")
     sides: list[int] = []
     for dims in tensor.get(_TENSOR_DIMS, []):
-        sides += [dims] if isinstance(dims, int) else _packed(dims[: 10 * _AXES_CAP])
+        sides += [dims] if isinstance(dims, int) else packed(dims[: 10 * _AXES_CAP])
     if len(sides) > _AXES_CAP:
-        raise _Malformed
+        raise Malformed
     return math.prod(sides)  # a negative side is a giant one as it is written
 
 
 def _port(content: memoryview) -> tuple[str, int, tuple[int, ...]]:
     """Name, element type and shape of an input or output; −1 where a side is not fixed."""
-    value = _fields(content)
-    kind = _message(_message(value, _VALUE_TYPE), _TYPE_TENSOR)
+    value = fields_of(content)
+    kind = message(message(value, _VALUE_TYPE), _TYPE_TENSOR)
     sides = []
-    for side in _message(kind, _TENSOR_TYPE_SHAPE).get(_SHAPE_DIM, []):
-        fixed = _fields(_bytes(side)).get(_DIM_VALUE, [])
+    for side in message(kind, _TENSOR_TYPE_SHAPE).get(_SHAPE_DIM, []):
+        fixed = fields_of(as_bytes(side)).get(_DIM_VALUE, [])
         sides.append(fixed[0] if len(fixed) == 1 and isinstance(fixed[0], int) else -1)
     elements = kind.get(_TENSOR_TYPE_ELEMENT, [])
     element = elements[0] if len(elements) == 1 and isinstance(elements[0], int) else 0
     names = value.get(_VALUE_NAME, [])
-    return "".join(map(_text, names)), element, tuple(sides)
+    return "".join(map(text, names)), element, tuple(sides)
 
 
 def _fixed(shape: Sequence[int], dimensions: int) -> bool:
@@ -177,98 +169,3 @@ def _told(ports: Sequence[tuple[str, int, tuple[int, ...]]]) -> str:
 
 def _sides(size: Sequence[int]) -> str:
     return ", ".join(map(str, size))
-
-
-def model_metadata(content: bytes, where: str) -> dict[str, str]:
-    """The texts that an ONNX file carries beside its graph, by name; the graph is not looked at.
-
-    Raises:
-        InputError: The bytes are no ONNX file.
-
-    Example:
-        >>> model_metadata(bytes.fromhex("72080a03666f6f120178"), "here")
-        {'foo': 'x'}
-    """
-    found = {}
-    try:
-        for number, value in _walk(memoryview(content)):
-            if number == _MODEL_METADATA:
-                entry = _fields(_bytes(value))
-                key, text = (bytes(_bytes(entry[part][0])).decode() for part in (_ENTRY_KEY, _ENTRY_VALUE))
-                found[key] = text
-        return found
-    except (_Malformed, KeyError, UnicodeDecodeError):
-        raise InputError(f"{where}: not an ONNX file, or cut off") from None
-
-
-# --- protobuf ----------------------------------------------------------------------------------------------
-
-
-def _fields(content: memoryview) -> Fields:
-    """The fields of a message by number: varints as int, all else as the bytes that they are."""
-    fields: Fields = {}
-    for count, (number, value) in enumerate(_walk(content)):
-        if count >= _FIELD_CAP:
-            raise _Malformed
-        fields.setdefault(number, []).append(value)
-    return fields
-
-
-def _walk(content: memoryview) -> Iterator[tuple[int, Value]]:
-    place, end = 0, len(content)
-    while place < end:
-        tag, place = _varint(content, place)
-        number, wire = tag >> 3, tag & 7
-        value: Value
-        if wire == 0:
-            value, place = _varint(content, place)
-        else:
-            if wire == 2:
-                length, place = _varint(content, place)
-            else:
-                length = {1: 8, 5: 4}.get(wire, end + 1)  # groups are of another age
-            if length > end - place:
-                raise _Malformed
-            value, place = content[place : place + length], place + length
-        yield number, value
-
-
-def _varint(content: memoryview, place: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if place >= len(content):
-            raise _Malformed
-        byte = content[place]
-        place += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, place
-    raise _Malformed
-
-
-def _packed(content: memoryview) -> list[int]:
-    values, place = [], 0
-    while place < len(content):
-        value, place = _varint(content, place)
-        values.append(value)
-    return values
-
-
-def _message(fields: Fields, number: int) -> Fields:
-    """The one message in a field: a reader would merge two, and half of it would have been checked."""
-    values = fields.get(number, [])
-    if len(values) != 1:
-        raise _Malformed
-    return _fields(_bytes(values[0]))
-
-
-def _bytes(value: Value) -> memoryview:
-    if isinstance(value, int):
-        raise _Malformed
-    return value
-
-
-def _text(value: Value) -> str:
-    """A name as it may stand in a message."""
-    text = bytes(_bytes(value)[:64]).decode("utf-8", "replace")
-    return text if text.isprintable() else ascii(text)

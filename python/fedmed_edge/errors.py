@@ -2,6 +2,7 @@
 
 FedmedError            exit 1  refused or failed
 ├── InputError         exit 1  the file, folder, recipe or setting that was given: whoever named it
+│   ├── Misfit         exit 1  an image that the task is not about: whoever chose the one or the other
 │   └── Withheld       exit 1  the site's own policy keeps it in: whoever answers for that policy
 ├── StoreError         exit 1  the server's store: its admin
 ├── NothingMatched     exit 4  no input fits the model or the task
@@ -36,6 +37,10 @@ class FedmedError(Exception):
 
 class InputError(FedmedError):
     """A file, folder, recipe or setting that was given cannot be used."""
+
+
+class Misfit(InputError):
+    """An image is sound, and none that the task takes."""
 
 
 class Withheld(InputError):

@@ -125,16 +125,20 @@ def _model(file: Path) -> Told:
 
 
 def _exported_model(file: Path) -> Told:
-    from fedmed_edge.model.manifest import METADATA_KEY, parse_manifest
+    from fedmed_edge.model.manifest import METADATA_KEY, parse_manifests
     from fedmed_edge.runtime import open_session
 
     session = open_session(file, device="cpu")
     if METADATA_KEY not in session.metadata:
         raise InputError(f"{file}: has no manifest, expected a model made by `fedmed-server export`")
-    manifest = parse_manifest(session.metadata[METADATA_KEY], str(file))
-    values = manifest.model_dump(mode="json")
-    told = values | {"sample": "an input with its answer" if manifest.sample else "none"}
-    return values, [f"{file}: exported model (signature not checked here)", *_listed(told)]
+    manifests = [one for one, _ in parse_manifests(session.metadata[METADATA_KEY], str(file))]
+    title, lines = f"{file}: exported model (signature not checked here)", list[str]()
+    for manifest in manifests:
+        sample = "an input with its answer" if manifest.sample else "none"
+        named = [f"task {manifest.task}"] if len(manifests) > 1 else []
+        lines += [*named, *_listed(manifest.model_dump(mode="json") | {"sample": sample})]
+    tasks = [manifest.model_dump(mode="json") for manifest in manifests]
+    return tasks[0] if len(tasks) == 1 else {"tasks": tasks}, [title, *lines]
 
 
 def _recipe(file: Path) -> Told:

@@ -1,8 +1,9 @@
 """A model of the store as a file: which one was meant, exported, at which precision, noted in the ledger."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from fedmed_edge.errors import InputError, StoreError
 
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from fedmed_edge.generation import Generation
     from fedmed_edge.model.global_model import GlobalModel
     from fedmed_edge.recipe import Recipe
+    from fedmed_edge.signing import PrivateKey
     from fedmed_edge.store.entries import ModelEntry
     from fedmed_edge.store.store import Store
 
@@ -44,6 +46,30 @@ def exported(store: "Store", entry: "ModelEntry") -> "tuple[GlobalModel, Generat
     model = parse_model(store.model_content(entry.digest), f"model {entry.digest[:12]}")
     generation = store.generation(model.generation)
     return model, generation, export_onnx(model, generation)
+
+
+def export_together(
+    store: "Store", entries: "Sequence[ModelEntry]", target: Path, key: "PrivateKey"
+) -> tuple[dict[str, Any], str]:
+    """Write the models of several tasks as one signed ONNX file; says what was written."""
+    from fedmed_edge.export.tasks import export_tasks
+    from fedmed_edge.model.global_model import parse_model
+    from fedmed_edge.signing import write_signed
+
+    models = [
+        parse_model(store.model_content(one.digest), f"model {one.digest[:12]}")
+        for one in sorted(entries, key=lambda one: one.task)
+    ]
+    generations = {digest: store.generation(digest) for digest in {model.generation for model in models}}
+    content = export_tasks([(model, generations[model.generation]) for model in models])
+    for model in models:
+        note_exported(store, model, content)
+    signature = write_signed(target, content, key)
+    tasks = [{"task": one.recipe.name, "digest": one.digest, "sites": list(one.sites)} for one in models]
+    told = {"out": str(target), "signature": str(signature), "tasks": tasks, "bytes": len(content)}
+    names = ", ".join(one.recipe.name for one in models)
+    line = f"{target}: {len(models)} tasks, {names}, {len(content):,} bytes; signature {signature}"
+    return told, line
 
 
 def note_exported(store: "Store", model: "GlobalModel", content: bytes) -> None:

@@ -17,7 +17,7 @@ from fedmed_edge.generation import Generation
 from fedmed_edge.model.global_model import GlobalModel
 from fedmed_edge.model.manifest import METADATA_KEY, Manifest, Sample
 
-__all__ = ["export_onnx", "manifest_of"]
+__all__ = ["answering_graph", "export_onnx", "finished", "manifest_of"]
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,25 @@ def export_onnx(model: GlobalModel, generation: Generation) -> bytes:
         InputError: The generation is a draft or another one, its encoder is damaged, or the written file
             disagrees with the reference by more than 1e-4.
     """
+    answering = answering_graph(model, generation)
+    references = reference_answers(model, generation)
+    content = finished(answering, manifest_of(model, generation, sample_of(references)).text)
+    difference = check_parity(content, references)
+    log.info(
+        "exported %s: %.1f MB, difference to the reference %s",
+        model.digest[:12],
+        len(content) / 1e6,
+        "not measured: no runtime" if difference is None else f"{difference:.1e}",
+    )
+    return content
+
+
+def answering_graph(model: GlobalModel, generation: Generation) -> onnx.ModelProto:
+    """The generation's encoder with the model's lift, head and distance behind it; no manifest yet.
+
+    Raises:
+        InputError: The generation is a draft or another one, or its encoder is damaged.
+    """
     _refuse_unfit(model, generation)
     try:
         encoder = onnx.load_model_from_string(generation.encoder)
@@ -55,19 +74,15 @@ def export_onnx(model: GlobalModel, generation: Generation) -> bytes:
     tail.distance(features)
     encoder.graph.name = "fedmed"
     del encoder.metadata_props[:]
-    references = reference_answers(model, generation)
-    entry = encoder.metadata_props.add()
-    entry.key, entry.value = METADATA_KEY, manifest_of(model, generation, sample_of(references)).text
-    onnx.checker.check_model(encoder, full_check=True)
-    content = bytes(encoder.SerializeToString(deterministic=True))
-    difference = check_parity(content, references)
-    log.info(
-        "exported %s: %.1f MB, difference to the reference %s",
-        model.digest[:12],
-        len(content) / 1e6,
-        "not measured: no runtime" if difference is None else f"{difference:.1e}",
-    )
-    return content
+    return encoder
+
+
+def finished(model: onnx.ModelProto, manifest: str) -> bytes:
+    """The bytes of a file: a graph and the manifest in its metadata."""
+    entry = model.metadata_props.add()
+    entry.key, entry.value = METADATA_KEY, manifest
+    onnx.checker.check_model(model, full_check=True)
+    return bytes(model.SerializeToString(deterministic=True))
 
 
 def manifest_of(model: GlobalModel, generation: Generation, sample: Sample | None = None) -> Manifest:

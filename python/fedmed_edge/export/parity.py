@@ -71,8 +71,12 @@ def reference_answers(model: GlobalModel, generation: Generation) -> list[Refere
     return found
 
 
-def check_parity(content: bytes, references: Sequence[Reference]) -> float | None:
+def check_parity(content: bytes, references: Sequence[Reference], *, image: str = "image") -> float | None:
     """Run an exported model and compare it with the reference.
+
+    Args:
+        content: Of one task.
+        image: Name of its input.
 
     Returns:
         The largest difference of a probability; None where there is nothing to compare with.
@@ -85,7 +89,7 @@ def check_parity(content: bytes, references: Sequence[Reference]) -> float | Non
     session = open_session(content, device="cpu")
     worst = 0.0
     for one in references:
-        got, distance = session.run({"image": one.image[None]})
+        got, distance = session.run({image: one.image[None]})
         if not abs(float(distance[0]) - one.distance) <= DISTANCE_TOLERANCE * max(one.distance, 1.0):
             raise InputError(
                 f"export: `distance` has {float(distance[0]):.6g}, "

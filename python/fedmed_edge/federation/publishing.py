@@ -195,6 +195,11 @@ class Publisher:
         rows = [
             row for row in self.store.ledger() if row.kind == "exported" and row.details.get("file") == digest
         ]
+        if len({row.subject for row in rows}) > 1:
+            raise InputError(
+                f"{name}: answers several tasks, expected one",
+                hint="publish each task's model, or hand the file over for `fedmed-edge model add`",
+            )
         entries = {entry.digest: entry for entry in self.store.models()}
         entry = entries.get(rows[-1].subject or "") if rows else None
         if entry is None:

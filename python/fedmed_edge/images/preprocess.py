@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from fedmed_edge.errors import InputError
+from fedmed_edge.errors import InputError, Misfit
 from fedmed_edge.images.geometry import world_axes
 from fedmed_edge.images.image import VOXEL_CAP, Float32, Float64, Image, UInt8, sides
 from fedmed_edge.images.intensity import scale_intensity
@@ -132,15 +132,15 @@ def check_fits(image: Image, recipe: Recipe) -> None:
     """Refuse an image of another modality or number of dimensions than the recipe takes.
 
     Raises:
-        InputError: With what it has and what is expected.
+        Misfit: With what it has and what is expected.
     """
     if recipe.modality and image.modality and image.modality not in recipe.modality:
-        raise InputError(
+        raise Misfit(
             f"{image.source}: `modality` has {image.modality}, expected {' or '.join(recipe.modality)}"
         )
     if image.dimensions != recipe.dimensions:
         hint = "give the folder of the series" if image.format == "dicom" and recipe.dimensions == 3 else None
-        raise InputError(
+        raise Misfit(
             f"{image.source}: image has {image.dimensions} dimensions, expected {recipe.dimensions}",
             hint=hint,
         )
@@ -150,11 +150,11 @@ def one_channel(image: Image) -> Float32:
     """The one channel of a grey image, (1, ...), also where it is stored as three equal ones.
 
     Raises:
-        InputError: The channels differ.
+        Misfit: The channels differ.
     """
     first = image.pixels[:1]
     if any(not np.array_equal(first[0], other) for other in image.pixels[1:]):
-        raise InputError(
+        raise Misfit(
             f"{image.source}: image has {image.channels} channels that differ (colour), expected 1",
             hint="a recipe with channels = 3 takes colour and grey images mixed",
         )

@@ -1,11 +1,12 @@
-"""Many inputs, one model: each is answered and written; one that cannot be answered stops no other."""
+"""Many inputs, one model or several: each is answered and written; one that fails stops no other."""
 
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
-from fedmed_edge.errors import FedmedError, InputError
+from fedmed_edge.errors import FedmedError, InputError, Misfit
 from fedmed_edge.inference.answer import Answer, answer_input
 from fedmed_edge.inference.inputs import Found, Input
 from fedmed_edge.inference.options import Options
@@ -19,33 +20,69 @@ log = logging.getLogger(__name__)
 DONE, ALL_FAILED, SOME_FAILED = 0, 1, 3
 
 
-def infer(model: Model, found: Found, out: Path, options: Options | None = None) -> Iterator[Result]:
+def infer(
+    models: Model | Sequence[Model], found: Found, out: Path, options: Options | None = None
+) -> Iterator[Result]:
     """Answer inputs one by one and write their results.
+
+    Where one file answers several tasks, an input is answered with each that takes it by its recipe's rules,
+    if it is like the images that this one was made from; where that leaves none, every task says why.
 
     The table is written at the end, also when the run is interrupted.
 
     Args:
+        models: One, or those of `load_models`, in the order of the recipes that `found` was looked for with.
         found: What `inputs.find_inputs` found; what it refused comes out as failed results, last.
         out: Folder of the results.
         options: What is written; default: all that an input is fit for.
 
     Yields:
-        A result for each input, as soon as it is on disk; a failed one has `error`.
+        A result for each input and task, as soon as it is on disk; a failed one has `error`.
 
     Raises:
         InputError: Results cannot be written.
     """
-    options = options or Options()
-    with ResultsFolder(out, model, options) as folder:
+    options, models = options or Options(), (models,) if isinstance(models, Model) else tuple(models)
+    several = len(models) > 1
+    with ExitStack() as stack:
+        folders = [  # the last one opened writes its rows first
+            stack.enter_context(ResultsFolder(out, model, options, apart=several)) for model in models[::-1]
+        ][::-1]
         for given in found.inputs:
-            started, memory = time.perf_counter(), MemoryMeter()
-            answer = _answer(model, given, options)
-            if isinstance(answer, Answer):
-                yield folder.add(answer, started, memory)
-            else:
-                yield folder.fail(given, answer, time.perf_counter() - started)
+            yield from _answer_with([folders[number] for number in given.tasks], given, options, several)
         for name, error in found.refused:
-            yield folder.fail(Input(name, Path(name)), error, 0.0)
+            for folder in folders:
+                yield folder.fail(Input(name, Path(name)), error, 0.0)
+
+
+def _answer_with(
+    folders: Sequence[ResultsFolder], given: Input, options: Options, several: bool
+) -> Iterator[Result]:
+    """Answers of the tasks that an input is fit for; where there is none, why, from each."""
+    unfit: list[tuple[ResultsFolder, Answer | FedmedError, float]] = []
+    for folder in folders:
+        started, memory = time.perf_counter(), MemoryMeter()
+        answer = _answer(folder.model, given, options)
+        seconds = time.perf_counter() - started
+        if several and (isinstance(answer, Misfit) or (isinstance(answer, Answer) and answer.known is False)):
+            unfit.append((folder, answer, seconds))
+        elif isinstance(answer, Answer):
+            yield folder.add(answer, started, memory)
+        else:
+            yield folder.fail(given, answer, seconds)
+    for folder, answer, seconds in unfit:
+        error = answer if isinstance(answer, FedmedError) else _unlike(given, answer)
+        if len(unfit) == len(folders):
+            yield folder.fail(given, error, seconds, known=None if answer is error else False)
+        else:
+            log.info("not taken: %s: %s: %s", given.name, folder.model.manifest.task, error)
+
+
+def _unlike(given: Input, answer: Answer) -> InputError:
+    return InputError(
+        f"{given.name}: is unlike the images that the model was made from: `distance` has "
+        f"{answer.distance:.4g}, expected at most {answer.threshold:.4g}"
+    )
 
 
 def _answer(model: Model, given: Input, options: Options) -> Answer | FedmedError:

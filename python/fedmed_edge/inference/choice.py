@@ -14,7 +14,7 @@ from fedmed_edge.inference.model_folder import (
     variant_path,
     write_document,
 )
-from fedmed_edge.inference.predict import Model, load_model
+from fedmed_edge.inference.predict import Model, load_models
 from fedmed_edge.machine import fingerprint
 from fedmed_edge.model.manifest import Precision
 
@@ -31,8 +31,8 @@ class Choice:
     device: str
 
 
-def load_active(site: Path, *, trust: Path | str | None, device: str = "auto") -> Model:
-    """Load the active model of a site folder; where `bench` measured it on this machine, as it chose.
+def load_active(site: Path, *, trust: Path | str | None, device: str = "auto") -> tuple[Model, ...]:
+    """Load every task of the active model; where `bench` measured it on this machine, as it chose.
 
     Args:
         site: The site folder.
@@ -48,14 +48,14 @@ def load_active(site: Path, *, trust: Path | str | None, device: str = "auto") -
     choice = read_choice(entry)
     if choice is not None and device in ("auto", choice.device):
         try:
-            return load_model(variant_path(entry.path, choice.precision), trust=trust, device=choice.device)
+            return load_models(variant_path(entry.path, choice.precision), trust=trust, device=choice.device)
         except DeviceError as error:
             if device != "auto":
                 raise
             log.warning(
                 "warning: %s, which `fedmed-edge bench` chose, cannot be used: %s", choice.device, error
             )
-    return load_model(entry.path, trust=trust, device=device)
+    return load_models(entry.path, trust=trust, device=device)
 
 
 def write_choice(entry: ModelEntry, choice: Choice) -> None:

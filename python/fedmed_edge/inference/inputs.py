@@ -28,11 +28,13 @@ class Input:
         path: File, or folder of a series; of an unpacked zip, temporary.
         series: DICOM only. For a recipe of volumes a stack; for a recipe of 2-D images one instance, which
             may hold the frames of a cine.
+        tasks: Numbers of the recipes whose rules take it; of a picture that is found out as it is answered.
     """
 
     name: str
     path: Path
     series: Series | None = None
+    tasks: tuple[int, ...] = (0,)
 
     def images(self, *, lenient: bool = False, compact: bool = False) -> Iterator[Image]:
         """Read it: one image, or those of a cine's frames one at a time.
@@ -85,16 +87,15 @@ class Found:
 
 def find_inputs(
     paths: Sequence[Path],
-    recipe: Recipe,
-    *,
+    *recipes: Recipe,
     skip: Path | None = None,
     series: str | None = None,
     every: bool = False,
 ) -> Found:
-    """Find the images behind files, folders, DICOMDIRs and zips that a recipe is about.
+    """Find the images behind files, folders, DICOMDIRs and zips that a recipe, or one of several, is about.
 
     PNG, JPEG and NIfTI files are one input each. DICOM files are grouped into studies and series, wherever
-    they lie; the recipe's rules choose among these, and of several volumes of a study behind one path the
+    they lie; each recipe's rules choose among these, and of several volumes of a study behind one path the
     best is taken. What was named itself and is no image is refused; what lies in a folder is passed over,
     unless it is named like an image or cannot be looked into.
 
@@ -116,7 +117,7 @@ def find_inputs(
     """
     sources = find_sources(paths, skip=skip)
     try:
-        found = _chosen(sources, recipe, series, every)
+        found = _chosen(sources, recipes, series, every)
         for path in paths:
             if series is None and path.is_dir() and not any(_lies_in(name, path) for name in _names(found)):
                 log.warning("%s: folder holds no image", path)
@@ -149,7 +150,7 @@ def _lies_in(name: str, folder: Path) -> bool:
     return name.partition("#")[0] == str(folder) or Path(name).is_relative_to(folder)
 
 
-def _chosen(sources: Sources, recipe: Recipe, series: str | None, every: bool) -> Found:
+def _chosen(sources: Sources, recipes: Sequence[Recipe], series: str | None, every: bool) -> Found:
     inputs, refused, not_taken = [], [], []
     for source in sources.files:
         if source.kind is None:
@@ -158,7 +159,7 @@ def _chosen(sources: Sources, recipe: Recipe, series: str | None, every: bool) -
             else:
                 log.debug("passed over: %s", source.reason)
         elif source.kind != "dicom" and series is None:
-            inputs.append(Input(source.name, source.path))
+            inputs.append(Input(source.name, source.path, tasks=tuple(range(len(recipes)))))
     names, grouped = grouped_dicom(sources)
     given = {source.path for source in sources.files if source.given}
     for path, error in grouped.refused:
@@ -168,17 +169,40 @@ def _chosen(sources: Sources, recipe: Recipe, series: str | None, every: bool) -
             refused.append((names[path], InputError(f"{names[path]}: file holds {kind}, expected an image")))
         elif series is None:
             not_taken.append((names[path], f"holds {kind}, no image"))
-    verdicts = judged(grouped, sources, recipe, every=every)
-    for name, verdict in zip(series_names(verdicts, names), verdicts, strict=True):
-        if series not in (None, verdict.series.series_uid):
-            continue
-        if not (verdict.taken or (series is not None and verdict.matches)):
-            not_taken.append((name, verdict.reason))
-        elif recipe.dimensions == 2:
-            inputs += [Input(names[one.files[0]], one.files[0], one) for one in instances(verdict.series)]
-        else:
-            inputs.append(Input(name, verdict.series.place, verdict.series))
-    return Found(tuple(inputs), tuple(refused), tuple(not_taken), sources)
+    taken, passed = _by_the_rules(sources, names, grouped, recipes, series, every)
+    not_taken += [(name, "; ".join(why)) for name, why in passed.items() if len(why) == len(recipes)]
+    return Found((*inputs, *taken), tuple(refused), tuple(not_taken), sources)
+
+
+def _by_the_rules(
+    sources: Sources,
+    names: dict[Path, str],
+    grouped: Grouped,
+    recipes: Sequence[Recipe],
+    series: str | None,
+    every: bool,
+) -> tuple[list[Input], dict[str, list[str]]]:
+    """The series that a recipe takes, each once; of every other one the reason of each recipe."""
+    taken: dict[tuple[object, ...], Input] = {}
+    passed: dict[str, list[str]] = {}
+    for number, recipe in enumerate(recipes):
+        verdicts = judged(grouped, sources, recipe, every=every)
+        for name, verdict in zip(series_names(verdicts, names), verdicts, strict=True):
+            own = verdict.series
+            if series not in (None, own.series_uid):
+                continue
+            if not (verdict.taken or (series is not None and verdict.matches)):
+                why = f"{recipe.name}: {verdict.reason}" if len(recipes) > 1 else verdict.reason
+                passed.setdefault(name, []).append(why)
+                continue
+            found = [Input(name, own.place, own)]
+            if recipe.dimensions == 2:
+                found = [Input(names[one.files[0]], one.files[0], one) for one in instances(own)]
+            for one in found:
+                key = (one.name, own.series_uid, own.part, recipe.dimensions)
+                before = taken[key].tasks if key in taken else ()
+                taken[key] = replace(one, tasks=(*before, number))
+    return list(taken.values()), passed
 
 
 def judged(grouped: Grouped, sources: Sources, recipe: Recipe, *, every: bool = False) -> list[Verdict]:

@@ -7,7 +7,7 @@ and which one did before. Every change is one rename, so that a killed process l
 import json
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,18 +18,29 @@ from fedmed_edge.atomic import TEMPORARY, locked, read_regular, write_atomic
 from fedmed_edge.errors import InputError, TrustError
 from fedmed_edge.model.manifest import Precision
 
-__all__ = ["ModelEntry", "ModelFolder", "precisions_beside", "variant_path"]
+__all__ = ["ModelEntry", "ModelFolder", "OtherTask", "precisions_beside", "variant_path"]
 
 State = Literal["active", "previous", "waiting", "withdrawn"]
 
 MODEL, FACTS = "model.onnx", "facts.json"
 _ACTIVE, _WITHDRAWN, _LOCK = "active.json", "withdrawn.json", ".lock"
-_FACTS = {"model": str, "task": str, "generation": str, "sites": int, "precisions": list}
+_TASK = {"model": str, "task": str, "generation": str, "sites": int}
+_FACTS = {**_TASK, "precisions": list}
 _MENDING = {
     FACTS: "delete the folder that it is in, then add the same model again",
     _ACTIVE: "delete it, then say with `fedmed-edge model activate` which model answers",
     _WITHDRAWN: "delete it; `agent` asks the server again what was withdrawn",
 }
+
+
+@dataclass(frozen=True)
+class OtherTask:
+    """A task that a file answers beside its first one; fields as of `ModelEntry`."""
+
+    task: str
+    model: str
+    generation: str
+    sites: int
 
 
 @dataclass(frozen=True)
@@ -39,10 +50,12 @@ class ModelEntry:
     Attributes:
         name: The first 16 digits of its file's SHA-256, and its folder's name.
         model: Digest, as `fedmed-server rebuild` prints it.
+        task, generation, sites: What it answers, and what it was made of.
         state: `active` answers; `previous` did before and is what `rollback` goes back to; `waiting` does
             not yet; `withdrawn` never again.
         path: Its FP32 file; others stand beside it.
         precisions: Of the files that came with it, `fp32` first.
+        others: Of a file that answers several tasks, all but the first.
     """
 
     name: str
@@ -53,6 +66,17 @@ class ModelEntry:
     state: State
     path: Path
     precisions: tuple[Precision, ...]
+    others: tuple[OtherTask, ...] = ()
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """Of every model in it."""
+        return self.model, *(one.model for one in self.others)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """That it answers."""
+        return self.task, *(one.task for one in self.others)
 
 
 def variant_path(path: Path, precision: Precision) -> Path:
@@ -95,7 +119,9 @@ class ModelFolder:
         for facts in self.path.glob(f"[!.]*/{FACTS}"):
             values, name = read_document(facts, **_FACTS), facts.parent.name
             roles: dict[str | None, State] = {previous: "previous", active: "active"}
-            state: State = "withdrawn" if values["model"] in withdrawn else roles.get(name, "waiting")
+            others = _others(facts, values)
+            gone = not withdrawn.isdisjoint([values["model"], *(one.model for one in others)])
+            state: State = "withdrawn" if gone else roles.get(name, "waiting")
             entry = ModelEntry(
                 name=name,
                 model=values["model"],
@@ -105,6 +131,7 @@ class ModelFolder:
                 state=state,
                 path=facts.with_name(MODEL),
                 precisions=tuple(values["precisions"]),
+                others=others,
             )
             found.append((get_args(State).index(state), -facts.stat().st_mtime_ns, name, entry))
         return [entry for *_, entry in sorted(found)]
@@ -116,7 +143,9 @@ class ModelFolder:
             InputError: There is none, or more than one.
         """
         entries = self.entries()
-        fitting = [entry for entry in entries if entry.name.startswith(name) or entry.model.startswith(name)]
+        fitting = [
+            entry for entry in entries if any(one.startswith(name) for one in (entry.name, *entry.digests))
+        ]
         if len(fitting) != 1:
             raise InputError(
                 f"models: {len(fitting)} models begin with `{name}`, expected one",
@@ -138,7 +167,7 @@ class ModelFolder:
                 hint="`fedmed-edge model add FILE`, `fedmed-edge model activate`; or name one with --model",
             )
         entry = self.find(active)
-        self.refuse_withdrawn(entry.model, entry.path)
+        self.refuse_withdrawn(entry.digests, entry.path)
         return entry
 
     def roles(self) -> tuple[str | None, str | None]:
@@ -164,13 +193,14 @@ class ModelFolder:
         with self.locked():
             write_document(self.path / _WITHDRAWN, {"models": sorted(self._withdrawn() | told)})
 
-    def refuse_withdrawn(self, digest: str, path: Path) -> None:
-        """Refuse a model that was withdrawn; `path` names it in the message.
+    def refuse_withdrawn(self, digests: Sequence[str], path: Path) -> None:
+        """Refuse a file with a model in it that was withdrawn; `path` names it in the message.
 
         Raises:
-            TrustError: It was.
+            TrustError: One was.
         """
-        if digest in self._withdrawn():
+        withdrawn = self._withdrawn()
+        for digest in (one for one in digests if one in withdrawn):
             raise TrustError(
                 f"{path}: model {digest[:12]} was withdrawn",
                 hint="a hospital in it left: take the newest, or go back with `fedmed-edge model rollback`",
@@ -203,6 +233,16 @@ class ModelFolder:
         return set(read_document(path, models=list)["models"]) if path.exists() else set()
 
 
+def _others(facts: Path, values: dict[str, Any]) -> tuple[OtherTask, ...]:
+    try:
+        found = [{name: one[name] for name in _TASK} for one in values.get("others", [])]
+    except (KeyError, TypeError):
+        raise _damaged(facts) from None
+    if any(not isinstance(one[name], kind) for one in found for name, kind in _TASK.items()):
+        raise _damaged(facts)
+    return tuple(OtherTask(**one) for one in found)
+
+
 def write_document(path: Path, values: dict[str, Any]) -> None:
     """Write a file of the folder: JSON of format 1."""
     write_atomic(path, (json.dumps({"format_version": 1} | values, indent=1) + "\n").encode())
@@ -223,4 +263,8 @@ def read_document(path: Path, **wanted: type | UnionType) -> dict[str, Any]:
             return dict(values)
     except (ValueError, KeyError, TypeError, RecursionError):
         pass
-    raise InputError(f"{path}: damaged, or of a newer release", hint=_MENDING.get(path.name))
+    raise _damaged(path)
+
+
+def _damaged(path: Path) -> InputError:
+    return InputError(f"{path}: damaged, or of a newer release", hint=_MENDING.get(path.name))

@@ -19,7 +19,7 @@ from fedmed_edge.inference.model_folder import (
     variant_path,
     write_document,
 )
-from fedmed_edge.inference.predict import Model, load_model
+from fedmed_edge.inference.predict import Model, load_models
 from fedmed_edge.inference.sample import check_sample
 from fedmed_edge.inference.scoring import score_model
 from fedmed_edge.model.manifest import Precision
@@ -35,7 +35,7 @@ __all__ = [
     "activate",
     "add_model",
     "rollback",
-    "verify_model",
+    "verify_models",
     "verify_variants",
 ]
 
@@ -47,11 +47,12 @@ MARGIN = 0.02
 
 @dataclass(frozen=True)
 class Verified:
-    """A file of a model that is as it was signed; `found` tells what its sample said."""
+    """A file of a model that is as it was signed; `found` tells what the sample of a task said."""
 
     precision: Precision
     device: str
     found: str
+    task: str
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def add_model(folder: Path, file: Path, *, trust: Path | None) -> ModelEntry:
         try:
             _copy(file, content, new)
             facts = _verified(new, file, trust)
-            models.refuse_withdrawn(facts["model"], file)
+            models.refuse_withdrawn([one["model"] for one in (facts, *facts.get("others", []))], file)
             write_document(new / FACTS, facts)
             if _is_sound(models.path / name, trust):
                 _complete(models.path / name, new)
@@ -118,24 +119,25 @@ def _of_the_given(error: FedmedError, copied: Path, file: Path) -> FedmedError:
     return type(error)(text, hint=error.hint)
 
 
-def verify_model(path: Path, *, trust: Path | None, device: str = "auto") -> Model:
-    """Load a model after checking signature and content, and have it answer its sample.
+def verify_models(path: Path, *, trust: Path | None, device: str = "auto") -> tuple[Model, ...]:
+    """Load every task of a model after checking signature and content, and have each answer its sample.
 
     Raises:
         TrustError: The signature is not right, or the sample is answered otherwise than it says.
         InputError: The file cannot be read, or is no exported model.
         DeviceError: The asked device did not come up.
     """
-    model = load_model(path, trust=trust, device=device)
-    check_sample(model)
-    return model
+    models = load_models(path, trust=trust, device=device)
+    for model in models:
+        check_sample(model)
+    return models
 
 
 def verify_variants(entry: ModelEntry, *, trust: Path | None, device: str = "auto") -> list[Verified]:
     """Verify every file of a kept model.
 
     Raises:
-        TrustError, InputError, DeviceError: As `verify_model`; a file is not the one of its name.
+        TrustError, InputError, DeviceError: As `verify_models`; a file is not the one of its name.
     """
     if hashlib.sha256(read_regular(entry.path, FILE_CAP)).hexdigest()[:16] != entry.name:
         raise TrustError(
@@ -144,12 +146,12 @@ def verify_variants(entry: ModelEntry, *, trust: Path | None, device: str = "aut
         )
     found = []
     for precision in entry.precisions:
-        model = load_model(variant_path(entry.path, precision), trust=trust, device=device)
-        off = check_sample(model)
-        told = "signature right, no sample in it"
-        if off is not None:
-            told = f"signature right, sample off by {off.probabilities:.1e}, distance by {off.distance:.1e}"
-        found.append(Verified(precision, model.device, told))
+        for model in load_models(variant_path(entry.path, precision), trust=trust, device=device):
+            off = check_sample(model)
+            told = "no sample in it"
+            if off is not None:
+                told = f"sample off by {off.probabilities:.1e}, distance by {off.distance:.1e}"
+            found.append(Verified(precision, model.device, f"signature right, {told}", model.manifest.task))
     return found
 
 
@@ -178,14 +180,14 @@ def activate(
     """
     models = ModelFolder(folder)
     entry = models.find(name) if name else _newest_waiting(models)
-    models.refuse_withdrawn(entry.model, entry.path)
-    model = verify_model(entry.path, trust=trust, device=device)
+    models.refuse_withdrawn(entry.digests, entry.path)
+    loaded = verify_models(entry.path, trust=trust, device=device)
     active, _ = models.roles()
     if active == entry.name:
         return Activation(entry, None, None, 0, False)
     score, before, images = None, None, check_set.labelled if check_set else ()
     if check_set and images:
-        score = _score(model, check_set, force)
+        score = _score(loaded, check_set, force)
         before = _score_of_active(models, check_set, trust, device)
     least = 0.0 if before is None else before - margin
     fell = score is not None and score < least
@@ -197,7 +199,7 @@ def activate(
         )
     # Not held while images are scored, which may take hours: a rollback or a withdrawal would wait.
     with models.locked():
-        models.refuse_withdrawn(models.find(entry.name).model, entry.path)
+        models.refuse_withdrawn(models.find(entry.name).digests, entry.path)
         now, previous = models.roles()
         if now != active:
             raise InputError(
@@ -222,8 +224,8 @@ def rollback(folder: Path, *, trust: Path | None) -> ModelEntry:
         if previous is None:
             raise InputError("models: none was active before, expected one to go back to")
         entry = models.find(previous)
-        models.refuse_withdrawn(entry.model, entry.path)
-        verify_model(entry.path, trust=trust, device="cpu")
+        models.refuse_withdrawn(entry.digests, entry.path)
+        verify_models(entry.path, trust=trust, device="cpu")
         models.set_roles(previous, None)
     return models.find(previous)
 
@@ -241,30 +243,34 @@ def _copy(file: Path, content: bytes, target: Path) -> None:
 
 def _verified(new: Path, file: Path, trust: Path | None) -> dict[str, Any]:
     """What the copied model says of itself, once every file of it was verified."""
-    model, precisions = verify_model(new / MODEL, trust=trust, device="cpu"), ["fp32"]
-    if model.manifest.precision != "fp32":
+    models, precisions = verify_models(new / MODEL, trust=trust, device="cpu"), ["fp32"]
+    first = models[0].manifest
+    if first.precision != "fp32":
         raise InputError(
-            f"{file}: `precision` has {model.manifest.precision}, expected fp32",
+            f"{file}: `precision` has {first.precision}, expected fp32",
             hint="add the FP32 file; variants beside it come along",
         )
     for precision in get_args(Precision)[1:]:
         path = variant_path(new / MODEL, precision)
         if not path.exists():
             continue
-        variant = verify_model(path, trust=trust, device="cpu")
-        if (variant.digest, variant.manifest.precision) != (model.digest, precision):
+        variants = verify_models(path, trust=trust, device="cpu")
+        wanted = [(model.digest, precision) for model in models]
+        if [(variant.digest, variant.manifest.precision) for variant in variants] != wanted:
             raise TrustError(
                 f"{variant_path(file, precision)}: is not the {precision} variant of {file.name}"
             )
         precisions.append(precision)
-    manifest = model.manifest
-    return {
-        "model": manifest.model,
-        "task": manifest.task,
-        "generation": manifest.generation,
-        "sites": manifest.sites,
-        "precisions": precisions,
-    }
+    facts, *others = [
+        {
+            "model": model.digest,
+            "task": model.manifest.task,
+            "generation": model.manifest.generation,
+            "sites": model.manifest.sites,
+        }
+        for model in models
+    ]
+    return {**facts, "precisions": precisions, **({"others": others} if others else {})}
 
 
 def _is_sound(kept: Path, trust: Path | None) -> bool:
@@ -291,10 +297,11 @@ def _newest_waiting(models: ModelFolder) -> ModelEntry:
     return entries[0]
 
 
-def _score(model: Model, check_set: "Dataset", force: bool) -> float | None:
-    """None where the images do not fit the model, which only `force` lets through."""
+def _score(models: tuple[Model, ...], check_set: "Dataset", force: bool) -> float | None:
+    """Score of the task that the images are of; None where none is, which only `force` lets through."""
+    task = check_set.recipe.name
     try:
-        return score_model(model, check_set)
+        return score_model(next((one for one in models if one.manifest.task == task), models[0]), check_set)
     except InputError as error:
         if not force:
             raise
@@ -307,7 +314,7 @@ def _score_of_active(
 ) -> float | None:
     """None where no model is active, or where the active one can no longer be used."""
     try:
-        return score_model(verify_model(models.active().path, trust=trust, device=device), check_set)
+        return _score(verify_models(models.active().path, trust=trust, device=device), check_set, force=False)
     except FedmedError as error:
         log.info("the new model is compared with none: %s", error)
         return None

@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 
@@ -16,7 +15,15 @@ from fedmed_edge.images.preprocess import prepare, restore
 from fedmed_edge.images.windows import window_starts
 from fedmed_edge.inference.usage import Stopwatch
 from fedmed_edge.kinds import file_kind
-from fedmed_edge.model.manifest import METADATA_KEY, Manifest, Precision, parse_manifest
+from fedmed_edge.model.manifest import (
+    METADATA_KEY,
+    ONE_TASK,
+    Manifest,
+    Ports,
+    parse_manifest,
+    parse_manifests,
+)
+from fedmed_edge.onnx_file import graph_part, model_metadata
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.runtime import Session, as_batch, open_session
 
@@ -30,13 +37,14 @@ _COARSE = 3.0
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A model whose signature was checked, loaded on a device.
+    """A model of one task whose signature was checked, loaded on a device; its file may hold others.
 
     Attributes:
         path: File it came from.
         file_sha256: SHA-256 of the file, in hexadecimal.
         manifest: What it says of itself.
         device_asked: The device that was asked for.
+        ports: What its input and outputs are called in the graph.
     """
 
     path: Path
@@ -44,6 +52,7 @@ class Model:
     manifest: Manifest
     session: Session = field(repr=False)
     device_asked: str = "auto"
+    ports: Ports = ONE_TASK
 
     @property
     def digest(self) -> str:
@@ -59,6 +68,15 @@ class Model:
     def device(self) -> str:
         """The device that came up."""
         return self.session.device
+
+    def run(self, window: Float32) -> tuple[Float32, float]:
+        """Probabilities (C,) or (C, *size) and squared distance of a window (channels, *size).
+
+        Raises:
+            InputError: The window has another shape, or the model cannot be run.
+        """
+        probabilities, distance = self.session.run({self.ports.image: as_batch(window)})
+        return probabilities[0], float(distance.reshape(-1)[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +114,7 @@ class Prediction:
 
 
 def load_model(path: Path | str, *, trust: Path | str | None, device: str = "auto") -> Model:
-    """Load a model file after checking its signature.
+    """Load a model file of one task after checking its signature.
 
     Args:
         path: ONNX file, its signature `path.sig` beside it.
@@ -105,7 +123,8 @@ def load_model(path: Path | str, *, trust: Path | str | None, device: str = "aut
 
     Raises:
         TrustError: No key to trust, no signature, one by another key, or a file changed since.
-        InputError: A file is missing, or the content is no exported model; names what else it is.
+        InputError: A file is missing, or the content is no exported model; names what else it is; or it
+            answers several tasks, which `load_models` loads.
         DeviceError: The asked device did not come up.
 
     Example:
@@ -115,6 +134,20 @@ def load_model(path: Path | str, *, trust: Path | str | None, device: str = "aut
         fedmed_edge.errors.TrustError: lesion.onnx: no key to check its signature against
     """
     path = Path(path)
+    content, text = _trusted(path, trust)
+    parse_manifest(text, str(path))
+    (model,) = _opened(path, content, text, device)
+    return model
+
+
+def load_models(path: Path | str, *, trust: Path | str | None, device: str = "auto") -> tuple[Model, ...]:
+    """Load every task of a model file after checking its signature; as `load_model` otherwise."""
+    path = Path(path)
+    return _opened(path, *_trusted(path, trust), device)
+
+
+def _trusted(path: Path, trust: Path | str | None) -> tuple[bytes, str]:
+    """Content of a model file as it was signed, and the manifest in it."""
     if trust is None:
         raise TrustError(
             f"{path}: no key to check its signature against",
@@ -129,28 +162,32 @@ def load_model(path: Path | str, *, trust: Path | str | None, device: str = "aut
     from fedmed_edge.signing import read_public_key, verify_file
 
     content = verify_file(path, read_public_key(Path(trust)))
-    precision = "fp32"
-    if device == "tensorrt":  # it has to be told before the manifest, which is canonical JSON, can be read
-        said = (name for name in get_args(Precision) if f'"precision":"{name}"'.encode() in content)
-        precision = next(said, "fp32")
-    session = open_session(content, device=device, precision=precision)
-    text = session.metadata.get(METADATA_KEY)
+    text = model_metadata(content, str(path)).get(METADATA_KEY)
     if text is None:
         raise InputError(f"{path}: has no manifest, expected a model made by `fedmed-server export`")
-    model = Model(path, hashlib.sha256(content).hexdigest(), parse_manifest(text, str(path)), session, device)
-    _check_graph(model)
-    log.info("%s: %s on %s", path.name, model.manifest.task, model.device)
-    return model
+    return content, text
+
+
+def _opened(path: Path, content: bytes, text: str, device: str) -> tuple[Model, ...]:
+    manifests, models, digest = parse_manifests(text, str(path)), [], hashlib.sha256(content).hexdigest()
+    for manifest, ports in manifests:
+        # A runtime computes a whole graph: each task runs on the part that answers it.
+        part = content if len(manifests) == 1 else graph_part(content, ports[1:], str(path))
+        session = open_session(part, device=device, precision=manifest.precision)
+        models.append(Model(path, digest, manifest, session, device, ports))
+        _check_graph(models[-1])
+        log.info("%s: %s on %s", path.name, manifest.task, session.device)
+    return tuple(models)
 
 
 def _check_graph(model: Model) -> None:
-    recipe = model.recipe
-    wanted = {"image": (1, recipe.channels, *recipe.size)}
+    recipe, (image, *outputs) = model.recipe, model.ports
+    wanted = {image: (1, recipe.channels, *recipe.size)}
     if model.session.inputs != wanted:
         raise InputError(f"{model.path}: `inputs` has {model.session.inputs}, expected {wanted}")
-    if model.session.outputs != ["probabilities", "distance"]:
+    if model.session.outputs != outputs:
         raise InputError(
-            f"{model.path}: `outputs` has {model.session.outputs}, expected probabilities and distance"
+            f"{model.path}: `outputs` has {model.session.outputs}, expected {' and '.join(outputs)}"
         )
 
 
@@ -184,7 +221,7 @@ def predict(model: Model, image: Image | Path | str) -> Prediction:
         shares, mask, warnings = (_answer_2d if flat else _answer_3d)(asked, image)
     except InputError as error:
         prefix = "" if str(error).startswith(str(image.source)) else f"{image.source}: "
-        raise InputError(f"{prefix}{error}", hint=error.hint) from None
+        raise type(error)(f"{prefix}{error}", hint=error.hint) from None
     distance, threshold = float(np.mean(asked.distances)), model.manifest.known_threshold
     if threshold is not None and distance > threshold:
         warnings.insert(0, UNLIKE)
@@ -274,14 +311,14 @@ class _Asked:
 
 
 def _run(model: Model, window: Float32) -> tuple[Float32, float]:
-    probabilities, distance = model.session.run({"image": as_batch(window)})
+    probabilities, distance = model.run(window)
     kind = model.recipe.kind
     wanted = (len(model.recipe.classes), *(model.recipe.size if kind == "segmentation" else ()))
-    if probabilities.shape != (1, *wanted):
-        raise InputError(f"`probabilities` has shape {probabilities.shape}, expected {(1, *wanted)}")
-    if not (np.isfinite(probabilities).all() and np.isfinite(distance).all()):
+    if probabilities.shape != wanted:
+        raise InputError(f"`probabilities` has shape {(1, *probabilities.shape)}, expected {(1, *wanted)}")
+    if not (np.isfinite(probabilities).all() and np.isfinite(distance)):
         raise InputError("`probabilities` has NaN or infinite values, expected numbers")
-    return np.ascontiguousarray(probabilities[0], np.float32), float(distance.reshape(-1)[0])
+    return np.ascontiguousarray(probabilities, np.float32), distance
 
 
 def _warnings(recipe: Recipe, image: Image, valid: tuple[int, ...]) -> list[str]:

@@ -41,13 +41,15 @@ class ResultsFolder:
     Args:
         out: Made where it is missing.
         options: What is written.
+        apart: Other tasks answer the same inputs: in the folder of each input this one has a folder.
 
     Raises:
         InputError: The folder cannot be made or written to, or holds a table of other columns.
     """
 
-    def __init__(self, out: Path, model: Model, options: Options) -> None:
+    def __init__(self, out: Path, model: Model, options: Options, *, apart: bool = False) -> None:
         self.out, self.model, self.options = out, model, options
+        self._inside = model.manifest.task if apart else ""
         self._given: dict[str, str] = {}
         self._rows: list[Row] = []
         try:
@@ -106,7 +108,7 @@ class ResultsFolder:
 
         return self._keep(answer.input, folder, measured, files)
 
-    def fail(self, given: Input, error: FedmedError, seconds: float) -> Result:
+    def fail(self, given: Input, error: FedmedError, seconds: float, *, known: bool | None = None) -> Result:
         """Record an input that could not be answered; an earlier answer in its folder is taken away."""
         folder = self._folder(given)
         earlier = folder.is_dir()
@@ -114,6 +116,7 @@ class ResultsFolder:
             **self._of(given),
             output=str(folder) if earlier else None,
             seconds=seconds,
+            known=known,
             error=str(error),
             hint=error.hint,
         )
@@ -216,11 +219,11 @@ class ResultsFolder:
         source, task = _identity(given), self.model.manifest.task
         parent, name = _place(given)
         if self._given.get(f"{parent}/{name}", source) != source or not _same(
-            self.out / parent / name / _RESULT, source, task
+            self.out / parent / name / self._inside / _RESULT, source, task
         ):
             name += "-" + hashlib.sha256(f"{source}\0{task}".encode()).hexdigest()[:8]
         self._given[f"{parent}/{name}"] = source
-        return self.out / parent / name
+        return self.out / parent / name / self._inside
 
 
 def _make(folder: Path) -> None:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from fedmed_edge.errors import TrustError
 from fedmed_edge.inference.predict import Model
-from fedmed_edge.runtime import as_batch
 
 log = logging.getLogger(__name__)
 
@@ -36,11 +35,11 @@ def check_sample(model: Model) -> SampleCheck | None:
     if sample is None:
         log.warning("warning: %s carries no sample to compare this machine's answer with", model.path)
         return None
-    probabilities, distance = model.session.run({"image": as_batch(sample.image(model.recipe.size))})
-    fault = model.manifest.sample_fault(probabilities[0], float(distance.reshape(-1)[0]))
+    probabilities, distance = model.run(sample.image(model.recipe.size))
+    fault = model.manifest.sample_fault(probabilities, distance)
     if fault:
         raise TrustError(
             f"{model.path}: {fault}, on {model.device}",
             hint="this machine's runtime does not compute the model as its maker did: try --device cpu",
         )
-    return SampleCheck(*sample.difference(probabilities[0], float(distance.reshape(-1)[0])))
+    return SampleCheck(*sample.difference(probabilities, distance))

@@ -13,28 +13,30 @@ __all__ = ["DicomObject", "Options", "Result", "answer_study"]
 
 
 def answer_study(
-    model: Model,
+    models: Model | Sequence[Model],
     paths: Sequence[Path],
     out: Path,
     options: Options | None = None,
     *,
     series: str | None = None,
 ) -> list[Result]:
-    """Answer what a model is about among files, and write the results.
+    """Answer what a model, or those of several tasks, is about among files, and write the results.
 
     Args:
-        model: From `predict.load_model`; may be used again and again.
+        models: From `predict.load_model` or `load_models`; may be used again and again.
         paths: Files, folders, DICOMDIRs, zips.
         out: Folder of the results; a DICOM series gets StudyInstanceUID/SeriesInstanceUID in it.
         options: What is written; default: all that an input is fit for.
         series: Answer the series of this SeriesInstanceUID alone.
 
     Returns:
-        One result for each input; a failed one has `error` and no objects.
+        One result for each input and task that answers it; a failed one has `error` and no objects.
 
     Raises:
         NothingMatched: Nothing of it is what the model is about; says why of the first series.
         InputError: Results cannot be written, or a zip or DICOMDIR is broken.
     """
-    with find_inputs(paths, model.recipe, skip=out, series=series) as found:
-        return list(infer(model, found, out, options))
+    models = (models,) if isinstance(models, Model) else models
+    recipes = [model.recipe for model in models]
+    with find_inputs(paths, *recipes, skip=out, series=series) as found:
+        return list(infer(models, found, out, options))

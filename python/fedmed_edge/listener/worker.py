@@ -22,7 +22,7 @@ from fedmed_edge.errors import FedmedError, NothingMatched
 from fedmed_edge.inference.choice import load_active
 from fedmed_edge.inference.model_folder import ModelFolder
 from fedmed_edge.inference.options import Options
-from fedmed_edge.inference.predict import Model, load_model
+from fedmed_edge.inference.predict import Model, load_models
 from fedmed_edge.inference.study import Result, answer_study
 
 Document = dict[str, Any]
@@ -84,21 +84,25 @@ class Worker:
         stamp = path.stat() if path.exists() else None
         wanted = (path, stamp.st_ino, stamp.st_mtime_ns) if stamp else None
         if wanted is None or wanted != self._loaded:
-            self._model: Model = (
-                load_model(path, trust=self._trust, device=self._device)
+            self._models: tuple[Model, ...] = (
+                load_models(path, trust=self._trust, device=self._device)
                 if self._path
                 else load_active(self._site, trust=self._trust, device=self._device)
             )
             self._loaded = wanted
-        models.refuse_withdrawn(self._model.digest, path)
+        models.refuse_withdrawn([one.digest for one in self._models], path)
 
     def describe(self) -> Document:
-        """Task, digest and device of the model."""
+        """Task, digest and device of the model; tasks and digests of one that answers several."""
         return {
-            "task": self._model.manifest.task,
-            "model": self._model.digest,
-            "device": self._model.device,
+            "task": ", ".join(one.manifest.task for one in self._models),
+            "model": self._digests,
+            "device": self._models[0].device,
         }
+
+    @property
+    def _digests(self) -> str:
+        return "+".join(one.digest for one in self._models)
 
     def answer(self, folder: Path, out: Path, missing: int = 0) -> Document:
         """Answer the series in a folder; results go to `out`.
@@ -118,10 +122,11 @@ class Worker:
                 self._load()
             except FedmedError as error:
                 return _error(error)
-            document["model"] = self._model.digest
-            if missing and self._model.recipe.dimensions == 3:
+            document["model"] = self._digests
+            fit = [one for one in self._models if not missing or one.recipe.dimensions == 2]
+            if not fit:
                 raise NothingMatched(f"{missing} of its images are no longer here: send the series again")
-            document |= self._told(answer_study(self._model, [folder], out, self._options))
+            document |= self._told(answer_study(fit, [folder], out, self._options))
         except NothingMatched as error:
             document |= {"state": "skipped", "reason": str(error)}
         except FedmedError as error:
@@ -138,8 +143,9 @@ class Worker:
         answered = [one for one in results if one.error is None]
         reasons = [one.error for one in results if one.error is not None]
         reasons += [f"no {kind}: {why}" for one in answered for kind, why in one.not_written.items()]
+        unlike = all(one.known is False for one in results)
         return {
-            "state": "done" if answered else "failed",
+            "state": "done" if answered else "skipped" if unlike else "failed",
             "reason": reasons[0] if reasons else None,
             "answers": [{"label": self._label(one), "known": one.known} for one in answered],
             "objects": [
@@ -151,7 +157,9 @@ class Worker:
     def _label(self, result: Result) -> str:
         """The label, or the classes that a mask holds; the first class where it holds none."""
         found = [name for name, size in result.sizes.items() if size > 0]
-        return result.label or "+".join(found) or self._model.recipe.classes[0]
+        recipe = next(one.recipe for one in self._models if one.manifest.task == result.task)
+        label = result.label or "+".join(found) or recipe.classes[0]
+        return label if len(self._models) == 1 else f"{result.task}: {label}"
 
 
 def _error(error: FedmedError) -> Document:

@@ -7,7 +7,7 @@ import base64
 import binascii
 import json
 import math
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -195,8 +195,78 @@ class Manifest(Frozen):
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
 
 
+class Ports(NamedTuple):
+    """Names in the graph: of a task's input, and of the two outputs that answer it."""
+
+    image: str = "image"
+    probabilities: str = "probabilities"
+    distance: str = "distance"
+
+
+ONE_TASK = Ports()
+"""Of a file of one task."""
+
+
+class TasksManifest(Frozen):
+    """The manifest of a file that answers several tasks: theirs, one beside the other.
+
+    Attributes:
+        format_version: 3; that of one task is a `Manifest`.
+        tasks: In the order of their names, each once.
+    """
+
+    format_version: Literal[3] = 3
+    tasks: Annotated[tuple[Manifest, ...], Field(min_length=2, max_length=64)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [one.task for one in self.tasks]
+        if names != sorted(set(names)):
+            raise ValueError(f"tasks: have the names {', '.join(names)}, expected each once, in their order")
+        if any(one.precision != "fp32" or one.built_for for one in self.tasks):
+            raise ValueError("tasks: one is not fp32 for any machine, as files of several tasks are")
+        inputs: dict[str, set[tuple[int, ...]]] = {}
+        for one in self.tasks:
+            inputs.setdefault(one.generation, set()).add((one.recipe.channels, *one.recipe.size))
+        if any(len(shapes) > 1 for shapes in inputs.values()):
+            raise ValueError("tasks: those of one generation have images of different size or channels")
+        return self
+
+    @property
+    def ports(self) -> tuple[Ports, ...]:
+        """Of each task: the outputs go by its name, the input by the number of its generation."""
+        generations = list(dict.fromkeys(one.generation for one in self.tasks))
+        images = [f"image{generations.index(one.generation)}" for one in self.tasks]
+        images = [f"image{generations.index(one.generation)}" for one in self.tasks]
+        return tuple(
+            Ports(image, f"{one.task}/probabilities", f"{one.task}/distance")
+            for image, one in zip(images, self.tasks, strict=True)
+        )
+
+    @property
+    def text(self) -> str:
+        """Canonical JSON: equal manifests are equal texts."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+
 def parse_manifest(text: str, where: str) -> Manifest:
-    """Parse and check a manifest; `where` names the model file in messages.
+    """Parse and check the manifest of a file of one task; `where` names the file in messages.
+
+    Raises:
+        InputError: It is no JSON, lacks a field, contradicts itself, or is of several tasks.
+    """
+    ((manifest, _), *others) = parse_manifests(text, where)
+    if others:
+        names = ", ".join([manifest.task, *(one.task for one, _ in others)])
+        raise InputError(
+            f"{where}: answers {1 + len(others)} tasks, {names}, expected one",
+            hint="`fedmed-server export --task T` writes the model of one",
+        )
+    return manifest
+
+
+def parse_manifests(text: str, where: str) -> tuple[tuple[Manifest, Ports], ...]:
+    """Parse and check the manifest of every task of a file, and where in the graph it is answered.
 
     Raises:
         InputError: It is no JSON, lacks a field, or contradicts itself.
@@ -207,7 +277,17 @@ def parse_manifest(text: str, where: str) -> Manifest:
         raise InputError(f"{where}: manifest: not JSON: {error}") from None
     if not isinstance(values, dict):
         raise InputError(f"{where}: manifest: has {type(values).__name__}, expected a JSON object")
-    manifest = parse_settings(Manifest, values, f"{where}: manifest")
+    if "tasks" not in values:
+        manifest = parse_settings(Manifest, values, f"{where}: manifest")
+        _check(manifest, where)
+        return ((manifest, ONE_TASK),)
+    several = parse_settings(TasksManifest, values, f"{where}: manifest")
+    for manifest in several.tasks:
+        _check(manifest, where)
+    return tuple(zip(several.tasks, several.ports, strict=True))
+
+
+def _check(manifest: Manifest, where: str) -> None:
     if manifest.recipe.digest != manifest.recipe_digest:
         raise InputError(
             f"{where}: manifest: `recipe_digest` has {manifest.recipe_digest[:12]}, "
@@ -217,4 +297,3 @@ def parse_manifest(text: str, where: str) -> Manifest:
         raise InputError(
             f"{where}: manifest: `priors` has {len(manifest.priors)} values, expected {len(manifest.classes)}"
         )
-    return manifest

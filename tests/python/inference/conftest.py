@@ -7,7 +7,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image as Picture
 
 from fedmed_edge import signing
-from fedmed_edge.model.manifest import Manifest
+from fedmed_edge.model.manifest import Manifest, TasksManifest
 from fedmed_edge.recipe import Intensity, Recipe
 
 CLASSES = ("dark", "bright")
@@ -76,6 +76,28 @@ def toy_onnx(recipe, text, *, outputs=("probabilities", "distance")):
     return model.SerializeToString()
 
 
+def toy_tasks(manifests):
+    """The toy graphs of several tasks side by side, each with an input of its own."""
+    several = TasksManifest(tasks=manifests)
+    parts = []
+    for manifest, ports in zip(several.tasks, several.ports, strict=True):
+        names = dict(zip(("image", "probabilities", "distance"), ports, strict=True))
+        graph = onnx.load_model_from_string(toy_onnx(manifest.recipe, "")).graph
+        for node in graph.node:
+            node.input[:] = [names.get(name, f"{manifest.task}/{name}") for name in node.input]
+            node.output[:] = [names.get(name, f"{manifest.task}/{name}") for name in node.output]
+        for one in (*graph.input, *graph.output, *graph.initializer):
+            one.name = names.get(one.name, f"{manifest.task}/{one.name}")
+        parts.append(graph)
+    fields = ("node", "input", "output", "initializer")
+    nodes, inputs, outputs, constants = ([one for g in parts for one in getattr(g, f)] for f in fields)
+    graph = helper.make_graph(nodes, "toys", inputs, outputs, constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    helper.set_model_props(model, {"fedmed": several.text})
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
     """Folder with the server's two keys."""
@@ -113,6 +135,31 @@ def write_model(server, tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture
+def write_tasks(server, tmp_path):
+    """Write and sign one file of several toy tasks, given as recipe and threshold; returns its path."""
+
+    def write(*tasks, name="tasks.onnx", change=lambda number, manifest: {}):
+        made = []
+        for number, (recipe, threshold) in enumerate(tasks):
+            fields = {"generation": f"{number:064x}", "model": f"{number + 1:064x}"}
+            manifest = manifest_of(recipe, threshold).model_copy(update=fields)
+            made.append(manifest.model_copy(update=change(number, manifest)))
+        path = tmp_path / name
+        signing.write_signed(path, toy_tasks(made), signing.read_private_key(server / "server.key"))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def models_of(write_tasks, server):
+    """The toy tasks of one file, loaded."""
+    from fedmed_edge.inference.predict import load_models
+
+    return lambda *tasks: load_models(write_tasks(*tasks), trust=server / "server.pub", device="cpu")
 
 
 @pytest.fixture

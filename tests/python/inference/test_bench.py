@@ -100,7 +100,7 @@ def site(tmp_path, model, trust):
 
 def test_the_choice_is_used_on_this_machine_alone(site, trust, monkeypatch, caplog):
     def precision(device="auto"):
-        return load_active(site, trust=trust, device=device).manifest.precision
+        return load_active(site, trust=trust, device=device)[0].manifest.precision
 
     entry = choosing.ModelFolder(site).active()
     assert precision() == "fp32" and read_choice(entry) is None

@@ -19,7 +19,7 @@ from fedmed_edge.errors import FedmedError, InputError, TrustError
 from fedmed_edge.images.dataset import read_dataset
 from fedmed_edge.inference import models as life
 from fedmed_edge.inference.model_folder import ModelFolder, variant_path
-from fedmed_edge.inference.models import activate, add_model, rollback, verify_model, verify_variants
+from fedmed_edge.inference.models import activate, add_model, rollback, verify_models, verify_variants
 from fedmed_edge.model.manifest import Sample, parse_manifest
 
 CELLS = np.arange(4, dtype=np.uint8).reshape(1, 2, 2) * 80
@@ -173,7 +173,7 @@ def test_a_sample_that_is_answered_otherwise_is_refused(site, made, trust):
         TrustError, match=r"sample: `probabilities` is off by 0\.05, expected at most 0\.001, on cpu"
     ):
         add_model(site, made(1, off=0.05), trust=trust)
-    assert verify_model(made(2), trust=trust, device="cpu").digest[-1] == "2"
+    assert verify_models(made(2), trust=trust, device="cpu")[0].digest[-1] == "2"
 
 
 def test_variants_come_along_and_are_of_the_same_model(site, made, trust):

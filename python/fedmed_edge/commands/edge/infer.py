@@ -62,7 +62,8 @@ def command(
     """Answer INPUTS: DICOM files, folders, DICOMDIRs and zips, NIfTI, PNG and JPEG, told apart by content.
 
     Each gets a folder with result.json and, for a segmentation, the mask; DICOM also gets DICOM results;
-    results.csv lists all. The exit code is 3 where some inputs failed and 4 where there was none.
+    results.csv lists all. The exit code is 3 where some inputs failed and 4 where there was none. A model
+    file of several tasks answers an input with each task whose rules take it and whose images it is like.
 
     Example: fedmed-edge infer study/ -o results --model lesion.onnx --trust server.pub
     """
@@ -86,7 +87,7 @@ def command(
         os.environ["FEDMED_THREADS"] = str(threads)
     loaded = _load(model, site, trust, device)
     results = []
-    with find_inputs(inputs, loaded.recipe, skip=target, series=series) as found:
+    with find_inputs(inputs, *(one.recipe for one in loaded), skip=target, series=series) as found:
         for name, reason in found.not_taken:
             log.info("not taken: %s: %s", name, reason)
         with out.progress("answering", len(found.inputs) + len(found.refused)) as advance:
@@ -102,10 +103,12 @@ def command(
     ctx.exit(code)
 
 
-def _load(model: Path | None, site: "SiteConfig | None", trust: Path | None, device: str) -> "Model":
+def _load(
+    model: Path | None, site: "SiteConfig | None", trust: Path | None, device: str
+) -> "tuple[Model, ...]":
     """The named model, or the active one of the site folder."""
     from fedmed_edge.inference.model_folder import ModelFolder
-    from fedmed_edge.inference.predict import load_model
+    from fedmed_edge.inference.predict import load_models
 
     if model is None and site is None:
         raise click.UsageError("missing option `--model`, as there is no site folder here")
@@ -113,9 +116,9 @@ def _load(model: Path | None, site: "SiteConfig | None", trust: Path | None, dev
         from fedmed_edge.inference.choice import load_active
 
         return load_active(_folder(), trust=trust, device=device)
-    loaded = load_model(model, trust=trust, device=device)
+    loaded = load_models(model, trust=trust, device=device)
     if site is not None:
-        ModelFolder(_folder()).refuse_withdrawn(loaded.digest, model)
+        ModelFolder(_folder()).refuse_withdrawn([one.digest for one in loaded], model)
     return loaded
 
 

@@ -22,8 +22,8 @@ def command(ctx: click.Context, paths: tuple[Path, ...], model: Path | None) -> 
     """Show what PATH holds: a contribution, generation, backbone, model, recipe, settings, key or signature.
 
     It is only looked at: no signature is checked, and of a private key nothing but its fingerprint is shown.
-    With --model, PATH is a file, folder, DICOMDIR or zip of images: each series is held against the model's
-    rules, one by one, without loading the network. The exit code is 4 where none is taken.
+    With --model, PATH is a file, folder, DICOMDIR or zip of images: each series is held against the rules of
+    the model, task by task, one by one, without loading the network. The exit code is 4 where none is taken.
 
     Example: fedmed-edge inspect study --model lesion.onnx
     """
@@ -33,17 +33,22 @@ def command(ctx: click.Context, paths: tuple[Path, ...], model: Path | None) -> 
             raise click.UsageError("several paths need --model")
         out.answer(*tell(paths[0]))
         return
-    from fedmed_edge.inference.survey import document_of, recipe_of, survey
+    from fedmed_edge.inference.survey import document_of, recipes_of, survey
 
     missing = next((path for path in paths if not path.exists()), None)
     if missing is not None:
         raise InputError(f"{missing}: no such file or folder")
-    named, rest = survey(paths, recipe_of(model))
-    lines = [line for name, verdict in named for line in _lines(name, verdict)]
+    recipes = recipes_of(model)
+    named, rest = survey(paths, *recipes)
+    lines = []
+    for name, recipe, verdict in named:
+        task = [f"{'':<10} task {recipe.name}"] if len(recipes) > 1 else []
+        first, *others = _lines(name, verdict)
+        lines += [first, *task, *others]
     out.answer(
         {
             "model": str(model),
-            "series": [document_of(name, verdict) for name, verdict in named],
+            "series": [document_of(*one) for one in named],
             "others": [{"name": name, "what": what} for name, what in rest],
         },
         [*lines, *(f"other      {name}: {what.removeprefix(f'{name}: ')}" for name, what in rest)],
@@ -51,7 +56,7 @@ def command(ctx: click.Context, paths: tuple[Path, ...], model: Path | None) -> 
     if not named and not rest:
         raise NothingMatched("no image found, expected DICOM, NIfTI, PNG or JPEG")
     pictures = any(what.endswith("taken as it is") for _, what in rest)
-    ctx.exit(0 if pictures or any(verdict.taken for _, verdict in named) else NothingMatched.exit_code)
+    ctx.exit(0 if pictures or any(verdict.taken for *_, verdict in named) else NothingMatched.exit_code)
 
 
 def _lines(name: str, verdict: "Verdict") -> list[str]:

@@ -65,7 +65,11 @@ def verify(out: Output, folder: Path, name: str) -> None:
     site, models = read_site(folder), ModelFolder(folder)
     entry = models.find(name) if name else models.active()
     checks = verify_variants(entry, trust=site.server_key, device=site.device)
-    lines = [f"{check.precision:<5} on {check.device:<8} {check.found}" for check in checks]
+    lines = [
+        f"{check.precision:<5} on {check.device:<8} {check.found}"
+        + (f": {check.task}" if entry.others else "")
+        for check in checks
+    ]
     out.answer({**_facts(entry), "checks": [asdict(check) for check in checks]}, [_line(entry), *lines])
 
 
@@ -121,5 +125,6 @@ def _facts(entry: "ModelEntry") -> dict[str, Any]:
 
 
 def _line(entry: "ModelEntry") -> str:
-    made = f"{entry.task}, {entry.sites} site(s), model {entry.model[:12]}, {' '.join(entry.precisions)}"
+    tasks, precisions = ", ".join(entry.tasks), " ".join(entry.precisions)
+    made = f"{tasks}, {entry.sites} site(s), model {entry.model[:12]}, {precisions}"
     return f"{entry.name}  {entry.state:<9} {made}"

@@ -4,9 +4,16 @@ from pathlib import Path
 
 import click
 
-from fedmed_edge.commands.exporting import Precision, at_precision, chosen_model, exported, note_exported
+from fedmed_edge.commands.exporting import (
+    Precision,
+    at_precision,
+    chosen_model,
+    export_together,
+    exported,
+    note_exported,
+)
 from fedmed_edge.commands.folders import ANY_PATH, FOLDER, check_writable, folder_option, read_server
-from fedmed_edge.commands.server.rebuild import task_of, task_option
+from fedmed_edge.commands.server.rebuild import task_of
 from fedmed_edge.commands.verbs import Output, Verb
 from fedmed_edge.errors import InputError
 from fedmed_edge.signing import read_private_key, write_signed
@@ -14,7 +21,12 @@ from fedmed_edge.signing import read_private_key, write_signed
 
 @click.command(cls=Verb)
 @folder_option("Server")
-@task_option
+@click.option(
+    "--task",
+    "tasks",
+    multiple=True,
+    help="Task; needed where the store holds several. Repeatable: one file then answers them all.",
+)
 @click.option("--model", help="Digest (or its beginning) of the model; default the newest global one.")
 @click.option("--refined", "site", help="The newest model refined for this site instead.")
 @click.option(
@@ -37,7 +49,7 @@ from fedmed_edge.signing import read_private_key, write_signed
 def command(
     out: Output,
     folder: Path,
-    task: str | None,
+    tasks: tuple[str, ...],
     model: str | None,
     site: str | None,
     form: str,
@@ -51,17 +63,22 @@ def command(
 
     Example: fedmed-server export -C server --out lesion.onnx
     """
+    if len(tasks) > 1 and (model or form != "onnx" or precisions):
+        raise click.UsageError("--model, --to and --precision go with one task")
     from fedmed_edge.export.bundle import MODEL_FILE, write_bundle
     from fedmed_edge.export.onnx_model import manifest_of
     from fedmed_edge.inference.model_folder import variant_path
 
     config, store = read_server(folder)
-    task = task_of(store, task)
     key = read_private_key(config.key)
     if form != "bundle" and target.is_dir():
         raise InputError(f"{target}: is a folder, expected a file to write")
     check_writable(target)
-    chosen, generation, content = exported(store, chosen_model(store, task, model, site))
+    entries = [chosen_model(store, task_of(store, task), model, site) for task in tasks or (None,)]
+    if len(entries) > 1:
+        out.answer(*export_together(store, entries, target, key))
+        return
+    chosen, generation, content = exported(store, entries[0])
     file = target / MODEL_FILE if form == "bundle" else target
     files = {variant_path(file, p): at_precision(p, content, chosen.recipe, calibration) for p in precisions}
     if form == "bundle":

@@ -1,0 +1,104 @@
+"""One server with a classification and a segmentation: one signed file, and a hospital that it answers at."""
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+EDGE, SERVER = "fedmed-edge", "fedmed-server"
+
+
+def learn(fed: Any, task: str, *names: str) -> None:
+    """From a random backbone to a rebuilt model of one task of a server that may have others."""
+    fed.publish(f"{task}.draft", "--recipe", fed.recipe)
+    files = [fed.contribute(name, file=f"{name}.measured") for name in names]
+    fed.admin("import", *files)
+    from_files = [part for file in files for part in ("--from", file)]
+    fed.publish(f"{task}.generation", "--task", task, *from_files)
+    fed.join(*names)
+    fed.admin("rebuild", "--task", task)
+
+
+@pytest.fixture(scope="module")
+def both(kit: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
+    root = tmp_path_factory.mktemp("both")
+    tone = kit.Federation(root / "one")
+    outline = kit.Federation(root / "other", "segmentation")
+    outline.server, outline.trust = tone.server, tone.trust
+    for fed, task, names in ((tone, "tone", "ab"), (outline, "outline", "cd")):
+        fed.recipe.write_text(fed.recipe.read_text().replace('"tiny"', f'"{task}"'))
+        for seed, name in enumerate(names):
+            fed.enrol(name, seed, gain=1 - 0.1 * seed)
+        learn(fed, task, *names)
+    return tone, outline
+
+
+def test_two_tasks_in_one_file_from_server_to_scanner(
+    both: tuple[Any, Any], kit: ModuleType, tmp_path: Path
+) -> None:
+    tone, outline = both
+    file = tmp_path / "both.onnx"
+    made = tone.admin("export", "--task", "tone", "--task", "outline", "--out", file)
+    assert [one["task"] for one in made["tasks"]] == ["outline", "tone"]
+    alone = [tone.root / f"{task}.onnx" for task in ("tone", "outline")]
+    for path in alone:
+        tone.admin("export", "--task", path.stem, "--out", path)
+    assert file.stat().st_size == made["bytes"] < sum(path.stat().st_size for path in alone) + 2000
+    rows = [row for row in tone.admin("log")["rows"] if row["kind"] == "exported"]
+    assert len({row["details"]["file"] for row in rows[:2]}) == 1
+    assert {row["details"]["task"] for row in rows[:2]} == {"tone", "outline"}
+
+    images = [tone.root / "a-data" / "22.png", outline.root / "c-data" / "8.png"]
+    trust = ("--trust", tone.trust, "--device", "cpu", "--json")
+    said = kit.run(EDGE, "infer", *images, "--model", file, "-o", tmp_path / "out", *trust)
+    assert said.code == 0, said.err
+    together = [json.loads(line) for line in said.out.splitlines()]
+    assert {one["task"] for one in together} <= {"tone", "outline"} and together
+    for path in alone:
+        said = kit.run(EDGE, "infer", *images, "--model", path, "-o", tmp_path / path.stem, *trust)
+        by_input = {(one["input"], one["task"]): one for one in map(json.loads, said.out.splitlines())}
+        for one in (one for one in together if one["task"] == path.stem):
+            own = by_input.pop((one["input"], one["task"]))
+            assert one["probabilities"] == own["probabilities"] and one["model"] == own["model"]
+            assert one["known"] is own["known"] is True or one["threshold"] is None
+        assert all(one["known"] is False for one in by_input.values()), "left out as unlike, and only so"
+
+
+def test_the_file_is_shown_and_kept(both: tuple[Any, Any], kit: ModuleType, tmp_path: Path) -> None:
+    tone, _ = both
+    file, images = tmp_path / "both.onnx", tone.root / "a-data"
+    tone.admin("export", "--task", "tone", "--task", "outline", "--out", file)
+    shown = kit.run(EDGE, "inspect", file, "--json").json
+    assert [one["recipe"]["name"] for one in shown["tasks"]] == ["outline", "tone"]
+    lines = kit.run(EDGE, "inspect", file).out
+    assert "task outline" in lines and "recipe.name: tone" in lines
+    said = kit.run(EDGE, "inspect", images, "--model", file, "--json")
+    assert said.code == 0 and said.json["series"] == []
+    entry = tone.ask(EDGE, "model", "add", "-C", tone.root / "a", file)
+    assert (entry["task"], [one["task"] for one in entry["others"]]) == ("outline", ["tone"])
+    done = tone.ask(EDGE, "model", "activate", "-C", tone.root / "a")
+    assert done["state"] == "active" and done["images"] == 4 and done["score"] == 1.0
+    checks = tone.ask(EDGE, "model", "verify", "-C", tone.root / "a")["checks"]
+    assert [one["task"] for one in checks] == ["outline", "tone"]
+    assert all("sample off by" in one["found"] for one in checks)
+    line = kit.run(EDGE, "model", "list", "-C", tone.root / "a").out
+    assert "outline, tone, 2 site(s)" in line
+    refused = kit.run(EDGE, "bench", file, "--trust", tone.trust)
+    assert refused.code == 1 and "answers 2 tasks, outline, tone, expected one" in refused.err
+    refused = kit.run(SERVER, "publish", file, "-C", tone.server, "--task", "tone")
+    assert refused.code == 1 and "answers several tasks, expected one" in refused.err
+
+
+def test_what_does_not_go_together(both: tuple[Any, Any], kit: ModuleType, tmp_path: Path) -> None:
+    tone, _ = both
+    tasks = ("--task", "tone", "--task", "outline", "-C", tone.server, "--out", tmp_path / "x.onnx")
+    for more in (["--to", "bundle"], ["--precision", "fp16"], ["--model", "abc"]):
+        said = kit.run(SERVER, "export", *tasks, *more)
+        assert said.code == 2 and "--model, --to and --precision go with one task" in said.err
+    said = kit.run(SERVER, "export", "-C", tone.server, "--out", tmp_path / "x.onnx")
+    assert said.code == 1 and "store: has tasks outline, tone, expected one to be named" in said.err
+    said = kit.run(SERVER, "export", *tasks, "--task", "tone")
+    assert said.code == 1 and "expected each once" in said.err
+    assert not (tmp_path / "x.onnx").exists()
