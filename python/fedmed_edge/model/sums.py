@@ -1,7 +1,7 @@
 """Contributions as the sums that a fit needs: classes in the recipe's order, sites in order of name."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -67,6 +67,7 @@ class SiteSums:
     Attributes:
         blocks: (fold, class) → packed Gram (P,); fold `REST` is never held out.
         patients: (C,) int64.
+        noise: Noise was added to the sums before they were handed over.
     """
 
     site: str
@@ -74,6 +75,7 @@ class SiteSums:
     width: int
     blocks: Mapping[tuple[int, int], Array64] = field(repr=False)
     patients: Counts
+    noise: bool = False
 
     @cached_property
     def folds(self) -> tuple[int, ...]:
@@ -214,8 +216,9 @@ def _width(contribution: Contribution) -> int:
 
 def _aligned(contribution: Contribution, recipe: Recipe) -> SiteSums:
     assert contribution.statistics is not None  # `in_order` left the others out
-    labelled = "classes" in contribution.header.parts
-    return site_sums(contribution.header.site, contribution.statistics, recipe, labelled=labelled)
+    header = contribution.header
+    sums = site_sums(header.site, contribution.statistics, recipe, labelled="classes" in header.parts)
+    return replace(sums, noise=header.privacy is not None)
 
 
 def site_sums(site: str, statistics: FeatureStatistics, recipe: Recipe, *, labelled: bool = True) -> SiteSums:

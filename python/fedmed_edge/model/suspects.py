@@ -6,10 +6,11 @@ free of how many rows anybody claims:
 - spread: the longest its rows are in any direction, by the others' second moment. One giant row, or rows
   along a direction that no image has, give thousands of times what another scanner does.
 - classes: the cosine between its class means and the others', each around its own centre. Labels that were
-  swapped turn it; another scanner, which moves all classes together, does not.
+  swapped turn it; another scanner, which moves all classes together, does not. Noise turns it too, so where a
+  site handed over noisy sums this look is neither at it nor at others by it.
 - size: its rows over those of all others together, which scaled sums raise.
 
-A site may stand out and be honest: the only one with another scanner, or with noise among exact ones.
+A site may stand out and be honest: the only one with another scanner.
 Whoever runs the server decides. Source: method §4; the thresholds stand where attacks begin to cost 0.03 of
 the others' score (`tests/bench/attacks.py --only poison`).
 """
@@ -42,7 +43,7 @@ _FLOOR = 0.01
 
 @dataclass(frozen=True)
 class Look:
-    """One site against the others together; `agreement` is None where they share fewer than two classes."""
+    """One site against the others together; `agreement` is None with noise or without shared classes."""
 
     spread: float
     agreement: float | None
@@ -113,22 +114,24 @@ def _oddest(looks: Mapping[str, Look]) -> tuple[str, str] | None:
 
 def _look(site: SiteSums, others: Sequence[SiteSums]) -> Look:
     own, rest = _by_class([site]), _by_class(others)
+    exact = _by_class([one for one in others if not one.noise])
     moment = np.mean(list(rest.values()), axis=0)
     floor = _FLOOR * np.trace(moment) / len(moment) * np.eye(len(moment))
     root = np.linalg.inv(np.linalg.cholesky(moment + floor))
     seen = np.mean(list(own.values()), axis=0)
     return Look(
         spread=float(np.linalg.eigvalsh(root @ seen @ root.T)[-1]),
-        agreement=_agreement(own, rest, moment),
+        agreement=None if site.noise else _agreement(own, exact),
         size=float(site.counts.sum()) / sum(float(one.counts.sum()) for one in others),
     )
 
 
-def _agreement(own: Mapping[int, Array64], rest: Mapping[int, Array64], moment: Array64) -> float | None:
+def _agreement(own: Mapping[int, Array64], rest: Mapping[int, Array64]) -> float | None:
     """Cosine of the class means of both, centred, in coordinates in which the others' rows spread evenly."""
     shared = sorted(set(own) & set(rest))
     if len(shared) < 2:
         return None
+    moment = np.mean(list(rest.values()), axis=0)
     centre = moment[-1, :-1]
     root = np.linalg.inv(np.linalg.cholesky(shrink(moment[:-1, :-1] - np.outer(centre, centre))))
     one, two = (_centred(np.stack([grams[k][-1, :-1] for k in shared])) @ root.T for grams in (own, rest))

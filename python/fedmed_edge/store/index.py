@@ -13,7 +13,7 @@ from fedmed_edge.store import ledger
 from fedmed_edge.store.database import Database
 from fedmed_edge.store.postgresql import PostgresqlDatabase
 from fedmed_edge.store.sqlite import SqliteFile
-from fedmed_edge.store.tables import SCHEMA_VERSION, contributions, loose, metadata, settings
+from fedmed_edge.store.tables import SCHEMA_VERSION, contributions, held_back, loose, metadata, settings
 from fedmed_edge.store.tables import ledger as ledger_rows
 
 INDEX_NAME: Final = "index.sqlite"
@@ -21,6 +21,7 @@ WAIT_S: Final = 60.0
 """How long a process waits for another that is writing."""
 
 _VERSION_ROW: Final = settings.c.key == "schema_version"
+_WITH_LEDGER: Final = 3
 
 
 def database_of(folder: Path, url: str | None) -> Database:
@@ -128,9 +129,10 @@ def _migrate(connection: Connection, version: int) -> None:
     """Bring the tables from an older version to the newest; another process may have done so meanwhile."""
     if version == SCHEMA_VERSION:
         return
-    for table in (loose, ledger_rows):
+    for table in (loose, ledger_rows, held_back):
         table.create(connection, checkfirst=True)
     for index in contributions.indexes:
         index.create(connection, checkfirst=True)
-    ledger.start(connection)
+    if version < _WITH_LEDGER:
+        ledger.start(connection)
     connection.execute(update(settings).where(_VERSION_ROW).values(value=str(SCHEMA_VERSION)))

@@ -35,6 +35,7 @@ from fedmed_edge.store.entries import (
     Withdrawal,
 )
 from fedmed_edge.store.files import Files
+from fedmed_edge.store.held_back import HeldBack, sites_of
 from fedmed_edge.store.index import INDEX_NAME, Index, database_of
 from fedmed_edge.store.ledger import LedgerEntry, LedgerHead
 from fedmed_edge.store.objects import digest_of, objects_of
@@ -126,7 +127,8 @@ class Store:
         """Open a store, and sweep what killed processes left where no other process is writing.
 
         Raises:
-            StoreError: There is none, it is of a newer version, or its index is damaged or cannot be read.
+            StoreError: There is none, it is of a newer version, its index is damaged or cannot be read, or it
+                is encrypted with another key.
         """
         store = cls(folder, **place)
         store._index.open()
@@ -299,6 +301,7 @@ class Store:
         task: str,
         *,
         without: Collection[str] = (),
+        held_back: bool = False,
         generation: str | None = None,
         holds: Holds = "sums",
     ) -> list[Contribution]:
@@ -306,6 +309,7 @@ class Store:
 
         Args:
             without: Sites to leave out.
+            held_back: Take those that are held back all the same.
             generation: Digest; default the newest complete one that holds a contribution for the recipe.
             holds: `sums` for a rebuild; `weights` for the next backbone.
 
@@ -314,13 +318,14 @@ class Store:
         """
         with self._index.read() as connection:
             entries, stored = holdings.current(connection, task, generation, holds)
+            left_out = {*without, *(() if held_back else sites_of(connection, task))}
         # the numbers were checked at import, and a file's content is what its digest says
         return [
             parse_contribution(
                 self._files.read(stored[entry.id]), f"contribution {entry.id[:12]}", thorough=False
             )
             for entry in entries
-            if entry.site not in without
+            if entry.site not in left_out
         ]
 
     def contribution_content(self, contribution_id: str) -> bytes:
@@ -335,6 +340,11 @@ class Store:
         if stored is None:
             raise StoreError(f"store: no contribution {contribution_id[:12]}")
         return self._files.read(stored)
+
+    @property
+    def held_back(self) -> HeldBack:
+        """Sites that a task's models leave out."""
+        return HeldBack(self._index)
 
     def next_sequence(self, site: str) -> int:
         """The least sequence that the site's next contribution may have."""
@@ -380,11 +390,6 @@ class Store:
         """Models of one task or all, newest first, withdrawn ones included."""
         with self._index.read() as connection:
             return models.entries(connection, task)
-
-    def newest(self, task: str, *, refined_for: str | None = None) -> ModelEntry | None:
-        """The newest model that is not withdrawn: the global one, or the one refined for a site."""
-        found = [entry for entry in self.models(task) if entry.refined_for == refined_for]
-        return next((entry for entry in found if not entry.withdrawn), None)
 
     def model_content(self, digest: str) -> bytes:
         """Bytes of a model.

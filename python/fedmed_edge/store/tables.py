@@ -16,8 +16,8 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION: Final = 3
-"""2 added `loose`, 3 `ledger` and the index of `contributions.object`."""
+SCHEMA_VERSION: Final = 4
+"""2 added `loose`, 3 `ledger` and the index of `contributions.object`, 4 `held_back`."""
 
 metadata = MetaData()
 
@@ -117,6 +117,15 @@ model_parts = Table(
     Column("model", Text, ForeignKey("models.digest", ondelete="CASCADE"), primary_key=True),
     Column("site", Text, primary_key=True),
     _text("contribution"),
+)
+
+held_back = Table(
+    "held_back",
+    metadata,
+    Column("task", Text, primary_key=True),
+    Column("site", Text, ForeignKey("sites.name"), primary_key=True),
+    _text("why"),
+    _text("since"),
 )
 
 # Files that may be deleted where no row names them: see `journal`.

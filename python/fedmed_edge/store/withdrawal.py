@@ -8,7 +8,7 @@ from typing import Literal
 from fedmed_edge.errors import FedmedError, InputError
 from fedmed_edge.model.global_model import GlobalModel
 from fedmed_edge.model.rebuild import rebuild
-from fedmed_edge.store.entries import Withdrawal
+from fedmed_edge.store.entries import ModelEntry, Withdrawal
 from fedmed_edge.store.store import Store
 
 __all__ = ["Rebuilt", "Withdrawn", "withdraw_and_rebuild"]
@@ -21,11 +21,13 @@ class Rebuilt:
     Attributes:
         before: Digest of the newest global model until then; None where there was none.
         model: The global model of those who are left; None where there is none.
+        back: Sites in it that were in the store, and not in the newest model, until then.
         why: Why there is none.
     """
 
     before: str | None
     model: GlobalModel | None = field(default=None, repr=False)
+    back: tuple[str, ...] = ()
     why: str = ""
 
 
@@ -58,10 +60,7 @@ def withdraw_and_rebuild(store: Store, site: str) -> Withdrawn:
     deleted = store.withdraw(site)
     newest = {entry.task: entry for entry in reversed(store.models()) if entry.refined_for is None}
     unfinished = {task for task, entry in newest.items() if entry.withdrawn}
-    tasks = {
-        task: _rebuilt(store, task, newest[task].digest if task in newest else None)
-        for task in sorted({*deleted.tasks, *unfinished})
-    }
+    tasks = {task: _rebuilt(store, task, newest.get(task)) for task in sorted({*deleted.tasks, *unfinished})}
     return Withdrawn(
         deleted,
         tasks,
@@ -71,13 +70,15 @@ def withdraw_and_rebuild(store: Store, site: str) -> Withdrawn:
     )
 
 
-def _rebuilt(store: Store, task: str, before: str | None) -> Rebuilt:
+def _rebuilt(store: Store, task: str, newest: ModelEntry | None) -> Rebuilt:
+    before = newest.digest if newest else None
     try:
         model = rebuild(store.contributions(task), store.recipe(task))
     except InputError as error:
         return Rebuilt(before, why=str(error))
     store.save_model(model)
-    return Rebuilt(before, model)
+    back = tuple(site for site in model.sites if newest and site not in newest.sites)
+    return Rebuilt(before, model, back)
 
 
 def _named_in(store: Store, site: str, field: Literal["trained_by", "measured_at"]) -> tuple[str, ...]:

@@ -11,9 +11,10 @@ import pytest
 from fedmed_edge.model.evaluate import evaluate
 from fedmed_edge.model.rebuild import rebuild
 from fedmed_edge.model.sums import read_sums
-from fedmed_edge.model.suspects import stand_out
+from fedmed_edge.model.suspects import look_at, stand_out
 from fedmed_edge.statistics.contribution import Contribution
-from fedmed_edge.statistics.feature_statistics import FeatureStatistics, pack
+from fedmed_edge.statistics.feature_statistics import REST, FeatureStatistics, pack, unpack
+from fedmed_edge.statistics.header import Privacy
 
 POISONED = "b"
 Array = npt.NDArray[np.float64]
@@ -116,3 +117,34 @@ def test_honest_sites_do_not_stand_out_and_fewer_than_half_are_named(made: Simpl
     ]
     assert set(stand_out(read_sums(worse, made.recipe(3)))) == {"d"}
     assert evaluate(clean, made.recipe(3)).stands_out == {}
+
+
+def test_a_site_with_honest_noise_is_not_named_for_it(made: SimpleNamespace) -> None:
+    """Its class means say little; it is looked at for spread and size alone."""
+    _, clean = federation(made)
+    noise, rng = Privacy(epsilon=4.0, delta=1e-3, clip=1.0, noise=1.0), np.random.default_rng(3)
+    noisy = []
+    for one in clean:
+        assert one.statistics is not None
+        if one.header.site == "b":
+            total: dict[tuple[int, int], Array] = {}
+            for (_, index), gram in one.statistics.blocks.items():
+                total[REST, index] = total.get((REST, index), 0) + gram
+            blocks = {key: with_noise(gram, 300.0, rng) for key, gram in total.items()}
+            header = one.header.model_copy(update={"privacy": noise})
+            one = replace(one, header=header, statistics=replace(one.statistics, blocks=blocks, folds=0))
+        noisy.append(one)
+    sums = read_sums(noisy, made.recipe(3))
+    assert [site.noise for site in sums] == [False, True, False, False]
+    looks = look_at(sums)
+    assert looks["b"].agreement is None and looks["a"].agreement is not None
+    assert "b" in stand_out([replace(site, noise=False) for site in sums])
+    assert stand_out(sums) == {}
+
+
+def with_noise(gram: Array, deviation: float, rng: np.random.Generator) -> Array:
+    """As a site adds it: symmetric, then made positive semidefinite."""
+    matrix = unpack(gram)
+    drawn = np.triu(rng.standard_normal(matrix.shape) * np.sqrt(np.where(np.eye(len(matrix)), 1.0, 0.5)))
+    values, vectors = np.linalg.eigh(matrix + deviation * (drawn + np.triu(drawn, 1).T))
+    return pack((vectors * np.maximum(values, 0.0)) @ vectors.T)

@@ -291,3 +291,9 @@ def sent(
         return path
 
     return send
+
+
+@pytest.fixture
+def send_all(store: Store, sent: Callable[..., Path]) -> None:
+    for site in ("gamma", "alpha", "beta"):
+        store.import_contribution(sent(site))

@@ -53,12 +53,6 @@ def place() -> dict[str, str]:
     return {}
 
 
-@pytest.fixture
-def send_all(store: Store, sent: Send) -> None:
-    for site in ("gamma", "alpha", "beta"):
-        store.import_contribution(sent(site))
-
-
 def objects_of(store: Store) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in (store.folder / "objects").rglob("*") if path.is_file()}
 
@@ -105,10 +99,10 @@ def test_folders_and_files_may_be_named_by_strings(store: Store, sent: Send, tmp
 
 
 def test_a_store_of_a_newer_version_or_a_damaged_one_is_refused(store: Store) -> None:
-    for version in ("4", "two"):
+    for version in ("5", "two"):
         change(store, f"UPDATE settings SET value = '{version}' WHERE key = 'schema_version'")
         with pytest.raises(
-            StoreError, match=f"store has schema version {version}, expected at most 3"
+            StoreError, match=f"store has schema version {version}, expected at most 4"
         ) as refusal:
             Store.open(store.folder)
         assert "a newer fedmed-server made it: upgrade this one" in str(refusal.value.hint)
@@ -125,28 +119,33 @@ def test_a_store_of_a_newer_version_or_a_damaged_one_is_refused(store: Store) ->
 
 # What later versions added, taken out again.
 OLDER = {
+    "3": ["DROP TABLE held_back"],
     "2": ["DROP TABLE ledger", "DELETE FROM settings WHERE key = 'ledger_head'"],
     "1": ["DROP TABLE loose"],
 }
 
 
-@pytest.mark.parametrize("version", ["1", "2"])
+@pytest.mark.parametrize("version", ["1", "2", "3"])
 def test_a_store_of_an_older_version_is_brought_up_to_date(
     version: str, store: Store, sent: Send, send_all: None
 ) -> None:
     store.withdraw("gamma")
     store.import_contribution(sent("gamma", 2, seed=2))
-    for older in ("2", "1"):
+    for older in ("3", "2", "1"):
         if older >= version:
             change(store, *OLDER[older])
-    change(
-        store,
-        "DROP INDEX ix_contributions_object",
-        f"UPDATE settings SET value = '{version}' WHERE key = 'schema_version'",
-    )
+    if version < "3":
+        change(store, "DROP INDEX ix_contributions_object")
+    change(store, f"UPDATE settings SET value = '{version}' WHERE key = 'schema_version'")
     opened = Store.open(store.folder)
     assert opened.verify() == []
-    (started,) = opened.ledger()
+    assert opened.held_back.add("lesion", "beta", "its labels are swapped")
+    assert opened.held_back.release("lesion", "beta")
+    if version == "3":
+        assert opened.ledger()[0].details == {}
+        return
+    started, held, released = opened.ledger()
+    assert (held.kind, released.kind) == ("held back", "released")
     assert (started.kind, started.details["sites"]) == ("started", ["alpha", "beta", "gamma"])
     assert sorted(started.details["contributions"].values()) == ["alpha", "beta", "gamma"]
     assert list(started.details["withdrawn"].values()) == ["gamma"]

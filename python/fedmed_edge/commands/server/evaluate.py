@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from fedmed_edge.commands.folders import folder_option, read_server
-from fedmed_edge.commands.server.rebuild import ridge_option, task_of, task_option
+from fedmed_edge.commands.server.rebuild import ridge_option, task_of, task_option, told_held_back
 from fedmed_edge.commands.verbs import Output, Verb
 
 
@@ -22,11 +22,16 @@ def command(out: Output, folder: Path, task: str | None, ridge: Any) -> None:
     Example: fedmed-server evaluate -C server
     """
     from fedmed_edge.model.evaluate import evaluate
+    from fedmed_edge.model.sums import read_sums
+    from fedmed_edge.model.suspects import stand_out
 
     _, store = read_server(folder)
     task = task_of(store, task)
-    contributions, recipe = store.contributions(task), store.recipe(task)
-    found = evaluate(contributions, recipe, ridge=ridge)
+    recipe, held_back = store.recipe(task), store.held_back.of(task)
+    found = evaluate(store.contributions(task), recipe, ridge=ridge)
+    stands_out = found.stands_out
+    if held_back:  # they are looked at too: whoever does not stand out any more may be released
+        stands_out = stand_out(read_sums(store.contributions(task, held_back=True), recipe))
     between = found.site_map
     document = {
         "digest": found.model,
@@ -35,7 +40,8 @@ def command(out: Output, folder: Path, task: str | None, ridge: Any) -> None:
         "ridge": found.ridge,
         "fold_error": found.fold_error,
         "known_threshold": found.known_threshold,
-        "stands_out": dict(found.stands_out),
+        "stands_out": dict(stands_out),
+        "held_back": held_back,
         "distances": None
         if between is None
         else {"sites": list(between.sites), "distances": between.distances.tolist()},
@@ -50,7 +56,7 @@ def command(out: Output, folder: Path, task: str | None, ridge: Any) -> None:
         f"ridge {found.ridge:g}; left-out error and recall are of a head fitted without the site: "
         "0 is perfect, 1 knows nothing",
     ]
-    lines += [f"{name} stands out: {how}" for name, how in found.stands_out.items()]
+    lines += [f"{name} stands out: {how}" for name, how in stands_out.items()] + told_held_back(held_back)
     if between is not None:
         lines.append("distances between sites (Bures–Wasserstein):")
         lines += [

@@ -1,5 +1,6 @@
 """`fedmed-server rebuild`: the global model, from the stored contributions alone."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,13 +41,19 @@ task_option = click.option("--task", help="Task (the recipe's name); needed wher
 @folder_option("Server")
 @task_option
 @ridge_option
-@click.option("--without", "without", multiple=True, help="Site to leave out; its contribution stays stored.")
-@click.option("--quarantine", is_flag=True, help="Leave out, and name, sites that stand out in `evaluate`.")
+@click.option(
+    "--without", "without", multiple=True, help="Site to leave out of this model alone; repeatable."
+)
+@click.option(
+    "--quarantine", is_flag=True, help="Hold sites back that stand out in `evaluate`, and name them."
+)
 @click.pass_obj
 def command(
     out: Output, folder: Path, task: str | None, ridge: Any, without: tuple[str, ...], quarantine: bool
 ) -> None:
     """Sum the stored contributions and solve the head; no hospital is asked.
+
+    Sites that are held back (`site hold`, --quarantine) are left out, here and in whatever else is made.
 
     Example: fedmed-server rebuild -C server --without hospital-b
     """
@@ -60,13 +67,15 @@ def command(
     if unknown:
         raise InputError(f"rebuild: no site `{sorted(unknown)[0]}` is enrolled")
     contributions, recipe = store.contributions(task, without=without), store.recipe(task)
-    held_back = stand_out(read_sums(contributions, recipe)) if quarantine else {}
-    kept = [one for one in contributions if one.header.site not in held_back]
-    model = rebuild(kept, recipe, ridge=ridge)
+    quarantined = stand_out(read_sums(contributions, recipe)) if quarantine else {}
+    for site, how in quarantined.items():
+        store.held_back.add(task, site, how)
+    model = rebuild([one for one in contributions if one.header.site not in quarantined], recipe, ridge=ridge)
     store.save_model(model)
     document, lines = told(model)
-    lines += [f"{site} is left out, its contribution stays stored: {how}" for site, how in held_back.items()]
-    out.answer({**document, "quarantined": held_back}, lines)
+    held_back = store.held_back.of(task)
+    more = {"quarantined": quarantined, "held_back": held_back}
+    out.answer(document | more, lines + told_held_back(held_back))
 
 
 def task_of(store: "Store", task: str | None) -> str:
@@ -80,6 +89,11 @@ def task_of(store: "Store", task: str | None) -> str:
             hint="name one with --task" if tasks else "publish a generation with --recipe first",
         )
     return task
+
+
+def told_held_back(held_back: Mapping[str, str]) -> list[str]:
+    """A line for each site that is held back, with the words."""
+    return [f"{site} is left out, its contribution stays stored: {why}" for site, why in held_back.items()]
 
 
 def told(model: "GlobalModel") -> tuple[dict[str, Any], list[str]]:

@@ -6,8 +6,9 @@ from typing import Any
 import click
 
 from fedmed_edge.commands.folders import folder_option, read_server
-from fedmed_edge.commands.server.rebuild import ridge_option, task_of, task_option, told
+from fedmed_edge.commands.server.rebuild import ridge_option, task_of, task_option, told, told_held_back
 from fedmed_edge.commands.verbs import Output, Verb
+from fedmed_edge.errors import InputError
 
 
 @click.command(cls=Verb)
@@ -25,6 +26,13 @@ def command(out: Output, folder: Path, site: str, task: str | None, ridge: Any) 
 
     _, store = read_server(folder)
     task = task_of(store, task)
+    held_back = store.held_back.of(task)
+    if site in held_back:
+        raise InputError(
+            f"refine: site `{site}` is held back: {held_back[site]}",
+            hint=f"`fedmed-server site release {site}` takes it in again",
+        )
     model = refine(store.contributions(task), site, store.recipe(task), ridge=ridge)
     store.save_model(model)
-    out.answer(*told(model))
+    document, lines = told(model)
+    out.answer(document | {"held_back": held_back}, lines + told_held_back(held_back))

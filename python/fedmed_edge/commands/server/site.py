@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fedmed_edge.commands.folders import FILE, check_writable, folder_option, read_server
+from fedmed_edge.commands.server.holding_back import hold, release
 from fedmed_edge.commands.verbs import Output, Verb
 from fedmed_edge.errors import TrustError
 from fedmed_edge.federation.engine.identities import identities_of
@@ -18,10 +19,14 @@ if TYPE_CHECKING:
 
 @click.group()
 def command() -> None:
-    """Enrol hospitals and list them.
+    """Enrol hospitals and list them; hold one back.
 
     Example: fedmed-server site add -C server hospital-a --request hospital-a.request
     """
+
+
+command.add_command(hold)
+command.add_command(release)
 
 
 @command.command(cls=Verb)

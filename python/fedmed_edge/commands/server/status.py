@@ -30,6 +30,7 @@ def command(out: Output, folder: Path) -> None:
         "tasks": store.tasks(),
         "contributions": [asdict(entry) for entry in store.contribution_entries()],
         "models": [asdict(model) for model in store.models()],
+        "held_back": {task: held for task in store.tasks() if (held := store.held_back.of(task))},
         "encryption": {"key": store.key_id, "files": len(keys), "plain": keys.count(None)},
         "faults": faults,
     }
@@ -39,6 +40,7 @@ def command(out: Output, folder: Path) -> None:
         *_generations(store),
         *_contributions(store),
         *_models(store),
+        *_held_back(store),
     ]
     sound = "all sound: every row, file, digest and signature was checked"
     out.answer(document, [*lines, *([f"fault: {fault}" for fault in faults] or [sound])])
@@ -85,6 +87,12 @@ def _contributions(store: "Store") -> Iterator[str]:
             f"sequence {entry.sequence:<4} generation {entry.generation[:12]}  {entry.bytes:>12,} bytes  "
             f"{'current' if entry.current else 'superseded'}"
         )
+
+
+def _held_back(store: "Store") -> Iterator[str]:
+    for task in store.tasks():
+        for site, why in store.held_back.of(task).items():
+            yield f"held back {site:<19} {task:<16} {why}"
 
 
 def _models(store: "Store") -> Iterator[str]:

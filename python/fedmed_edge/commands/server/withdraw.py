@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fedmed_edge.commands.folders import folder_option, read_server
-from fedmed_edge.commands.server.rebuild import told
+from fedmed_edge.commands.server.rebuild import told, told_held_back
 from fedmed_edge.commands.verbs import Output, Verb
 from fedmed_edge.errors import InputError
 
@@ -42,6 +42,7 @@ def command(out: Output, folder: Path, site: str, yes: bool) -> None:
         "withdrawn_models": list(done.deleted.models),
         "tasks": {
             name: {"before": task.before, "after": task.model.digest if task.model else None}
+            | {"back": list(task.back), "held_back": store.held_back.of(name)}
             for name, task in done.tasks.items()
         },
         "models": models,
@@ -51,7 +52,8 @@ def command(out: Output, folder: Path, site: str, yes: bool) -> None:
         "stays": {"backbones": list(done.backbones), "measurements": list(done.measurements)},
         "faults": list(done.faults),
     }
-    out.answer(document, _lines(site, done))
+    held_back = [line for name in done.tasks for line in told_held_back(store.held_back.of(name))]
+    out.answer(document, _lines(site, done) + held_back)
 
 
 def _ask(question: str) -> None:
@@ -92,4 +94,5 @@ def _line(name: str, task: "Rebuilt") -> str:
     if task.model is None:
         return f"{name}: {before} before, no model was rebuilt from those who are left: {task.why}"
     after = "unchanged" if task.before == task.model.digest else f"{task.model.digest[:12]} now"
-    return f"{name}: {before} before, {after}, of {', '.join(task.model.sites)}"
+    back = f"; in it now and not before: {', '.join(task.back)}" if task.back else ""
+    return f"{name}: {before} before, {after}, of {', '.join(task.model.sites)}{back}"
