@@ -4,7 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -233,8 +233,8 @@ class _Bench:
     def __init__(self, checked: Checked, comparison: Comparison, out: Path, seed: int, watch: Watch) -> None:
         self.checked, self.comparison, self.out = checked, comparison, out
         self.seed, self.watch = seed, watch
-        self.recipe = checked.task.recipe
-        self.budget = comparison.budget.training[self.recipe.kind]
+        self.kind = checked.task.recipe.kind
+        self.budget = comparison.budget.training[self.kind]
         self._reference: tuple[str, Reference] | None = None
 
     def rows(self, question: Question) -> Iterator[Row]:
@@ -242,8 +242,8 @@ class _Bench:
         in_question = question.sites.get(question.site)
         unlabelled = in_question is not None and not len(in_question.labelled)
         for method in self.comparison.methods:
-            if method.fits(self.recipe) and (unlabelled or not method.adapts):
-                self.watch(f"{question.setting} {question.site} {self.seed} {method.name}")
+            if method.fits(question.recipe) and (unlabelled or not method.adapts):
+                self.watch(f"{question.setting} {question.site} {self.seed} {method.name} {question.variant}")
                 yield self._row(question, method)
 
     def _row(self, question: Question, method: Method) -> Row:
@@ -251,13 +251,14 @@ class _Bench:
             "setting": question.setting,
             "task": self.checked.task.name,
             "site": question.site,
-            "method": method.name,
+            "method": f"{method.name} {question.variant}".strip(),
             "seed": self.seed,
             "labels": question.labels,
             "policy": self.comparison.policy.name,
             "budget": self.comparison.budget.name,
-            "role": method.role,
-            "metric": METRIC[self.recipe.kind],
+            # a variant stands beside its method, with which the table compares it
+            "role": "control" if question.variant else method.role,
+            "metric": METRIC[self.kind],
         }
         try:
             choice = self._choice(question.tuned_as or question, method)
@@ -272,7 +273,7 @@ class _Bench:
             log.warning("%s on %s failed: %s", method.name, question.site, error)
             log.debug("%s", method.name, exc_info=True)
             said = str(error) if isinstance(error, FedmedError) else f"{type(error).__name__}: {error}"
-            return named | _measured(self.recipe.kind, question.site, {}, Meter(), None, {}) | {"error": said}
+            return named | _measured(self.kind, question.site, {}, Meter(), None, {}) | {"error": said}
         del stored["answers"]
         # The same answers may serve several settings: a method that sees no difference is asked once.
         return {**stored, **named, "file": f"rows/{path.name}"}
@@ -280,12 +281,13 @@ class _Bench:
     def _measure(self, question: Question, method: Method, choice: Choice) -> tuple[Row, dict[str, Answers]]:
         began, used, case = time.perf_counter(), time.process_time(), self._case(question)
         learned = run(method, case, choice)
-        answers = _ask(learned, self.checked.tests)
-        row = _measured(self.recipe.kind, question.site, answers, case.meter, choice, dict(learned.notes))
-        scores = {site: score(self.recipe, one) for site, one in answers.items()}
+        tests = {site: replace(data, recipe=case.recipe) for site, data in self.checked.tests.items()}
+        answers = _ask(learned, tests)
+        row = _measured(self.kind, question.site, answers, case.meter, choice, dict(learned.notes))
+        scores = {site: score(case.recipe, one) for site, one in answers.items()}
         row |= _summary(question.site, scores)
-        if self.recipe.kind == "classification":
-            row["recall"] = {site: recalls(self.recipe, one) for site, one in answers.items()}
+        if self.kind == "classification":
+            row["recall"] = {site: recalls(case.recipe, one) for site, one in answers.items()}
         else:
             row["surface"] = {site: float(np.mean(one.surface)) for site, one in answers.items()}
         spent = {
@@ -295,11 +297,11 @@ class _Bench:
         return row | spent, answers
 
     def _case(self, question: Question) -> Case:
-        digest = images_digest(question.founders)
+        digest = question.recipe.digest + images_digest(question.founders)
         if self._reference is None or self._reference[0] != digest:
             options = {"seed": self.seed, "device": self.comparison.device, "watch": self.watch}
             reference = Reference(
-                self.recipe,
+                question.recipe,
                 question.founders,
                 self.budget,
                 self.comparison.policy,
@@ -308,7 +310,7 @@ class _Bench:
             )
             self._reference = digest, reference
         return Case(
-            recipe=self.recipe,
+            recipe=question.recipe,
             site=question.site,
             sites=question.sites,
             reference=self._reference[1],
@@ -344,7 +346,7 @@ class _Bench:
         return {
             "version": __version__,
             "method": method.name,
-            "recipe": self.recipe.digest,
+            "recipe": question.recipe.digest,
             "site": question.site,
             "images": {site: images_digest({site: data}) for site, data in sorted(sites.items())},
             "founders": images_digest(question.founders),

@@ -27,6 +27,9 @@ Row = Mapping[str, Any]
 Group = tuple[str, str, int | None]
 """Setting, task (empty: all of them together) and labels."""
 
+_NAME = 22
+"""Columns that a method's name gets."""
+
 _COLOURS = {"ours": "#0072b2", "control": "#999999", "peer": "#d55e00", "ceiling": "#009e73"}
 _STYLE: Any = {
     "svg.hashsalt": "fedmed",
@@ -102,15 +105,17 @@ def _text(group: Group, lines: Sequence[Line], rows: Sequence[Row]) -> list[str]
     head += f": {', '.join(metrics)}, {seeds} seed{'s' if seeds > 1 else ''}, "
     head += f"policy {own[0]['policy']}, budget {own[0]['budget']}"
     names = (
-        f"{'method':<15}{'site':>7}{'±sd':>7}{'others':>8}{'all':>7}{'rank':>6}{'p':>8}{'p Holm':>8}"
+        f"{'method':<{_NAME}}{'site':>7}{'±sd':>7}{'others':>8}{'all':>7}{'rank':>6}{'p':>8}{'p Holm':>8}"
         f"{'rounds':>8}{'sent':>10}{'received':>10}{'site s':>9}{'others s':>10}{'before s':>10}"
     )
     best = next((line.against for line in lines if line.against), None)
     notes = (
         [f"p: against {best}, the best peer, over {max(line.units for line in lines)} sites"] if best else []
     )
+    most = max(line.units for line in lines)
+    fewer = [f"over {line.units} of {most} sites alone: {line.method}" for line in lines if line.units < most]
     failed = [f"failed: {line.method} {line.failed} times" for line in lines if line.failed]
-    return [head, names, *(_line(line) for line in lines), *notes, *failed]
+    return [head, names, *(_line(line) for line in lines), *notes, *fewer, *failed]
 
 
 def _gains(
@@ -150,10 +155,10 @@ def _beside(group: Group, rows: Sequence[Row]) -> list[str]:
     width = max(9, *(len(name) + 2 for name in names))
     what = "mean surface distance" if names == ["distance"] else "recall"
     shown = [
-        f"{method:<15}" + "".join(_number(_mean(values.get(name)), width) for name in names)
+        f"{method:<{_NAME}}" + "".join(_number(_mean(values.get(name)), width) for name in names)
         for method, values in found.items()
     ]
-    heads = " " * 15 + "".join(f"{name:>{width}}" for name in names)
+    heads = " " * _NAME + "".join(f"{name:>{width}}" for name in names)
     return [f"{what}: {setting}, {task}", heads, *shown, ""]
 
 
@@ -163,7 +168,7 @@ def _mean(values: Sequence[float] | None) -> float | None:
 
 def _line(line: Line) -> str:
     return (
-        f"{line.method:<15}{_number(line.score)}{_number(line.deviation)}{_number(line.others, 8)}"
+        f"{line.method:<{_NAME}}{_number(line.score)}{_number(line.deviation)}{_number(line.others, 8)}"
         f"{_number(line.all)}{_number(line.rank, 6, 1)}{_number(line.p, 8)}{_number(line.p_holm, 8)}"
         f"{_number(line.rounds, 8, 0)}{_bytes(line.sent)}{_bytes(line.received)}"
         f"{_number(line.seconds, 9, 1)}{_number(line.others_seconds, 10, 1)}"

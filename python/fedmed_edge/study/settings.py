@@ -8,10 +8,21 @@ import numpy as np
 
 from fedmed_edge.errors import InputError
 from fedmed_edge.images.dataset import Dataset
+from fedmed_edge.recipe import Recipe, Training
 from fedmed_edge.study.label_curve import LABEL_COUNTS
 from fedmed_edge.study.methods.tuning import hidden
 
 Sites = Mapping[str, Dataset]
+
+_SHIFT_PARTS: Final[dict[str, float | bool]] = {
+    "amplitude": 1.0,
+    "maps": 1.0,
+    "inversion": 0.5,
+    "moments": 1.0,
+    "consistency": 1.0,
+    "episodic": True,
+}
+"""Parts of a recipe's `training` that make shifts, as they are when they are asked for."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +35,7 @@ class Question:
         labels: Labelled patients of `site`, where the setting counts them; 0 for all of them.
         tuned_as: The question whose tuning holds for this one; None: its own.
         proves: Whether closed forms prove themselves by a real store.
+        variant: How training differs, where the setting changes it; the data sets' recipe says it too.
     """
 
     setting: str
@@ -33,6 +45,23 @@ class Question:
     labels: int | None = None
     tuned_as: "Question | None" = None
     proves: bool = False
+    variant: str = ""
+
+    @property
+    def recipe(self) -> Recipe:
+        """The task's, with the training that is asked about."""
+        return next(iter(self.sites.values())).recipe
+
+    def under(self, variant: str, training: Training) -> "Question":
+        """The same with another training."""
+
+        def changed(sites: Sites) -> Sites:
+            recipe = self.recipe.model_copy(update={"training": training})
+            return {name: replace(data, recipe=recipe) for name, data in sites.items()}
+
+        return replace(
+            self, variant=variant, sites=changed(self.sites), founders=changed(self.founders), tuned_as=self
+        )
 
 
 def join(train: Sites, site: str, seed: int) -> Iterator[Question]:
@@ -57,6 +86,19 @@ def unseen(train: Sites, site: str, seed: int) -> Iterator[Question]:
     yield Question("unseen", site, _others(train, site), _others(train, site))
 
 
+def shifts(train: Sites, site: str, seed: int) -> Iterator[Question]:
+    """As `unseen`; with the generated shifts of the recipe, without any, and with each part turned over."""
+    (question,) = unseen(train, site, seed)
+    question = replace(question, setting="shifts")
+    yield question
+    training = question.recipe.training
+    yield question.under("-shifts", training.without_shifts())
+    for part, value in _SHIFT_PARTS.items():
+        on = bool(getattr(training, part))
+        other = training.model_copy(update={part: type(value)() if on else value})
+        yield question.under(f"{'-' if on else '+'}{part}", other)
+
+
 def unlabelled(train: Sites, site: str, seed: int) -> Iterator[Question]:
     """The hospital has images without labels."""
     others = _others(train, site)
@@ -76,6 +118,7 @@ def labels_and_images(train: Sites, site: str, seed: int) -> Iterator[Question]:
 SETTINGS: Final[dict[str, Callable[[Sites, str, int], Iterator[Question]]]] = {
     "join": join,
     "unseen": unseen,
+    "shifts": shifts,
     "unlabelled": unlabelled,
     "labels": labels,
     "labels_and_images": labels_and_images,

@@ -13,7 +13,8 @@ from PIL import Image as Picture
 
 from fedmed_edge.commands.edge import edge
 from fedmed_edge.errors import InputError
-from fedmed_edge.images.dataset import Task, read_dataset
+from fedmed_edge.images.dataset import Task, read_dataset, read_task
+from fedmed_edge.recipe import Training
 from fedmed_edge.study import bench_method
 from fedmed_edge.study.bench_method import Comparison, bench_methods, find_tasks
 from fedmed_edge.study.method_report import tables
@@ -21,7 +22,7 @@ from fedmed_edge.study.methods.method import Case, Learned, Method, Option
 from fedmed_edge.study.methods.registry import METHODS, methods_named
 from fedmed_edge.study.near_duplicates import near_duplicates
 from fedmed_edge.study.plan import METHOD_BUDGETS, SETTINGS, Budget, MethodBudget
-from fedmed_edge.study.settings import labels_and_images, settings_named, unlabelled
+from fedmed_edge.study.settings import _SHIFT_PARTS, labels_and_images, settings_named, shifts, unlabelled
 
 BUDGET = MethodBudget(
     "tiny", dict.fromkeys(("classification", "segmentation"), Budget(4, 1, 1, 1, 1, 1, until_plateau=False))
@@ -105,6 +106,34 @@ def test_rows_tables_and_plots_are_there_and_nothing_is_computed_twice(
     assert again.rows == result.rows and again.lines == result.lines
     shutil.rmtree(out / "rows")
     assert ask(folder, out, what).failed == len(result.rows)
+
+
+def test_shifts_are_asked_with_and_without_each_part(folder: Path, tmp_path: Path) -> None:
+    result = ask(folder, tmp_path / "out", comparison("rebuilt,fedavg", "unseen,shifts"))
+    assert not result.failed, result.reason
+    apart = {row["method"]: row for row in result.rows if row["setting"] == "unseen"}
+    rows = {row["method"]: row for row in result.rows if row["setting"] == "shifts"}
+    training = Training()
+    parts = {f"{'-' if getattr(training, part) else '+'}{part}" for part in _SHIFT_PARTS}
+    variants = {"", " -shifts", *(f" {part}" for part in parts)}
+    assert set(rows) == {f"{name}{variant}" for name in ("rebuilt", "fedavg") for variant in variants}
+    # As the recipe has it, it is the unseen hospital, which is not asked twice.
+    assert all(rows[name]["file"] == apart[name]["file"] for name in apart)
+    assert len({row["file"] for row in rows.values()}) == len(rows)
+    assert {row["role"] for name, row in rows.items() if " " in name} == {"control"}
+    assert any(line.startswith("fedavg -shifts ") for line in result.lines)
+
+
+def test_a_variant_changes_the_training_and_nothing_else(folder: Path) -> None:
+    made = read_task(folder)
+    train = {site: read_dataset(path, made.recipe).train for site, path in made.sites.items()}
+    plain, off, *others = shifts(train, "gamma", 0)
+    assert (plain.recipe.digest, off.recipe.training.shifts) == (made.recipe.digest, False)
+    for question in (off, *others):
+        assert question.recipe.model_copy(update={"training": Training()}) == made.recipe
+        assert set(question.sites) == set(question.founders) == {"alpha", "beta"}
+        assert all(data.recipe == question.recipe for data in question.sites.values())
+        assert question.tuned_as == plain
 
 
 def test_a_method_that_fails_is_a_row_that_says_so_and_is_tried_again(folder: Path, tmp_path: Path) -> None:

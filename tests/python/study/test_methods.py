@@ -15,6 +15,7 @@ from fedmed_edge.features.training import build_network, train
 from fedmed_edge.images.dataset import Dataset, Task, read_dataset
 from fedmed_edge.model.rebuild import rebuild
 from fedmed_edge.model.sums import read_sums
+from fedmed_edge.statistics.style import block_shape
 from fedmed_edge.study.methods import masked
 from fedmed_edge.study.methods.averaging import (
     FedAvg,
@@ -123,8 +124,13 @@ def test_rounds_are_counted_in_bytes_and_a_control_variate_doubles_them(bench: B
         case = bench.case()
         kind(case, {}).cycle(0)
         assert case.meter.rounds == BUDGET.peer_rounds
-        assert case.meter.sent == case.meter.received
-        assert case.meter.sent == dict.fromkeys(bench.train, times * BUDGET.peer_rounds * payload)
+        rounds, style = (
+            times * BUDGET.peer_rounds * payload,
+            2 * 4 * int(np.prod(block_shape(case.recipe.size))),
+        )
+        # Two styles of others came before the first round.
+        assert case.meter.sent == dict.fromkeys(bench.train, rounds + style)
+        assert case.meter.received == dict.fromkeys(bench.train, rounds + 2 * style)
 
 
 def cycles(kind: type[FedAvg], case: Case, option: Mapping[str, float]) -> FedAvg:

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from fedmed_edge.features.backbones import state_of
+from fedmed_edge.features.local_norms import norm_names
 from fedmed_edge.features.training import LEARNING_RATE, Network
 from fedmed_edge.features.weights import Weights
 from fedmed_edge.images.dataset import Dataset
 from fedmed_edge.images.preprocess import prepare
 from fedmed_edge.images.windows import cover
-from fedmed_edge.study.methods.averaging import norm_names
 from fedmed_edge.study.methods.method import Case
 from fedmed_edge.study.methods.work import Learned, Option, network_predictor
 

@@ -1,22 +1,20 @@
 """Networks that sites train in rounds, and a server averages: FedAvg and those that change one step of it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
-import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedmed_edge.features.backbones import state_of
+from fedmed_edge.features.local_norms import norm_names
+from fedmed_edge.features.objectives import toward
 from fedmed_edge.features.training import LEARNING_RATE, Network, SiteTraining, average_weights
 from fedmed_edge.features.weights import Weights
 from fedmed_edge.images.dataset import Dataset
-from fedmed_edge.study.methods.work import Learned, Meter, Option, Work, network_predictor, size_of
+from fedmed_edge.study.methods.work import Learned, Meter, Option, Work, network_predictor, size_of, styles_of
 
 CYCLE_SEED = 77
 """Between the seeds of two cycles."""
-
-Adjust = Callable[[Network], None]
 
 
 class FedAvg:
@@ -40,6 +38,12 @@ class FedAvg:
         self.network = work.fresh()
         self.common: Weights = start or state_of(self.network)
         self.payload = size_of(self.common)
+        several = self.sends and len(work.labelled) > 1
+        self.styles = styles_of(work.labelled) if several and work.recipe.training.amplitude else {}
+        for site in self.styles:
+            others = [style for other, style in self.styles.items() if other != site]
+            received = sum(size_of(style._asdict()) for style in others)
+            work.meter.transfer(site, sent=size_of(self.styles[site]._asdict()), received=received)
 
     @property
     def steps(self) -> tuple[int, int]:
@@ -67,6 +71,7 @@ class FedAvg:
             steps=steps,
             batch=self.work.budget.batch,
             learning_rate=LEARNING_RATE[self.work.recipe.kind] * self.option.get("rate", 1.0),
+            styles=self.styles,
             seed=self.work.seed + CYCLE_SEED * number,
             device=self.work.device,
             progress=self.work.watch,
@@ -197,26 +202,9 @@ def alone(work: Work, site: str) -> Work:
     return replace(work, sites={site: work.sites[site]}, meter=Meter())
 
 
-def toward(centre: Weights, strength: float) -> Adjust:
-    """Gradient of strength/2 ‖w − centre‖² is added to that of the loss."""
-    values: dict[str, Tensor] = {}
-
-    def adjust(network: Network) -> None:
-        for name, value in network.named_parameters():
-            if value.grad is not None:
-                if name not in values:
-                    values[name] = torch.from_numpy(np.array(centre[name])).to(value.device)
-                value.grad += strength * (value.detach() - values[name])
-
-    return adjust
-
-
-def norm_names(network: nn.Module) -> set[str]:
-    """Names of the weights of norm layers."""
-    kinds = (nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
-    return {
-        f"{name}.{parameter}" if name else parameter
-        for name, module in network.named_modules()
-        if isinstance(module, kinds)
-        for parameter, _ in module.named_parameters(recurse=False)
-    }
+def cycle_alone(work: Work, trained: Mapping[str, FedAvg], number: int) -> None:
+    """One cycle of every site's own training; its seconds go to the meter of the whole."""
+    for site, one in trained.items():
+        one.cycle(number)
+        work.meter.compute(site, sum(one.work.meter.seconds.values()))
+        one.work.meter.seconds.clear()

@@ -1,11 +1,15 @@
 """FedDG: every image is also seen with the amplitude spectrum of another hospital's, episode by episode."""
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fedmed_edge.features.training import Network, Objective, SiteTraining, task_loss
+from fedmed_edge.features.objectives import shifted_objective
+from fedmed_edge.features.shifts import Shift
+from fedmed_edge.features.training import SiteTraining
 from fedmed_edge.features.weights import Weights
 from fedmed_edge.images.dataset import Dataset
 from fedmed_edge.images.preprocess import prepare
@@ -21,53 +25,48 @@ BLOCK = 0.1
 BANK = 32
 """Spectra that a site hands over, at most."""
 
-INNER_RATE = 1e-3
-"""Of the step on the original images."""
-
 
 class FedDG(FedAvg):
     """Amplitudes of single images are shared by all sites; a step on the original, the loss on the shifted.
 
-    Phases are kept; the low-frequency amplitude moves a random part of the way towards another site's image.
-    The inner step is of first order. The paper's third part, a contrastive loss at boundaries, needs one
-    organ's boundary and is left out. What is shared shows single patients: it is here to be compared with.
+    Phases are kept; the low-frequency amplitude moves a random part of the way towards another site's image,
+    in place of our move towards another site's style; all other shifts are those of every method. The inner
+    step is of first order. The paper's third part, a contrastive loss at boundaries, needs one organ's
+    boundary and is left out. What is shared shows single patients: it is here to be compared with.
 
     Source: Liu et al., CVPR 2021.
     """
 
     def __init__(self, work: Work, option: Option, start: Weights | None = None) -> None:
         super().__init__(work, option, start)
-        self.bank = {site: _spectra(data, work.seed) for site, data in work.labelled.items()}
-        self.random = np.random.default_rng((work.seed, 5))
-        size = {site: spectra.nbytes for site, spectra in self.bank.items()}
+        bank = {site: _spectra(data, work.seed) for site, data in work.labelled.items()}
+        size = {site: spectra.nbytes for site, spectra in bank.items()}
         for site, own in size.items():
             work.meter.transfer(site, sent=own, received=sum(size.values()) - own)
+        how = work.recipe.training.model_copy(update={"amplitude": 1.0, "episodic": True, "consistency": 0.0})
+        self.objectives = {}
+        for index, site in enumerate(bank):
+            others = [spectra for name, spectra in bank.items() if name != site] or [bank[site]]
+            amplitude = _towards(np.concatenate(others), (work.seed, 5, index))
+            shift = Shift(work.recipe, how=how, amplitude=amplitude, seed=work.seed + 1000 * index)
+            self.objectives[site] = shifted_objective(work.recipe, shift, how, weight=option["weight"])
 
     def turn(self, training: SiteTraining, site: str, span: range) -> Weights:
         """As `FedAvg.turn`."""
         self.exchange(site)
-        others = [spectra for name, spectra in self.bank.items() if name != site] or [self.bank[site]]
-        objective = self._episode(np.concatenate(others))
-        return training.turn(site, self.common, span, objective=objective)[0]
+        return training.turn(site, self.common, span, objective=self.objectives[site])[0]
 
-    def _episode(self, bank: Float32) -> Objective:
-        loss, weight = task_loss(self.work.recipe), self.option["weight"]
 
-        def objective(network: Network, images: Tensor, targets: Tensor) -> Tensor:
-            picked = torch.from_numpy(bank[self.random.integers(len(bank), size=len(images))])
-            parts = torch.from_numpy(self.random.random(len(images)).astype(np.float32))
-            shifted = interpolate(images, picked.to(images.device), parts.to(images.device))
-            first = loss(network(images).float(), targets)
-            named = dict(network.named_parameters())
-            steps = torch.autograd.grad(first, list(named.values()), retain_graph=True)
-            moved = {
-                name: value - INNER_RATE * step.detach()
-                for (name, value), step in zip(named.items(), steps, strict=True)
-            }
-            second = loss(torch.func.functional_call(network, moved, (shifted,)).float(), targets)
-            return first + weight * second
+def _towards(bank: Float32, seed: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
+    """Moves images a random part of the way towards spectra of a bank."""
+    random = np.random.default_rng(seed)
 
-        return objective
+    def moved(images: Tensor) -> Tensor:
+        picked = torch.from_numpy(bank[random.integers(len(bank), size=len(images))])
+        parts = torch.from_numpy(random.random(len(images)).astype(np.float32))
+        return interpolate(images, picked.to(images.device), parts.to(images.device))
+
+    return moved
 
 
 def interpolate(images: Tensor, amplitudes: Tensor, parts: Tensor) -> Tensor:

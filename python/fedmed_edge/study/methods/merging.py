@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping
+from itertools import count
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from fedmed_edge.images.dataset import Dataset
 from fedmed_edge.images.preprocess import prepare
 from fedmed_edge.images.windows import cover
 from fedmed_edge.model.solve import on_one_thread, one_thread
-from fedmed_edge.study.methods.averaging import FedAvg, alone
+from fedmed_edge.study.methods.averaging import FedAvg, alone, cycle_alone
 from fedmed_edge.study.methods.method import Case
 from fedmed_edge.study.methods.work import Learned, Option, network_predictor, size_of, with_weights
 
@@ -137,11 +138,6 @@ def _tuned(case: Case, option: Option) -> Iterator[Mapping[str, Weights]]:
     trained = {site: FedAvg(alone(case, site), option, start) for site in case.labelled}
     for site in trained:
         case.meter.transfer(site, sent=size_of(start))
-    number = 0
-    while True:
-        for site, one in trained.items():
-            one.cycle(number)
-            case.meter.compute(site, sum(one.work.meter.seconds.values()))
-            one.work.meter.seconds.clear()
+    for number in count():
+        cycle_alone(case, trained, number)
         yield {site: one.common for site, one in trained.items()}
-        number += 1

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from fedmed_edge.features.backbones import seeded
+from fedmed_edge.features.objectives import toward
 from fedmed_edge.features.training import SiteTraining
 from fedmed_edge.features.weights import Weights
 from fedmed_edge.images.dataset import Dataset
-from fedmed_edge.study.methods.averaging import Adjust, FedAvg, FedBN, alone, toward
+from fedmed_edge.study.methods.averaging import FedAvg, FedBN, alone, cycle_alone
 from fedmed_edge.study.methods.work import (
     Learned,
     Option,
@@ -43,11 +44,9 @@ class Ditto(FedAvg):
         after the common one has, and is held to where that one ended.
         """
         super().cycle(number)
-        for site, one in self.own.items():
+        for one in self.own.values():
             one.centre = self.common
-            one.cycle(number)
-            self.work.meter.compute(site, sum(one.work.meter.seconds.values()))
-            one.work.meter.seconds.clear()
+        cycle_alone(self.work, self.own, number)
 
     def learned(self) -> Learned:
         """As `FedAvg.learned`."""
@@ -61,7 +60,7 @@ class _Held(FedAvg):
     centre: Weights
 
     def turn(self, training: SiteTraining, site: str, span: range) -> Weights:
-        adjust: Adjust = toward(self.centre, self.option["strength"])
+        adjust = toward(self.centre, self.option["strength"])
         return training.turn(site, self.common, span, adjust=adjust)[0]
 
 
@@ -121,8 +120,7 @@ class FedBABU(FedAvg):
         @cache
         def tuned(site: str) -> Weights:
             one = _Tuned(alone(self.work, site), {"rate": self.option["tuning_rate"]}, common)
-            one.cycle(0)
-            self.work.meter.compute(site, sum(one.work.meter.seconds.values()))
+            cycle_alone(self.work, {site: one}, 0)
             return one.common
 
         def everywhere(data: Dataset) -> Answers:

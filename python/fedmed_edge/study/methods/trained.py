@@ -6,7 +6,7 @@ from itertools import count
 
 from fedmed_edge.features.backbones import state_of
 from fedmed_edge.features.weights import Weights
-from fedmed_edge.study.methods.averaging import FedAvg, Pooled, alone
+from fedmed_edge.study.methods.averaging import FedAvg, Pooled, alone, cycle_alone
 from fedmed_edge.study.methods.method import Case, Learn
 from fedmed_edge.study.methods.work import Learned, Option, network_predictor
 from fedmed_edge.study.networks import merged
@@ -44,9 +44,6 @@ def _alone(case: Case, option: Option, start: Weights | None) -> Iterator[Learne
     """FedAvg at each site by itself, where nothing is sent."""
     trained = {site: FedAvg(alone(case, site), option, start) for site in case.labelled}
     for number in count():
-        for site, one in trained.items():
-            one.cycle(number)
-            case.meter.compute(site, sum(one.work.meter.seconds.values()))
-            one.work.meter.seconds.clear()
+        cycle_alone(case, trained, number)
         at = {site: network_predictor(case, one.common) for site, one in trained.items()}
         yield Learned(None if start is None else network_predictor(case, start), at)

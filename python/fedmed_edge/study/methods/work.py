@@ -5,11 +5,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from fedmed_edge.features.backbones import set_state
 from fedmed_edge.features.training import Network, build_network
 from fedmed_edge.features.weights import Weights
 from fedmed_edge.images.dataset import Dataset
+from fedmed_edge.images.preprocess import prepare
 from fedmed_edge.recipe import Recipe
+from fedmed_edge.statistics.style import Style, log_amplitude
 from fedmed_edge.study.plan import Budget
 from fedmed_edge.study.scores import Answers, answers_of_network
 
@@ -92,6 +96,18 @@ class Work:
     def fresh(self) -> Network:
         """The network that every training starts from."""
         return build_network(self.recipe, seed=self.seed)
+
+
+def styles_of(sites: Mapping[str, Dataset]) -> dict[str, Style]:
+    """Style of every site, over the training images that it has here."""
+    return {site: _style(data) for site, data in sites.items()}
+
+
+def _style(data: Dataset) -> Style:
+    logs = np.stack(
+        [log_amplitude(prepare(data.load(item), data.recipe).pixels, data.recipe.size) for item in data]
+    )
+    return Style(logs.mean(axis=0).astype(np.float32), logs.std(axis=0).astype(np.float32))
 
 
 def with_weights(recipe: Recipe, weights: Weights) -> Network:
