@@ -258,10 +258,12 @@ def _fault(
 def _resolve(model: type[BaseModel], values: dict[str, Any], folder: Path) -> None:
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            _resolve(field.annotation, values.setdefault(name, {}), folder)
+            if isinstance(values.setdefault(name, {}), dict):
+                _resolve(field.annotation, values[name], folder)
         elif Path in (field.annotation, *get_args(field.annotation)):
             value = values.get(name, field.default)
-            values[name] = None if value is None else folder / value
+            # what is no path is refused with the rest
+            values[name] = folder / value if isinstance(value, str | Path) else value
 
 
 def _keys(model: type[BaseModel]) -> list[tuple[str, ...]]:
@@ -288,7 +290,9 @@ def _from_text(model: type[BaseModel], key: tuple[str, ...], text: str) -> str |
 
 def _put(values: dict[str, Any], key: tuple[str, ...], value: object) -> None:
     for name in key[:-1]:
-        values = values.setdefault(name, {})
+        if not isinstance(values.setdefault(name, {}), dict):
+            return  # no table: refused with the rest
+        values = values[name]
     values[key[-1]] = value
 
 

@@ -1,14 +1,18 @@
 """Changed files for every reader: each is read or refused in one line, and nothing crashes, hangs or grows.
 
-    .venv/bin/python tests/attacks/fuzz.py [READER…] [--seconds 600] [--seed 0]
+    .venv/bin/python tests/attacks/fuzz.py [READER…] [--minutes 10] [--seed 0] [--keep DIR]
 
-Each reader runs in a process of its own with 4 GiB of address space and a clock of ten seconds a file. What
-goes wrong is kept as a file and named; exit code 1. Not part of `make test`.
+Each reader runs in a process of its own with 4 GiB of address space and a clock of ten seconds of processor
+time a file. What goes wrong is kept as a file and named; exit code 1. May be stopped at any time: how long
+each reader ran is kept in DIR, and run again it goes on where it was, with other files, until it has run for
+so many minutes in all. Not part of `make test`.
 """
 
 import argparse
+import contextlib
 import io
 import json
+import logging
 import multiprocessing
 import resource
 import signal
@@ -19,6 +23,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -67,10 +72,30 @@ def _recipe(path: Path) -> object:
     return read_recipe(path)
 
 
+def _exported(path: Path) -> object:
+    from fedmed_edge.commands.contents import tell
+
+    return tell(path)
+
+
+def _settings(path: Path) -> object:
+    from fedmed_edge.config import ServerConfig, SiteConfig, read_config
+
+    model = SiteConfig if b"site" in path.read_bytes() else ServerConfig
+    return read_config(model, path, environment={})
+
+
 def _request(path: Path) -> object:
     from fedmed_edge.federation.engine.enrolment import read_request
 
     return read_request(path)
+
+
+def _answer(path: Path) -> object:
+    from fedmed_edge.federation.engine.enrolment import make_tls_key, read_answer
+
+    trusted = (path.parent / "trusted").read_text()
+    return read_answer(path, trusted, make_tls_key(path.parent / "tls.key"))
 
 
 def _message(path: Path) -> object:
@@ -83,6 +108,52 @@ def _image(path: Path) -> object:
     from fedmed_edge.images.image import read_image
 
     return read_image(path)
+
+
+def _images(path: Path) -> object:
+    """A zip or a DICOMDIR: what is behind it, and every image of it."""
+    from fedmed_edge.images.sources import find_sources
+
+    with find_sources([path]) as sources:
+        for source in sources.files:
+            if source.kind is not None:
+                with contextlib.suppress(FedmedError):
+                    _image(source.path)
+    return None
+
+
+def _masks(path: Path) -> object:
+    """A structure set or a segmentation."""
+    from fedmed_edge.images.masks import mask_files
+
+    return mask_files([path])
+
+
+def _labels(path: Path) -> object:
+    from fedmed_edge.images.labels import read_table, split_rows
+
+    return split_rows(path, read_table(path))
+
+
+def _spreadsheet(path: Path) -> object:
+    from fedmed_edge.images.spreadsheet import read_labels
+
+    return read_labels(path, by="AccessionNumber", label="label")
+
+
+def _at_rest(path: Path) -> object:
+    """A file of an encrypted store."""
+    from fedmed_edge.store.encryption import FileCipher, read_store_key
+
+    cipher = FileCipher(read_store_key(path.parent / "store.key"))
+    with path.open("rb") as file:
+        return cipher.decrypted(file, path.stat().st_size, "ab" * 32)
+
+
+def _store_key(path: Path) -> object:
+    from fedmed_edge.store.encryption import read_store_key
+
+    return read_store_key(path)
 
 
 # --- what they are given -----------------------------------------------------------------------------------
@@ -125,6 +196,42 @@ def _requests(folder: Path) -> list[bytes]:
     return [(folder / "seed.request").read_bytes()]
 
 
+def _answers(folder: Path) -> list[bytes]:
+    from fedmed_edge.federation.engine.enrolment import (
+        make_tls_key,
+        read_request,
+        write_answer,
+        write_request,
+    )
+    from fedmed_edge.federation.engine.kits import approve, ensure_server_kits
+    from fedmed_edge.signing import fingerprint, generate_key
+
+    key = generate_key()
+    write_request(folder / "seed.request", "alpha", generate_key(), make_tls_key(folder / "tls.key"))
+    ensure_server_kits(folder / "server", "localhost", 8002)
+    made = approve(
+        folder / "server",
+        read_request(folder / "seed.request"),
+        "alpha",
+        host="localhost",
+        port=8002,
+        server_key=key.public_key(),
+        enrol=lambda name, signing: None,
+    )
+    write_answer(folder / "seed.signed", made, key)
+    (folder / "trusted").write_text(fingerprint(key.public_key()))
+    return [(folder / "seed.signed").read_bytes()]
+
+
+def _settings_files(folder: Path) -> list[bytes]:
+    from fedmed_edge.config import ServerConfig, SiteConfig, write_config
+    from fedmed_edge.listening import Listen
+
+    write_config(folder / "a", SiteConfig(site="alpha", listen=Listen(aet="FEDMED")))
+    write_config(folder / "b", ServerConfig(store_key=Path("store.key")))
+    return [(folder / name).read_bytes() for name in ("a", "b")]
+
+
 def _messages(folder: Path) -> list[bytes]:
     from fedmed_edge.federation.wire import Request, encode
 
@@ -164,19 +271,80 @@ def _rasters(folder: Path) -> list[bytes]:
     return made
 
 
+def _zips(folder: Path) -> list[bytes]:
+    import zipfile
+
+    made = []
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA):
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w", method) as archive:
+            for number, content in enumerate([*_dicoms(folder)[:1], *_rasters(folder)]):
+                archive.writestr(f"study/{number}", content)
+        made.append(file.getvalue())
+    return made
+
+
+def _directories(folder: Path) -> list[bytes]:
+    from pydicom.data import get_testdata_file
+
+    return [Path(str(get_testdata_file("DICOMDIR", download=False))).read_bytes()]
+
+
+def _mask_files(folder: Path) -> list[bytes]:
+    from pydicom.data import get_testdata_file
+
+    names = ("liver_1frame.dcm", "rtstruct.dcm", "rtplan.dcm")
+    paths = [get_testdata_file(name, download=False) for name in names]
+    return [Path(str(path)).read_bytes() for path in paths if path]
+
+
+def _label_tables(folder: Path) -> list[bytes]:
+    return [b"image,label,mask,patient,split\na.png,benign,,p1,train\nb.dcm,malignant,m.png,p2,\n"]
+
+
+def _spreadsheets(folder: Path) -> list[bytes]:
+    text = "Accession Number;Label;split\nA1;benign;train\nA2;\u00fc;\n"
+    return [text.encode(encoding) for encoding in ("utf-8-sig", "utf-16", "cp1252")]
+
+
+def _encrypted(folder: Path) -> list[bytes]:
+    from fedmed_edge.store.encryption import FileCipher, make_store_key
+
+    cipher = FileCipher(make_store_key(folder / "store.key"))
+    content = np.random.default_rng(0).bytes((1 << 20) + 5000)
+    return [b"".join(cipher.encrypted([content[:size]], size, "ab" * 32)) for size in (5000, len(content))]
+
+
+def _store_keys(folder: Path) -> list[bytes]:
+    from fedmed_edge.store.encryption import make_store_key
+
+    make_store_key(folder / "store.key")
+    return [(folder / "store.key").read_bytes()]
+
+
 READERS: dict[str, Reader] = {
     "contribution": (_golden("contribution_1.safetensors"), _contribution),
     "generation": (_stored("generation"), _generation),
     "model": (_stored("model"), _model),
     "manifest": (_manifests, _manifest),
     "recipe": (_recipes, _recipe),
-    "kit": (_requests, _request),
+    "exported": (_golden("exported_model_1.onnx"), _exported),
+    "settings": (_settings_files, _settings),
+    "request": (_requests, _request),
+    "kit": (_answers, _answer),
     "message": (_messages, _message),
     "dicom": (_dicoms, _image),
     "nifti": (_niftis, _image),
     "raster": (_rasters, _image),
+    "masks": (_mask_files, _masks),
+    "zip": (_zips, _images),
+    "dicomdir": (_directories, _images),
+    "labels": (_label_tables, _labels),
+    "spreadsheet": (_spreadsheets, _spreadsheet),
+    "at-rest": (_encrypted, _at_rest),
+    "store-key": (_store_keys, _store_key),
 }
-ENDINGS = {"nifti": ".nii", "raster": ".png", "recipe": ".toml"}
+ENDINGS = {"nifti": ".nii", "raster": ".png", "recipe": ".toml", "exported": ".onnx", "settings": ".toml"}
 
 
 # --- changing and reading ----------------------------------------------------------------------------------
@@ -215,39 +383,68 @@ def changed(seeds: list[bytes], random: np.random.Generator) -> bytes:
 
 
 def fuzz(name: str, seconds: float, seed: int, kept: Path) -> Iterator[str]:
-    """Faults of a reader, as they are found; the file of each is kept."""
-    deadline, faults = time.monotonic() + seconds, 0
-    while time.monotonic() < deadline and faults < 20:
-        ours, theirs = multiprocessing.Pipe(duplex=False)
-        process = multiprocessing.get_context("spawn").Process(
-            target=_work, args=(name, deadline - time.monotonic(), seed + faults, kept, theirs)
-        )
-        process.start()
-        theirs.close()
-        said = {"fault": None, "files": 0}
-        try:
+    """Faults of a reader as they are found, until it has run for so many seconds in all."""
+    state = Progress.of(kept / f"{name}.json")
+    faults = 0
+    while state.seconds < seconds and faults < 20:
+        process, ours = _started(name, seconds - state.seconds, [seed, state.files], kept)
+        began, fault, files = time.monotonic(), None, state.files
+        with contextlib.suppress(EOFError):
             while True:
                 said = json.loads(ours.recv())
-        except EOFError:
-            process.join()
-        if said["fault"] is None and process.exitcode == 0:
-            yield f"{name}: {said['files']} files, {faults} faults"
-            return
+                fault, state.files = said["fault"], files + said["files"]
+                state.seconds, began = state.seconds + time.monotonic() - began, time.monotonic()
+                state.write()
+        process.join()
+        if fault is None and process.exitcode == 0:
+            break
         faults += 1
-        case = kept / f"{name}-{seed + faults}.case"
-        current = kept / f"{name}.now"
+        state.faults, state.files = state.faults + 1, state.files + 1
+        state.write()
+        case, current = kept / f"{name}-{seed}-{state.files}.case", kept / f"{name}.now"
         if current.exists():
             current.rename(case)
-        yield f"{name}: {said['fault'] or f'ended with {process.exitcode}'}: {case}"
-    yield f"{name}: {faults} faults"
+        yield f"{name}: {fault or f'ended with {process.exitcode}'}: {case}"
+    yield f"{name}: {state.files} files in {state.seconds / 60:.1f} minutes, {state.faults} faults"
+
+
+@dataclass
+class Progress:
+    """How far a reader is, in a file."""
+
+    path: Path
+    seconds: float = 0.0
+    files: int = 0
+    faults: int = 0
+
+    @classmethod
+    def of(cls, path: Path) -> "Progress":
+        return cls(path, **(json.loads(path.read_text()) if path.exists() else {}))
+
+    def write(self) -> None:
+        said = {"seconds": self.seconds, "files": self.files, "faults": self.faults}
+        self.path.write_text(json.dumps(said))
+
+
+def _started(
+    name: str, seconds: float, seed: list[int], kept: Path
+) -> "tuple[multiprocessing.Process, multiprocessing.connection.Connection]":
+    ours, theirs = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.get_context("spawn").Process(
+        target=_work, args=(name, seconds, seed, kept, theirs)
+    )
+    process.start()
+    theirs.close()
+    return process, ours
 
 
 def _work(
-    name: str, seconds: float, seed: int, kept: Path, answer: "multiprocessing.connection.Connection"
+    name: str, seconds: float, seed: list[int], kept: Path, answer: "multiprocessing.connection.Connection"
 ) -> None:
     make, read = READERS[name]
     warnings.simplefilter("ignore")
-    deadline, random, files = time.monotonic() + seconds, np.random.default_rng(seed), 0
+    logging.disable(logging.CRITICAL)
+    random, files = np.random.default_rng(seed), 0
     with tempfile.TemporaryDirectory() as folder:
         seeds = make(Path(folder))
         path, now = Path(folder) / f"case{ENDINGS.get(name, '')}", kept / f"{name}.now"
@@ -255,14 +452,17 @@ def _work(
             path.write_bytes(content)
             read(path)
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-        signal.signal(signal.SIGALRM, _hangs)
+        signal.signal(signal.SIGPROF, _hangs)
+        deadline = told = time.monotonic()
+        deadline += seconds
         while time.monotonic() < deadline:
             content = changed(seeds, random)
             now.write_bytes(content)
             path.write_bytes(content)
             fault = _fault(read, path)
             files += 1
-            if fault or files % 100 == 0:
+            if fault or time.monotonic() - told > 1:
+                told = time.monotonic()
                 answer.send(json.dumps({"fault": fault, "files": files}))
             if fault:
                 sys.exit(1)
@@ -271,7 +471,8 @@ def _work(
 
 
 def _fault(read: Callable[[Path], object], path: Path) -> str | None:
-    signal.alarm(SECONDS_A_FILE)
+    # of the processor: on a busy machine the clock on the wall says nothing
+    signal.setitimer(signal.ITIMER_PROF, SECONDS_A_FILE)
     try:
         read(path)
     except FedmedError as refusal:
@@ -280,7 +481,7 @@ def _fault(read: Callable[[Path], object], path: Path) -> str | None:
     except BaseException:
         return traceback.format_exc().strip().splitlines()[-1][:300]
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
     return None
 
 
@@ -291,14 +492,17 @@ def _hangs(number: int, frame: object) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("readers", nargs="*", metavar="READER", help=", ".join(READERS))
-    parser.add_argument("--seconds", type=float, default=600, help="for each reader")
+    parser.add_argument("--minutes", type=float, default=10, help="for each reader, in all runs together")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--again", action="store_true", help="forget how far the readers are")
     parser.add_argument("--keep", type=Path, default=Path(tempfile.gettempdir()) / "fedmed-fuzz")
     options = parser.parse_args()
     options.keep.mkdir(parents=True, exist_ok=True)
     bad = False
     for name in options.readers or READERS:
-        for line in fuzz(name, options.seconds, options.seed, options.keep):
+        if options.again:
+            (options.keep / f"{name}.json").unlink(missing_ok=True)
+        for line in fuzz(name, 60 * options.minutes, options.seed, options.keep):
             print(line, flush=True)
             bad |= ".case" in line
     sys.exit(1 if bad else 0)

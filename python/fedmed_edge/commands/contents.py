@@ -125,13 +125,16 @@ def _model(file: Path) -> Told:
 
 
 def _exported_model(file: Path) -> Told:
+    from fedmed_edge.atomic import read_regular
     from fedmed_edge.model.manifest import METADATA_KEY, parse_manifests
-    from fedmed_edge.runtime import open_session
+    from fedmed_edge.onnx_file import model_metadata
+    from fedmed_edge.signing import FILE_CAP
 
-    session = open_session(file, device="cpu")
-    if METADATA_KEY not in session.metadata:
+    # no signature is checked here, so no runtime sees its graph
+    metadata = model_metadata(read_regular(file, FILE_CAP), str(file))
+    if METADATA_KEY not in metadata:
         raise InputError(f"{file}: has no manifest, expected a model made by `fedmed-server export`")
-    manifests = [one for one, _ in parse_manifests(session.metadata[METADATA_KEY], str(file))]
+    manifests = [one for one, _ in parse_manifests(metadata[METADATA_KEY], str(file))]
     title, lines = f"{file}: exported model (signature not checked here)", list[str]()
     for manifest in manifests:
         sample = "an input with its answer" if manifest.sample else "none"

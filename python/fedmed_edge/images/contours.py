@@ -9,12 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pydicom
 from pydicom.dataset import Dataset
 
 from fedmed_edge.errors import InputError
-from fedmed_edge.images.dicom_headers import STRUCTURE_SET, check_inflated
-from fedmed_edge.images.dicom_pixels import reading
+from fedmed_edge.images.dicom_files import read_elements, reading
+from fedmed_edge.images.dicom_headers import STRUCTURE_SET
 from fedmed_edge.images.image import Float64, UInt8
 from fedmed_edge.images.segments import Target
 
@@ -66,8 +65,7 @@ def read_structures(path: Path, target: Target, class_of: Mapping[int, int]) -> 
 
 
 def _structures(path: Path) -> Dataset:
-    check_inflated(path)
-    header = pydicom.dcmread(path)
+    header = read_elements(path)
     if str(header.get("SOPClassUID", "")) != STRUCTURE_SET:
         raise InputError(f"{path}: file holds no structure set, expected an RTSTRUCT")
     return header

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from pydicom.dataset import Dataset
 
 from fedmed_edge.errors import InputError
+from fedmed_edge.images.dicom_files import reading
 from fedmed_edge.images.dicom_headers import (
     derived_kind,
     read_header,
@@ -28,7 +29,6 @@ from fedmed_edge.images.dicom_pixels import (
     fill_padding,
     grey_values,
     is_colour,
-    reading,
 )
 from fedmed_edge.images.geometry import spacing
 from fedmed_edge.images.grouping import group_files

@@ -1,24 +1,20 @@
 """DICOM headers: what a file is, and where each of its frames lies, before one pixel is decoded."""
 
 import logging
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pydicom
 from pydicom.dataset import Dataset
-from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from fedmed_edge.errors import InputError
-from fedmed_edge.images.dicom_pixels import reading
+from fedmed_edge.images.dicom_files import read_elements, reading
 from fedmed_edge.images.image import check_size
 from fedmed_edge.images.series import MANUFACTURER, Frame, is_own_output
 
 # pydicom's log lines and warnings quote the values they stumble over.
 logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
 
-_INFLATED_CAP = 1 << 30
 # A file can state any number; each frame becomes an object before its pixels are there.
 FRAMES_CAP = 1 << 16
 
@@ -92,8 +88,7 @@ def read_header(path: Path, *, need_image: bool = True) -> Dataset:
             single meaning.
     """
     with reading(path):
-        check_inflated(path)
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
+        header = read_elements(path, tags=_TAGS)
         for _ in header:
             # pydicom converts a value when it is first looked at: now, where a broken one names its file.
             pass
@@ -114,8 +109,7 @@ def whole_header(path: Path) -> Dataset:
         InputError: The file is broken.
     """
     with reading(path):
-        check_inflated(path)
-        return pydicom.dcmread(path, stop_before_pixels=True)
+        return read_elements(path)
 
 
 def derived_kind(header: Dataset) -> str:
@@ -140,25 +134,6 @@ def _check_kind(path: Path, header: Dataset) -> None:
     _ = int(header.Rows), int(header.Columns)
     if samples != _SAMPLES.get(photometric):
         raise InputError(f"{path}: image has {samples} samples of {photometric}, expected grey, RGB or YBR")
-
-
-def check_inflated(path: Path) -> None:
-    """Refuse a deflated file whose content is over the cap, before pydicom inflates it in one go.
-
-    Raises:
-        InputError: It is.
-    """
-    meta = pydicom.filereader.read_file_meta_info(path)
-    if meta.TransferSyntaxUID != DeflatedExplicitVRLittleEndian:
-        return
-    inflater, inflated = zlib.decompressobj(-zlib.MAX_WBITS), 0
-    with path.open("rb") as file:
-        # Preamble, prefix and the group length element itself stand before what the group length counts.
-        file.seek(144 + int(meta.FileMetaInformationGroupLength))
-        while chunk := inflater.unconsumed_tail or file.read(1 << 16):
-            inflated += len(inflater.decompress(chunk, 1 << 20))
-            if inflated > _INFLATED_CAP:
-                raise InputError(f"{path}: deflated file has more than {_INFLATED_CAP} bytes inflated")
 
 
 def frames_of(path: Path, header: Dataset) -> list[Frame]:

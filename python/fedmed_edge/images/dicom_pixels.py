@@ -13,9 +13,6 @@ Rules, the same for training and beside the scanner:
 
 import logging
 import struct
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +32,8 @@ from pydicom.uid import (
     RLETransferSyntaxes,
 )
 
-from fedmed_edge.errors import FedmedError, InputError
+from fedmed_edge.errors import InputError
+from fedmed_edge.images.dicom_files import read_elements, reading
 from fedmed_edge.images.image import Float32, sides
 
 # Integers of any width, or floats.
@@ -85,24 +83,6 @@ _TAGS = [
 ]
 
 
-@contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn what a damaged DICOM file makes pydicom and its decoders raise into one InputError.
-
-    Raises:
-        InputError: Anything but an error of our own went wrong. The cause is named by its type alone: its
-            text may quote a patient's data.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except (FedmedError, MemoryError):
-        raise
-    except Exception as error:
-        raise InputError(f"{path}: DICOM file is broken or cut off ({type(error).__name__})") from None
-
-
 def decode(path: Path) -> tuple[Stored, Dataset]:
     """Decode the stored values of a file's frames.
 
@@ -115,7 +95,7 @@ def decode(path: Path) -> tuple[Stored, Dataset]:
             off, broken or of another size than the header says.
     """
     with reading(path):
-        described = pydicom.dcmread(path, specific_tags=list(_TAGS))
+        described = read_elements(path, pixels=True, tags=_TAGS)
         uid = described.file_meta.TransferSyntaxUID
         usable = _usable_decoders(path, uid)
         if uid.is_encapsulated:

@@ -16,6 +16,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from fedmed_edge.errors import InputError
+from fedmed_edge.images.dicom_files import reading
 from fedmed_edge.images.dicom_headers import (
     APART,
     derived_kind,
@@ -24,7 +25,7 @@ from fedmed_edge.images.dicom_headers import (
     image_type,
     read_header,
 )
-from fedmed_edge.images.dicom_pixels import is_colour, reading
+from fedmed_edge.images.dicom_pixels import is_colour
 from fedmed_edge.images.series import Frame, Grouped, Series, Study, is_localizer
 from fedmed_edge.images.stacks import SAME_PLACE_MM, diagnose
 

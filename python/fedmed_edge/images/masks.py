@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import pydicom
 from pydicom.dataset import Dataset
 
 from fedmed_edge.errors import InputError
 from fedmed_edge.images.contours import read_structures, structure_names
 from fedmed_edge.images.dicom import grid_of
-from fedmed_edge.images.dicom_headers import LABEL_MAP, SEGMENTATION, STRUCTURE_SET, check_inflated
-from fedmed_edge.images.dicom_pixels import reading
+from fedmed_edge.images.dicom_files import read_elements, reading
+from fedmed_edge.images.dicom_headers import LABEL_MAP, SEGMENTATION, STRUCTURE_SET
 from fedmed_edge.images.image import UInt8
 from fedmed_edge.images.segments import Target, read_segments, segment_labels
 from fedmed_edge.images.series import Series
@@ -61,8 +60,7 @@ def mask_files(paths: Iterable[Path]) -> list[MaskFile]:
 
 
 def _mask_file(path: Path) -> MaskFile | None:
-    check_inflated(path)
-    header = pydicom.dcmread(path, stop_before_pixels=True)
+    header = read_elements(path)
     uid = str(header.get("SOPClassUID", ""))
     when = str(header.get("ContentDate") or header.get("StructureSetDate") or "")
     when += str(header.get("ContentTime") or header.get("StructureSetTime") or "")

@@ -10,19 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pydicom
 from pydicom.dataset import Dataset
 
 from fedmed_edge.errors import InputError
+from fedmed_edge.images.dicom_files import read_elements, reading
 from fedmed_edge.images.dicom_headers import (
     LABEL_MAP,
     SEGMENTATION,
-    check_inflated,
     frames_of,
     functional_group,
     read_header,
 )
-from fedmed_edge.images.dicom_pixels import decode, reading
+from fedmed_edge.images.dicom_pixels import decode
 from fedmed_edge.images.geometry import SAME_GRID
 from fedmed_edge.images.image import Float64, Image, UInt8
 from fedmed_edge.images.series import Frame
@@ -131,8 +130,7 @@ def classes_inside(path: Path, class_of: Mapping[int, int]) -> set[int]:
 
 
 def _header(path: Path) -> Dataset:
-    check_inflated(path)
-    header = pydicom.dcmread(path, stop_before_pixels=True)
+    header = read_elements(path)
     if str(header.get("SOPClassUID", "")) not in (SEGMENTATION, LABEL_MAP):
         raise InputError(f"{path}: file holds no segmentation, expected a DICOM SEG as a mask")
     return header

@@ -178,13 +178,11 @@ def _is_directory(path: Path, start: bytes) -> bool:
 
 def _listed(path: Path) -> Iterator[Source]:
     """Files that a DICOMDIR names, by its own rules: upper case, which a disk may show in lower case."""
-    import pydicom
-
-    from fedmed_edge.images.dicom_pixels import reading
+    from fedmed_edge.images.dicom_files import read_elements, reading
 
     with reading(path):
         # pydicom's FileSet refuses a directory with one faulty record; the file names are all that counts.
-        directory = pydicom.dcmread(path)
+        directory = read_elements(path)
         records = directory.get("DirectoryRecordSequence") or []
         named_files = [parts for record in records if (parts := record.get("ReferencedFileID"))]
     if not named_files:

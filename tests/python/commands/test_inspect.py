@@ -112,7 +112,7 @@ def test_a_signature_without_its_file_says_so(world: Any, kit: ModuleType, tmp_p
         (b'{"signer": "\\u001b[31m", "signature": ""}', "not a signature file, or cut off"),
         (b"-----BEGIN PRIVATE KEY-----\nx", "not a private key in PEM form"),
         (b"-----BEGIN PUBLIC KEY-----\nx", "not a public key in PEM form"),
-        (b"\x08\x08\x12\x00:2\n\x0b", "not a model that can be loaded"),
+        (b"\x08\x08\x12\x00:2\n\x0b", "not an ONNX file, or cut off"),
         (b'site = "a"\nthreats = 3\n', "unknown key `threats`"),
     ],
 )

@@ -81,7 +81,7 @@ def test_class_folders_give_items(tmp_path: Path) -> None:
         ("image,label\na.png,benign\nz.png,benign\n", "row 3: image `z.png` does not exist", None),
         (
             "image,label\na.png,\nb.png,\n./a.png,\n",
-            r"row 4 lists image `./a.png` again, first in row 2",
+            r"row 4 lists `./a.png` again, first in row 2",
             None,
         ),
         ("image,label\n,benign\n", "row 2 has no `image`", None),

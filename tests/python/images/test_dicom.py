@@ -320,7 +320,7 @@ def test_a_deflated_bomb_is_refused_before_it_is_inflated(
 ) -> None:
     path = write_dicom("a.dcm", SLICES[0], syntax=DeflatedExplicitVRLittleEndian)
     np.testing.assert_array_equal(read_image(path).pixels[0], SLICES[0])
-    monkeypatch.setattr("fedmed_edge.images.dicom_headers._INFLATED_CAP", 1 << 20)
+    monkeypatch.setattr("fedmed_edge.images.dicom_files._INFLATED_CAP", 1 << 20)
     packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     start = path.read_bytes()
     length = 144 + int.from_bytes(start[140:144], "little")

@@ -12,7 +12,8 @@ from pydicom.pixels.processing import apply_color_lut
 from pydicom.uid import JPEG2000Lossless, RLELossless
 
 from fedmed_edge.errors import InputError
-from fedmed_edge.images.dicom_pixels import codestream_size, decode, fill_padding, reading
+from fedmed_edge.images.dicom_files import reading
+from fedmed_edge.images.dicom_pixels import codestream_size, decode, fill_padding
 from fedmed_edge.images.image import read_image
 
 BUNDLED = Path(pydicom.data.__file__).parent / "test_files"

@@ -1,0 +1,118 @@
+"""DICOM files as somebody else may have made them: read within what the file holds, whatever it claims."""
+
+import io
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import pydicom
+from pydicom.dataset import FileDataset
+from pydicom.filebase import DicomFileLike
+from pydicom.filereader import _read_file_meta_info, read_preamble
+from pydicom.filewriter import write_file_meta_info
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
+
+from fedmed_edge.errors import FedmedError, InputError
+
+READS_CAP: Final = 1 << 20
+"""Most pieces (two or three an element or item) that a file is read in: those of thousands of frames."""
+
+_INFLATED_CAP = 1 << 30
+_SMALL = 1 << 16
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what a damaged DICOM file makes pydicom and its decoders raise into one InputError.
+
+    Raises:
+        InputError: Anything but an error of our own went wrong. The cause is named by its type alone: its
+            text may quote a patient's data.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (FedmedError, MemoryError):
+        raise
+    except Exception as error:
+        raise InputError(f"{path}: DICOM file is broken or cut off ({type(error).__name__})") from None
+
+
+def read_elements(path: Path, *, pixels: bool = False, tags: Sequence[str] | None = None) -> FileDataset:
+    """Read a DICOM file, to be called within `reading`.
+
+    Args:
+        pixels: With its pixel data.
+        tags: Keywords of the elements that are wanted; None takes all.
+
+    Raises:
+        InputError: A deflated file inflates to too much, or there are too many elements.
+    """
+    with io.FileIO(path) as raw:
+        source = _inflated(path, raw) or raw
+        wanted = None if tags is None else list(tags)
+        return pydicom.dcmread(_Bounded(path, source), stop_before_pixels=not pixels, specific_tags=wanted)
+
+
+class _Bounded(io.BufferedReader):
+    """A file whose elements may claim any length: no more is asked for than there is.
+
+    A claim of 4 GiB would be allocated before one byte is read, and a million empty items, of 8 bytes each,
+    become a million objects.
+    """
+
+    def __init__(self, path: Path, source: io.FileIO | io.BytesIO) -> None:
+        self._path, self._reads = path, 0
+        self._size = source.seek(0, io.SEEK_END)
+        source.seek(0)
+        super().__init__(source)
+
+    @property
+    def name(self) -> str:
+        """The file's, which pydicom asks for; what was inflated has none of its own."""
+        return str(self._path)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """As much as is asked for, or as is left.
+
+        Raises:
+            InputError: It was asked more often than an image needs.
+        """
+        self._reads += 1
+        if self._reads > READS_CAP:
+            raise InputError(f"{self._path}: DICOM file has more than {READS_CAP} elements")
+        if size is None or size < 0 or size > _SMALL:
+            left = max(0, self._size - self.tell())
+            size = left if size is None or size < 0 else min(size, left)
+        return super().read(size)
+
+
+def _inflated(path: Path, raw: io.FileIO) -> io.BytesIO | None:
+    """A deflated file as if it had never been deflated; None for any other.
+
+    pydicom would inflate it in one go, whatever comes out, and read on in memory, however many elements.
+    """
+    file = _Bounded(path, raw)
+    preamble = read_preamble(file, force=False)
+    meta = _read_file_meta_info(file)
+    begun = 144 + int(meta.get("FileMetaInformationGroupLength", 0))
+    file.detach()
+    if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+        return None
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    whole = io.BytesIO()
+    whole.write((preamble or bytes(128)) + b"DICM")
+    write_file_meta_info(DicomFileLike(whole), meta)
+    inflater, inflated = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    # Preamble, prefix and the group length element itself stand before what the group length counts.
+    raw.seek(begun)
+    while chunk := inflater.unconsumed_tail or raw.read(1 << 16):
+        piece = inflater.decompress(chunk, 1 << 20)
+        inflated += whole.write(piece)
+        if inflated > _INFLATED_CAP:
+            raise InputError(f"{path}: deflated file has more than {_INFLATED_CAP} bytes inflated")
+    return whole
