@@ -27,7 +27,16 @@ from fedmed_edge.images.dataset import TaskFile
 from fedmed_edge.images.labels import COLUMNS
 from fedmed_edge.model.global_model import ModelHeader
 from fedmed_edge.model.manifest import Manifest
-from fedmed_edge.recipe import Backbone, ClassCode, Frozen, Intensity, Lift, Recipe, SeriesRules
+from fedmed_edge.recipe import (
+    Backbone,
+    ClassCode,
+    Frozen,
+    Intensity,
+    Lift,
+    Recipe,
+    SeriesRules,
+    Training,
+)
 from fedmed_edge.statistics.contribution import PARTS
 from fedmed_edge.statistics.header import ContributionHeader, Evidence
 from fedmed_edge.statistics.tensors import tensor_rules
@@ -210,7 +219,7 @@ def test_the_reference_names_every_setting_of_a_site() -> None:
 def test_the_models_readme_names_every_field_of_a_recipe() -> None:
     text = text_of("models/README.md")
     tables: dict[str, type[Frozen]] = {"intensity": Intensity, "backbone": Backbone, "lift": Lift}
-    tables |= {"series": SeriesRules, "codes": ClassCode}
+    tables |= {"series": SeriesRules, "codes": ClassCode, "training": Training}
     for name in set(Recipe.model_fields) - set(tables):
         assert f"| `{name}` |" in text, name
     for name, table in tables.items():

@@ -89,7 +89,10 @@ ROOT_MODULES: dict[str, tuple[set[str], set[str]]] = {
 }
 
 TRAINING = {
-    *(f"features/{name}.py" for name in ("backbones", "encoder_export", "feed", "shifts", "training")),
+    *(
+        f"features/{name}.py"
+        for name in ("backbones", "encoder_export", "feed", "local_norms", "objectives", "shifts", "training")
+    ),
     "study/",
     "universal/",
 }
