@@ -232,6 +232,28 @@ def variables(model: type[BaseModel]) -> dict[str, tuple[str, ...]]:
     return {PREFIX + "_".join(key).upper(): key for key in _keys(model)}
 
 
+def absolute_paths(model: type[BaseModel], environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The variables of the environment that name a path, as seen from this folder: for processes of another.
+
+    Example:
+        >>> absolute_paths(SiteConfig, {"FEDMED_DATA": "/data", "FEDMED_THREADS": "2"})
+        {'FEDMED_DATA': '/data'}
+    """
+    environment = os.environ if environment is None else environment
+    return {
+        name: str(Path(environment[name]).absolute())
+        for name, key in variables(model).items()
+        if environment.get(name) and _names_path(model, key)
+    }
+
+
+def _names_path(model: type[BaseModel], key: tuple[str, ...]) -> bool:
+    annotation = model.model_fields[key[0]].annotation
+    if len(key) > 1 and isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return _names_path(annotation, key[1:])
+    return Path in (annotation, *get_args(annotation))
+
+
 def _fault(
     model: type[Frozen], values: dict[str, Any], given: list[tuple[str, tuple[str, ...], object]], where: str
 ) -> InputError | None:

@@ -11,8 +11,18 @@ FedmedError            exit 1  refused or failed
 ├── Undelivered        exit 7  a result was made but did not reach its destination: it can be sent again
 └── Unreachable        exit 8  the other end did not answer: try again later
 
-A message says what failed and shows what was found against what was expected; `hint` says what to do.
+A message says what failed and shows what was found against what was expected; `hint` says what to do. Both
+are one line that no terminal acts on, whatever a file of somebody else put into them.
 """
+
+_LONGEST = 2000
+
+
+def _one_line(text: str) -> str:
+    plain = "".join(
+        letter if letter.isprintable() else " " if letter.isspace() else "?" for letter in text[:_LONGEST]
+    )
+    return plain + ("…" if len(text) > _LONGEST else "")
 
 
 class FedmedError(Exception):
@@ -31,8 +41,8 @@ class FedmedError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.hint = hint
+        super().__init__(_one_line(message))
+        self.hint = None if hint is None else _one_line(hint)
 
 
 class InputError(FedmedError):

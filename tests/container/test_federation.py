@@ -315,22 +315,17 @@ def test_a_study_that_is_sent_to_the_infer_container_comes_back_as_dicom(
 # --- faults: a contribution is on its way, and arrives, once ---------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("stop", "seconds", "go_on"), [("kill", 2, "start"), ("pause", 15, "unpause")], ids=["killed", "hangs"]
+)
 @pytest.mark.parametrize("who", [B, SERVER])
-def test_one_that_is_killed_goes_on(engine, federation: Federation, who: str) -> None:
+def test_one_that_stops_goes_on(
+    engine, federation: Federation, who: str, stop: str, seconds: float, go_on: str
+) -> None:
     given = federation.hand_over()
-    engine("kill", who)
-    time.sleep(2)
-    engine("start", who)
-    federation.well(SERVER, B)
-    federation.arrives(given)
-
-
-@pytest.mark.parametrize("who", [B, SERVER])
-def test_one_that_hangs_goes_on(engine, federation: Federation, who: str) -> None:
-    given = federation.hand_over()
-    engine("pause", who)
-    time.sleep(15)
-    engine("unpause", who)
+    engine(stop, who)
+    time.sleep(seconds)
+    engine(go_on, who)
     federation.well(SERVER, B)
     federation.arrives(given)
 

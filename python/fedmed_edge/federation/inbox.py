@@ -7,10 +7,12 @@ INBOX/DIGEST.json              what it is
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from fedmed_edge.atomic import TEMPORARY, sync_folder, write_atomic
+from fedmed_edge.atomic import TEMPORARY, locked, sync_folder, write_atomic
 from fedmed_edge.errors import InputError
 from fedmed_edge.federation.messages import PASSING, Offered
 from fedmed_edge.federation.parts import Assembly
@@ -111,26 +113,38 @@ class Inbox:
 
     def change(self, digest: str, state: Literal["taken back", "withdrawn"]) -> None:
         """The server takes an object back; a withdrawn one, and what nobody needs any more, is deleted."""
-        arrived = self._records.read(digest)
-        if arrived is None or arrived.state in (state, "withdrawn"):
-            return
-        self._records.write(digest, arrived.model_copy(update={"state": state}))
-        if state == "withdrawn" or arrived.kind in PASSING:
-            path = self._file(arrived)
-            path.unlink(missing_ok=True)
-            signature_path(path).unlink(missing_ok=True)
-        if arrived.kind in PASSING:
-            self._records.delete(digest)
+        with self._latest(digest) as arrived:
+            if arrived is None or arrived.state in (state, "withdrawn"):
+                return
+            self._records.write(digest, arrived.model_copy(update={"state": state}))
+            if state == "withdrawn" or arrived.kind in PASSING:
+                path = self._file(arrived)
+                path.unlink(missing_ok=True)
+                signature_path(path).unlink(missing_ok=True)
+            if arrived.kind in PASSING:
+                self._records.delete(digest)
 
-    def still_published(self, arrived: Arrived, made: float) -> None:
-        """What is here is on offer, since `made`; also what was taken back meanwhile."""
-        if arrived.state == "taken back" or made > arrived.made:
-            again = arrived.model_copy(update={"state": "here", "made": max(made, arrived.made)})
-            self._records.write(arrived.digest, again)
+    def still_published(self, digest: str, made: float | None) -> None:
+        """What is here is on offer, since `made` where it is told; also what was taken back meanwhile."""
+        with self._latest(digest) as arrived:
+            if arrived is None or arrived.state == "withdrawn":
+                return
+            made = arrived.made if made is None else made
+            if arrived.state == "taken back" or made > arrived.made:
+                again = arrived.model_copy(update={"state": "here", "made": max(made, arrived.made)})
+                self._records.write(digest, again)
 
-    def note_placed(self, arrived: Arrived, placed: bool) -> None:
+    def note_placed(self, digest: str, placed: bool) -> None:
         """A model stands among the site's now, or not any more."""
-        self._records.write(arrived.digest, arrived.model_copy(update={"placed": placed}))
+        with self._latest(digest) as arrived:
+            if arrived is not None:
+                self._records.write(digest, arrived.model_copy(update={"placed": placed}))
+
+    @contextmanager
+    def _latest(self, digest: str) -> Iterator[Arrived | None]:
+        """A record as it stands, while nobody else changes one: connection and worker are two processes."""
+        with locked(self.folder / "lock"):
+            yield self._records.read(digest)
 
     def sweep(self, offered: set[str]) -> None:
         """Delete parts of what is no longer on offer, and what a killed process left."""

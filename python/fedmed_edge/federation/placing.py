@@ -8,7 +8,7 @@ import logging
 from pathlib import Path
 
 from fedmed_edge.config import SiteConfig
-from fedmed_edge.errors import TrustError
+from fedmed_edge.errors import InputError, TrustError
 from fedmed_edge.federation.inbox import Arrived, Inbox
 from fedmed_edge.inference.model_folder import ModelFolder
 
@@ -35,25 +35,32 @@ def place_models(folder: Path, config: SiteConfig) -> list[str]:
         Names of the models that wait now and did not before.
 
     Raises:
-        InputError: A model cannot be read or kept; it is tried again.
+        InputError: A model cannot be read or kept; it is tried again, and the others are placed.
         StoreError: A record of the inbox is damaged, or the disk is full.
     """
     from fedmed_edge.inference.models import add_model
 
     inbox, models, placed = Inbox(folder / "inbox"), ModelFolder(folder), list[str]()
+    failed: InputError | None = None
     for one in to_place(inbox):
         if one.state == "taken back":
             _take_away(models, one.digest[:16])
-            inbox.note_placed(one, False)
+            inbox.note_placed(one.digest, False)
             continue
         try:
             entry = add_model(folder, inbox.path(one.digest), trust=config.server_key)
         except TrustError as error:  # it will not get better
             log.warning("model %s: is not placed among the models: %s", one.digest[:12], error)
+        except InputError as error:  # that of another task may be well
+            log.warning("model %s: is not placed yet: %s", one.digest[:12], error)
+            failed = error
+            continue
         else:
             log.info("model %s of %s: waits for `fedmed-edge model activate`", entry.name, entry.task)
             placed.append(entry.name)
-        inbox.note_placed(one, True)
+        inbox.note_placed(one.digest, True)
+    if failed is not None:
+        raise failed
     return placed
 
 

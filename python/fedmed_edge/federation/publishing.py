@@ -158,7 +158,7 @@ class Publisher:
         sites: Collection[str],
         asked: Mapping[str, Any],
     ) -> Training:
-        """Ask sites for a training from a generation of the store, which is offered to them.
+        """Ask sites for a training from a generation of the store, which is offered to them if it was not.
 
         Args:
             rules: Quorum and deadline.
@@ -184,9 +184,12 @@ class Publisher:
         training = rounds.begin(recipe, digest, sites=names, **limits, **asked)
         offer = self.offers.read(digest)
         if offer is None or offer.state != "on offer":
-            self.generation(digest, recipe, ask=False)
-        else:
-            self._styles(recipe, digest, offer.sites)
+            self.generation(digest, recipe, sites=names if sites else None, ask=False)
+            return training
+        if offer.sites is not None and not set(names) <= set(offer.sites):
+            offer = self.offers.promote(digest, "generation", {*offer.sites, *names})
+            self._tell(offer)
+        self._styles(recipe, digest, offer.sites)
         return training
 
     def _exported(self, content: bytes, name: str) -> ModelEntry:

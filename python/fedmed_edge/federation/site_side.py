@@ -178,7 +178,7 @@ class _Visit:
         gone = {*welcome.taken_back, *welcome.withdrawn}
         for one in here:
             if one.digest not in gone:
-                self.inbox.still_published(one, welcome.made.get(one.digest, one.made))
+                self.inbox.still_published(one.digest, welcome.made.get(one.digest))
         if welcome.withdrawn_models:
             ModelFolder(self.folder).mark_withdrawn(welcome.withdrawn_models)
         self.result.asked += [duty.ask.id for duty in self.asked.note(welcome.requests)]

@@ -16,7 +16,6 @@ from fedmed_edge.images.labels import (
     class_folders,
     listed_file,
     read_table,
-    shown,
     split_of,
     split_rows,
 )
@@ -169,7 +168,7 @@ def _table_items(table: Path, recipe: Recipe) -> tuple[Item, ...]:
         image = listed_file(table, row.line, "image", row.image)
         if image in listed:
             raise InputError(
-                f"{table}: row {row.line} lists `{shown(row.image)}` again, first in row {listed[image]}"
+                f"{table}: row {row.line} lists `{row.image}` again, first in row {listed[image]}"
             )
         listed[image] = row.line
         label, mask = None, None
@@ -186,7 +185,7 @@ def _class_index(where: str, name: str, recipe: Recipe) -> int:
         return recipe.classes.index(name)
     nearest = difflib.get_close_matches(name, recipe.classes, n=1)
     raise InputError(
-        f"{where}: label `{shown(name)}` is not in the recipe, expected one of {', '.join(recipe.classes)}",
+        f"{where}: label `{name}` is not in the recipe, expected one of {', '.join(recipe.classes)}",
         hint=f"did you mean `{nearest[0]}`?" if nearest else None,
     )
 

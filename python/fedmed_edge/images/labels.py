@@ -13,7 +13,6 @@ from fedmed_edge.errors import InputError
 
 BYTES_CAP = 1 << 28
 ROWS_CAP = 1_000_000
-_SHOWN = 300
 TEST_SHARE = 0.3
 COLUMNS = ("image", "label", "mask", "patient", "split")
 
@@ -41,18 +40,6 @@ class Row:
     mask: str
     patient: str
     split: str
-
-
-def shown(*names: str) -> str:
-    """Names out of a table for a message: in one printable line, however long they are and whatever is in them.
-
-    Example:
-        >>> shown("image", "la\\x1b[2Jbel")
-        'image, la?[2Jbel'
-    """
-    text = ", ".join(name[:_SHOWN] for name in names[:_SHOWN])
-    plain = "".join(letter if letter.isprintable() else "?" for letter in text[:_SHOWN])
-    return plain + ("…" if len(text) > _SHOWN else "")
 
 
 def read_table(table: Path) -> list[Row]:
@@ -108,11 +95,11 @@ def _check_columns(table: Path, columns: list[str]) -> None:
     for name in columns:
         nearest = difflib.get_close_matches(name.lower(), COLUMNS, n=1, cutoff=0.75)
         if nearest and name not in COLUMNS:
-            raise InputError(f"{table}: unknown column `{shown(name)}`", hint=f"did you mean `{nearest[0]}`?")
+            raise InputError(f"{table}: unknown column `{name}`", hint=f"did you mean `{nearest[0]}`?")
     if "image" not in columns:
-        raise InputError(f"{table}: columns are {shown(*columns) or 'none'}, expected one named `image`")
+        raise InputError(f"{table}: columns are {', '.join(columns) or 'none'}, expected one named `image`")
     if len(set(columns)) != len(columns):
-        raise InputError(f"{table}: a column occurs twice among {shown(*columns)}")
+        raise InputError(f"{table}: a column occurs twice among {', '.join(columns)}")
 
 
 def split_rows(table: Path, rows: list[Row]) -> list[tuple[str, Split]]:
@@ -131,7 +118,7 @@ def split_rows(table: Path, rows: list[Row]) -> list[tuple[str, Split]]:
             continue
         if row.split not in _SPLITS:
             raise InputError(
-                f"{table}: row {row.line}: `split` has `{shown(row.split)}`, expected train, test or empty"
+                f"{table}: row {row.line}: `split` has `{row.split}`, expected train, test or empty"
             )
         side, first = sides.setdefault(patient, (_SPLITS[row.split], row.line))
         if side != row.split:
@@ -164,14 +151,14 @@ def listed_file(table: Path, line: int, column: str, name: str) -> Path:
     relative = os.path.normpath(name.replace("\\", "/"))
     # By name alone: a link that the hospital itself laid to its archive may lead elsewhere.
     if relative == ".." or relative.startswith(("../", "/")) or relative[1:2] == ":" or "\0" in relative:
-        raise InputError(f"{table}: row {line}: {column} `{shown(name)}` lies outside the folder")
+        raise InputError(f"{table}: row {line}: {column} `{name}` lies outside the folder")
     path = table.parent / relative
     try:
         there = path.exists()
     except OSError:
         there = False
     if not there:
-        raise InputError(f"{table}: row {line}: {column} `{shown(name)}` does not exist")
+        raise InputError(f"{table}: row {line}: {column} `{name}` does not exist")
     return path
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fedmed_edge.atomic import read_regular
 from fedmed_edge.errors import InputError
-from fedmed_edge.images.labels import BYTES_CAP, ROWS_CAP, shown
+from fedmed_edge.images.labels import BYTES_CAP, ROWS_CAP
 
 _SEPARATORS = ",;\t|"
 
@@ -85,7 +85,7 @@ def _row(path: Path, line: int, key: str, label: str, split: str) -> LabelRow:
     if not key:
         raise InputError(f"{path}: row {line} names no study or patient")
     if split.lower() not in ("", "train", "test"):
-        raise InputError(f"{path}: row {line}: `split` has `{shown(split)}`, expected train, test or empty")
+        raise InputError(f"{path}: row {line}: `split` has `{split}`, expected train, test or empty")
     return LabelRow(line, key, label, split.lower())
 
 
@@ -108,7 +108,7 @@ def _decoded(path: Path) -> str:
 def _places(path: Path, columns: Sequence[str], by: str, label: str) -> tuple[int, int | None, int | None]:
     plain = [_plain(name) for name in columns]
     if len(set(plain)) != len(plain):
-        raise InputError(f"{path}: a column occurs twice among {shown(*columns)}")
+        raise InputError(f"{path}: a column occurs twice among {', '.join(columns)}")
     found = []
     for wanted in (by, label, "split"):
         found.append(plain.index(_plain(wanted)) if _plain(wanted) in plain else None)
@@ -116,13 +116,13 @@ def _places(path: Path, columns: Sequence[str], by: str, label: str) -> tuple[in
     if key is None:
         near = difflib.get_close_matches(_plain(by), plain, n=1)
         hint = (
-            f"did you mean `{shown(columns[plain.index(near[0])])}`? Rename it, or use another --by"
+            f"did you mean `{columns[plain.index(near[0])]}`? Rename it, or use another --by"
             if near
             else None
         )
-        raise InputError(f"{path}: columns are {shown(*columns)}, expected one named `{by}`", hint=hint)
+        raise InputError(f"{path}: columns are {', '.join(columns)}, expected one named `{by}`", hint=hint)
     if own is None and _plain(label) != "label":
-        raise InputError(f"{path}: columns are {shown(*columns)}, expected one named `{label}`")
+        raise InputError(f"{path}: columns are {', '.join(columns)}, expected one named `{label}`")
     return key, own, split
 
 

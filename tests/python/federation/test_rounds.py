@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from fedmed_edge.atomic import locked
+from fedmed_edge.config import ServerFederation
 from fedmed_edge.errors import InputError
 from fedmed_edge.features.weights import parse_backbone
 from fedmed_edge.federation.asked import Asked
 from fedmed_edge.federation.coordinator import Coordinator
+from fedmed_edge.federation.publishing import Publisher
 from fedmed_edge.federation.rounds import Training
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.store.entries import ModelEntry
@@ -29,6 +31,23 @@ def weights_of(federation: Any, digest: str) -> Any:
     return parse_backbone(content, "weights").weights["stem"]
 
 
+def opened(federation: Any, recipe: Recipe, **asked: Any) -> Coordinator:
+    """A coordinator whose training's first round has been heard of by every site."""
+    coordinator = federation.coordinator(collect_s=0.001)
+    begin(federation, coordinator, recipe, **asked)
+    for _ in range(2):
+        coordinator.step()
+    return coordinator
+
+
+def too_few_take_part(federation: Any, recipe: Recipe) -> tuple[Coordinator, Training]:
+    """Alpha trains, beta's policy refuses, and two were wanted."""
+    coordinator = opened(federation, recipe)
+    federation.hospitals["alpha"].train()
+    federation.hospitals["beta"].answer(state="refused", why="policy: `may_train` is false")
+    return coordinator, finish(federation, coordinator, [])
+
+
 def finish(federation: Any, coordinator: Coordinator, names: list[str], steps: int = 12) -> Training:
     """Sites come, train and come again, until the training has ended."""
     for _ in range(steps):
@@ -42,10 +61,7 @@ def finish(federation: Any, coordinator: Coordinator, names: list[str], steps: i
 
 
 def test_rounds_take_the_mean_by_images_and_go_on_from_it(federation: Any, recipe: Recipe) -> None:
-    coordinator = federation.coordinator(collect_s=0.001)
-    begin(federation, coordinator, recipe, rounds=1)
-    coordinator.step()
-    coordinator.step()
+    coordinator = opened(federation, recipe, rounds=1)
     values = []
     for name, images in (("alpha", 30), ("beta", 10)):
         hospital = federation.hospitals[name]
@@ -112,10 +128,7 @@ def test_a_round_ends_without_stragglers_at_its_deadline_once_there_is_a_quorum(
     make_federation: Any, tmp_path: Path, recipe: Recipe
 ) -> None:
     federation = make_federation(tmp_path, "alpha", "beta", "gamma")
-    coordinator = federation.coordinator(collect_s=0.001)
-    training = begin(federation, coordinator, recipe, rounds=1, deadline_s=1000.0)
-    coordinator.step()
-    coordinator.step()
+    coordinator = opened(federation, recipe, rounds=1, deadline_s=1000.0)
     for name in ("alpha", "beta"):
         federation.hospitals[name].train()
     coordinator.step()
@@ -139,25 +152,13 @@ def test_a_deadline_without_a_quorum_is_waited_beyond(federation: Any, recipe: R
 
 
 def test_a_training_that_too_few_take_part_in_stops_and_says_why(federation: Any, recipe: Recipe) -> None:
-    coordinator = federation.coordinator(collect_s=0.001)
-    begin(federation, coordinator, recipe)
-    coordinator.step()
-    coordinator.step()
-    federation.hospitals["alpha"].train()
-    federation.hospitals["beta"].answer(state="refused", why="policy: `may_train` is false")
-    training = finish(federation, coordinator, [])
+    _, training = too_few_take_part(federation, recipe)
     assert training.state == "stopped"
     assert training.why == "1 sites handed over weights, expected 2; beta: policy: `may_train` is false"
 
 
 def test_a_training_that_stopped_goes_on_where_it_is_asked_for_again(federation: Any, recipe: Recipe) -> None:
-    coordinator = federation.coordinator(collect_s=0.001)
-    begin(federation, coordinator, recipe)
-    coordinator.step()
-    coordinator.step()
-    federation.hospitals["alpha"].train()
-    federation.hospitals["beta"].answer(state="refused", why="policy: `may_train` is false")
-    assert finish(federation, coordinator, []).state == "stopped"
+    coordinator, _ = too_few_take_part(federation, recipe)
     assert begin(federation, coordinator, recipe).state == "running"
     coordinator.step()
     assert federation.requests.open_for("alpha") == []  # its weights are there
@@ -165,6 +166,32 @@ def test_a_training_that_stopped_goes_on_where_it_is_asked_for_again(federation:
     assert (training.state, training.why) == ("finished", "")
     assert [one.sites for one in training.ended] == [("alpha", "beta")] * 2
     assert len(federation.held()) == 4
+
+
+@pytest.mark.parametrize(
+    ("offered", "trains", "wanted"),
+    [
+        (None, (), None),  # to all who train, and they are all there are
+        (None, ("beta",), ("beta",)),
+        (("alpha",), ("beta",), ("alpha", "beta")),
+        (("alpha",), (), ("alpha", "beta")),
+        ((), ("beta",), None),
+    ],
+)
+def test_a_generation_is_offered_to_those_who_train_from_it(
+    federation: Any, recipe: Recipe, offered: tuple[str, ...] | None, trains: tuple[str, ...], wanted: Any
+) -> None:
+    publisher = Publisher(federation.store, federation.folder, federation.key)
+    generation = federation.hospitals["alpha"].generation.digest
+    if offered is not None:  # nobody in particular is everybody
+        publisher.generation(generation, recipe, sites=offered or None, ask=False)
+    rules = ServerFederation(quorum=1)
+    publisher.training(recipe, rules, generation, trains, {"rounds": 1})
+    assert federation.offers.read(generation).sites == wanted
+    assert federation.store.ledger()[-1].details.get("sites") == list(wanted or ())
+    federation.coordinator(collect_s=0.001).step()
+    federation.sync("beta")
+    assert (federation.hospitals["beta"].folder / "inbox" / f"{generation}.generation").is_file()
 
 
 def test_a_training_needs_as_many_sites_as_its_quorum(federation: Any, recipe: Recipe) -> None:

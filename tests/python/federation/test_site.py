@@ -1,6 +1,8 @@
 """What a site lets out, when, how fast, and what it writes down of it."""
 
+import hashlib
 import json
+import sys
 import threading
 import time
 from datetime import datetime
@@ -10,21 +12,23 @@ from typing import Any
 import pytest
 
 from fedmed_edge.atomic import write_atomic
-from fedmed_edge.config import Policy, SiteConfig, SiteFederation, write_config
+from fedmed_edge.config import Policy, ServerConfig, SiteConfig, SiteFederation, write_config
 from fedmed_edge.errors import InputError, StoreError
 from fedmed_edge.federation import coordinator as coordinating
 from fedmed_edge.federation import outbox
 from fedmed_edge.federation.asked import Asked, Duty
 from fedmed_edge.federation.duties import TRIES, work
 from fedmed_edge.federation.egress import Followed, Pace, read_egress
-from fedmed_edge.federation.engine.processes import work_once
-from fedmed_edge.federation.inbox import Arrived
+from fedmed_edge.federation.engine.processes import agent_children, server_children, work_once
+from fedmed_edge.federation.inbox import Arrived, Inbox
 from fedmed_edge.federation.messages import Ask, Report
 from fedmed_edge.federation.parts import Assembly, Incomplete
+from fedmed_edge.federation.placing import place_models
 from fedmed_edge.federation.policy import objection, within_hours
 from fedmed_edge.federation.publishing import Publisher
 from fedmed_edge.federation.records import write_record
 from fedmed_edge.federation.wire import Request, encode
+from fedmed_edge.inference.model_folder import ModelFolder
 from fedmed_edge.recipe import Recipe, write_recipe
 
 RECIPE, GENERATION = "a" * 64, "b" * 64
@@ -136,6 +140,67 @@ def test_a_model_that_cannot_be_kept_holds_up_no_request(tmp_path: Path, recipe:
     with pytest.raises(InputError, match=r"\.model: no such file"):
         work_once(tmp_path)
     assert Asked(tmp_path / "requests").open() == []
+
+
+FORMATS = Path(__file__).parents[2] / "formats"
+
+
+def test_a_model_that_cannot_be_placed_holds_up_no_other(tmp_path: Path) -> None:
+    content, inbox = (FORMATS / "exported_model_1.onnx").read_bytes(), tmp_path / "inbox"
+    digest = hashlib.sha256(content).hexdigest()
+    for name, task in (("0" * 64, "another"), (digest, "lesion")):
+        arrived = Arrived(kind="model", digest=name, bytes=1, signature="", task=task, came=0.0)
+        write_record(inbox / f"{name}.json", arrived)
+    write_atomic(inbox / f"{digest}.model", content)
+    write_atomic(inbox / f"{digest}.model.sig", (FORMATS / "exported_model_1.onnx.sig").read_bytes())
+    config = SiteConfig(site="alpha", server_key=FORMATS / "exported_model_1.pub")
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"0000\.model: no such file"):  # it is tried again
+            place_models(tmp_path, config)
+        assert [entry.name for entry in ModelFolder(tmp_path).entries()] == [digest[:16]]
+    assert [one.placed for one in Inbox(inbox).all()] == [False, True]
+
+
+def test_a_record_is_changed_as_it_stands(tmp_path: Path) -> None:
+    """The worker verifies a model for seconds while the connection hears that it was withdrawn."""
+    arrived = Arrived(kind="model", digest="d" * 64, bytes=1, signature="", task="lesion", came=0.0)
+    inbox = Inbox(tmp_path)
+    write_record(tmp_path / f"{arrived.digest}.json", arrived)
+    inbox.change(arrived.digest, "taken back")
+    inbox.note_placed(arrived.digest, True)
+    assert [(one.state, one.placed) for one in inbox.all()] == [("taken back", True)]
+    inbox.still_published(arrived.digest, 5.0)
+    assert [(one.state, one.placed, one.made) for one in inbox.all()] == [("here", True, 5.0)]
+    inbox.change(arrived.digest, "withdrawn")
+    inbox.still_published(arrived.digest, 6.0)
+    inbox.note_placed(arrived.digest, False)
+    assert [(one.state, one.placed) for one in inbox.all()] == [("withdrawn", False)]
+
+
+SHOWN = (
+    "import sys; from fedmed_edge import config as c; print(c.read_config(getattr(c, sys.argv[1]), None).key)"
+)
+
+
+@pytest.mark.parametrize("model", [ServerConfig, SiteConfig])
+def test_relative_paths_count_from_where_a_verb_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: type
+) -> None:
+    """Coordinator, worker and engine run in other folders, and read the settings there."""
+    folder, here = tmp_path / "folder", tmp_path / "here"
+    for made in (folder / "engine" / "server", folder / "engine" / "startup", here):
+        made.mkdir(parents=True)
+    write_atomic(folder / "engine" / "startup" / "fed_client.json", b'{"client": {"fqsn": "alpha"}}')
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("FEDMED_KEY", "keys/a.key")
+    monkeypatch.setenv("FEDMED_SITE", "alpha")
+    children = server_children(folder) if model is ServerConfig else agent_children(folder, None)
+    assert [child.name for child in children] in (["engine", "coordinator"], ["engine", "worker"])
+    for child in children:
+        child.command = [sys.executable, "-c", SHOWN, model.__name__]
+        child.start()
+        assert child.process.wait(30) == 0
+        assert child.output.read_text() == f"{here}/keys/a.key\n"
 
 
 def asked_of(hospital: Any) -> list[Duty]:

@@ -89,11 +89,22 @@ def bench(
     yield Bench(write_task(folder / "task", request.param), folder / "kept")
 
 
-@pytest.mark.parametrize("name", METHODS)
+def fitting() -> Iterator[tuple[str, str]]:
+    """Kind of task and name of every method that can be used for it; both kinds have two classes."""
+    for kind in ("classification", "segmentation"):
+        recipe = Recipe(name=kind, kind=kind, classes=("one", "other"))
+        yield from ((kind, name) for name, method in METHODS.items() if method.fits(recipe))
+
+
+def test_every_method_fits_some_task_and_thresholds_are_for_segmentations() -> None:
+    assert {name for _, name in fitting()} == set(METHODS)
+    assert set(METHODS) - {name for kind, name in fitting() if kind == "classification"} == {"threshold"}
+
+
+@pytest.mark.parametrize(("bench", "name"), fitting(), indirect=["bench"])
 def test_a_method_runs_repeats_itself_and_is_paid_for(bench: Bench, name: str) -> None:
     method = METHODS[name]
-    if not method.fits(bench.task.recipe):
-        pytest.skip("not for this kind of task")
+    assert method.fits(bench.task.recipe)
     sites = {**bench.founders, SITE: hidden(bench.train[SITE])} if method.adapts else None
     found, cases = [], [bench.case(sites), bench.case(sites)]
     for case in cases:

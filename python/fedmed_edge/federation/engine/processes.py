@@ -22,7 +22,7 @@ from typing import Final
 
 from fedmed_edge.atomic import locked, write_atomic
 from fedmed_edge.backoff import wait_s
-from fedmed_edge.config import ServerConfig, SiteConfig, read_config
+from fedmed_edge.config import ServerConfig, SiteConfig, absolute_paths, read_config
 from fedmed_edge.errors import FedmedError, InputError, Unreachable
 from fedmed_edge.federation.engine.identities import identities_of
 from fedmed_edge.federation.engine.site_kit import CONNECTED, installed_name, set_server
@@ -63,9 +63,10 @@ def server_children(server: Path) -> list[Child]:
     kit = (server / "engine" / "server").resolve()
     engine = [sys.executable, "-m", _ENGINE + "server.server_train", "-m", str(kit), "-s", "fed_server.json"]
     engine += ["--set", "secure_train=true", "org=fedmed", "config_folder=config"]
+    environment = _ENVIRONMENT | absolute_paths(ServerConfig)
     return [
-        Child("engine", engine, kit, kit / "console.txt", _ENVIRONMENT, lambda: _fresh(kit / _ANSWERED)),
-        _own("coordinator", server, kit / "coordinator.txt"),
+        Child("engine", engine, kit, kit / "console.txt", environment, lambda: _fresh(kit / _ANSWERED)),
+        _own("coordinator", server, kit / "coordinator.txt", environment),
     ]
 
 
@@ -80,17 +81,17 @@ def agent_children(site: Path, proxy: str | None) -> list[Child]:
         "org=fedmed",
         "config_folder=config",
     ]
-    environment = _ENVIRONMENT | ({"https_proxy": f"http://{proxy}"} if proxy else {})
+    environment = _ENVIRONMENT | absolute_paths(SiteConfig)
+    proxied = environment | ({"https_proxy": f"http://{proxy}"} if proxy else {})
     return [
-        Child("engine", engine, kit, kit / "console.txt", environment, lambda: connected(site)),
-        _own("worker", site, kit / "worker.txt"),
+        Child("engine", engine, kit, kit / "console.txt", proxied, lambda: connected(site)),
+        _own("worker", site, kit / "worker.txt", environment),
     ]
 
 
-def _own(role: str, folder: Path, output: Path) -> Child:
-    return Child(
-        role, [sys.executable, "-m", __name__, role, str(folder.resolve())], folder, output, _ENVIRONMENT
-    )
+def _own(role: str, folder: Path, output: Path, environment: dict[str, str]) -> Child:
+    command = [sys.executable, "-m", __name__, role, str(folder.resolve())]
+    return Child(role, command, folder, output, environment)
 
 
 def run_server(server: Path, config: ServerConfig, tell: Tell, stop: Callable[[], bool]) -> None:
