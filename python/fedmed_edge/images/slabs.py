@@ -2,12 +2,13 @@
 
 The blended answer of a whole volume, (K, *grid) float32, never exists: a slab as thick as a window is summed
 up, its finished planes become labels on the volume's own voxels, and the slab moves on. Where a slab of all
-classes would pass a budget it is cut into bands; windows that reach into two bands are then answered twice.
+classes would pass a budget it is cut into tiles; windows that reach into two of them are then answered twice.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from itertools import pairwise
+import zlib
+from collections.abc import Callable
+from itertools import pairwise, product
 
 import numpy as np
 import numpy.typing as npt
@@ -19,12 +20,14 @@ from fedmed_edge.kernels import argmax_slab, blend_windows, resample
 
 Start = tuple[int, int, int]
 
-TOTALS_BYTES = 128 << 20
-"""What the running totals may take, and of a larger volume `TOTALS_SHARE` of it in float32; a band is at
-least as wide as a window. Two bands cost a quarter more windows, and so on: memory that does not grow with
-the number of classes is paid with time where there are many."""
+TOTALS_BYTES = 80 << 20
+"""What the running totals may take, and of a larger volume `TOTALS_SHARE` of it in float32, less what the
+network itself holds of all classes; a tile is at least as wide as a window. Two tiles cost a fifth more
+windows, and so on: memory that does not grow with the number of classes is paid with time where there are
+many."""
 
-TOTALS_SHARE = 0.45
+TOTALS_SHARE = 0.65
+_ANSWERS_HELD = 5  # of a window, by a network whose last layers have its full size
 
 _PART_VALUES = 1 << 22
 
@@ -50,19 +53,56 @@ def label_volume(
     Source: MONAI's sliding_window_inference(mode="gaussian"), which it equals.
     """
     axes = _Axes(grid, size)
-    labels = _empty_as(grid)
-    windows: dict[int, list[Start]] = {}
-    for start in window_starts(grid.shape, size, OVERLAP):
-        windows.setdefault(start[axes.order[0]], []).append((start[0], start[1], start[2]))
+    starts = [tuple(start[axis] for axis in axes.order) for start in window_starts(grid.shape, size, OVERLAP)]
+    tiles = _tiles(axes, starts, size, classes)
+    labels, packed = _empty_as(grid), _Packed()
+    target = labels.transpose(axes.columns)
+    # Of several tiles the last finds the labels of the others in memory: packed, they take little.
+    keep = target.__setitem__ if len(tiles) == 1 else packed.add
     weights = importance(tuple(size[axis] for axis in axes.order))
     sums = np.zeros(classes)
-    for band in _bands(axes, size, classes):
-        slab = _Slab(axes, band, size, classes)
-        for first, following in pairwise([*sorted(windows), axes.valid[0]]):
-            for start in windows[first]:
-                slab.add(start, answer, weights)
-            sums += slab.finish(following, labels, last=following == axes.valid[0])
+    for tile in tiles:
+        sums += _label_tile(axes, tile, starts, answer, weights, keep, classes)
+    packed.unpack(target)
     return labels, sums / np.prod(axes.valid)
+
+
+def _label_tile(
+    axes: "_Axes",
+    tile: "_Tile",
+    starts: list[tuple[int, ...]],
+    answer: Callable[[Start], Float32],
+    weights: Float32,
+    keep: "Keep",
+    classes: int,
+) -> Float64:
+    slab = _Slab(axes, tile, weights, classes)
+    sums = np.zeros(classes)
+    for first, following in pairwise([*sorted({start[0] for start in starts}), axes.valid[0]]):
+        for start in starts:
+            if start[0] == first:
+                slab.add(start, answer)
+        sums += slab.finish(following, keep, last=following == axes.valid[0])
+    return sums
+
+
+Keep = Callable[[tuple[slice, ...], UInt8], None]
+"""Takes finished labels and where they lie, in source voxels and the order of `_Axes`."""
+
+
+class _Packed:
+    """Labels put away."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[tuple[slice, ...], tuple[int, ...], bytes]] = []
+
+    def add(self, place: tuple[slice, ...], part: UInt8) -> None:
+        self._parts.append((place, part.shape, zlib.compress(part.tobytes(), 1)))
+
+    def unpack(self, target: UInt8) -> None:
+        while self._parts:
+            place, shape, content = self._parts.pop()
+            target[place] = np.frombuffer(zlib.decompress(content), np.uint8).reshape(shape)
 
 
 def _empty_as(grid: VolumeGrid) -> UInt8:
@@ -73,7 +113,7 @@ def _empty_as(grid: VolumeGrid) -> UInt8:
 
 
 class _Axes:
-    """The grid's axes in the order they are worked through: across slabs, across bands, along lines.
+    """The grid's axes in the order they are worked through: across slabs, then those that tiles are cut on.
 
     Attributes:
         order: Grid axis of each; `columns` the source axis that belongs to it.
@@ -104,6 +144,10 @@ class _Axes:
         self.shift: Float64 = (-inverse @ offset)[list(self.order)]
         self.shear: Float64 = shear[:, list(self.order)]
 
+    def back(self, values: tuple[int, ...]) -> tuple[int, ...]:
+        """Values of the axes in this order, in the grid's own."""
+        return tuple(values[self.order.index(axis)] for axis in range(3))
+
     def depth(self, size: tuple[int, ...]) -> int:
         """Planes that a slab has: a window's, and those that unfinished voxels behind it are sampled from."""
         spread = math.ceil(self.shear[1, 0] - self.shear[0, 0])
@@ -126,65 +170,107 @@ def _matched(inverse: Float64) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _bands(axes: _Axes, size: tuple[int, ...], classes: int) -> Iterator[tuple[int, int]]:
-    """First and last grid index (exclusive) of each band across the second axis."""
-    line_bytes = 4 * (classes + 1) * axes.depth(size) * axes.valid[2]
-    volume_bytes = 4 * math.prod(axes.source_sides)
-    budget = max(TOTALS_BYTES, int(TOTALS_SHARE * volume_bytes))
-    width = max(size[axes.order[1]], budget // line_bytes - 1)
-    count = -(-axes.valid[1] // width)
-    yield from pairwise(round(axes.valid[1] * part / count) for part in range(count + 1))
+class _Band:
+    """A part of an axis whose voxels are labelled together.
+
+    Attributes:
+        cells: First and last grid index (exclusive) that its voxels lie among: some lie between two bands.
+        own: Those of the cells that are no other band's.
+        sources: Source indices of its voxels.
+    """
+
+    def __init__(self, axes: _Axes, axis: int, first: int, last: int) -> None:
+        low = max(0, math.floor(first + axes.shear[0, axis]))
+        self.cells: tuple[int, int] = (low, min(math.ceil(last + axes.shear[1, axis]) + 1, axes.valid[axis]))
+        self.own = slice(first - low, last - low)
+        self.sources = axes.sources(
+            axis, first if first > 0 else -np.inf, last if last < axes.valid[axis] else np.inf
+        )
+
+    @property
+    def width(self) -> int:
+        """How many cells it has."""
+        return self.cells[1] - self.cells[0]
+
+    def meets(self, start: int, width: int) -> bool:
+        """Whether a window reaches into it."""
+        return start < self.cells[1] and start + width > self.cells[0]
+
+
+_Tile = tuple[_Band, _Band]
+
+
+def _tiles(axes: _Axes, starts: list[tuple[int, ...]], size: tuple[int, ...], classes: int) -> list[_Tile]:
+    """Tiles within the budget that need the fewest windows; the smallest where none fit."""
+    volume_bytes, answer_bytes = 4 * math.prod(axes.source_sides), 4 * classes * math.prod(size)
+    budget = max(TOTALS_BYTES, TOTALS_SHARE * volume_bytes - _ANSWERS_HELD * answer_bytes)
+    line_bytes = 4 * (classes + 1) * axes.depth(size)
+    cuts = [_cuts(axes, axis, {start[axis] for start in starts}, size[axes.order[axis]]) for axis in (1, 2)]
+
+    def cost(cut: tuple[tuple[list[_Band], int], tuple[list[_Band], int]]) -> tuple[bool, int, int]:
+        (beside, met), (along, also_met) = cut
+        taken = line_bytes * max(band.width for band in beside) * max(band.width for band in along)
+        return taken > budget, taken if taken > budget else met * also_met, taken
+
+    (beside, _), (along, _) = min(product(*cuts), key=cost)
+    return list(product(beside, along))
+
+
+def _cuts(axes: _Axes, axis: int, starts: set[int], width: int) -> list[tuple[list[_Band], int]]:
+    """Every way to cut an axis into bands at least as wide as a window; how many windows meet them."""
+    found = []
+    for count in range(1, max(1, axes.valid[axis] // width) + 1):
+        edges = [round(axes.valid[axis] * part / count) for part in range(count + 1)]
+        bands = [_Band(axes, axis, *pair) for pair in pairwise(edges)]
+        found.append((bands, sum(band.meets(start, width) for band in bands for start in starts)))
+    return found
 
 
 class _Slab:
-    """Running totals of the windows across one slab of one band."""
+    """Running totals of the windows across one slab of one tile."""
 
-    def __init__(self, axes: _Axes, band: tuple[int, int], size: tuple[int, ...], classes: int) -> None:
-        self._axes, self._band = axes, band
-        self._width = size[axes.order[1]]
-        self._lowest = -np.inf if band[0] == 0 else band[0]
-        self._highest = np.inf if band[1] == axes.valid[1] else band[1]
-        # Voxels between two bands are sampled from both: the cells that this band's voxels lie among.
-        first = max(0, math.floor(band[0] + axes.shear[0, 1]))
-        self._cells = (first, min(math.ceil(band[1] + axes.shear[1, 1]) + 1, axes.valid[1]))
-        shape = (axes.depth(size), self._cells[1] - first, axes.valid[2])
+    def __init__(self, axes: _Axes, tile: _Tile, weights: Float32, classes: int) -> None:
+        self._axes, self._tile, self._weights = axes, tile, weights
+        shape = (axes.depth(axes.back(weights.shape)), *(band.width for band in tile))
         self._total = np.zeros((classes, *shape), np.float32)
         self._weight = np.zeros(shape, np.float32)
         self._base = self._fresh = 0
         self._done = -np.inf
 
-    def add(self, start: Start, answer: Callable[[Start], Float32], weights: Float32) -> None:
-        """Blend in a window, where it reaches into this band."""
-        across, beside, along = (start[axis] for axis in self._axes.order)
-        if beside >= self._cells[1] or beside + self._width <= self._cells[0]:
+    def add(self, start: tuple[int, ...], answer: Callable[[Start], Float32]) -> None:
+        """Blend in a window, where it reaches into this tile."""
+        widths = self._weights.shape[1:]
+        if not all(map(_Band.meets, self._tile, start[1:], widths)):
             return
-        turned = answer(start).transpose(0, *(axis + 1 for axis in self._axes.order))
-        lead = max(0, self._cells[0] - beside)
+        first, second, third = self._axes.back(start)
+        turned = answer((first, second, third)).transpose(0, *(axis + 1 for axis in self._axes.order))
+        low = [band.cells[0] for band in self._tile]
+        beside, along = (max(0, cell - place) for cell, place in zip(low, start[1:], strict=True))
         blend_windows(
             self._total,
             self._weight,
-            np.ascontiguousarray(turned[:, :, lead:]),
-            np.ascontiguousarray(weights[:, lead:]),
-            (across - self._base, max(0, beside - self._cells[0]), along),
+            np.ascontiguousarray(turned[:, :, beside:, along:]),
+            np.ascontiguousarray(self._weights[:, beside:, along:]),
+            (start[0] - self._base, max(0, start[1] - low[0]), max(0, start[2] - low[1])),
         )
 
-    def finish(self, following: int, labels: UInt8, *, last: bool) -> Float64:
-        """Write the labels that no window at or after plane `following` changes, and move on.
+    def finish(self, following: int, keep: Keep, *, last: bool) -> Float64:
+        """Hand over the labels that no window at or after plane `following` changes, and move on.
 
         Returns:
-            (K,) sums of the probabilities of the planes that became whole, in this band.
+            (K,) sums of the probabilities of the planes that became whole, in this tile.
         """
         ready = following - self._base
         fresh = slice(self._fresh, ready)
-        own = slice(self._band[0] - self._cells[0], self._band[1] - self._cells[0])
         for channel in self._total:
             channel[fresh] /= self._weight[fresh]
-        sums: Float64 = self._total[:, fresh, own].sum(axis=(1, 2, 3), dtype=np.float64)
+        own = (slice(None), fresh, *(band.own for band in self._tile))
+        sums: Float64 = self._total[own].sum(axis=(1, 2, 3), dtype=np.float64)
         if last:
             # What lies beyond the last plane takes its value, as beyond every border.
             self._total[:, ready:] = self._total[:, ready - 1 : ready]
         high = np.inf if last else following - 1 - self._axes.shear[1, 0]
-        self._write(labels, self._axes.sources(0, self._done, high))
+        self._label(self._axes.sources(0, self._done, high), keep)
         self._done = high
         if not last:
             first = max(self._base, math.floor(high + self._axes.shear[0, 0]))
@@ -192,22 +278,22 @@ class _Slab:
             self._fresh = following - first
         return sums
 
-    def _write(self, labels: UInt8, planes: slice) -> None:
+    def _label(self, planes: slice, keep: Keep) -> None:
         axes = self._axes
-        beside = axes.sources(1, self._lowest, self._highest)
-        target = labels.transpose(axes.columns)
-        sides = (beside.stop - beside.start, axes.source_sides[2])
-        if not sides[0]:
+        beside, along = (band.sources for band in self._tile)
+        sides = (beside.stop - beside.start, along.stop - along.start)
+        if not all(sides):
             return
+        corner = (self._base, *(band.cells[0] for band in self._tile))
         step = max(1, _PART_VALUES // (len(self._total) * sides[0] * sides[1]))
         for first in range(planes.start, planes.stop, step):
             stop = min(first + step, planes.stop)
-            begin = np.array([first, beside.start, 0], np.float64)
-            offset = axes.matrix @ begin + axes.shift - (self._base, self._cells[0], 0)
+            begin = np.array([first, beside.start, along.start], np.float64)
+            offset = axes.matrix @ begin + axes.shift - corner
             sampled = resample(self._total, axes.matrix, offset, (stop - first, *sides), mode="linear")
             part: npt.NDArray[np.uint8] = np.empty(sampled.shape[1:], np.uint8)
             argmax_slab(sampled, part)
-            target[first:stop, beside] = part
+            keep((slice(first, stop), beside, along), part)
 
     def _move(self, planes: int) -> None:
         """Drop the first planes; one plane at a time, as whole slabs would be copied."""

@@ -120,7 +120,8 @@ def display_plane(
     turned = [one.transpose(order)[steps] for one in labels]
     level = pixels.shape[3] // 2
     if turned and turned[0].any():
-        level = int(np.count_nonzero(turned[0], axis=(0, 1)).argmax())
+        # plane by plane, as numpy would make a copy of the volume to count along axes
+        level = int(np.argmax([np.count_nonzero(plane) for plane in np.moveaxis(turned[0], -1, 0)]))
     spacing_mm = image.spacing_mm or (1.0, 1.0, 1.0)
     # Seen from the feet, as radiologists do: rows from front to back, columns from right to left.
     flat = pixels[:, ::-1, ::-1, level].swapaxes(1, 2)

@@ -13,7 +13,7 @@ from fedmed_edge.images.image import Image
 from fedmed_edge.images.preprocess import prepare, restore
 from fedmed_edge.images.slabs import label_volume
 from fedmed_edge.images.volume_grid import VolumeGrid
-from fedmed_edge.images.windows import blended
+from fedmed_edge.images.windows import OVERLAP, blended, window_starts
 from fedmed_edge.recipe import Intensity, Recipe
 
 SIZE = (12, 8, 10)
@@ -116,17 +116,22 @@ def test_labels_lie_in_memory_as_the_source_does() -> None:
     assert labels.T.flags.c_contiguous
 
 
-@pytest.mark.parametrize("classes", [2, 5, 25, 100])
+@pytest.mark.parametrize("classes", [2, 3, 4, 25, 100])
 def test_totals_of_a_large_scan_stay_within_the_budget(classes: int) -> None:
-    """However many classes: only a band of a window's width may be wider than the budget allows."""
+    """However many classes: only tiles of a window's width may be larger than the budget allows."""
     size = (64, 64, 64)
     nothing = np.broadcast_to(np.zeros((), np.float32), (1, 512, 512, 300))
     recipe = recipe_of((1.0, 1.0, 1.0), classes).model_copy(update={"size": size})
     grid = VolumeGrid(Image(nothing, np.eye(4), (1.0, 1.0, 1.0), "", "nifti", Path("a.nii")), recipe)
     axes = slabs._Axes(grid, size)
-    bands = list(slabs._bands(axes, size, classes))
-    assert bands[0][0] == 0 and bands[-1][1] == axes.valid[1]
-    assert all(one[1] == other[0] for one, other in itertools.pairwise(bands))
-    widest = max(high - low for low, high in bands) + 1
-    assert widest <= 65 or 4 * (classes + 1) * axes.depth(size) * widest * axes.valid[2] <= slabs.TOTALS_BYTES
-    assert (len(bands) == 1) == (classes <= 3)
+    starts = [tuple(one[axis] for axis in axes.order) for one in window_starts(grid.shape, size, OVERLAP)]
+    tiles = slabs._tiles(axes, starts, size, classes)
+    cells = np.zeros(axes.valid[1:], int)
+    for beside, along in tiles:
+        low = (beside.cells[0] + beside.own.start, along.cells[0] + along.own.start)
+        cells[low[0] : beside.cells[0] + beside.own.stop, low[1] : along.cells[0] + along.own.stop] += 1
+    assert (cells == 1).all()
+    sides = [max(tile[axis].width for tile in tiles) for axis in (0, 1)]
+    budget = max(slabs.TOTALS_BYTES, slabs.TOTALS_SHARE * 4 * nothing.size - 5 * 4 * classes * 64**3)
+    assert max(sides) < 2 * 64 or 4 * (classes + 1) * axes.depth(size) * sides[0] * sides[1] <= budget
+    assert (len(tiles) == 1) == (classes <= 3)
