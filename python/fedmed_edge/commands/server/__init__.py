@@ -10,6 +10,7 @@ _VERBS = {
     "site": "Enrol hospitals and list them.",
     "generation": "Publish the backbone and lift that all sites share.",
     "train": "Rounds of training over the hospitals that are connected.",
+    "stage": "One stage of the universal encoder, from stored local models.",
     "import": "Take a contribution that came by file.",
     "status": "Who has contributed what, and which models exist.",
     "store": "Encrypt the store's files, or make them plain again.",

@@ -37,7 +37,9 @@ def command() -> None:
     multiple=True,
     help="Imported contribution: weights are averaged into a draft, sums under a draft complete it.",
 )
-@click.option("--stored", "from_store", is_flag=True, help="Complete the newest draft by stored sums.")
+@click.option(
+    "--stored", "from_store", is_flag=True, help="Complete the newest draft by stored sums, of all tasks."
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of weights and lift.")
 @click.option(
     "--out",
@@ -68,6 +70,7 @@ def publish(
         raise click.UsageError("give either --backbone or --from or --stored")
     from fedmed_edge.features.generations import from_backbone, from_contributions
     from fedmed_edge.recipe import read_recipe
+    from fedmed_edge.universal.pool import pool_recipe
 
     config, store = read_server(folder)
     key = read_private_key(config.key)
@@ -75,13 +78,14 @@ def publish(
     if recipe_file:
         recipe = read_recipe(recipe_file)
         store.add_recipe(recipe)
-    else:
-        recipe = store.recipe(task_of(store, task))
+        task = recipe.name
     if sources or from_store:
-        given = _named(store, recipe.name, sources) if sources else _under_newest_draft(store, recipe.name)
-        generation = from_contributions(given, recipe, store.generation, seed=seed)
+        tasks = [task_of(store, task)] if task else store.tasks()
+        given = _named(store, tasks, sources) if sources else _under_newest_draft(store, tasks)
+        recipes = [store.recipe(one) for one in sorted({one.header.task for one in given})]
+        generation = from_contributions(given, pool_recipe(recipes), store.generation, seed=seed)
     else:
-        generation = from_backbone(backbone, recipe, seed=seed)
+        generation = from_backbone(backbone, store.recipe(task_of(store, task)), seed=seed)
     store.publish_generation(generation.content)
     signature = write_signed(target, generation.content, key)
     header = generation.header
@@ -108,13 +112,14 @@ def publish(
     )
 
 
-def _named(store: "Store", task: str, files: Sequence[Path]) -> "list[Contribution]":
+def _named(store: "Store", tasks: Sequence[str], files: Sequence[Path]) -> "list[Contribution]":
     """Contributions of these files, imported; each has to be what its site handed over last."""
     from fedmed_edge.store.entries import Holds
 
     taken = [store.import_contribution(path) for path in files]
     newest = {
         one.id: one
+        for task in tasks
         for digest in store.generations()
         for holds in get_args(Holds)
         for one in store.contributions(task, generation=digest, holds=holds)
@@ -122,19 +127,19 @@ def _named(store: "Store", task: str, files: Sequence[Path]) -> "list[Contributi
     for path, one in zip(files, taken, strict=True):
         if one.id not in newest:
             raise InputError(
-                f"{path}: is not what site `{one.site}` handed over last for {task}",
+                f"{path}: is not what site `{one.site}` handed over last for {' or '.join(tasks)}",
                 hint="name the site's newest contribution of that task",
             )
     wanted = {one.id for one in taken}
     return [one for one in newest.values() if one.id in wanted]
 
 
-def _under_newest_draft(store: "Store", task: str) -> "list[Contribution]":
+def _under_newest_draft(store: "Store", tasks: Sequence[str]) -> "list[Contribution]":
     draft = next((one.digest for one in store.generation_entries() if one.draft), "none")
-    found = store.contributions(task, generation=draft)
+    found = [one for task in tasks for one in store.contributions(task, generation=draft)]
     if not found:
         raise InputError(
-            f"generation: the store holds no sums of {task} under draft {draft[:12]}",
+            f"generation: the store holds no sums of {' or '.join(tasks)} under draft {draft[:12]}",
             hint="`fedmed-server publish` asks hospitals for them",
         )
     return found
