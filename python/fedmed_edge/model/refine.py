@@ -1,14 +1,19 @@
-"""One site's model: the stored sums again, sites like it weighing more. Source: method §5."""
+"""One site's model: the stored sums again, sites like it weighing more. Source: method §5.
+
+Two ways lead to the weights: the τ rule here, and the learned `generator`. Each is judged where it has not
+been chosen or trained, and the better of both and the global model is kept.
+"""
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from fedmed_edge.errors import InputError
 from fedmed_edge.model.distance import SiteMap, site_map
+from fedmed_edge.model.generator import Generated, federation_of, generate
 from fedmed_edge.model.global_model import GlobalModel
 from fedmed_edge.model.heldout import hold, judging_weights, normal_without
 from fedmed_edge.model.rebuild import Ridge, rebuild
@@ -34,27 +39,48 @@ class Trials:
     Attributes:
         errors: (units, T, K) of one site by fold, or of several by site; [:, 0, 0] is the global model.
         unit: What was held out: `fold` or `site`.
+        names: Of the sites that were held out.
     """
 
     errors: Array64 = field(repr=False)
     unit: str
+    names: tuple[str, ...] = ()
 
     def best(self) -> tuple[int, int]:
         """Places of τ and κ of the least error; the global model's where it is as good."""
-        place = int(self.errors.sum(axis=0).argmin())
-        return place // self.errors.shape[2], place % self.errors.shape[2]
+        return _least(self.errors)
 
-    def gain(self) -> tuple[float, float]:
-        """Mean over the units of how much lower the chosen error is than the global one; its standard error.
+    def judged(self) -> Array64:
+        """(units, 2) error of the rule on every unit, τ and κ chosen by the others alone; the global one."""
+        chosen = []
+        for unit, errors in enumerate(self.errors):
+            others = np.delete(self.errors, unit, axis=0)
+            chosen.append((errors[_least(others)] if len(others) else errors[0, 0], errors[0, 0]))
+        return np.array(chosen)
 
-        Both as shares of the mean global error.
-        """
-        reach, emphasis = self.best()
-        gains = self.errors[:, 0, 0] - self.errors[:, reach, emphasis]
-        scale = float(self.errors[:, 0, 0].mean())
-        if len(gains) < 2 or scale <= 0.0:
-            return 0.0, 0.0
-        return float(gains.mean()) / scale, float(gains.std(ddof=1) / np.sqrt(len(gains))) / scale
+
+def _least(errors: Array64) -> tuple[int, int]:
+    place = int(errors.sum(axis=0).argmin())
+    return place // errors.shape[2], place % errors.shape[2]
+
+
+def gain(judged: Array64) -> tuple[float, float]:
+    """By how much an error is lower than the global one, in the mean over units; and the standard error.
+
+    Both are shares of the mean global error.
+
+    Args:
+        judged: (units, 2) error, and the global one.
+
+    Example:
+        >>> gain(np.array([[0.9, 1.0], [0.8, 1.0]]))
+        (0.15, 0.05)
+    """
+    gains, scale = judged[:, 1] - judged[:, 0], float(judged[:, 1].mean())
+    if len(gains) < 2 or scale <= 0.0:
+        return 0.0, 0.0
+    mean, error = float(gains.mean()), float(gains.std(ddof=1) / np.sqrt(len(gains)))
+    return round(mean / scale, 12), round(error / scale, 12)
 
 
 @on_one_thread
@@ -65,16 +91,19 @@ def refine(
 
     τ and κ are chosen by the squared error on j's own sums, held out by fold, a class counting as many
     patients as it has (`Trials.best`); where j has no folds they come from the other sites' folds; where j
-    has no labels, τ comes from leaving each other site out while only the rest stands in for it. The refined
-    head is kept where it is better than the global one on what was held out; else the global one stands in
-    the result. λ stays that of the global model: to choose it along with κ gained nothing.
+    has no labels, τ comes from leaving each other site out while only the rest stands in for it. λ stays that
+    of the global model. `generator` makes weights and λ otherwise, learned from the other sites' episodes.
+
+    Of both and the global model the one is kept that is best on what was held out: the rule with τ and κ
+    chosen by the other units alone, the generator trained without them. Under even held-out errors the global
+    one stays. A site that handed over no image statistics, as with noise, counts as one at median distance.
 
     Args:
         site: Name of j; it may have labelled or unlabelled images.
         ridge: λ of the global model, which the refined one shares.
 
     Raises:
-        InputError: As `rebuild`; j has no contribution; or a site has no image statistics.
+        InputError: As `rebuild`; j has no contribution, or one without image statistics.
 
     Source: method §5.
 
@@ -101,26 +130,80 @@ def refine(
         raise InputError(f"refine: site `{site}` has no contribution with statistics here")
     model = rebuild(ordered, recipe, ridge=ridge)
     sites = read_sums(ordered, recipe)
-    between = site_map(ordered)
+    between = _between_all(ordered, site)
     trials, chosen_by = _trials(sites, site, between, model.ridge)
     if trials is None:
         return replace(model, refined_for=site, kept="global", reason=chosen_by)
-    reach, emphasis = trials.best()
-    gain, error = trials.gain()
-    better = gain > 0.0
-    reason = (
-        f"held-out error of the refined head is lower by {100 * gain:.2f} % ± {100 * error:.2f} % "
-        f"({chosen_by}); refined is kept where that is more than 0"
-    )
-    figures = {**model.figures, "refine": _figures(trials, between, site)}
-    if better:
-        weights = site_weights(between, site, REACHES[reach], EMPHASES[emphasis])
-        model = rebuild(ordered, recipe, ridge=model.ridge, site_weights=weights)
+    federation = federation_of(ordered, sites, between, model.ridge)
+    way = _better(trials, generate(federation, site), between, site)
+    figures = {**model.figures, "refine": _figures(trials, between, site) | way.figures}
+    if way.weights is not None:
+        model = rebuild(ordered, recipe, ridge=way.ridge or model.ridge, site_weights=way.weights)
         figures["scores_from"] = model.figures["scores_from"]
-    log.info("refined for one site: kept %s", "refined" if better else "global")
-    return replace(
-        model, refined_for=site, kept="refined" if better else "global", reason=reason, figures=figures
-    )
+    kept: Literal["global", "refined"] = "global" if way.weights is None else "refined"
+    log.info("refined for one site: kept %s", kept)
+    reason = f"{way.reason} ({chosen_by})"
+    return replace(model, refined_for=site, kept=kept, reason=reason, figures=figures)
+
+
+@dataclass(frozen=True, eq=False)
+class Way:
+    """What won: weights None is the global model, λ None the one of the global model."""
+
+    weights: Mapping[str, float] | None
+    ridge: float | None
+    reason: str
+    figures: dict[str, Any]
+
+
+def _better(trials: Trials, generated: Generated | str, between: SiteMap, site: str) -> Way:
+    """The better of rule, generator and global model, judged on the same units."""
+    rule = trials.judged()
+    by_rule, error = gain(rule)
+    figures: dict[str, Any] = {"by": "global", "gain": by_rule, "standard_error": error}
+    if isinstance(generated, str):
+        by_generator, beside = -np.inf, f"no generator: {generated}"
+    else:
+        judged = np.array(list(generated.errors.values()))
+        compared = rule
+        if trials.unit == "site":
+            compared = rule[[trials.names.index(name) for name in generated.errors]]
+        (by_generator, spread), (as_judged, _) = gain(judged), gain(compared)
+        beside = (
+            f"of the generator's by {_percent(by_generator)}, where the rule's is by {_percent(as_judged)}"
+        )
+        figures["generator"] = {
+            "gain": by_generator,
+            "standard_error": spread,
+            "rule_gain": as_judged,
+            "parameters": dict(generated.parameters),
+        }
+        if by_generator > max(as_judged, 0.0):
+            told = f"the generator's held-out error is lower by {_percent(by_generator)} ± {_percent(spread)}"
+            reason = f"{told}, the rule's by {_percent(as_judged)}: refined by the generator"
+            return Way(generated.weights, generated.ridge, reason, figures | {"by": "generator"})
+    told = f"held-out error of the rule is lower by {_percent(by_rule)} ± {_percent(error)}, {beside}"
+    if by_rule <= 0.0:
+        return Way(None, None, f"{told}: the global one stays", figures)
+    reach, emphasis = trials.best()
+    weights = site_weights(between, site, REACHES[reach], EMPHASES[emphasis])
+    return Way(weights, None, f"{told}: refined by the rule", figures | {"by": "rule"})
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"
+
+
+def _between_all(ordered: Sequence[Contribution], site: str) -> SiteMap:
+    """Distances between all sites; one without image statistics is at median distance from every other."""
+    told = [one for one in ordered if one.header.site == site or "images" in one.header.parts]
+    known, names = site_map(told), tuple(one.header.site for one in ordered)
+    pairs = known.distances[np.triu_indices(len(known.sites), 1)]
+    distances = np.full((len(names),) * 2, float(np.median(pairs)) if pairs.size else 0.0)
+    at = [names.index(name) for name in known.sites]
+    distances[np.ix_(at, at)] = known.distances
+    np.fill_diagonal(distances, 0.0)
+    return SiteMap(names, distances)
 
 
 def site_weights(between: SiteMap, site: str, reach: float, emphasis: float) -> dict[str, float]:
@@ -163,19 +246,20 @@ def _trials(
         others = [site for site in labelled if site is not own and len(site.folds) > 1]
         if not others:
             return None, "the site has no folds to choose by, nor has any other"
-        return _by_others([fold_trials(sites, one, between, ridge) for one in others])
+        return _by_others({one.site: fold_trials(sites, one, between, ridge) for one in others})
     if len(labelled) < 3:
         return None, "the site has no labels, and fewer than three sites have any to choose by"
-    errors = reach_trials(sites, labelled, between, ridge)
-    return Trials(errors, "site"), f"over {len(errors)} other sites, each left out"
+    errors, names = reach_trials(sites, labelled, between, ridge), tuple(one.site for one in labelled)
+    return Trials(errors, "site", names), f"over {len(errors)} other sites, each left out"
 
 
-def _by_others(errors: Sequence[Array64]) -> tuple[Trials, str]:
+def _by_others(errors: Mapping[str, Array64]) -> tuple[Trials, str]:
     if len(errors) == 1:
-        return Trials(errors[0], "fold"), f"over {len(errors[0])} folds of the only site that has some"
+        (only,) = errors.values()
+        return Trials(only, "fold"), f"over {len(only)} folds of the only site that has some"
     # Each site's error as a share of its own global one, so that a hard site does not choose for all.
-    shares = np.stack([error.sum(axis=0) / error.sum(axis=0)[0, 0] for error in errors])
-    return Trials(shares, "site"), f"over the folds of {len(errors)} other sites"
+    shares = np.stack([error.sum(axis=0) / error.sum(axis=0)[0, 0] for error in errors.values()])
+    return Trials(shares, "site", tuple(errors)), f"over the folds of {len(errors)} other sites"
 
 
 def fold_trials(sites: Sequence[SiteSums], own: SiteSums, between: SiteMap, ridge: float) -> Array64:
@@ -219,15 +303,12 @@ def reach_trials(
 def _figures(trials: Trials, between: SiteMap, site: str) -> dict[str, Any]:
     reach, emphasis = trials.best()
     total = trials.errors.sum(axis=0)
-    gain, error = trials.gain()
     own = between.sites.index(site)
     return {
         "tau": None if REACHES[reach] == float("inf") else REACHES[reach],
         "kappa": EMPHASES[emphasis],
         "unit": trials.unit,
         "units": len(trials.errors),
-        "gain": gain,
-        "standard_error": error,
         "errors": (total / total[0, 0]).tolist(),
         "distances": dict(zip(between.sites, between.distances[own].tolist(), strict=True)),
     }

@@ -6,7 +6,7 @@ import pytest
 from fedmed_edge.errors import InputError
 from fedmed_edge.model.distance import SiteMap, site_map
 from fedmed_edge.model.rebuild import rebuild
-from fedmed_edge.model.refine import EMPHASES, REACHES, Trials, fold_trials, refine, site_weights
+from fedmed_edge.model.refine import EMPHASES, REACHES, Trials, fold_trials, gain, refine, site_weights
 from fedmed_edge.model.sums import read_sums
 
 
@@ -119,7 +119,19 @@ def test_gain_needs_more_than_one_unit() -> None:
     errors = np.ones((1, 2, 2))
     errors[0, 1, 1] = 0.5
     trials = Trials(errors, "fold")
-    assert trials.best() == (1, 1) and trials.gain() == (0.0, 0.0)
+    assert trials.best() == (1, 1) and gain(trials.judged()) == (0.0, 0.0)
+
+
+def test_a_rule_is_judged_by_units_that_did_not_choose_it() -> None:
+    errors = np.ones((3, 2, 2))
+    errors[:, 1, 1] = 0.6, 0.9, 1.4  # chosen by the first two, bad for the third
+    errors[:, 0, 1] = 1.2, 0.95, 0.8
+    wanted = [[0.95 + 0.25, 1.0], [1.0, 1.0], [1.4, 1.0]]
+    for unit, (error, _) in enumerate(wanted):
+        left = np.delete(errors, unit, axis=0).sum(axis=0)
+        assert errors[unit].ravel()[left.argmin()] == error
+    np.testing.assert_allclose(Trials(errors, "fold").judged(), wanted)
+    assert gain(np.array(wanted))[0] == pytest.approx(1.0 - np.mean([1.2, 1.0, 1.4]))
 
 
 def test_of_equal_errors_the_global_weights_are_taken() -> None:
@@ -139,3 +151,16 @@ def test_refining_twice_gives_the_same_bytes(made: SimpleNamespace) -> None:
     recipe = made.recipe(3)
     contributions = made.contribute(odd_one_out(made), recipe)
     assert refine(contributions, "z", recipe).content == refine(contributions[::-1], "z", recipe).content
+
+
+def test_a_site_without_image_statistics_is_at_median_distance(made: SimpleNamespace) -> None:
+    recipe, sites = made.recipe(3), odd_one_out(made)
+    told = made.contribute({name: site for name, site in sites.items() if name != "b"}, recipe)
+    hidden = made.contribute({"b": sites["b"]}, recipe, parts=("classes",))
+    model = refine([*told, *hidden], "z", recipe)
+    distances = model.figures["refine"]["distances"]
+    pairs = site_map(told).distances[np.triu_indices(3, 1)]
+    assert distances["b"] == pytest.approx(np.median(pairs)) and distances["z"] == 0.0
+    assert model.kept == "refined"
+    with pytest.raises(InputError, match="contribution of `b` has no image statistics"):
+        refine([*told, *hidden], "b", recipe)
