@@ -205,14 +205,16 @@ def _tiles(axes: _Axes, starts: list[tuple[int, ...]], size: tuple[int, ...], cl
     volume_bytes, answer_bytes = 4 * math.prod(axes.source_sides), 4 * classes * math.prod(size)
     budget = max(TOTALS_BYTES, TOTALS_SHARE * volume_bytes - _ANSWERS_HELD * answer_bytes)
     line_bytes = 4 * (classes + 1) * axes.depth(size)
-    cuts = [_cuts(axes, axis, {start[axis] for start in starts}, size[axes.order[axis]]) for axis in (1, 2)]
+    second, third = (
+        _cuts(axes, axis, {start[axis] for start in starts}, size[axes.order[axis]]) for axis in (1, 2)
+    )
 
     def cost(cut: tuple[tuple[list[_Band], int], tuple[list[_Band], int]]) -> tuple[bool, int, int]:
         (beside, met), (along, also_met) = cut
         taken = line_bytes * max(band.width for band in beside) * max(band.width for band in along)
         return taken > budget, taken if taken > budget else met * also_met, taken
 
-    (beside, _), (along, _) = min(product(*cuts), key=cost)
+    (beside, _), (along, _) = min(product(second, third), key=cost)
     return list(product(beside, along))
 
 
