@@ -15,6 +15,7 @@ from fedmed_edge.features.training import build_network, train
 from fedmed_edge.images.dataset import Dataset, Task, read_dataset
 from fedmed_edge.model.rebuild import rebuild
 from fedmed_edge.model.sums import read_sums
+from fedmed_edge.recipe import Recipe
 from fedmed_edge.statistics.style import block_shape
 from fedmed_edge.study.methods import masked
 from fedmed_edge.study.methods.averaging import (
@@ -101,7 +102,7 @@ def test_every_method_fits_some_task_and_thresholds_are_for_segmentations() -> N
     assert set(METHODS) - {name for kind, name in fitting() if kind == "classification"} == {"threshold"}
 
 
-@pytest.mark.parametrize(("bench", "name"), fitting(), indirect=["bench"])
+@pytest.mark.parametrize(("bench", "name"), list(fitting()), indirect=["bench"])
 def test_a_method_runs_repeats_itself_and_is_paid_for(bench: Bench, name: str) -> None:
     method = METHODS[name]
     assert method.fits(bench.task.recipe)
