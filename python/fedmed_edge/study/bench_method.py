@@ -147,22 +147,38 @@ def bench_methods(
     """
     tasks, skipped = find_tasks(data)
     checked = [check(task, out) for task in tasks]
-    usable = [one for one in checked if len(tasks) == 1 or len(one.in_question) > 1]
+    if len(tasks) > 1:
+        _refuse_unknown(comparison.sites, checked, data)
+        skipped |= {one.task.name: why for one in checked if (why := _unasked(one, comparison.sites))}
     for one in checked:
-        if one not in usable:
-            skipped[one.task.name] = "has fewer than two sites with training and test images"
         if one.duplicates:
             log.warning("%s: %d pairs of near-duplicates over the split", one.task.name, len(one.duplicates))
     for name, reason in skipped.items():
         log.warning("%s is passed over: %s", name, reason)
     rows: list[Row] = []
-    for one in usable:
-        for row in compare(one, comparison, out, watch):
+    for one in (one for one in checked if one.task.name not in skipped):
+        sites = [site for site in comparison.sites if len(tasks) == 1 or site in one.in_question]
+        for row in compare(one, replace(comparison, sites=tuple(sites)), out, watch):
             rows.append(row)
             answer(row)
     write_atomic(out / "near-duplicates.json", _json({one.task.name: one.pairs for one in checked}))
     recipes = {one.task.name: one.task.recipe for one in checked}
     return Result(rows, [*write_report(rows, recipes, out), f"rows: {out / 'results.json'}"])
+
+
+def _refuse_unknown(sites: Sequence[str], checked: Sequence[Checked], data: Path) -> None:
+    for site in sites:
+        if not any(site in one.in_question for one in checked):
+            raise InputError(f"{data}: `{site}` cannot be in question in any of {len(checked)} tasks")
+
+
+def _unasked(checked: Checked, sites: Sequence[str]) -> str:
+    """Why a task among several is passed over; empty where it is not."""
+    if len(checked.in_question) < 2:
+        return "has fewer than two sites with training and test images"
+    if sites and not set(sites) & set(checked.in_question):
+        return f"{' and '.join(sites)} cannot be in question"
+    return ""
 
 
 def find_tasks(folder: Path) -> tuple[list[Task], dict[str, str]]:
@@ -335,8 +351,10 @@ class _Bench:
 
     def _key(self, question: Question, method: Method, choice: Choice) -> str:
         chosen = {"option": dict(choice.option), "cycles": choice.cycles, "seed": self.seed}
-        tests = images_digest(self.checked.tests)
-        return digest_of(self._setting(question, method) | chosen | {"tests": tests})
+        asked: dict[str, Any] = {"tests": images_digest(self.checked.tests)}
+        if method.contributes:
+            asked["proves"] = question.proves  # the row says how exact it was
+        return digest_of(self._setting(question, method) | chosen | asked)
 
     def _setting(self, question: Question, method: Method) -> dict[str, Any]:
         """What a method's answers depend on, but for option and seed."""

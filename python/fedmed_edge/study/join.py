@@ -31,7 +31,7 @@ from fedmed_edge.study.networks import (
     reference_network,
     useful_cycles,
 )
-from fedmed_edge.study.notebook import Notebook, data_digest
+from fedmed_edge.study.notebook import Notebook, images_digest
 from fedmed_edge.study.plan import Budget, Setting
 from fedmed_edge.study.scores import Answers, answers_of_network, answers_of_threshold
 from fedmed_edge.study.story import Story, tell
@@ -201,7 +201,7 @@ def _bench(
     key = {
         "version": __version__,
         "task": task.recipe.digest,
-        "data": data_digest(data),
+        "data": images_digest(data),
         "joining": joining,
         "budget": vars(budget),
     }

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from fedmed_edge.features.backbones import set_state, state_of
 from fedmed_edge.features.training import Network, build_network
 from fedmed_edge.generation import Generation, parse_generation
 from fedmed_edge.images.dataset import Dataset
+from fedmed_edge.images.fingerprint import Stamp, content_digest, stamp
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.study.networks import Cost
 from fedmed_edge.study.scores import Answers
@@ -88,18 +90,22 @@ def digest_of(setting: Any) -> str:
     return hashlib.sha256(json.dumps(setting, sort_keys=True).encode()).hexdigest()
 
 
-def data_digest(data: Mapping[str, Dataset]) -> str:
-    """SHA-256 over what the data sets list and the sizes of their files."""
+def images_digest(data: Mapping[str, Dataset]) -> str:
+    """SHA-256 over what the data sets list and the bytes of images and masks; a setting may hide labels."""
     digest = hashlib.sha256()
     for site, dataset in data.items():
         for item in dataset:
-            size = item.image.stat().st_size
+            files = [None if path is None else _content(path) for path in (item.image, item.mask)]
             place = item.image.relative_to(dataset.folder).as_posix()
-            digest.update(repr((site, place, item.label, item.patient, item.split, size)).encode())
+            digest.update(repr((site, place, item.label, item.patient, item.split, *files)).encode())
     return digest.hexdigest()
 
 
-def images_digest(data: Mapping[str, Dataset]) -> str:
-    """As `data_digest`, and which of the images have a mask: a setting may hide labels."""
-    masks = [[item.mask is not None for item in dataset] for dataset in data.values()]
-    return digest_of([data_digest(data), masks])
+def _content(path: Path) -> str:
+    return _read_once(path, stamp(path))
+
+
+@lru_cache(maxsize=1 << 17)
+def _read_once(path: Path, as_of: Stamp) -> str:
+    """Read again where size or time of a file changed: every question asks for the same images."""
+    return content_digest(path)

@@ -20,7 +20,7 @@ class Line:
         score: Mean over units at the site in question; `others` and `all` at the other sites and at all.
         deviation: Over seeds of the mean over units; None of one seed.
         rank: Mean rank over task, site and seed, 1 is best; None for a method that lacks some of them.
-        against: The best peer, which `p` compares with; None for itself.
+        against: The best of the peers with all scores, which `p` compares with; None for itself.
         p, p_holm: Wilcoxon's signed-rank test over units, two-sided; the same by Holm for all methods.
         sent, received: Bytes of all sites, mean over the rows.
         seconds, others_seconds: What the site in question and the others computed, mean over the rows.
@@ -60,7 +60,8 @@ def table(rows: Sequence[Row]) -> list[Line]:
     means = {name: _unit_means(own) for name, own in scored.items()}
     ranks = mean_ranks(scored)
     roles = {name: own[0]["role"] for name, own in by_method.items()}
-    peers = [name for name in methods if roles[name] == "peer" and means[name]]
+    # one that failed where it is hard would else have the best mean
+    peers = [name for name in methods if roles[name] == "peer" and name in ranks]
     best = max(peers, key=lambda name: _mean(means[name].values()) or 0.0) if peers else None
     found = {
         name: signed_rank(means[name], means[best])

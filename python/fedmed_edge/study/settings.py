@@ -139,21 +139,31 @@ def _half(data: Dataset, seed: int) -> Dataset:
 
 
 def _curve(setting: str, train: Sites, site: str, seed: int, *, keep_rest: bool) -> Iterator[Question]:
-    """Patients are drawn at random; within one seed fewer are part of more."""
-    data, others = train[site], _others(train, site)
-    (whole,) = join(train, site, seed)
+    """Patients are drawn at random; within one seed fewer are part of more.
+
+    A method is tuned with as many labels as it then has, those of the first seed's draw.
+    """
+    others = _others(train, site)
+    patients = len({item.patient for item in train[site].labelled})
+    for count in (*(count for count in LABEL_COUNTS if count < patients), patients):
+        own, first = (_drawn(train[site], count, draw, keep_rest=keep_rest) for draw in (seed, 0))
+        question = Question(setting, site, {**others, site: own}, others, labels=count)
+        tuned_as = replace(question, sites={**others, site: first}) if seed else None
+        yield replace(question, tuned_as=tuned_as)
+
+
+def _drawn(data: Dataset, count: int, seed: int, *, keep_rest: bool) -> Dataset:
+    """A data set with the labels of so many patients; the other images without labels, or not at all."""
     patients = sorted({item.patient for item in data.labelled})
     order = np.random.default_rng((seed, 0)).permutation(len(patients))
-    for count in (*(count for count in LABEL_COUNTS if count < len(patients)), len(patients)):
-        drawn = {patients[index] for index in order[:count]}
-        items = []
-        for item in data.items:
-            if item.patient in drawn:
-                items.append(item)
-            elif keep_rest:
-                items.append(replace(item, label=None, mask=None))
-        own = replace(data, items=tuple(items))
-        yield Question(setting, site, {**others, site: own}, others, labels=count, tuned_as=whole)
+    drawn = {patients[index] for index in order[:count]}
+    items = []
+    for item in data.items:
+        if item.patient in drawn:
+            items.append(item)
+        elif keep_rest:
+            items.append(replace(item, label=None, mask=None))
+    return replace(data, items=tuple(items))
 
 
 def settings_named(names: Sequence[str]) -> list[str]:

@@ -179,6 +179,30 @@ def test_events_leave_the_bytes_of_a_store_that_saw_them(folder: Path, tmp_path:
     assert left["sent"] == {} and left["score"] is not None and left["before"]["rounds"] == 1
 
 
+def test_a_join_proves_itself_also_after_a_label_curve(folder: Path, tmp_path: Path) -> None:
+    few, every, joined = ask(folder, tmp_path / "out", comparison("rebuilt", "labels,join")).rows
+    assert (few["labels"], every["labels"], joined["labels"]) == (5, 10, None)
+    assert joined["notes"]["exact"] and "exact" not in every["notes"]
+    assert joined["scores"] == every["scores"]
+
+
+def test_a_corrected_mask_is_another_question(
+    tmp_path: Path, write_task: Callable[[Path, str], Task]
+) -> None:
+    task = write_task(tmp_path / "outlines", "segmentation")
+    (task.folder / "task.toml").write_text(
+        'kind = "segmentation"\nclasses = ["background", "square"]\nsize = [32, 32]\n'
+    )
+    what = comparison("threshold")
+    (before,) = ask(task.folder, tmp_path / "out", what).rows
+    (same,) = ask(task.folder, tmp_path / "out", what).rows
+    assert same == before
+    mask = task.folder / "gamma" / "images" / "11-mask.png"
+    Picture.fromarray(255 - np.asarray(Picture.open(mask)) - 254).save(mask)
+    (after,) = ask(task.folder, tmp_path / "out", what).rows
+    assert after["file"] != before["file"] and after["score"] != before["score"]
+
+
 def test_near_duplicates_over_the_split_are_reported(folder: Path, tmp_path: Path) -> None:
     (task,), _ = find_tasks(folder)
     data = {site: read_dataset(place, task.recipe) for site, place in task.sites.items()}
@@ -211,6 +235,24 @@ def test_a_folder_of_task_folders_is_taken_task_by_task(folder: Path, tmp_path: 
         find_tasks(tmp_path / "nowhere")
 
 
+def test_a_hospital_in_question_need_not_be_in_every_task(folder: Path, tmp_path: Path) -> None:
+    def fails(case: Case, option: Option) -> Iterator[Learned]:
+        raise InputError("quick: that is all")
+        yield
+
+    data = folder.parent / "more"
+    for name in ("pair", "squares"):
+        shutil.copytree(folder, data / name)
+    shutil.rmtree(data / "pair" / "gamma")
+    what = replace(comparison("rebuilt"), methods=[Method("quick", "peer", fails)])
+    assert [row["task"] for row in ask(data, tmp_path / "out", what).rows] == ["squares"]
+    either = replace(what, sites=("gamma", "beta"))
+    asked = [(row["task"], row["site"]) for row in ask(data, tmp_path / "out", either).rows]
+    assert asked == [("pair", "beta"), ("squares", "gamma"), ("squares", "beta")]
+    with pytest.raises(InputError, match="more: `delta` cannot be in question in any of 2 tasks"):
+        ask(data, tmp_path / "out", replace(what, sites=("gamma", "delta")))
+
+
 def test_settings_hide_what_they_should(folder: Path) -> None:
     (task,), _ = find_tasks(folder)
     train = {site: read_dataset(place, task.recipe).train for site, place in task.sites.items()}
@@ -222,6 +264,9 @@ def test_settings_hide_what_they_should(folder: Path) -> None:
     assert (len(few.sites["beta"]), len(few.sites["beta"].labelled)) == (10, 5)
     again, _ = labels_and_images(train, "beta", 3)
     assert again.sites["beta"].items == few.sites["beta"].items
+    first, _ = labels_and_images(train, "beta", 0)
+    assert first.tuned_as is None and few.tuned_as is not None, "tuned once, with as many labels as it has"
+    assert few.tuned_as == first and len(first.sites["beta"].labelled) == 5
     with pytest.raises(InputError, match="settings: has `jion`, expected some of join, unseen"):
         settings_named(["join", "jion"])
     with pytest.raises(InputError, match="methods: has `fedag`, expected some of own_sums, rebuilt"):

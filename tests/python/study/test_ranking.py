@@ -52,3 +52,15 @@ def test_a_line_is_of_means_over_sites_and_deviations_over_seeds() -> None:
     assert (ours.sent, ours.seconds, ours.others_seconds) == (15, 3.0, 4.0)
     assert broken.failed == 1 and broken.rank is None and np.isnan(broken.score)
     assert mean_ranks({}) == {}
+
+
+def test_a_peer_that_failed_on_the_hard_sites_is_not_the_best() -> None:
+    rows = [row("ours", site, 0, value, "ours") for site, value in (("a", 0.9), ("b", 0.4), ("c", 0.5))]
+    rows += [row("whole", site, 0, value) for site, value in (("a", 0.8), ("b", 0.3), ("c", 0.4))]
+    rows += [row("lucky", "a", 0, 0.95), row("lucky", "b", 0, None), row("lucky", "c", 0, None)]
+    ours, whole, lucky = table(rows)
+    assert (ours.against, whole.against, lucky.against) == ("whole", None, "whole")
+    assert (lucky.units, lucky.failed, lucky.rank) == (1, 2, None)
+    assert (
+        table(rows[3:])[0].p is None and table([one for one in rows if one["method"] != "whole"])[0].p is None
+    )
