@@ -11,6 +11,7 @@ from highdicom.color import CIELabColor
 from highdicom.enum import CoordinateSystemNames
 from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentationTypeValues, SegmentDescription
 from highdicom.sr import CodedConcept
+from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
 from fedmed_edge.images.image import UInt8
@@ -140,9 +141,15 @@ def _order(made: Segmentation, places: dict[str, Any]) -> list[int]:
     """Number of the plane of each frame: the library sorts them its own way."""
     if not places:
         return [0]
-    positions = [one[0].ImagePositionPatient for one in places["plane_positions"]]
+    number_of: dict[tuple[float, ...], int] = {}
+    for number, planes in enumerate(places["plane_positions"]):
+        number_of.setdefault(_position(planes[0]), number)
     frames = made.PerFrameFunctionalGroupsSequence
-    return [positions.index(frame.PlanePositionSequence[0].ImagePositionPatient) for frame in frames]
+    return [number_of[_position(frame.PlanePositionSequence[0])] for frame in frames]
+
+
+def _position(plane: Dataset) -> tuple[float, ...]:
+    return tuple(float(mm) for mm in plane.ImagePositionPatient)
 
 
 def _share_orientation(source: Source, measures: PixelMeasuresSequence) -> None:
