@@ -151,7 +151,7 @@ def _trusted(path: Path, trust: Path | str | None) -> tuple[bytes, str]:
     if trust is None:
         raise TrustError(
             f"{path}: no key to check its signature against",
-            hint="name the server's public key with --trust, or as `server_key` in fedmed.toml",
+            hint="name the server's public key as `server_key` in fedmed.toml, or with --trust where a verb takes it",
         )
     kind = file_kind(path)
     if kind not in ("exported model", None):

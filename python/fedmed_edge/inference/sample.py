@@ -33,7 +33,8 @@ def check_sample(model: Model) -> SampleCheck | None:
     """
     sample = model.manifest.sample
     if sample is None:
-        log.warning("warning: %s carries no sample to compare this machine's answer with", model.path)
+        task = model.manifest.task
+        log.warning("warning: the model of %s carries no sample to compare this machine's answer with", task)
         return None
     probabilities, distance = model.run(sample.image(model.recipe.size))
     fault = model.manifest.sample_fault(probabilities, distance)

@@ -81,18 +81,26 @@ class Polling:
         self._stopping.set()
 
     def _run(self) -> None:
+        fault = ""
         while not self._stopping.is_set():
             started = time.monotonic()
-            try:
-                self.poll()
-            except requests.RequestException as error:
-                log.warning("listen: the DICOMweb server cannot be asked: %s", type(error).__name__)
-            except Exception as error:  # a server may answer anything; the next time it may be sound
-                log.warning(
-                    "listen: the DICOMweb server's answer is not understood: %s", type(error).__name__
-                )
-                log.debug("", exc_info=True)
+            earlier, fault = fault, self._fault()
+            if fault and fault != earlier:
+                log.warning("listen: the DICOMweb server %s; it is asked again", fault)
+            elif earlier and not fault:
+                log.info("listen: the DICOMweb server answers again")
             self._stopping.wait(max(0.0, self._settings.dicomweb.poll_s - (time.monotonic() - started)))
+
+    def _fault(self) -> str:
+        """Ask once; what is in the way."""
+        try:
+            self.poll()
+        except requests.RequestException as error:
+            return f"cannot be asked: {type(error).__name__}"
+        except Exception as error:  # a server may answer anything; the next time it may be sound
+            log.debug("", exc_info=True)
+            return f"gives an answer that is not understood: {type(error).__name__}"
+        return ""
 
     def poll(self) -> int:
         """Ask once; returns how many instances were fetched."""

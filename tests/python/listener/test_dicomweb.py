@@ -63,6 +63,9 @@ def test_an_archive_that_is_away_is_asked_again(
     pacs.write_series(tmp_path / "ct", 1)
     assert pacs.send(archive.port, tmp_path / "ct", to="ORTHANC") == 0
     assert pacs.until(lambda: site.states() == ["done"])
+    # once each, however often it was asked
+    said = [line for line in site.stderr.splitlines() if "the DICOMweb server" in line]
+    assert ["again" in said[0], "answers again" in said[1], len(said)] == [True, True, 2], said
 
 
 @pytest.mark.parametrize("kept", ["ours", "in another series", "purged"])
