@@ -5,10 +5,11 @@ In: a `Dataset`, a `Generation`, the site's settings. Out: a backbone file, a `C
 
 import logging
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +18,10 @@ from fedmed_edge import __version__
 from fedmed_edge.config import ROWS_A_COLUMN, Part, Policy, SiteConfig
 from fedmed_edge.errors import InputError, TrustError, Withheld
 from fedmed_edge.features.encoder import require_fit
-from fedmed_edge.features.extract import RowSample, extract_clipped, extract_with_sample
+from fedmed_edge.features.extract import RowSample, extract, extract_clipped, extract_with_sample
+from fedmed_edge.features.held_out import head_error, network_error
 from fedmed_edge.features.patients import Patients
-from fedmed_edge.features.weights import Weights, read_backbone, write_backbone
+from fedmed_edge.features.weights import Error, Weights, read_backbone, write_backbone
 from fedmed_edge.generation import Architecture, Generation
 from fedmed_edge.images.dataset import Dataset
 from fedmed_edge.model.global_model import GlobalModel
@@ -40,6 +42,9 @@ from fedmed_edge.statistics.header import Program
 from fedmed_edge.statistics.privacy import ClippedAccumulator, private_statistics
 from fedmed_edge.statistics.style import Style
 
+if TYPE_CHECKING:
+    from fedmed_edge.features.training import Network
+
 log = logging.getLogger(__name__)
 
 NORMS = "norms.backbone"
@@ -50,7 +55,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class TrainedBackbone:
-    """A backbone trained at one site: weights by name, images behind it, seconds and last loss."""
+    """A backbone trained at one site: weights by name, images behind it, seconds, last loss, errors."""
 
     recipe: Recipe
     architecture: Architecture
@@ -59,6 +64,7 @@ class TrainedBackbone:
     images: int
     seconds: float
     loss: float
+    errors: Mapping[Error, float] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
         """Write the backbone file, whole or not at all.
@@ -73,6 +79,7 @@ class TrainedBackbone:
             architecture=self.architecture,
             trained_by=(self.site,),
             images=self.images,
+            errors=self.errors,
         )
 
 
@@ -84,6 +91,7 @@ def train_backbone(
     site: str,
     styles: Sequence[Style] = (),
     how: Training | None = None,
+    held_out: Dataset | None = None,
     norms: Path | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -98,6 +106,8 @@ def train_backbone(
         epochs: Passes over the labelled images.
         styles: Of other sites, towards which images are moved as well.
         how: Shifts and what else holds the training; default the recipe's `training`.
+        held_out: The site's test images. On them the trained network is asked, and, where `start` is no
+            draft, a head that is solved on its features.
         norms: File of this site's norm layers, read and written where training has `local_norms`.
 
     Raises:
@@ -123,6 +133,9 @@ def train_backbone(
     )
     if own is not None:
         keep_norms(own, network.backbone, dataset.recipe)
+    errors: dict[Error, float] = {}
+    if held_out is not None and len(held_out.labelled):
+        errors = _errors(network, start, dataset, held_out, device)
     return TrainedBackbone(
         dataset.recipe,
         architecture,
@@ -131,7 +144,23 @@ def train_backbone(
         len(dataset.labelled),
         result.seconds,
         float(result.losses[-1]),
+        errors,
     )
+
+
+def _errors(
+    network: "Network", start: Generation | None, dataset: Dataset, held_out: Dataset, device: str
+) -> dict[Error, float]:
+    """What tells whether a generation has grown too old for the site; of one that has no rows yet, half."""
+    errors: dict[Error, float] = {"tuned_error": network_error(network, held_out, device=device)}
+    if start is None or start.draft:
+        return errors
+    sums = extract(start, dataset.labelled, min_cohort=1, device=device)
+    if len({index for _, index in sums.blocks}) > 1:
+        made = fit([site_sums("own", sums, dataset.recipe)], {"own": 1.0}, dataset.recipe, temperature=1.0)
+        head = GlobalModel(dataset.recipe, start.digest, made.head, made.choice.ridge, made.posterior)
+        errors["head_error"] = head_error(start, head, held_out, device=device)
+    return errors
 
 
 class Leaving(Frozen):
@@ -271,6 +300,11 @@ def prepare_weights(
             hint="sums can leave with noise: contribute without --weights",
         )
     _check_cohort(dataset.train, policy)
+    evidence = _evidence(dataset, None)
+    if len({item.patient for item in dataset.test.labelled}) >= policy.min_cohort:
+        told = read_backbone(weights_file).header.errors
+        # more digits would tell, over many contributions, how single test images are answered
+        evidence = evidence.model_copy(update={"metrics": {k: round(v, 2) for k, v in told.items()}})
     made = new_contribution(
         None,
         generation=generation.digest,
@@ -280,7 +314,7 @@ def prepare_weights(
         min_cohort=policy.min_cohort,
         parts=policy.parts,
         weights=_difference(weights_file, generation),
-        evidence=_evidence(dataset, None),
+        evidence=evidence,
     )
     return Prepared(_leaving(dataset, generation, ("weights",)), lambda: made)
 

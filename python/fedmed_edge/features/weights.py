@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -31,12 +31,17 @@ METADATA_KEY = "fedmed_backbone"
 Weights = Mapping[str, npt.NDArray[np.generic]]
 
 
+Error = Literal["tuned_error", "head_error"]
+
+
 class BackboneHeader(Frozen):
     """What a backbone file says of itself.
 
     Attributes:
         trained_by: Sites whose data it learned from.
         images: Training images behind it, its weight in an average.
+        errors: `tuned_error` of the whole trained network on the site's held-out images, and `head_error` of
+            a head solved on the generation that it started from; 0 to 1.
     """
 
     format_version: Literal[1] = 1
@@ -47,6 +52,7 @@ class BackboneHeader(Frozen):
     recipe: str
     trained_by: tuple[str, ...] = ()
     images: int = Field(default=0, ge=0)
+    errors: dict[Error, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +71,7 @@ def write_backbone(
     architecture: Architecture | None = None,
     trained_by: Sequence[str] = (),
     images: int = 0,
+    errors: Mapping[Error, float] | None = None,
 ) -> None:
     """Write a backbone file (safetensors), whole or not at all.
 
@@ -74,6 +81,7 @@ def write_backbone(
         architecture: Of the backbone, such as the header of a generation; default the recipe's own.
         trained_by: Sites whose data it learned from.
         images: Training images behind it.
+        errors: As of `BackboneHeader`.
 
     Raises:
         InputError: The file cannot be written.
@@ -87,6 +95,7 @@ def write_backbone(
         recipe=recipe.digest,
         trained_by=tuple(sorted(set(trained_by))),
         images=images,
+        errors=dict(errors or {}),
     )
     said = json.dumps(header.model_dump(mode="json"), sort_keys=True)
     write_atomic(path, tensor_file(dict(sorted(weights.items())), METADATA_KEY, said))

@@ -160,6 +160,7 @@ class _Site:
             epochs=ask.epochs,
             site=self.config.site,
             styles=styles_here(self.inbox, self.recipe, self.config.server_key),
+            held_out=self.dataset.test if ask.object is None else None,
             norms=self.folder / NORMS,
             seed=ask.seed,
             device=self.config.device,

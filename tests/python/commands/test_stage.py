@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image as Raster
 
+from fedmed_edge import hospital
 from fedmed_edge.generation import read_generation
+from fedmed_edge.statistics.contribution import read_contribution
 from fedmed_edge.store.store import Store
 
 EDGE, SERVER = "fedmed-edge", "fedmed-server"
@@ -242,3 +244,40 @@ def test_refusals_say_what_to_do(staged: Any, kit: ModuleType, tmp_path: Path) -
     assert new.code == 0
     nothing = kit.run(SERVER, "stage", "-C", tmp_path / "server", *given(f))
     refused(nothing, "stage: the store has no task", "--recipe FILE")
+
+
+# --- how old a generation is --------------------------------------------------------------------------------
+
+
+def test_status_tells_for_whom_a_generation_has_grown_too_old(
+    staged: Any, kit: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    f = staged
+    told = {"a": (0.401, 0.1), "b": (0.12, 0.1)}
+    for name, (head, tuned) in told.items():
+        monkeypatch.setattr(hospital, "head_error", lambda *_, value=head, **__: value)
+        monkeypatch.setattr(hospital, "network_error", lambda *_, value=tuned, **__: value)
+        train(f, name)
+        f.admin("import", f.root / f"{name}.weights")
+    digest = f.first["digest"]
+    rows = {row.pop("site"): row for row in f.admin("status")["ages"]}
+    common = {"task": "tiny", "generation": digest, "tuned_error": 0.1}
+    assert rows == {
+        "a": {**common, "head_error": 0.4, "too_old": True},
+        "b": {**common, "head_error": 0.12, "too_old": False},
+    }
+    said = kit.run(SERVER, "status", "-C", f.server).out
+    assert f"generation {digest[:12]}  has grown too old for a (tiny): a head on it errs by 0.40" in said
+    assert f"generation {digest[:12]}  still does at b (tiny): a head on it errs by 0.12" in said
+
+
+def test_both_errors_are_measured_on_held_out_images_and_travel_as_evidence(staged: Any) -> None:
+    f = staged
+    for name in "ac":
+        held = read_contribution(f.root / f"{name}.weights").header.evidence.metrics
+        assert set(held) == {"head_error", "tuned_error"}
+        assert all(0 <= value <= 1 and round(value, 2) == value for value in held.values())
+    settings = f.root / "b" / "fedmed.toml"
+    settings.write_text(settings.read_text().replace("min_cohort = 2", "min_cohort = 5"))
+    # four patients are held out
+    assert not read_contribution(train(f, "b")).header.evidence.metrics

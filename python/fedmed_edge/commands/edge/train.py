@@ -45,7 +45,8 @@ def command(
     """
     config = read_site(folder, generation=generation, device=device)
     check_writable(target)
-    dataset = read_site_data(config).train
+    whole = read_site_data(config)
+    dataset = whole.train
     start = None if from_scratch else read_site_generation(config)
 
     from fedmed_edge.federation.inbox import Inbox
@@ -62,6 +63,7 @@ def command(
             site=config.site,
             styles=styles,
             how=how,
+            held_out=whole.test,
             norms=folder / NORMS,
             seed=seed,
             device=config.device,
@@ -75,6 +77,8 @@ def command(
             "styles": len(styles) if how.amplitude else 0,
             "seconds": round(trained.seconds, 3),
             "loss": trained.loss,
+            "errors": dict(trained.errors),
         },
-        f"{target}: trained on {trained.images} images in {trained.seconds:.0f} s, loss {trained.loss:.3f}",
+        f"{target}: trained on {trained.images} images in {trained.seconds:.0f} s, loss {trained.loss:.3f}"
+        + "".join(f", {name.replace('_', ' ')} {error:.2f}" for name, error in trained.errors.items()),
     )

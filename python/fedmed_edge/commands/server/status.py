@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fedmed_edge.commands.ages import ages
 from fedmed_edge.commands.folders import folder_option, read_server
 from fedmed_edge.commands.verbs import Output, Verb
 
@@ -32,12 +33,14 @@ def command(out: Output, folder: Path) -> None:
         "models": [asdict(model) for model in store.models()],
         "held_back": {task: held for task in store.tasks() if (held := store.held_back.of(task))},
         "encryption": {"key": store.key_id, "files": len(keys), "plain": keys.count(None)},
+        "ages": [asdict(age) | {"too_old": age.too_old} for age in ages(store)],
         "faults": faults,
     }
     lines = [
         _at_rest(store, keys),
         *_sites(store),
         *_generations(store),
+        *(age.line for age in ages(store)),
         *_contributions(store),
         *_models(store),
         *_held_back(store),
