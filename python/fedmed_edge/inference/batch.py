@@ -59,23 +59,27 @@ def _answer_with(
     folders: Sequence[ResultsFolder], given: Input, options: Options, several: bool
 ) -> Iterator[Result]:
     """Answers of the tasks that an input is fit for; where there is none, why, from each."""
-    unfit: list[tuple[ResultsFolder, Answer | FedmedError, float]] = []
+    unfit: list[tuple[ResultsFolder, InputError, bool | None, float]] = []
+    answered = False
     for folder in folders:
         started, memory = time.perf_counter(), MemoryMeter()
         answer = _answer(folder.model, given, options)
         seconds = time.perf_counter() - started
-        if several and (isinstance(answer, Misfit) or (isinstance(answer, Answer) and answer.known is False)):
-            unfit.append((folder, answer, seconds))
+        if several and isinstance(answer, Misfit):
+            unfit.append((folder, answer, None, seconds))
+        elif several and isinstance(answer, Answer) and answer.known is False:
+            unfit.append((folder, _unlike(given, answer), False, seconds))
         elif isinstance(answer, Answer):
+            answered = True
             yield folder.add(answer, started, memory)
         else:
             yield folder.fail(given, answer, seconds)
-    for folder, answer, seconds in unfit:
-        error = answer if isinstance(answer, FedmedError) else _unlike(given, answer)
-        if len(unfit) == len(folders):
-            yield folder.fail(given, error, seconds, known=None if answer is error else False)
-        else:
+        del answer  # the next one is not made beside it
+    for folder, error, known, seconds in unfit:
+        if answered:
             log.info("not taken: %s: %s: %s", given.name, folder.model.manifest.task, error)
+        else:
+            yield folder.fail(given, error, seconds, known=known)
 
 
 def _unlike(given: Input, answer: Answer) -> InputError:

@@ -90,16 +90,19 @@ def command(
     with find_inputs(inputs, *(one.recipe for one in loaded), skip=target, series=series) as found:
         for name, reason in found.not_taken:
             log.info("not taken: %s: %s", name, reason)
-        with out.progress("answering", len(found.inputs) + len(found.refused)) as advance:
+        rows = sum(len(one.tasks) for one in found.inputs) + len(found.refused) * len(loaded)
+        with out.progress("answering", rows) as advance:
             for result in infer(loaded, found, target, options):
                 out.answer(result.document(), result.line())
                 results.append(result)
                 advance(Path(result.input).name)
     code = exit_code(results)
     if code:
-        failed = sum(result.error is not None for result in results)
+        failed = {result.input for result in results if result.error is not None}
         table = f"{target / 'results.csv'} says why" if "csv" in options.formats else None
-        complain(f"{failed} of {len(results)} inputs could not be answered", table)
+        complain(
+            f"{len(failed)} of {len({one.input for one in results})} inputs could not be answered", table
+        )
     ctx.exit(code)
 
 
