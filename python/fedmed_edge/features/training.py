@@ -188,8 +188,9 @@ def train(
         began = time.perf_counter()
         losses = trainer.run(feed, range(total), total, progress)
     seconds = time.perf_counter() - began
-    seen = "shifted too" if how.shifts else "as they are"
-    log.info("trained %d steps on %d images, %s, in %.1f s", total, feed.images, seen, seconds)
+    seen = " and their shifted views" if how.shifts else ""
+    seen += f", towards {len(styles)} styles," if styles and how.amplitude else ""
+    log.info("trained %d steps on %d images%s in %.1f s", total, feed.images, seen, seconds)
     return TrainResult(np.array(losses, np.float32), seconds)
 
 
