@@ -54,8 +54,13 @@ def read_elements(path: Path, *, pixels: bool = False, tags: Sequence[str] | Non
     """
     with io.FileIO(path) as raw:
         source = _inflated(path, raw) or raw
-        wanted = None if tags is None else list(tags)
-        return pydicom.dcmread(_Bounded(path, source), stop_before_pixels=not pixels, specific_tags=wanted)
+        file, wanted = _Bounded(path, source), None if tags is None else list(tags)
+        try:
+            return pydicom.dcmread(file, stop_before_pixels=not pixels, specific_tags=wanted)
+        except Exception:
+            if file.refusal is not None:  # which pydicom turned into an error of its own
+                raise file.refusal from None
+            raise
 
 
 class _Bounded(io.BufferedReader):
@@ -66,6 +71,7 @@ class _Bounded(io.BufferedReader):
     """
 
     def __init__(self, path: Path, source: io.FileIO | io.BytesIO) -> None:
+        self.refusal: InputError | None = None
         self._path, self._reads = path, 0
         self._size = source.seek(0, io.SEEK_END)
         source.seek(0)
@@ -84,7 +90,8 @@ class _Bounded(io.BufferedReader):
         """
         self._reads += 1
         if self._reads > READS_CAP:
-            raise InputError(f"{self._path}: DICOM file has more than {READS_CAP} elements")
+            self.refusal = InputError(f"{self._path}: DICOM file has more than {READS_CAP} elements")
+            raise self.refusal
         if size is None or size < 0 or size > _SMALL:
             left = max(0, self._size - self.tell())
             size = left if size is None or size < 0 else min(size, left)

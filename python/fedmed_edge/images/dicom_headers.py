@@ -145,6 +145,8 @@ def frames_of(path: Path, header: Dataset) -> list[Frame]:
     count = int(header.get("NumberOfFrames") or 1)
     # Before one object a frame is made.
     check_size(path, (int(header.Rows), int(header.Columns)), count)
+    if count < 1:
+        raise InputError(f"{path}: `NumberOfFrames` has {count}, expected at least 1")
     if count > FRAMES_CAP:
         raise InputError(f"{path}: image has {count} frames, expected at most {FRAMES_CAP}")
     places = [_place(header, index) for index in range(count)]

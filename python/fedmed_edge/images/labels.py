@@ -151,14 +151,14 @@ def listed_file(table: Path, line: int, column: str, name: str) -> Path:
     relative = os.path.normpath(name.replace("\\", "/"))
     # By name alone: a link that the hospital itself laid to its archive may lead elsewhere.
     if relative == ".." or relative.startswith(("../", "/")) or relative[1:2] == ":" or "\0" in relative:
-        raise InputError(f"{table}: row {line}: {column} `{name}` lies outside the folder")
+        raise InputError(f"{table}: row {line}: {column} `{name[:200]}` lies outside the folder")
     path = table.parent / relative
     try:
         there = path.exists()
     except OSError:
         there = False
     if not there:
-        raise InputError(f"{table}: row {line}: {column} `{name}` does not exist")
+        raise InputError(f"{table}: row {line}: {column} `{name[:200]}` does not exist")
     return path
 
 

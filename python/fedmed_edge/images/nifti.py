@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Image
 
 _HEADER_BYTES = {1: 348, 2: 540}
-# Header extensions stand before the voxels; nibabel reads them whole.
+# Header extensions stand before the voxels; what is compressed is unpacked up to there.
 _OFFSET_CAP = 1 << 24
 _GZIP = 31
 
@@ -91,14 +91,16 @@ def nifti_pieces(values: npt.NDArray[Any], affine_ras: Float64, *, description: 
 
 
 def _read_stream(path: Path, stream: "BinaryIO | gzip.GzipFile") -> tuple[npt.NDArray[np.generic], Float64]:
+    from nibabel.arrayproxy import ArrayProxy
+
     start = stream.read(_HEADER_BYTES[2])
     image_class, version = _image_class(path, start)
     # The header alone first: a size is refused before it is allocated.
     header: Any = image_class.header_class(start[: _HEADER_BYTES[version]])
     shape = _checked_shape(path, header)
     affine = _checked_affine(path, header)
-    stream.seek(0)
-    proxy: Any = image_class.from_stream(stream).dataobj  # type: ignore[arg-type]
+    # the values alone: an extension may claim any length, and nothing here reads one
+    proxy = ArrayProxy(stream, header, mmap=False)
     scaled = (proxy.slope, proxy.inter) != (1.0, 0.0)
     values = np.asarray(proxy, np.float32) if scaled else np.asarray(proxy.get_unscaled())
     return values.reshape(shape, order="F"), affine
