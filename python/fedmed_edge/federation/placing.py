@@ -1,7 +1,8 @@
 """What came from the server among the site's models: verified, and waiting for `fedmed-edge model activate`.
 
-The newest of every task is placed, once; which model answers is the hospital's to say. One that the server
-takes back goes again where it only waits; one that answers stays, until the hospital says otherwise.
+The newest of every task is placed, once, or the global one where that does better than a newer, refined one
+on the site's own images (`choosing`); which model answers is the hospital's to say. One that the server takes
+back goes again where it only waits; one that answers stays, until the hospital says otherwise.
 """
 
 import logging
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from fedmed_edge.config import SiteConfig
 from fedmed_edge.errors import InputError, TrustError
+from fedmed_edge.federation.choosing import choose
 from fedmed_edge.federation.inbox import Arrived, Inbox
 from fedmed_edge.inference.model_folder import ModelFolder
 
@@ -48,7 +50,8 @@ def place_models(folder: Path, config: SiteConfig) -> list[str]:
             inbox.note_placed(one.digest, False)
             continue
         try:
-            entry = add_model(folder, inbox.path(one.digest), trust=config.server_key)
+            chosen = choose(inbox, one, config).model
+            entry = add_model(folder, inbox.path(chosen.digest), trust=config.server_key)
         except TrustError as error:  # it will not get better
             log.warning("model %s: is not placed among the models: %s", one.digest[:12], error)
         except InputError as error:  # that of another task may be well

@@ -2,17 +2,22 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
+from fedmed_edge.config import ServerConfig, SiteConfig, read_config
 from fedmed_edge.federation.inbox import Inbox
 from fedmed_edge.federation.messages import Offered
+from fedmed_edge.federation.placing import place_models
 from fedmed_edge.inference.choice import read_choice
 from fedmed_edge.inference.model_folder import ModelFolder
+from fedmed_edge.model.global_model import parse_model
 from fedmed_edge.signing import signature_path
+from fedmed_edge.store.store import open_store
 
 
 @pytest.fixture
@@ -143,21 +148,55 @@ def test_forms_of_export(kit: ModuleType, copied: Any) -> None:
     assert said.code == 1 and "is a folder, expected a file to write" in said.err
 
 
-def test_what_the_agent_fetched_waits_after_pull(kit: ModuleType, copied: Any) -> None:
-    site, file = copied.root / "a", copied.root / "tiny.onnx"
-    content, inbox = file.read_bytes(), Inbox(copied.root / "a" / "inbox")
+def arrive(site: Path, file: Path, made: float = 0.0) -> str:
+    """A model comes from the server; its digest."""
+    content, inbox = file.read_bytes(), Inbox(site / "inbox")
     offered = Offered(
         kind="model",
         digest=hashlib.sha256(content).hexdigest(),
         bytes=len(content),
         signature=signature_path(file).read_text(),
         task="tiny",
+        made=made,
     )
     inbox.folder.mkdir(exist_ok=True)
     coming = inbox.assembly(offered)
     coming.begin(len(content))
     coming.put(0, content)
     inbox.take(offered)
+    return offered.digest
+
+
+def test_of_refined_and_global_the_one_that_does_better_here_is_kept(kit: ModuleType, copied: Any) -> None:
+    f, store = copied, open_store(read_config(ServerConfig, copied.server))
+    plain = parse_model(store.model_content(store.models("tiny")[0].digest), "model")
+    for name, head in (("even", plain.head), ("worse", -plain.head)):
+        store.save_model(replace(plain, head=head, refined_for="a", kept="refined"))
+        f.export(f"{name}.onnx", "--refined", "a")
+    digests = {
+        name: arrive(f.root / "a", f.root / f"{name}.onnx", made)
+        for name, made in (("tiny", 1.0), ("even", 2.0))
+    }
+    pulled = kit.run("fedmed-edge", "pull", "-C", f.root / "a", "--json").json
+    assert (pulled["digest"], pulled["kept"], pulled["images"]) == (digests["even"], "refined", 4)
+    assert pulled["scores"] == {"refined": 1.0, "global": 1.0}
+    digests["worse"] = arrive(f.root / "a", f.root / "worse.onnx", 3.0)
+    pulled = kit.run("fedmed-edge", "pull", "-C", f.root / "a", "--json").json
+    assert (pulled["digest"], pulled["kept"]) == (digests["tiny"], "global")
+    assert pulled["scores"] == {"refined": 0.0, "global": 1.0}
+    said = kit.run("fedmed-edge", "pull", "-C", f.root / "a").out
+    assert "the global model is kept: on 4 test images of this site refined 0.000, global 1.000" in said
+    assert place_models(f.root / "a", read_config(SiteConfig, f.root / "a")) == [digests["tiny"][:16]]
+    names = [one["name"] for one in f.ask("fedmed-edge", "model", "list", "-C", f.root / "a")["models"]]
+    assert sorted(names) == sorted(digests[name][:16] for name in ("tiny", "even"))
+    (f.root / "a-data" / "labels.csv").unlink()  # nothing to choose by: the server's choice stands
+    pulled = kit.run("fedmed-edge", "pull", "-C", f.root / "a", "--json").json
+    assert (pulled["digest"], pulled["kept"], pulled["scores"]) == (digests["worse"], None, {})
+
+
+def test_what_the_agent_fetched_waits_after_pull(kit: ModuleType, copied: Any) -> None:
+    site, content = copied.root / "a", (copied.root / "tiny.onnx").read_bytes()
+    arrive(site, copied.root / "tiny.onnx")
     pulled = kit.run("fedmed-edge", "pull", "-C", site, "--json").json
     assert (pulled["state"], pulled["task"]) == ("waiting", "tiny")
     assert kit.run("fedmed-edge", "model", "activate", "-C", site).code == 0

@@ -29,6 +29,7 @@ def command(
 ) -> None:
     """Check the newest model that `agent` fetched, refined for this site where there is one; it then waits.
 
+    Of a refined and the global model the one is kept that does better on the site's own test images.
     `fedmed-edge model activate` has it answer. With --out, or --generation, it is copied to a file instead.
 
     Example: fedmed-edge pull -C hospital-a
@@ -52,18 +53,16 @@ def command(
         raise NothingMatched(f"{folder}: the server has not published a {kind} for this site yet")
     source = inbox.path(found.digest)
     if target is None:
+        from fedmed_edge.federation.choosing import choose
         from fedmed_edge.inference.models import add_model
 
-        entry = add_model(folder, source, trust=config.server_key)
+        choice = choose(inbox, found, config)
+        entry = add_model(folder, inbox.path(choice.model.digest), trust=config.server_key)
+        facts = {"out": str(entry.path), "kind": kind, "digest": choice.model.digest}
+        told, words = choice.told()
         out.answer(
-            {
-                "out": str(entry.path),
-                "kind": kind,
-                "digest": found.digest,
-                "task": entry.task,
-                "state": entry.state,
-            },
-            f"{entry.name}  {entry.state}  {entry.task}, model {entry.model[:12]}",
+            facts | {"task": entry.task, "state": entry.state} | told,
+            [f"{entry.name}  {entry.state}  {entry.task}, model {entry.model[:12]}", *words],
         )
         return
     verify_trusted(source, config.server_key)
