@@ -22,9 +22,9 @@ from fedmed_edge.study.methods.tuning import Choice, choose, run
 from fedmed_edge.study.methods.work import Learned, Meter
 from fedmed_edge.study.near_duplicates import Pair, near_duplicates
 from fedmed_edge.study.notebook import Notebook, digest_of, images_digest
-from fedmed_edge.study.plan import MethodBudget, Setting
+from fedmed_edge.study.plan import MethodBudget, StatedPolicy
+from fedmed_edge.study.questions import QUESTIONS, Question, settings_named
 from fedmed_edge.study.scores import Answers, recalls, score
-from fedmed_edge.study.settings import SETTINGS, Question, settings_named
 
 log = logging.getLogger(__name__)
 
@@ -38,14 +38,14 @@ class Comparison:
     """What is to be compared.
 
     Attributes:
-        settings: Names of `SETTINGS`.
+        settings: Names of `QUESTIONS`.
         sites: Hospitals that are in question; none: each in turn.
         seeds: Runs, with seeds 0, 1, …
     """
 
     methods: Sequence[Method]
     settings: Sequence[str]
-    policy: Setting
+    policy: StatedPolicy
     budget: MethodBudget
     seeds: int
     sites: Sequence[str] = ()
@@ -56,7 +56,7 @@ class Comparison:
         cls,
         methods: Sequence[str],
         settings: Sequence[str],
-        policy: Setting,
+        policy: StatedPolicy,
         budget: MethodBudget,
         seeds: int,
         sites: Sequence[str],
@@ -239,7 +239,7 @@ def compare(checked: Checked, comparison: Comparison, out: Path, watch: Watch) -
         for seed in range(comparison.seeds):
             bench = _Bench(checked, comparison, out, seed, watch)
             for setting in comparison.settings:
-                for question in SETTINGS[setting](train, site, seed):
+                for question in QUESTIONS[setting](train, site, seed):
                     yield from bench.rows(question)
 
 

@@ -15,7 +15,7 @@ from fedmed_edge.hospital import make_contribution
 from fedmed_edge.images.dataset import Dataset
 from fedmed_edge.model.global_model import GlobalModel
 from fedmed_edge.statistics.contribution import Contribution
-from fedmed_edge.study.plan import Setting
+from fedmed_edge.study.plan import StatedPolicy
 from fedmed_edge.study.scores import Answers, answers_of_predictions
 
 Watch = Callable[[str], None]
@@ -40,7 +40,7 @@ def contribute(
     generation: Generation,
     dataset: Dataset,
     site: str,
-    setting: Setting,
+    setting: StatedPolicy,
     *,
     device: str,
     watch: Watch,
@@ -90,6 +90,6 @@ def score_heads(
     return answers
 
 
-def reaches_cohort(dataset: Dataset, setting: Setting) -> bool:
+def reaches_cohort(dataset: Dataset, setting: StatedPolicy) -> bool:
     """Whether any class has the patients that the setting asks for."""
     return max(dataset.counts().values()) >= setting.min_cohort

@@ -23,7 +23,7 @@ from fedmed_edge.study.cohort import write_cohort
 from fedmed_edge.study.federated import Federated, run_federated
 from fedmed_edge.study.figures import document, examples, table, task_figures
 from fedmed_edge.study.join import Join, run_join
-from fedmed_edge.study.plan import Budget, Setting
+from fedmed_edge.study.plan import Budget, StatedPolicy
 from fedmed_edge.study.runs import Runs
 
 Watch = Callable[[str], None]
@@ -63,7 +63,7 @@ def run_demo(
     out: Path,
     *,
     data: Sequence[Path] = (),
-    setting: Setting,
+    setting: StatedPolicy,
     full: bool = False,
     seeds: int = 1,
     joining: str | None = None,

@@ -32,7 +32,7 @@ from fedmed_edge.study.networks import (
     useful_cycles,
 )
 from fedmed_edge.study.notebook import Notebook, images_digest
-from fedmed_edge.study.plan import Budget, Setting
+from fedmed_edge.study.plan import Budget, StatedPolicy
 from fedmed_edge.study.scores import Answers, answers_of_network, answers_of_threshold
 from fedmed_edge.study.story import Story, tell
 
@@ -67,7 +67,7 @@ class Join:
     recipe: Recipe
     joining: str
     seed: int
-    setting: Setting
+    setting: StatedPolicy
     budget: Budget
     answers: dict[str, dict[str, Answers]]
     costs: dict[str, Cost]
@@ -87,7 +87,7 @@ class _Bench:
     joining: str
     train: dict[str, Dataset]
     tests: dict[str, Dataset]
-    setting: Setting
+    setting: StatedPolicy
     budget: Budget
     seed: int
     device: str
@@ -109,7 +109,7 @@ def run_join(
     *,
     joining: str | None = None,
     out: Path,
-    setting: Setting,
+    setting: StatedPolicy,
     budget: Budget,
     label_draws: int = 1,
     seed: int = 0,
@@ -185,7 +185,7 @@ def _bench(
     task: Task,
     joining: str | None,
     out: Path,
-    setting: Setting,
+    setting: StatedPolicy,
     budget: Budget,
     seed: int,
     device: str,

@@ -11,7 +11,7 @@ from fedmed_edge.model.refine import refine
 from fedmed_edge.statistics.contribution import Contribution
 from fedmed_edge.study.closed_form import Head, contribute, reaches_cohort, score_heads
 from fedmed_edge.study.notebook import Notebook
-from fedmed_edge.study.plan import Setting
+from fedmed_edge.study.plan import StatedPolicy
 from fedmed_edge.study.scores import Answers
 
 LABEL_COUNTS = (5, 10, 20, 40, 80)
@@ -27,7 +27,7 @@ def label_curve(
     site: str,
     train: Dataset,
     test: Dataset,
-    setting: Setting,
+    setting: StatedPolicy,
     *,
     draws: int,
     seed: int,

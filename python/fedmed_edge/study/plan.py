@@ -7,7 +7,7 @@ from fedmed_edge.recipe import Kind
 
 
 @dataclass(frozen=True)
-class Setting:
+class StatedPolicy:
     """A site policy that figures are given for.
 
     Attributes:
@@ -19,7 +19,7 @@ class Setting:
     min_cohort: int
 
 
-SETTINGS = {"open": Setting("open", min_cohort=1), "default": Setting("default", min_cohort=10)}
+POLICIES = {"open": StatedPolicy("open", min_cohort=1), "default": StatedPolicy("default", min_cohort=10)}
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from fedmed_edge.study.method_report import tables
 from fedmed_edge.study.methods.method import Case, Learned, Method, Option
 from fedmed_edge.study.methods.registry import METHODS, methods_named
 from fedmed_edge.study.near_duplicates import near_duplicates
-from fedmed_edge.study.plan import METHOD_BUDGETS, SETTINGS, Budget, MethodBudget
-from fedmed_edge.study.settings import _SHIFT_PARTS, labels_and_images, settings_named, shifts, unlabelled
+from fedmed_edge.study.plan import METHOD_BUDGETS, POLICIES, Budget, MethodBudget
+from fedmed_edge.study.questions import _SHIFT_PARTS, labels_and_images, settings_named, shifts, unlabelled
 
 BUDGET = MethodBudget(
     "tiny", dict.fromkeys(("classification", "segmentation"), Budget(4, 1, 1, 1, 1, 1, until_plateau=False))
@@ -41,7 +41,7 @@ def folder(tmp_path: Path, write_task: Callable[[Path, str], Task]) -> Path:
 
 def comparison(methods: str, settings: str = "join", **more: object) -> Comparison:
     made = Comparison(
-        methods_named(methods.split(",")), settings_named(settings.split(",")), SETTINGS["open"], BUDGET, 1,
+        methods_named(methods.split(",")), settings_named(settings.split(",")), POLICIES["open"], BUDGET, 1,
         ("gamma",), "cpu",
     )  # fmt: skip
     return replace(made, **more)  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from fedmed_edge.inference.predict import load_model, predict
 from fedmed_edge.recipe import Backbone, Intensity, Lift, Recipe
 from fedmed_edge.study.closed_form import contribute
 from fedmed_edge.study.federated import run_federated
-from fedmed_edge.study.plan import Setting
+from fedmed_edge.study.plan import StatedPolicy
 from fedmed_edge.study.story import Story, tell
 
 SITES = ("anvil", "brook", "cedar")
@@ -61,7 +61,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     draft = from_backbone(None, recipe)
     measured = {"anvil": extract(draft, data["anvil"].train, min_cohort=1)}
     generation = complete_generation(draft, recipe, measured)
-    setting, watch = Setting("default", MIN_COHORT), list[str]().append
+    setting, watch = StatedPolicy("default", MIN_COHORT), list[str]().append
     made = {
         site: contribute(generation, one.train, site, setting, device="cpu", watch=watch)
         for site, one in data.items()

@@ -12,7 +12,7 @@ from fedmed_edge.images.dataset import Task
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.study.figures import document, table
 from fedmed_edge.study.join import COLUMNS, Join, one_place_head, run_join
-from fedmed_edge.study.plan import SETTINGS, Budget
+from fedmed_edge.study.plan import POLICIES, Budget
 from fedmed_edge.study.runs import Runs, together
 from fedmed_edge.study.scores import Answers, score
 
@@ -28,7 +28,7 @@ def join(
     folder = tmp_path_factory.mktemp(request.param)
     task = write_task(folder / "task", request.param)
     out = folder / "out"
-    return task, out, run_join(task, out=out, setting=SETTINGS["open"], budget=BUDGET, device="cpu")
+    return task, out, run_join(task, out=out, setting=POLICIES["open"], budget=BUDGET, device="cpu")
 
 
 def test_document_has_every_column_at_every_site(join: tuple[Task, Path, Join]) -> None:
@@ -73,7 +73,7 @@ def test_second_run_trains_nothing(join: tuple[Task, Path, Join], monkeypatch: p
 
     for name in ("reference_network", "joint_network", "local_network"):
         monkeypatch.setattr(f"fedmed_edge.study.join.{name}", refuse)
-    again = run_join(task, out=out, setting=SETTINGS["open"], budget=BUDGET, device="cpu")
+    again = run_join(task, out=out, setting=POLICIES["open"], budget=BUDGET, device="cpu")
     assert again.answers == first.answers
     assert again.story.after.digest == first.story.after.digest
 
@@ -89,7 +89,7 @@ def test_plateau_is_looked_for_once_for_all_seeds(
 
     monkeypatch.setattr("fedmed_edge.study.join.useful_cycles", two)
     budget = replace(BUDGET, until_plateau=True)
-    settings = {"out": tmp_path, "setting": SETTINGS["open"], "budget": budget, "device": "cpu"}
+    settings = {"out": tmp_path, "setting": POLICIES["open"], "budget": budget, "device": "cpu"}
     runs = [run_join(task, seed=seed, **settings) for seed in (1, 2)]
     assert asked == [("fedavg", 0), ("pooled", 0)]
     for run in runs:
@@ -100,7 +100,7 @@ def test_plateau_is_looked_for_once_for_all_seeds(
 
 def test_figures_of_several_seeds_are_means_with_paired_gains(join: tuple[Task, Path, Join]) -> None:
     task, out, first = join
-    settings = {"out": out, "setting": SETTINGS["open"], "budget": BUDGET, "device": "cpu"}
+    settings = {"out": out, "setting": POLICIES["open"], "budget": BUDGET, "device": "cpu"}
     runs = Runs((first, run_join(task, seed=1, **settings)))
     found = document(runs, "")
     assert found["seeds"] == [0, 1]
@@ -118,7 +118,7 @@ def test_figures_of_several_seeds_are_means_with_paired_gains(join: tuple[Task, 
 
 def test_few_labels_are_drawn_several_times_and_all_of_them_once(join: tuple[Task, Path, Join]) -> None:
     task, out, once = join
-    settings = {"out": out, "setting": SETTINGS["open"], "budget": BUDGET, "device": "cpu"}
+    settings = {"out": out, "setting": POLICIES["open"], "budget": BUDGET, "device": "cpu"}
     thrice = run_join(task, label_draws=3, **settings)
     assert [len(answers["rebuilt"]) for answers in thrice.curve.values()] == [3, 1]
     assert thrice.curve[5]["own_sums"][0] == once.curve[5]["own_sums"][0]
@@ -129,14 +129,14 @@ def test_few_labels_are_drawn_several_times_and_all_of_them_once(join: tuple[Tas
 def test_folder_of_another_experiment_is_refused(join: tuple[Task, Path, Join]) -> None:
     task, out, _ = join
     with pytest.raises(InputError, match="holds an experiment of other settings"):
-        run_join(task, out=out, setting=SETTINGS["open"], budget=replace(BUDGET, rounds=2), device="cpu")
+        run_join(task, out=out, setting=POLICIES["open"], budget=replace(BUDGET, rounds=2), device="cpu")
 
 
 def test_what_min_cohort_leaves_out_has_no_figure(join: tuple[Task, Path, Join]) -> None:
     task, out, _ = join
     # Ten training images; two classes share them, or every image shows both.
     least = 5 if task.recipe.kind == "classification" else 6
-    setting = replace(SETTINGS["default"], min_cohort=least)
+    setting = replace(POLICIES["default"], min_cohort=least)
     settings = {"out": out, "budget": BUDGET, "device": "cpu"}
     few, every = document(Runs((run_join(task, setting=setting, **settings),)), "")["label_curve"]
     assert few["own_sums"] is None
@@ -150,7 +150,7 @@ def test_two_sites_are_too_few(join: tuple[Task, Path, Join], tmp_path: Path) ->
     task = join[0]
     few = replace(task, sites={site: task.sites[site] for site in SITES[:2]})
     with pytest.raises(InputError, match="`sites` has alpha, beta, expected at least three"):
-        run_join(few, joining="beta", out=tmp_path, setting=SETTINGS["open"], budget=BUDGET, device="cpu")
+        run_join(few, joining="beta", out=tmp_path, setting=POLICIES["open"], budget=BUDGET, device="cpu")
 
 
 def test_one_place_head_is_the_weighted_least_squares_solution() -> None:

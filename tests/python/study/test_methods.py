@@ -42,7 +42,7 @@ from fedmed_edge.study.methods.registry import METHODS
 from fedmed_edge.study.methods.tuning import choose, hidden
 from fedmed_edge.study.methods.work import Meter
 from fedmed_edge.study.networks import joint_network, merged
-from fedmed_edge.study.plan import SETTINGS, Budget
+from fedmed_edge.study.plan import POLICIES, Budget
 from fedmed_edge.study.scores import answers_of_predictions
 
 BUDGET = Budget(4, 1, 2, 2, 2, 4, until_plateau=False)
@@ -65,12 +65,12 @@ class Bench:
         self.tests = {site: one.test for site, one in self.data.items()}
         self.founders = {site: one for site, one in self.train.items() if site != SITE}
         options: Any = {"seed": 0, "device": "cpu", "watch": lambda step: None}
-        self.reference = Reference(task.recipe, self.founders, BUDGET, SETTINGS["open"], kept, **options)
+        self.reference = Reference(task.recipe, self.founders, BUDGET, POLICIES["open"], kept, **options)
 
     def case(self, sites: Mapping[str, Dataset] | None = None, **changed: Any) -> Case:
         made = Case(
             recipe=self.task.recipe, site=SITE, sites=self.train if sites is None else sites,
-            reference=self.reference, budget=BUDGET, policy=SETTINGS["open"], seed=0, device="cpu",
+            reference=self.reference, budget=BUDGET, policy=POLICIES["open"], seed=0, device="cpu",
             watch=lambda step: None,
         )  # fmt: skip
         return replace(made, meter=Meter(), **changed)

@@ -62,13 +62,13 @@ def command(
     target.mkdir(parents=True, exist_ok=True)
     check_writable_folder(target)
     from fedmed_edge.study.bench_method import Comparison, bench_methods
-    from fedmed_edge.study.plan import METHOD_BUDGETS, SETTINGS
+    from fedmed_edge.study.plan import METHOD_BUDGETS, POLICIES
 
     out: Output = ctx.obj
     comparison = Comparison.named(
         methods.split(","),
         settings.split(","),
-        SETTINGS[policy],
+        POLICIES[policy],
         METHOD_BUDGETS[budget],
         seeds,
         sites,

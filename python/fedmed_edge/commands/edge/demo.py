@@ -54,13 +54,13 @@ def command(
     target.mkdir(parents=True, exist_ok=True)
     check_writable_folder(target)
     from fedmed_edge.study.demo import run_demo
-    from fedmed_edge.study.plan import SETTINGS
+    from fedmed_edge.study.plan import POLICIES
 
     with out.progress("demo") as advance:
         result = run_demo(
             target,
             data=data,
-            setting=SETTINGS[setting],
+            setting=POLICIES[setting],
             full=full,
             seeds=seeds,
             joining=joining,

@@ -37,7 +37,7 @@ from fedmed_edge.recipe import Recipe
 from fedmed_edge.study.methods.reference import Reference
 from fedmed_edge.study.methods.work import Learned, Meter, Option, Work, with_weights
 from fedmed_edge.study.networks import split_by_patient
-from fedmed_edge.study.plan import Setting
+from fedmed_edge.study.plan import StatedPolicy
 
 TRIALS: Final = 3
 """Options of a method that are tried, at most."""
@@ -88,7 +88,7 @@ class Case(Work):
 
     site: str
     reference: Reference
-    policy: Setting
+    policy: StatedPolicy
     proves: bool = False
 
     def referred(self) -> Network:

@@ -21,7 +21,7 @@ from fedmed_edge.statistics.contribution import Contribution
 from fedmed_edge.study.closed_form import contribute, publish, reaches_cohort
 from fedmed_edge.study.networks import Cost, reference_network
 from fedmed_edge.study.notebook import Notebook, images_digest
-from fedmed_edge.study.plan import Budget, Setting
+from fedmed_edge.study.plan import Budget, StatedPolicy
 
 Rows = Literal["lifted", "untrained", "last_layer"]
 """Which rows: those of the reference generation; the same of a backbone with random weights; the last layer
@@ -41,7 +41,7 @@ class Reference:
         recipe: Recipe,
         founders: Mapping[str, Dataset],
         budget: Budget,
-        policy: Setting,
+        policy: StatedPolicy,
         kept: Path,
         *,
         seed: int,

@@ -115,7 +115,7 @@ def labels_and_images(train: Sites, site: str, seed: int) -> Iterator[Question]:
     yield from _curve("labels_and_images", train, site, seed, keep_rest=True)
 
 
-SETTINGS: Final[dict[str, Callable[[Sites, str, int], Iterator[Question]]]] = {
+QUESTIONS: Final[dict[str, Callable[[Sites, str, int], Iterator[Question]]]] = {
     "join": join,
     "unseen": unseen,
     "shifts": shifts,
@@ -173,6 +173,6 @@ def settings_named(names: Sequence[str]) -> list[str]:
         InputError: There is no setting of a name.
     """
     for name in names:
-        if name not in SETTINGS:
-            raise InputError(f"settings: has `{name}`, expected some of {', '.join(SETTINGS)}")
+        if name not in QUESTIONS:
+            raise InputError(f"settings: has `{name}`, expected some of {', '.join(QUESTIONS)}")
     return list(dict.fromkeys(names))
