@@ -60,6 +60,14 @@ HEADERS: dict[str, tuple[bytes, str]] = {
     "bytes without an end": (element(0x0009, 0x0001, b"OB", 0xFFFFFFFF, bytes(1000)), "DICOM file "),
     "sequences in sequences": (sequence(DEEP), r"DICOM file is broken or cut off \(RecursionError\)"),
     "hundreds of thousands of items": (sequence(ITEM * 600_000 + DELIMITER), "has more than 5000 elements"),
+    "items of a length": (sequence(ITEM * 600_000, 8 * 600_000), "has more than 5000 elements"),
+    "elements of an item": (
+        sequence(
+            ITEM[:4] + struct.pack("<I", 8 * 50_000) + struct.pack("<HH2sH", 9, 0x1001, b"LO", 0) * 50_000,
+            8 * 50_001,
+        ),
+        "has more than 5000 elements",
+    ),
     "an unknown VR": (element(0x0008, 0x0005, b"\xff\x00", 0xFFFFFFFE), "DICOM file "),
 }
 
@@ -75,18 +83,20 @@ def test_a_dicom_element_that_claims_too_much(
     case: str,
 ) -> None:
     hostile, message = HEADERS[case]
-    monkeypatch.setattr(dicom_files, "READS_CAP", 5000)
+    monkeypatch.setattr(dicom_files, "ELEMENTS_CAP", 5000)
     path = tmp_path / "a.dcm"
     path.write_bytes(slice_bytes[0] + hostile)  # whatever follows is inside of it
     if read is whole_header and message == "DICOM file ":
         message = "DICOM file |taken"  # of a header alone pixels are not missed
+    if read is read_image and "of a" in case:
+        message += "|holds no image"  # it is passed over unread
     refused(read, path, message)
 
 
 def test_the_unchanged_file_is_taken(
     tmp_path: Path, slice_bytes: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dicom_files, "READS_CAP", 5000)
+    monkeypatch.setattr(dicom_files, "ELEMENTS_CAP", 5000)
     (tmp_path / "a.dcm").write_bytes(b"".join(slice_bytes))
     assert read_image(tmp_path / "a.dcm").shape == (128, 128)
 
@@ -162,7 +172,7 @@ def test_a_deflated_file(
     inside: bytes,
     message: str,
 ) -> None:
-    monkeypatch.setattr(dicom_files, "READS_CAP", 5000)
+    monkeypatch.setattr(dicom_files, "ELEMENTS_CAP", 5000)
     monkeypatch.setattr(dicom_files, "_INFLATED_CAP", 1 << 23)
     path = tmp_path / "a.dcm"
     path.write_bytes(b"".join(slice_bytes))

@@ -1,6 +1,7 @@
 """DICOM files as somebody else may have made them: read within what the file holds, whatever it claims."""
 
 import io
+import struct
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
@@ -14,14 +15,17 @@ from pydicom.filebase import DicomFileLike
 from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
+from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
 from fedmed_edge.errors import FedmedError, InputError
 
-READS_CAP: Final = 1 << 20
-"""Most pieces (two or three an element or item) that a file is read in: those of thousands of frames."""
+ELEMENTS_CAP: Final = 1 << 20
+"""Most elements and items of a file, a read for each of their parts: those of thousands of frames."""
 
 _INFLATED_CAP = 1 << 30
 _SMALL = 1 << 16
+_ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
+_LONG = frozenset(str(vr).encode() for vr in EXPLICIT_VR_LENGTH_32)
 
 
 @contextmanager
@@ -72,7 +76,7 @@ class _Bounded(io.BufferedReader):
 
     def __init__(self, path: Path, source: io.FileIO | io.BytesIO) -> None:
         self.refusal: InputError | None = None
-        self._path, self._reads = path, 0
+        self._path, self._elements = path, 0
         self._size = source.seek(0, io.SEEK_END)
         source.seek(0)
         super().__init__(source)
@@ -88,14 +92,42 @@ class _Bounded(io.BufferedReader):
         Raises:
             InputError: It was asked more often than an image needs.
         """
-        self._reads += 1
-        if self._reads > READS_CAP:
-            self.refusal = InputError(f"{self._path}: DICOM file has more than {READS_CAP} elements")
-            raise self.refusal
         if size is None or size < 0 or size > _SMALL:
             left = max(0, self._size - self.tell())
             size = left if size is None or size < 0 else min(size, left)
-        return super().read(size)
+        value = super().read(size)
+        self._elements += _elements(value) if value[:4] in _ITEMS else 1
+        if self._elements > ELEMENTS_CAP:
+            self.refusal = InputError(f"{self._path}: DICOM file has more than {ELEMENTS_CAP} elements")
+            raise self.refusal
+        return value
+
+
+def _elements(value: bytes) -> int:
+    """Elements and items of a sequence that was read in one go, counted before an object is made of each.
+
+    A value that begins with an item counts as a sequence, whatever its VR says.
+    Source: DICOM PS3.5 7.1 (elements), 7.5 (sequences).
+    """
+    order, count, place = "<" if value[:1] == b"\xfe" else ">", 0, 0
+    while place + 8 <= len(value) and count <= ELEMENTS_CAP:
+        count += 1
+        if value[place : place + 2] == value[:2]:  # an item, or the end of one
+            place += 8
+            continue
+        vr = value[place + 4 : place + 6]
+        if not vr.isupper():
+            (length,), header = struct.unpack_from(f"{order}I", value, place + 4), 8
+        elif vr not in _LONG:
+            (length,), header = struct.unpack_from(f"{order}H", value, place + 6), 8
+        elif place + 12 <= len(value):
+            (length,), header = struct.unpack_from(f"{order}I", value, place + 8), 12
+        else:
+            break
+        place += header
+        if value[place : place + 4] != value[:4]:
+            place += length
+    return count
 
 
 def _inflated(path: Path, raw: io.FileIO) -> io.BytesIO | None:

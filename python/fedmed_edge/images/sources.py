@@ -27,6 +27,8 @@ _CHUNK = 1 << 20
 
 # What is named like this and cannot be read was meant to be an image: its loss would go unnoticed.
 _IMAGE_NAMES = (".dcm", ".dicom", ".ima", ".png", ".jpg", ".jpeg", ".nii", ".nii.gz")
+# No file system takes a longer name.
+_NAME_CAP = 255
 _DIRECTORY = "1.2.840.10008.1.3.10"
 
 
@@ -193,7 +195,7 @@ def _listed(path: Path) -> Iterator[Source]:
         name = str(path.parent.joinpath(*named))
         if found is None:
             yield Source(
-                path.parent, name, None, f"{path}: names `{'/'.join(named)}`, which is not there", True
+                path.parent, name, None, f"{path}: names `{'/'.join(named)[:200]}`, which is not there", True
             )
         else:
             yield _sniffed(found, name, given=True)
@@ -204,6 +206,8 @@ def _member(folder: Path, parts: list[str]) -> Path | None:
         if part in ("", ".", "..") or "/" in part or "\\" in part or "\0" in part:
             return None
         exact = folder / part
+        if len(part) > _NAME_CAP:
+            return None
         if not exact.exists():
             there = sorted(folder.iterdir()) if folder.is_dir() else []
             alike = [path for path in there if path.name.lower() == part.lower()]

@@ -10,6 +10,7 @@ import base64
 import binascii
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,7 @@ TLS_KEY_BITS: Final = 2048
 
 _REQUEST, _ANSWER = "fedmed site request v1", "fedmed site answer v1"
 _REQUEST_KEYS = {"format_version", "kind", "site", "signing_key", "tls_request", "signature"}
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,252}")
 _ANSWER_KEYS = {
     *("format_version", "kind", "site", "name", "host", "port", "server_name", "certificate", "authority"),
     *("server_key", "signature"),
@@ -248,8 +250,12 @@ def _read(path: Path, kind: str, keys: set[str], what: str) -> dict[str, Any]:
     fields = strict_json(read_regular(path, FILE_CAP), str(path))
     if set(fields) != keys or fields["kind"] != kind or fields["format_version"] != 1:
         raise InputError(f"{path}: not a {what}")
-    if not isinstance(fields["site"], str) or type(fields.get("port", 1)) is not int:
-        raise InputError(f"{path}: not a {what}: `site` or `port` has another type")
+    for name in ("site", "name", "host", "server_name"):  # in settings, certificates and names of files
+        if name in keys and not (isinstance(fields[name], str) and _PLAIN.fullmatch(fields[name])):
+            raise InputError(f"{path}: `{name}` has {ascii(fields[name])[:40]}, expected a plain name")
+    port = fields.get("port", 1)
+    if type(port) is not int or not 1 <= port <= 65535:
+        raise InputError(f"{path}: `port` has {ascii(port)[:40]}, expected 1 to 65535")
     return fields
 
 

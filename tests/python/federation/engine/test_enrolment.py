@@ -88,7 +88,7 @@ def test_a_request_for_another_name_is_found_out(request_file: Path) -> None:
         ({"kind": "something else"}, "not a request of a site"),
         ({"format_version": 2}, "not a request of a site"),
         ({"more": 1}, "not a request of a site"),
-        ({"site": 5}, "`site` or `port` has another type"),
+        ({"site": 5}, "`site` has 5, expected a plain name"),
         ({"signing_key": "none"}, "not a public key in PEM form"),
         ({"signing_key": 5}, "`signing_key` has int, expected text"),
     ],
