@@ -392,7 +392,9 @@ def _draw(
         min_cohort=policy.min_cohort,
         parts=("classes",),
         evidence=Evidence(versions=_versions()),
-        privacy=Privacy(epsilon=policy.epsilon, delta=policy.delta, clip=policy.clip, noise=noise),
+        privacy=Privacy(
+            epsilon=policy.epsilon, delta=policy.delta, clip=policy.clip, noise=noise, rows=clipped.rows
+        ),
     )
 
 

@@ -1,6 +1,7 @@
 """A data set through a generation: its sums, and a sample of its rows for calibration at the site."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ from fedmed_edge.generation import Generation
 from fedmed_edge.images.dataset import Dataset, Item
 from fedmed_edge.images.preprocess import IGNORE, Prepared, prepare, prepare_mask
 from fedmed_edge.images.windows import window_of, window_starts
+from fedmed_edge.recipe import Recipe
 from fedmed_edge.statistics.accumulate import Accumulator, FoldPlan, plan_folds
 from fedmed_edge.statistics.feature_statistics import REST, Array64, FeatureStatistics
 from fedmed_edge.statistics.privacy import ClippedAccumulator, row_scale
@@ -153,7 +155,10 @@ def extract_clipped(
         )
     header = generation.header
     scale = row_scale(sum(header.widths), generation.feature_dim, header.lift_dim)
-    sums = ClippedAccumulator(dataset.recipe.classes, scale=scale, clip=clip, kind=dataset.recipe.kind)
+    recipe = dataset.recipe
+    sums = ClippedAccumulator(
+        recipe.classes, scale=scale, clip=clip, kind=recipe.kind, rows=rows_of_image(recipe)
+    )
     together = sorted(dataset.labelled, key=lambda item: item.patient)
     ordered = replace(dataset, items=tuple(together))
     _Extraction(generation, ordered, "", 1, device, None, sums).run_through(progress)
@@ -175,6 +180,13 @@ def plan_dataset(dataset: Dataset, min_cohort: int) -> tuple[list[tuple[int, ...
         if not present:
             unlabelled.add(item.patient)
     return classes, plan_folds(patients, min_cohort, unlabelled=unlabelled)
+
+
+def rows_of_image(recipe: Recipe) -> int:
+    """Rows that an image of the recipe's size gives."""
+    if recipe.kind == "classification":
+        return 1
+    return math.prod(len(axis) for axis in grid_axes(recipe.size, recipe.pixel_stride))
 
 
 class _Extraction:

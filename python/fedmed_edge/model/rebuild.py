@@ -180,7 +180,8 @@ def fit(
         )
     priors = class_priors(recipe, normal.counts)
     scores, measured = score_gaussians(sites, weights, normal, choice.ridge, priors)
-    patients = int(sum(int(site.patients.sum()) for site in sites))
+    # Noise moves the mean scores that two classes' threshold would be put between.
+    patients = int(sum(int(site.patients.sum()) for site in sites if not site.noise))
     posterior = fit_posterior(scores, priors, patients, temperature)
     return Fit(normal.head(choice.ridge), choice, posterior, normal.counts, measured)
 

@@ -102,13 +102,13 @@ def _check_count(value: float, label: str, where: str, *, whole: bool = True) ->
 
 def _check_noisy(header: ContributionHeader, grams: Array64, where: str) -> None:
     """Grams with noise: what else there would be to agree with is not in the file."""
+    assert header.privacy is not None  # who calls has looked
+    least = header.min_cohort * header.privacy.rows
     for name, count in zip(header.classes, grams[:, -1].tolist(), strict=True):
         if (name in header.absent) != (count == 0):
             raise InputError(f"{where}: class `{name}` has {count:.1f} rows and `absent` says otherwise")
-        if 0 < count < header.min_cohort:
-            raise InputError(
-                f"{where}: class `{name}` has {count:.1f} rows, expected at least {header.min_cohort}"
-            )
+        if 0 < count < least * (1 - _AGREEMENT):
+            raise InputError(f"{where}: class `{name}` has {count:.1f} rows, expected at least {least}")
 
 
 def _check_classes(

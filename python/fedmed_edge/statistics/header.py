@@ -24,12 +24,14 @@ class Privacy(Frozen):
         epsilon, delta: Of this one release.
         clip: Most Frobenius norm of one patient's scaled mean Grams, all classes together.
         noise: Standard deviation of the noise, over the clip.
+        rows: Rows that a patient of a class counts as, so that the sums stand beside exact ones of pixels.
     """
 
     epsilon: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     delta: Annotated[float, Field(gt=0, lt=1)]
     clip: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     noise: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    rows: Annotated[int, Field(ge=1, le=1 << 30)] = 1
 
 
 class Evidence(Frozen):

@@ -97,6 +97,7 @@ class ClippedAccumulator:
         clip: Most Frobenius norm of all Grams of one patient together.
         kind: Of task. The patient of a segmentation mostly has all classes, and each is clipped by itself to
             clip/√C, so that none takes another's place; that of a classification has one.
+        rows: Rows that a patient of a class counts as.
 
     Attributes:
         patients: Patients so far, exactly; for the site itself, never for the server.
@@ -110,9 +111,15 @@ class ClippedAccumulator:
     """
 
     def __init__(
-        self, classes: Sequence[str], *, scale: Array64, clip: float, kind: Kind = "classification"
+        self,
+        classes: Sequence[str],
+        *,
+        scale: Array64,
+        clip: float,
+        kind: Kind = "classification",
+        rows: int = 1,
     ) -> None:
-        self.classes, self.clip = tuple(classes), clip
+        self.classes, self.clip, self.rows = tuple(classes), clip, rows
         self.row_dim, self.patients = len(scale), 0
         self._each = clip / (1.0 if kind == "classification" else np.sqrt(len(self.classes)))
         norm = _ROW_NORM if kind == "classification" else _MEAN_NORM
@@ -205,8 +212,9 @@ def private_statistics(
 ) -> FeatureStatistics:
     """The sums that may leave: noise added, positive semidefinite, on the scale of rows again.
 
-    All that follows the noise uses nothing but the noisy Grams. A class is left out where its noisy count is
-    below `min_cohort` or within two deviations of its noise. A patient who was clipped counts about once.
+    All that follows the noise uses nothing but the noisy Grams. A class is left out where its noisy count of
+    patients is below `min_cohort` or within two deviations of its noise. A patient who was clipped counts
+    about once, as `rows` rows.
 
     Args:
         scale: As the accumulator got it.
@@ -228,7 +236,7 @@ def private_statistics(
         noisy = unpack(gram) + deviation * symmetric_noise(sums.row_dim)
         released = pack(_positive(noisy) * sums.typical / np.outer(scale, scale))
         if released[-1] >= least:
-            blocks[REST, index] = released
+            blocks[REST, index] = released * sums.rows
     if not blocks:
         raise Withheld(
             "contribution: no class stands out of the noise",
@@ -241,15 +249,15 @@ def private_statistics(
         feature_dim=feature_dim,
         blocks=blocks,
         absent=tuple(name for index, name in enumerate(sums.classes) if index not in kept),
-        patients=noisy_patients(blocks, len(sums.classes)),
+        patients=noisy_patients(blocks, len(sums.classes), sums.rows),
     )
 
 
-def noisy_patients(blocks: dict[tuple[int, int], Array64], classes: int) -> npt.NDArray[np.int64]:
+def noisy_patients(blocks: dict[tuple[int, int], Array64], classes: int, rows: int) -> npt.NDArray[np.int64]:
     """(C,) how many patients the noisy counts speak of, at least 1 where there is a Gram."""
     patients = np.zeros(classes, np.int64)
     for (_, index), gram in blocks.items():
-        patients[index] = max(1, int(gram[-1]))
+        patients[index] = max(1, int(gram[-1] / rows))
     return patients
 
 

@@ -164,7 +164,7 @@ def to_statistics(header: ContributionHeader, tensors: Mapping[str, Tensor]) -> 
             blocks[REST, index] = gram
     fields = {name: tensors[name] for name in _SAME_NAME if name in tensors}
     if header.privacy is not None:
-        fields["patients"] = noisy_patients(blocks, len(header.classes))
+        fields["patients"] = noisy_patients(blocks, len(header.classes), header.privacy.rows)
     if "unlabelled_gram" in tensors:
         fields["unlabelled"] = tensors["unlabelled_gram"]
     return FeatureStatistics(

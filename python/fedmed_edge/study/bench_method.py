@@ -369,7 +369,9 @@ class _Bench:
             "images": {site: images_digest({site: data}) for site, data in sorted(sites.items())},
             "founders": images_digest(question.founders),
             "budget": vars(self.budget),
-            "policy": vars(self.comparison.policy) if method.contributes else None,
+            "policy": self.comparison.policy.document
+            if method.contributes
+            else self.comparison.policy.feature_dim,
         }
 
 

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,8 +11,9 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_breast_cancer, load_digits
 
 from fedmed_edge.errors import InputError
-from fedmed_edge.model.rebuild import choose_ridge, rebuild
-from fedmed_edge.model.sums import read_sums
+from fedmed_edge.model.rebuild import choose_ridge, fit, rebuild
+from fedmed_edge.model.sums import read_sums, site_sums
+from fedmed_edge.recipe import Recipe
 from fedmed_edge.statistics.calibration import TEMPERATURES, bin_counts
 
 
@@ -270,3 +272,17 @@ def test_posteriors_are_calibrated(
         )
     assert np.mean(errors) <= 0.10
     assert np.mean(gains) >= (-0.005 if classes == 2 else 0.0)
+
+
+def test_where_sums_have_noise_two_classes_are_told_apart_at_equal_scores(made: SimpleNamespace) -> None:
+    """Noise moves both means of the scores, and a threshold between them would follow it."""
+    recipe = Recipe(name="pair", kind="classification", classes=("a", "b"))
+    random = np.random.default_rng(3)
+    labels = np.repeat([0, 1], [30, 10])
+    rows = np.hstack([random.standard_normal((40, 3)) + labels[:, None], np.ones((40, 1))])
+    sums = site_sums("one", made.statistics(made.Site(rows, labels, folds=0), recipe.classes), recipe)
+    exact, noisy = (fit([replace(sums, noise=noise)], {"one": 1.0}, recipe) for noise in (False, True))
+    np.testing.assert_array_equal(exact.head, noisy.head)
+    assert noisy.posterior.bias[0] == noisy.posterior.bias[1] != exact.posterior.bias[0]
+    answers = noisy.posterior.probabilities(rows @ noisy.head)
+    np.testing.assert_array_equal(answers.argmax(axis=1), (rows @ noisy.head).argmax(axis=1))

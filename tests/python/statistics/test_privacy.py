@@ -85,7 +85,9 @@ def test_a_patient_below_the_clip_counts_once_in_every_class(kind: Kind) -> None
 def test_a_small_class_of_a_segmentation_counts_as_many_patients_as_the_large_one(share: float) -> None:
     """However few of a patient's pixels it has: noise would hide it else, whatever ε is."""
     scale, pixels = row_scale(32, 32, 0), 1024
-    sums = ClippedAccumulator(("background", "lesion"), scale=scale, clip=1.0, kind="segmentation")
+    sums = ClippedAccumulator(
+        ("background", "lesion"), scale=scale, clip=1.0, kind="segmentation", rows=pixels
+    )
     random = np.random.default_rng(2)
     few = round(share * pixels)
     for number in range(100):
@@ -95,7 +97,8 @@ def test_a_small_class_of_a_segmentation_counts_as_many_patients_as_the_large_on
         sums.add_rows(rows, np.repeat(np.array([1, 0], np.int32), [few, pixels - few]), f"p{number}")
     made = private_statistics(sums, scale, multiplier=0.5, min_cohort=10, feature_dim=32)
     counts = [made.class_gram(index)[-1] for index in range(2)]
-    assert all(60 < count <= 110 for count in counts), counts
+    assert all(60 < count / pixels <= 110 for count in counts), counts  # beside exact sums of pixels
+    assert made.patients.tolist() == [int(count / pixels) for count in counts]
     lesion = unpack(made.class_gram(1))
     assert lesion[0, -1] / lesion[-1, -1] == pytest.approx(2.0, abs=0.6)
 
@@ -261,6 +264,11 @@ def test_a_reader_refuses_noisy_grams_that_contradict_their_header(tmp_path: Pat
         write_contribution(file, Contribution(header, made.statistics))
         with pytest.raises(InputError, match=message):
             read_contribution(file)
+    assert made.header.privacy is not None
+    rows = made.header.privacy.model_copy(update={"rows": 1000})
+    write_contribution(file, Contribution(made.header.model_copy(update={"privacy": rows}), made.statistics))
+    with pytest.raises(InputError, match="rows, expected at least 10000"):
+        read_contribution(file)
     header = made.header.model_copy(update={"min_cohort": 500})
     write_contribution(file, Contribution(header, made.statistics))
     with pytest.raises(InputError, match="rows, expected at least 500"):

@@ -10,7 +10,7 @@ import pytest
 from fedmed_edge.errors import InputError
 from fedmed_edge.images.dataset import Task
 from fedmed_edge.recipe import Recipe
-from fedmed_edge.study.figures import document, table
+from fedmed_edge.study.figures import document, table, task_figures
 from fedmed_edge.study.join import COLUMNS, Join, one_place_head, run_join
 from fedmed_edge.study.plan import POLICIES, Budget
 from fedmed_edge.study.runs import Runs, together
@@ -144,6 +144,25 @@ def test_what_min_cohort_leaves_out_has_no_figure(join: tuple[Task, Path, Join])
     assert every["own_sums"] is not None
     with pytest.raises(InputError, match="too few patients of a class at some sites for min_cohort 11"):
         run_join(task, setting=replace(setting, min_cohort=11), **settings)
+
+
+def test_with_noise_no_refined_model_is_made_and_own_sums_have_none(join: tuple[Task, Path, Join]) -> None:
+    task, out, exact = join
+    setting = replace(POLICIES["private"], min_cohort=1, epsilon=90.0, feature_dim=3)
+    settings = {"out": out, "budget": BUDGET, "device": "cpu"}
+    made = run_join(task, setting=setting, **settings)
+    assert made.generation.row_dim == 4 < exact.generation.row_dim
+    assert made.generation.weights.keys() == exact.generation.weights.keys()
+    assert made.story.refined == {} and "refined" not in made.answers
+    assert made.story.rebuild_identical and made.story.withdraw_identical
+    found = document(Runs((made,)), "")
+    assert found["setting"] == "private" and found["mean"]["refined"] is None
+    assert found["mean"]["rebuilt"] is not None and found["mean"]["own_sums"] is not None
+    text = "\n".join(table(Runs((made,))))
+    assert "sums with noise, ε 90 each; all else without" in text
+    assert task_figures(Runs((made,))).setting == "private (min_cohort 1, epsilon 90.0, feature_dim 3)"
+    again = run_join(task, setting=replace(setting, epsilon=None), **settings)
+    assert again.answers["own_sums"] == made.answers["own_sums"]
 
 
 def test_two_sites_are_too_few(join: tuple[Task, Path, Join], tmp_path: Path) -> None:
