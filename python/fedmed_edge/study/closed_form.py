@@ -1,11 +1,13 @@
 """The closed form in one process: a generation from a network, contributions, heads and their scores."""
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from fedmed_edge.config import Device, Policy, SiteConfig
+from fedmed_edge.config import Device, SiteConfig
+from fedmed_edge.errors import Withheld
 from fedmed_edge.features.backbones import state_of
 from fedmed_edge.features.extract import evaluate_heads, extract
 from fedmed_edge.features.publish import complete_generation, draft_generation
@@ -22,9 +24,18 @@ Watch = Callable[[str], None]
 
 
 def publish(
-    network: Network, founders: Mapping[str, Dataset], *, seed: int, device: str, watch: Watch
+    network: Network,
+    founders: Mapping[str, Dataset],
+    setting: StatedPolicy,
+    *,
+    seed: int,
+    device: str,
+    watch: Watch,
 ) -> Generation:
-    """A generation of this network's backbone, its standardisation measured at the founding sites."""
+    """A generation of this network's backbone, its standardisation measured at the founding sites.
+
+    What founders hand over for that has no noise, whatever the setting.
+    """
     recipe = network.recipe
     draft = draft_generation(
         recipe, state_of(network.backbone), trained_by=tuple(sorted(founders)), seed=seed
@@ -33,7 +44,7 @@ def publish(
         name: extract(draft, founders[name], min_cohort=1, device=device, progress=watch)
         for name in sorted(founders)
     }
-    return complete_generation(draft, recipe, sums, seed=seed)
+    return complete_generation(draft, setting.rows_of(recipe), sums, seed=seed)
 
 
 def contribute(
@@ -44,15 +55,18 @@ def contribute(
     *,
     device: str,
     watch: Watch,
-) -> tuple[Contribution, float]:
-    """One site's contribution, not yet signed, and the seconds that it took the site."""
-    config = SiteConfig(
-        site=site,
-        device=cast(Device, device),
-        policy=Policy(min_cohort=setting.min_cohort, width_rule="off"),
-    )
-    began = time.perf_counter()
-    contribution = make_contribution(dataset, generation, config, sequence=1, progress=watch)
+) -> tuple[Contribution | None, float]:
+    """One site's contribution, not yet signed, and the seconds that it took the site.
+
+    None where the setting lets nothing leave: too few patients, or noise in which no class stands out.
+    """
+    began, patients = time.perf_counter(), {item.patient for item in dataset.labelled}
+    if patients and not _reaches_cohort(dataset, setting):
+        return None, 0.0
+    config = SiteConfig(site=site, device=cast(Device, device), policy=setting.policy(len(patients)))
+    contribution = None
+    with contextlib.suppress(Withheld):
+        contribution = make_contribution(dataset, generation, config, progress=watch)
     return contribution, time.perf_counter() - began
 
 
@@ -90,6 +104,6 @@ def score_heads(
     return answers
 
 
-def reaches_cohort(dataset: Dataset, setting: StatedPolicy) -> bool:
+def _reaches_cohort(dataset: Dataset, setting: StatedPolicy) -> bool:
     """Whether any class has the patients that the setting asks for."""
     return max(dataset.counts().values()) >= setting.min_cohort

@@ -13,6 +13,7 @@ from fedmed_edge.model.evaluate import Evaluation
 from fedmed_edge.report import data as page
 from fedmed_edge.study.join import COLUMNS
 from fedmed_edge.study.metrics import calibration_bins, dice
+from fedmed_edge.study.plan import StatedPolicy
 from fedmed_edge.study.runs import CURVE_COLUMNS, Figure, Runs, mean_of, together
 
 METRIC = {"classification": "balanced accuracy", "segmentation": "Dice"}
@@ -54,7 +55,9 @@ def document(runs: Runs, report: str) -> dict[str, Any]:
         "budget": vars(join.budget),
         "costs": {column: cost.document() for column, cost in join.costs.items()},
         "calibration_error": {
-            column: _rounded(runs.calibration_error(column)) for column in ("rebuilt", "refined")
+            column: _rounded(runs.calibration_error(column))
+            for column in ("rebuilt", "refined")
+            if column in runs.columns
         },
         "refined": {
             site: {"kept": model.kept, "reason": model.reason} for site, model in join.story.refined.items()
@@ -104,6 +107,10 @@ def table(runs: Runs) -> list[str]:
         lines.append(_line("deviation", width, [runs.spread(column) for column in columns]))
     if marked:
         lines.append("* stopped by the stated budget of steps, not at its plateau (see --full)")
+    if join.setting.epsilon is not None:
+        lines.append(
+            f"rebuilt and untrained: sums with noise, ε {join.setting.epsilon:g} each; all else without"
+        )
     curve_heads = "".join(f"{name:>11}" for name in CURVE_COLUMNS)
     draws = max(len(answers["rebuilt"]) for answers in join.curve.values())
     often = f", labels drawn {draws} times a seed" if draws > 1 else ""
@@ -115,6 +122,11 @@ def table(runs: Runs) -> list[str]:
             line += "   {:+.3f} ({:+.3f} to {:+.3f})".format(gain.value, *gain.interval)
         lines.append(line)
     return [*lines, "", *page.plain_statements(task_figures(runs))]
+
+
+def _told(setting: StatedPolicy) -> str:
+    values = [f"{key} {value}" for key, value in setting.document.items() if key != "name"]
+    return f"{setting.name} ({', '.join(values)})"
 
 
 def _line(name: str, width: int, values: Sequence[float | None]) -> str:
@@ -134,7 +146,7 @@ def task_figures(
         task=join.task,
         kind=join.recipe.kind,
         metric=METRIC[join.recipe.kind],
-        setting=f"{join.setting.name} (min_cohort {join.setting.min_cohort})",
+        setting=_told(join.setting),
         joined=join.joining,
         columns=tuple(runs.columns),
         scores={site: {column: _value(one) for column, one in runs.row(site).items()} for site in runs.sites},

@@ -21,7 +21,7 @@ from fedmed_edge.images.dataset import Dataset, Task, read_dataset
 from fedmed_edge.model.rebuild import rebuild
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.statistics.contribution import Contribution, new_contribution
-from fedmed_edge.study.closed_form import Head, contribute, publish, reaches_cohort, score_heads
+from fedmed_edge.study.closed_form import Head, contribute, publish, score_heads
 from fedmed_edge.study.label_curve import Curve, label_curve
 from fedmed_edge.study.networks import (
     Column,
@@ -128,14 +128,16 @@ def run_join(
     """
     bench = _bench(task, joining, out, setting, budget, seed, device, watch)
     reference, answers, costs = _networks(bench)
+    narrow = "" if setting.feature_dim is None else f"-{setting.feature_dim}"
     generation = bench.notebook.generation(
-        "reference", lambda: publish(reference, bench.founders, **bench.options)
+        f"reference{narrow}", lambda: publish(reference, bench.founders, setting, **bench.options)
     )
-    contributions = _contributions(bench, generation, bench.train)
+    contributions = _contributions(bench, generation, bench.train, setting)
     if bench.joining not in contributions or len(contributions) < 3:
         raise InputError(
-            f"{task.folder}: too few patients of a class at some sites for min_cohort {setting.min_cohort}; "
-            f"three sites are needed, `{bench.joining}` among them",
+            f"{task.folder}: too few patients of a class at some sites for min_cohort {setting.min_cohort}"
+            + (" and noise" if setting.epsilon else "")
+            + f"; three sites are needed, `{bench.joining}` among them",
             hint="use --setting open for public data",
         )
     story = tell(
@@ -269,14 +271,14 @@ def _joint(bench: _Bench, column: Column) -> tuple[Network, Cost]:
 
 
 def _contributions(
-    bench: _Bench, generation: Generation, sites: Mapping[str, Dataset]
+    bench: _Bench, generation: Generation, sites: Mapping[str, Dataset], setting: StatedPolicy
 ) -> dict[str, tuple[Contribution, float]]:
-    """Site → contribution and seconds; a site of which no class reaches `min_cohort` has none."""
-    return {
-        site: contribute(generation, data, site, bench.setting, device=bench.device, watch=bench.watch)
+    """Site → contribution and seconds; a site of which nothing may leave has none."""
+    asked = {
+        site: contribute(generation, data, site, setting, device=bench.device, watch=bench.watch)
         for site, data in sites.items()
-        if reaches_cohort(data, bench.setting)
     }
+    return {site: (one, seconds) for site, (one, seconds) in asked.items() if one is not None}
 
 
 def _closed_form(
@@ -287,13 +289,16 @@ def _closed_form(
 ) -> dict[str, dict[str, Answers]]:
     every = tuple(bench.tests)
     heads = {"rebuilt": Head(story.after, every)}
-    for site, (contribution, _) in contributions.items():
-        heads[f"refined-{site}"] = Head(story.refined[site], (site,))
+    heads |= {f"refined-{site}": Head(model, (site,)) for site, model in story.refined.items()}
+    own = contributions
+    if bench.setting.epsilon is not None:
+        own = _contributions(bench, generation, bench.train, bench.setting.without_noise)
+    for site, (contribution, _) in own.items():
         heads[f"own_sums-{site}"] = Head(rebuild([contribution], bench.recipe), (site,))
     found = score_heads(generation, bench.tests, heads, device=bench.device, watch=bench.watch)
-    answers: dict[str, dict[str, Answers]] = {"rebuilt": found.pop("rebuilt"), "refined": {}, "own_sums": {}}
+    answers: dict[str, dict[str, Answers]] = {"rebuilt": found.pop("rebuilt")}
     for name, sites in found.items():
-        answers[name.partition("-")[0]] |= sites
+        answers.setdefault(name.partition("-")[0], {}).update(sites)
     return answers
 
 
@@ -302,8 +307,8 @@ def _untrained(bench: _Bench) -> dict[str, Answers]:
 
     def make() -> dict[str, Answers]:
         network = build_network(bench.recipe, seed=bench.seed + 10_000)
-        generation = publish(network, bench.founders, **bench.options)
-        made = _contributions(bench, generation, bench.train)
+        generation = publish(network, bench.founders, bench.setting, **bench.options)
+        made = _contributions(bench, generation, bench.train, bench.setting)
         model = rebuild([one for one, _ in made.values()], bench.recipe)
         heads = {"untrained": Head(model, tuple(bench.tests))}
         return score_heads(generation, bench.tests, heads, device=bench.device, watch=bench.watch)[
@@ -348,7 +353,9 @@ def _one_place(bench: _Bench, generation: Generation) -> float:
             differences.append(float(np.linalg.norm(head - wanted) / np.linalg.norm(wanted)))
         return {"difference": max(differences)}
 
-    return float(bench.notebook.document("one-place", make)["difference"])
+    width = bench.setting.feature_dim
+    name = "one-place" if width is None else f"one-place-{width}"
+    return float(bench.notebook.document(name, make)["difference"])
 
 
 def one_place_head(

@@ -9,7 +9,7 @@ from fedmed_edge.images.dataset import Dataset
 from fedmed_edge.model.rebuild import rebuild
 from fedmed_edge.model.refine import refine
 from fedmed_edge.statistics.contribution import Contribution
-from fedmed_edge.study.closed_form import Head, contribute, reaches_cohort, score_heads
+from fedmed_edge.study.closed_form import Head, contribute, score_heads
 from fedmed_edge.study.notebook import Notebook
 from fedmed_edge.study.plan import StatedPolicy
 from fedmed_edge.study.scores import Answers
@@ -36,9 +36,9 @@ def label_curve(
 ) -> Curve:
     """What the site's own sums, the rebuilt and the refined model answer with few labels, and with all.
 
-    Labelled images are drawn at random; within one draw fewer are part of more. Where the setting's
-    `min_cohort` lets nothing of the site leave, in any draw, the rebuilt model is made of the others alone
-    and the other columns have no answers.
+    Labelled images are drawn at random; within one draw fewer are part of more. Where the setting lets
+    nothing of the site leave, in any draw, the rebuilt model is made of the others alone, and the other
+    columns have no answers. With noise there is no refined model; the site's own sums have none.
 
     Args:
         others: Contributions of the other sites.
@@ -51,14 +51,18 @@ def label_curve(
 
     def heads_of(count: int, order: Sequence[int]) -> dict[str, Head]:
         some = labels.subset(sorted(order[:count]))
-        if not reaches_cohort(some, setting):
+        sent, _ = contribute(generation, some, site, setting, device=device, watch=watch)
+        if sent is None:
             return {"rebuilt": Head(rebuild(others, train.recipe), (site,))}
-        own, _ = contribute(generation, some, site, setting, device=device, watch=watch)
-        return {
-            "refined": Head(refine([*others, own], site, train.recipe), (site,)),
-            "own_sums": Head(rebuild([own], train.recipe), (site,)),
-            "rebuilt": Head(rebuild([*others, own], train.recipe), (site,)),
-        }
+        heads = {"rebuilt": Head(rebuild([*others, sent], train.recipe), (site,))}
+        own: Contribution | None = sent
+        if setting.epsilon is None:
+            heads["refined"] = Head(refine([*others, sent], site, train.recipe), (site,))
+        else:
+            own, _ = contribute(generation, some, site, setting.without_noise, device=device, watch=watch)
+        if own is not None:
+            heads["own_sums"] = Head(rebuild([own], train.recipe), (site,))
+        return heads
 
     def ask(draw: int) -> dict[str, Answers]:
         order = np.random.default_rng((seed, draw)).permutation(len(labels)).tolist()

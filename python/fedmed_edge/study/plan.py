@@ -1,25 +1,60 @@
 """How much an experiment may cost, and under which policy: the stated settings and budgets."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
-from fedmed_edge.recipe import Kind
+from fedmed_edge.config import Policy
+from fedmed_edge.recipe import Kind, Lift, Recipe
 
 
 @dataclass(frozen=True)
 class StatedPolicy:
-    """A site policy that figures are given for.
+    """A site policy that figures are given for, and how wide the generation is that goes with it.
 
     Attributes:
-        name: `open` is for public data alone; `default` is what a hospital gets.
+        name: `open` is for public data alone; `default` is what a hospital gets; `private` is the recommended
+            differential privacy.
         min_cohort: Patients below which a class is left out of a contribution.
+        epsilon: Of one contribution, at δ = 1/n² for n patients; None without noise.
+        feature_dim: Principal axes that make a row, without lift; None takes the recipe's lift.
     """
 
-    name: Literal["open", "default"]
+    name: Literal["open", "default", "private"]
     min_cohort: int
+    epsilon: float | None = None
+    feature_dim: int | None = None
+
+    def policy(self, patients: int) -> Policy:
+        """As a site of so many labelled training patients has it; Grams of any width leave."""
+        policy = Policy(min_cohort=self.min_cohort, width_rule="off")
+        if self.epsilon is None:
+            return policy
+        delta = min(0.05, 1.0 / max(1, patients) ** 2)
+        return policy.model_copy(update={"epsilon": self.epsilon, "budget": self.epsilon, "delta": delta})
+
+    def rows_of(self, recipe: Recipe) -> Recipe:
+        """The recipe, with the rows that the generation shall have."""
+        if self.feature_dim is None:
+            return recipe
+        return recipe.model_copy(update={"lift": Lift(lift_dim=0, feature_dim=self.feature_dim)})
+
+    @property
+    def without_noise(self) -> "StatedPolicy":
+        """What a site computes for itself alone."""
+        return replace(self, epsilon=None)
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """As JSON values, those left out that ask for nothing."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
-POLICIES = {"open": StatedPolicy("open", min_cohort=1), "default": StatedPolicy("default", min_cohort=10)}
+POLICIES = {
+    "open": StatedPolicy("open", min_cohort=1),
+    "default": StatedPolicy("default", min_cohort=10),
+    "private": StatedPolicy("private", min_cohort=10, epsilon=8.0, feature_dim=32),
+}
+"""What makes `private` recommended stands in SECURITY.md."""
 
 
 @dataclass(frozen=True)

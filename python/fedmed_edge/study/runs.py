@@ -109,7 +109,11 @@ class Runs:
     def curve_gains(self) -> dict[int, dict[str, Figure]]:
         """Labels at the joining site → column → that column minus own_sums, where the site has its own."""
         return {
-            count: {column: found[column] - found["own_sums"] for column in ("rebuilt", "refined")}
+            count: {
+                column: found[column] - found["own_sums"]
+                for column in ("rebuilt", "refined")
+                if column in found
+            }
             for count, found in self.curve.items()
             if "own_sums" in found
         }

@@ -24,6 +24,7 @@ class Story:
     """Models before and after the join, refined for each site, and after the withdrawal.
 
     Attributes:
+        refined: Site → its model; none where sums have noise, beside which nothing tells how sites differ.
         rebuild_identical: Two rebuilds of one store gave the same bytes.
         withdraw_identical: The model after the withdrawal has the bytes of a store that never had the site.
     """
@@ -75,7 +76,8 @@ def tell(
 
     refined = {}
     began = time.perf_counter()
-    for site in sorted(contributions):
+    noisy = any(one.header.privacy is not None for one, _ in contributions.values())
+    for site in () if noisy else sorted(contributions):
         refined[site] = refine(server.contributions(), site, recipe)
         watch(f"refined for {site}")
     events.append(Event("refine", "server", 0.0, 0, time.perf_counter() - began))

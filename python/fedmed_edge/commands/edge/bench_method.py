@@ -30,10 +30,11 @@ _NEEDED = ("torch", "monai", "onnx", "onnxruntime", "scipy", "matplotlib")
 )
 @click.option(
     "--policy",
-    type=click.Choice(["open", "default"]),
+    type=click.Choice(["open", "default", "private"]),
     default="default",
     show_default=True,
-    help="Site policy: `open` is for public data alone (min_cohort 1), `default` a hospital's (10).",
+    help="Site policy: `open` is for public data alone (min_cohort 1), `default` a hospital's (10), "
+    "`private` adds noise (ε 8, rows of 33).",
 )
 @click.option("--device", type=TORCH_DEVICE, default="auto", show_default=True)
 @click.pass_context

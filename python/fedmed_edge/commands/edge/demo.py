@@ -17,10 +17,11 @@ from fedmed_edge.errors import InputError
 @click.option("--out", "target", type=FOLDER, default=Path("demo-output"), show_default=True)
 @click.option(
     "--setting",
-    type=click.Choice(["open", "default"]),
+    type=click.Choice(["open", "default", "private"]),
     default="open",
     show_default=True,
-    help="Site policy: `open` is for public data alone (min_cohort 1), `default` a hospital's (10).",
+    help="Site policy: `open` is for public data alone (min_cohort 1), `default` a hospital's (10), "
+    "`private` adds noise (ε 8, rows of 33).",
 )
 @click.option("--joining", help="Site that joins by its statistics (default: the last by name).")
 @click.option("--full", is_flag=True, help="Train the networks compared with to their plateau (hours).")

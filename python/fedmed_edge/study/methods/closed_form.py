@@ -42,8 +42,8 @@ class PlainHead:
 
 
 def own_sums(case: Case, option: Option) -> Iterator[Learned]:
-    """Every site for itself: its own sums, our head; nothing leaves it."""
-    made = contributions(case, "lifted", sent=lambda one: 0)
+    """Every site for itself: its own sums, our head; nothing leaves it, so there is no noise in them."""
+    made = contributions(case, "lifted", sent=lambda one: 0, noise=False)
     heads = {site: rebuild([one], case.recipe) for site, one in made.items() if site in case.labelled}
     yield Learned(at={site: head_predictor(case, "lifted", head) for site, head in heads.items()})
 
@@ -59,11 +59,15 @@ def untrained(case: Case, option: Option) -> Iterator[Learned]:
 
 
 def refined(case: Case, option: Option) -> Iterator[Learned]:
-    """The sums of all sites, those like the site weighing more; the rebuilt head for a site without sums."""
+    """The sums of all sites, those like the site weighing more; the rebuilt head for a site without sums.
+
+    So it is for all where sums have noise, beside which nothing tells how sites differ.
+    """
     made = contributions(case, "lifted")
     began = time.perf_counter()
     model = rebuild(list(made.values()), case.recipe)
-    models = {site: refine(list(made.values()), site, case.recipe) for site in made}
+    told = made if case.policy.epsilon is None else {}
+    models = {site: refine(list(made.values()), site, case.recipe) for site in told}
     case.meter.server_seconds += time.perf_counter() - began
     yield Learned(
         head_predictor(case, "lifted", model),
@@ -136,13 +140,16 @@ def discriminant_head(sums: Sequence[SiteSums], shrinkage: float) -> PlainHead:
     return PlainHead(np.vstack([weight, bias]), _never(counts))
 
 
-def contributions(case: Case, rows: Rows, *, sent: Sent | None = None) -> dict[str, Contribution]:
+def contributions(
+    case: Case, rows: Rows, *, sent: Sent | None = None, noise: bool = True
+) -> dict[str, Contribution]:
     """Site → contribution, where there is one; what the sites that come to the reference do is counted.
 
     What the founders handed over is stored already, whoever comes: it costs them nothing again.
 
     Args:
         sent: Bytes that the method has a site send; default all that a contribution holds.
+        noise: Where the policy asks for it; a site that keeps its sums draws none.
     """
     if rows != "untrained":
         case.referred()
@@ -151,7 +158,7 @@ def contributions(case: Case, rows: Rows, *, sent: Sent | None = None) -> dict[s
     # Where nothing happened since the founding, the founding is what is paid for.
     stored = unchanged if len(unchanged) < max(len(case.sites), len(founders)) else []
     for site in sorted(case.sites):
-        one, seconds = case.reference.contribution(rows, site, case.sites[site])
+        one, seconds = case.reference.contribution(rows, site, case.sites[site], noise=noise)
         if one is None:
             continue
         made[site] = one

@@ -18,7 +18,7 @@ from fedmed_edge.generation import Generation
 from fedmed_edge.images.dataset import Dataset
 from fedmed_edge.recipe import Lift, Recipe
 from fedmed_edge.statistics.contribution import Contribution
-from fedmed_edge.study.closed_form import contribute, publish, reaches_cohort
+from fedmed_edge.study.closed_form import contribute, publish
 from fedmed_edge.study.networks import Cost, reference_network
 from fedmed_edge.study.notebook import Notebook, images_digest
 from fedmed_edge.study.plan import Budget, StatedPolicy
@@ -50,7 +50,7 @@ class Reference:
     ) -> None:
         self.recipe, self.founders, self.budget, self.policy = recipe, dict(founders), budget, policy
         self.kept, self.seed, self.device, self.watch = kept, seed, device, watch
-        self._made: dict[tuple[Rows, str], tuple[str, Contribution | None, float]] = {}
+        self._made: dict[tuple[Rows, str, float | None], tuple[str, Contribution | None, float]] = {}
         self._rows: dict[tuple[Rows, str], npt.NDArray[np.float32]] = {}
         self._generations: dict[Rows, Generation] = {}
 
@@ -73,21 +73,26 @@ class Reference:
         """The generation that gives these rows."""
         if rows not in self._generations:
             make = {"lifted": self._lifted, "untrained": self._untrained, "last_layer": self._last_layer}
-            self._generations[rows] = self._notebook.generation(rows, make[rows])
+            narrow = "" if self.policy.feature_dim is None else f"-{self.policy.feature_dim}"
+            self._generations[rows] = self._notebook.generation(f"{rows}{narrow}", make[rows])
         return self._generations[rows]
 
-    def contribution(self, rows: Rows, site: str, data: Dataset) -> tuple[Contribution | None, float]:
-        """A site's contribution, and the seconds that it took; None where the policy lets nothing leave."""
-        digest = images_digest({site: data})
-        if self._made.get((rows, site), ("",))[0] != digest:
-            generation, began, made = self.generation(rows), time.perf_counter(), None
-            if not len(data.labelled) or reaches_cohort(data, self.policy):
-                made, _ = contribute(
-                    generation, data, site, self.policy, device=self.device, watch=self.watch
-                )
+    def contribution(
+        self, rows: Rows, site: str, data: Dataset, *, noise: bool = True
+    ) -> tuple[Contribution | None, float]:
+        """A site's contribution, and the seconds that it took; None where the policy lets nothing leave.
+
+        Args:
+            noise: Where the policy asks for it; drawn once for the same images.
+        """
+        policy = self.policy if noise else self.policy.without_noise
+        digest, key = images_digest({site: data}), (rows, site, policy.epsilon)
+        if self._made.get(key, ("",))[0] != digest:
+            generation, began = self.generation(rows), time.perf_counter()
+            made, _ = contribute(generation, data, site, policy, device=self.device, watch=self.watch)
             # The last one of a site is kept: a contribution can have hundreds of megabytes.
-            self._made[rows, site] = digest, made, time.perf_counter() - began
-        _, made, seconds = self._made[rows, site]
+            self._made[key] = digest, made, time.perf_counter() - began
+        _, made, seconds = self._made[key]
         return made, seconds
 
     def rows(self, rows: Rows, data: Dataset) -> npt.NDArray[np.float32]:
@@ -112,12 +117,15 @@ class Reference:
         return Notebook.keyed(self.kept, "reference", key)
 
     def _lifted(self) -> Generation:
-        network, _ = self.network()
-        return publish(network, self.founders, seed=self.seed, device=self.device, watch=self.watch)
+        return self._published(self.network()[0])
 
     def _untrained(self) -> Generation:
-        network = build_network(self.recipe, seed=self.seed + 10_000)
-        return publish(network, self.founders, seed=self.seed, device=self.device, watch=self.watch)
+        return self._published(build_network(self.recipe, seed=self.seed + 10_000))
+
+    def _published(self, network: Network) -> Generation:
+        return publish(
+            network, self.founders, self.policy, seed=self.seed, device=self.device, watch=self.watch
+        )
 
     def _last_layer(self) -> Generation:
         """All scales are standardised; a projection then takes those of the last one."""
