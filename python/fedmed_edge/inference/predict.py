@@ -151,7 +151,8 @@ def _trusted(path: Path, trust: Path | str | None) -> tuple[bytes, str]:
     if trust is None:
         raise TrustError(
             f"{path}: no key to check its signature against",
-            hint="name the server's public key as `server_key` in fedmed.toml, or with --trust where a verb takes it",
+            hint="name the server's public key as `server_key` in fedmed.toml, or with --trust where a verb "
+            "takes it",
         )
     kind = file_kind(path)
     if kind not in ("exported model", None):
