@@ -214,7 +214,10 @@ def test_a_runtime_that_was_imported_with_its_telemetry_on_is_refused(tmp_path: 
 
 def test_threads_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEDMED_THREADS", "3")
-    assert runtime._options(runtime._runtime()).intra_op_num_threads == 3
+    options = runtime._options(runtime._runtime())
+    assert options.intra_op_num_threads == 3
+    # threads that wait leave the processor to the listener
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
     monkeypatch.setenv("FEDMED_THREADS", "abc")
     with pytest.raises(InputError, match=r"^FEDMED_THREADS: has `abc`, expected a whole number"):
         open_session(b"no model", device="cpu")

@@ -104,10 +104,10 @@ class DicomNode:
 
     def store(self, objects: Sequence[tuple[Path, Path | None]]) -> list[Sent]:
         """Send all in one association; a class that it did not accept goes as its fallback."""
-        from pynetdicom import AE
+        from pynetdicom import AE, evt
         from pynetdicom.presentation import build_context
 
-        from fedmed_edge.listener.storage_scp import client_context
+        from fedmed_edge.listener.sockets import client_context, make_prompt
 
         kinds = {_kind(path) for pair in objects for path in pair if path is not None}
         wanted = dict.fromkeys((sop_class, one) for sop_class, own in sorted(kinds) for one in (own, *_PLAIN))
@@ -119,6 +119,7 @@ class DicomNode:
             contexts=[build_context(sop_class, syntax) for sop_class, syntax in wanted][:128],
             ae_title=self._aet,
             tls_args=(client_context(self._settings.tls), self._address[0]) if self._tls else None,
+            evt_handlers=[(evt.EVT_CONN_OPEN, make_prompt)],
         )
         if not association.is_established:
             how = "refused the association" if association.is_rejected else "does not answer"

@@ -8,7 +8,7 @@ from typing import Any
 
 from fedmed_edge.atomic import locked
 from fedmed_edge.errors import InputError
-from fedmed_edge.listener.answering import Answering, WorkerProcess
+from fedmed_edge.listener.answering import Answering
 from fedmed_edge.listener.delivery import Delivering
 from fedmed_edge.listener.destinations import silence_libraries
 from fedmed_edge.listener.incoming import Incoming, Outcome
@@ -16,6 +16,7 @@ from fedmed_edge.listener.journal import JOURNAL, Journal
 from fedmed_edge.listener.metrics import Metrics, MetricsServer
 from fedmed_edge.listener.retention import Retention
 from fedmed_edge.listener.storage_scp import StorageScp
+from fedmed_edge.listener.worker_process import WorkerProcess
 from fedmed_edge.listening import Listen
 
 log = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ class Node:
             "trust": str(trust) if trust else None,
             "device": device,
             "options": {
-                "formats": ["json", "csv", "seg", "sr", "sc"],
+                "formats": ["json", "seg", "sr", "sc"],
                 "seg": settings.segmentation,
                 "seg_keep_empty": settings.seg_keep_empty,
                 "lenient": settings.lenient,

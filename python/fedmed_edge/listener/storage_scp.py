@@ -1,9 +1,7 @@
 """The DICOM side: C-ECHO and C-STORE from those who may come, over TLS where certificates are named."""
 
-import contextlib
 import logging
 import socket
-import ssl
 import threading
 from collections.abc import Callable
 from socketserver import TCPServer
@@ -17,7 +15,8 @@ from pynetdicom.transport import ThreadedAssociationServer
 
 from fedmed_edge.errors import InputError
 from fedmed_edge.listener.incoming import Incoming, Outcome
-from fedmed_edge.listening import Listen, Tls
+from fedmed_edge.listener.sockets import Prompt, server_context
+from fedmed_edge.listening import Listen
 
 log = logging.getLogger(__name__)
 
@@ -148,34 +147,6 @@ class StorageScp:
         return _STATUS[outcome]
 
 
-class _Prompt(socket.socket):
-    """Confirms what it has read at once.
-
-    Senders made with dcmtk write the head of a PDU, then wait for the system's confirmation before they write
-    the rest. The system holds it back for 40 ms: with every instance, however small.
-    """
-
-    def recv(self, *arguments: Any) -> bytes:
-        content = super().recv(*arguments)
-        _confirm(self)
-        return content
-
-
-class _PromptTls(ssl.SSLSocket):
-    """The same within TLS."""
-
-    def recv(self, *arguments: Any) -> bytes:
-        content = super().recv(*arguments)
-        _confirm(self)
-        return content
-
-
-def _confirm(connection: socket.socket) -> None:
-    if hasattr(socket, "TCP_QUICKACK"):
-        with contextlib.suppress(OSError):  # closed meanwhile
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-
-
 class _Server(ThreadedAssociationServer):
     """Who may not come is turned away before a byte is read; nobody's handshake holds up others."""
 
@@ -199,7 +170,7 @@ class _Server(ThreadedAssociationServer):
     def get_request(self) -> tuple[socket.socket, Any]:
         assert self.socket is not None
         accepted, address = self.socket.accept()
-        return _Prompt(fileno=accepted.detach()), address
+        return Prompt(fileno=accepted.detach()), address
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         if self.ssl_context:
@@ -220,40 +191,3 @@ def _peer(association: Association) -> str:
     """Who calls, as `allow` writes it."""
     request = association.requestor.primitive
     return f"{request.calling_ae_title if request else '?'}@{association.requestor.address}"
-
-
-def server_context(tls: Tls) -> ssl.SSLContext | None:
-    """TLS as the node that is called; a client shows a certificate where there is an authority."""
-    if tls.certificate is None:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.sslsocket_class = _PromptTls
-    return _with_files(context, tls)
-
-
-def client_context(tls: Tls) -> ssl.SSLContext:
-    """TLS as the node that calls; names in certificates are not compared, as DICOM has none (PS3.15 B.1)."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    return _with_files(context, tls)
-
-
-def _with_files(context: ssl.SSLContext, tls: Tls) -> ssl.SSLContext:
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    for name, path in tls:
-        if path is not None and not path.is_file():
-            raise InputError(f"listen.tls.{name}: {path}: no such file")
-    try:
-        if tls.certificate is not None:
-            context.load_cert_chain(tls.certificate, tls.key)
-        if tls.authority is not None:
-            context.load_verify_locations(tls.authority)
-            context.verify_mode = ssl.CERT_REQUIRED
-        elif context.protocol == ssl.PROTOCOL_TLS_CLIENT:
-            context.load_default_certs()
-    except (OSError, ssl.SSLError) as error:
-        raise InputError(
-            f"listen.tls: the certificates cannot be used: {error.strerror or error}",
-            hint="`certificate`, `key` and `authority` are PEM files; the key has no password",
-        ) from None
-    return context

@@ -1,4 +1,4 @@
-"""The process beside the node that answers: `python -m fedmed_edge.listener.worker`, started by `answering`.
+"""The process beside the node that answers: `python -m fedmed_edge.listener.worker`; see `worker_process`.
 
 It reads lines of JSON from stdin, first its settings, then one series a line, and writes one line for each to
 what was stdout. Whatever a model does to it (a crash, a loop, too much memory) meets this process alone. When

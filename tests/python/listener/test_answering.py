@@ -12,9 +12,10 @@ import pydicom
 import pytest
 
 from fedmed_edge.inference.models import activate, add_model
-from fedmed_edge.listener.answering import Answering, WorkerProcess
+from fedmed_edge.listener.answering import Answering
 from fedmed_edge.listener.incoming import Incoming
 from fedmed_edge.listener.journal import Instance, Journal
+from fedmed_edge.listener.worker_process import WorkerProcess
 from fedmed_edge.listening import Listen
 
 SiteOf = Callable[..., Any]
