@@ -369,6 +369,10 @@ def test_with_noise_neither_weights_nor_drafts_leave(
         make_contribution(dataset, generation, noisy(min_cohort=PATIENTS + 1))
     with pytest.raises(InputError, match="none of the parts"):
         make_contribution(dataset, generation, noisy(parts=("images",)))
+    with pytest.raises(InputError, match="none of the parts style leaves with noise"):
+        make_contribution(dataset, generation, noisy(parts=("style",)))
+    both = prepare(dataset, generation, noisy(parts=("classes", "style", "channels")))
+    assert both.leaving.parts == both.contribution().header.parts == ("classes",)
 
 
 def test_with_noise_refusals_come_before_the_images_are_read(

@@ -112,10 +112,14 @@ def _policy(folder: Path, config: SiteConfig) -> Answer:
     if policy.epsilon is not None or not config.generation.exists():
         return "ok", found
     width, train = read_site_generation(config).row_dim, read_site_data(config).train
-    rows = min(train.counts().values(), default=0)
-    if train.recipe.kind == "classification" and rows < ROWS_A_COLUMN * width and policy.width_rule != "off":
+    sent = [count for count in train.counts().values() if count >= policy.min_cohort]
+    rows, wanted = min(sent, default=0), ROWS_A_COLUMN * width
+    if train.recipe.kind == "classification" and rows < wanted and policy.width_rule != "off":
         level = "fault" if policy.width_rule == "refuse" else "warning"
-        hint = f"Grams of width {width} show who is in a class of {rows}: set `epsilon`, or a narrower lift"
+        hint = (
+            f"a Gram of {width} columns shows who is in a class of {rows} patients, expected {wanted}: "
+            "set `epsilon`, or ask for a narrower generation"
+        )
         return level, found, hint
     return "ok", found
 
