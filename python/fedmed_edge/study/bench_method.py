@@ -23,7 +23,7 @@ from fedmed_edge.study.methods.work import Learned, Meter
 from fedmed_edge.study.near_duplicates import Pair, near_duplicates
 from fedmed_edge.study.notebook import Notebook, digest_of, images_digest
 from fedmed_edge.study.plan import MethodBudget, StatedPolicy
-from fedmed_edge.study.questions import QUESTIONS, Question, settings_named
+from fedmed_edge.study.questions import QUESTIONS, UNIVERSAL, Question, settings_named
 from fedmed_edge.study.scores import Answers, recalls, score
 
 log = logging.getLogger(__name__)
@@ -147,7 +147,8 @@ def bench_methods(
     """
     tasks, skipped = find_tasks(data)
     checked = [check(task, out) for task in tasks]
-    if len(tasks) > 1:
+    by_task = replace(comparison, settings=[one for one in comparison.settings if one != UNIVERSAL])
+    if len(tasks) > 1 and by_task.settings:
         _refuse_unknown(comparison.sites, checked, data)
         skipped |= {one.task.name: why for one in checked if (why := _unasked(one, comparison.sites))}
     for one in checked:
@@ -156,9 +157,13 @@ def bench_methods(
     for name, reason in skipped.items():
         log.warning("%s is passed over: %s", name, reason)
     rows: list[Row] = []
-    for one in (one for one in checked if one.task.name not in skipped):
+    for one in (one for one in checked if by_task.settings and one.task.name not in skipped):
         sites = [site for site in comparison.sites if len(tasks) == 1 or site in one.in_question]
-        for row in compare(one, replace(comparison, sites=tuple(sites)), out, watch):
+        for row in compare(one, replace(by_task, sites=tuple(sites)), out, watch):
+            rows.append(row)
+            answer(row)
+    if UNIVERSAL in comparison.settings:
+        for row in _universal(checked, comparison, out, watch):
             rows.append(row)
             answer(row)
     write_atomic(out / "near-duplicates.json", _json({one.task.name: one.pairs for one in checked}))
@@ -179,6 +184,21 @@ def _unasked(checked: Checked, sites: Sequence[str]) -> str:
     if sites and not set(sites) & set(checked.in_question):
         return f"{' and '.join(sites)} cannot be in question"
     return ""
+
+
+def _universal(checked: Sequence[Checked], comparison: Comparison, out: Path, watch: Watch) -> Iterator[Row]:
+    """One encoder for all tasks together; `--methods` and `--site` do not bear on it."""
+    from fedmed_edge.study.universal import universal_rows
+
+    yield from universal_rows(
+        {one.task.name: one.data for one in checked},
+        budget=comparison.budget.name,
+        seeds=comparison.seeds,
+        policy=comparison.policy.name,
+        device=comparison.device,
+        out=out,
+        watch=watch,
+    )
 
 
 def find_tasks(folder: Path) -> tuple[list[Task], dict[str, str]]:

@@ -126,6 +126,9 @@ QUESTIONS: Final[dict[str, Callable[[Sites, str, int], Iterator[Question]]]] = {
     "withdraw": withdraw,
 }
 
+UNIVERSAL: Final = "universal"
+"""The one question that is of all tasks together: see `universal`."""
+
 
 def _others(train: Sites, site: str) -> dict[str, Dataset]:
     return {name: data for name, data in train.items() if name != site}
@@ -172,7 +175,8 @@ def settings_named(names: Sequence[str]) -> list[str]:
     Raises:
         InputError: There is no setting of a name.
     """
+    known = [*QUESTIONS, UNIVERSAL]
     for name in names:
-        if name not in QUESTIONS:
-            raise InputError(f"settings: has `{name}`, expected some of {', '.join(QUESTIONS)}")
+        if name not in known:
+            raise InputError(f"settings: has `{name}`, expected some of {', '.join(known)}")
     return list(dict.fromkeys(names))

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from fedmed_edge.errors import InputError
 from fedmed_edge.images.dataset import Dataset, Item
+from fedmed_edge.images.fingerprint import content_digest
 from fedmed_edge.images.image import read_image
 from fedmed_edge.images.labels import listed_file, read_table
 from fedmed_edge.images.preprocess import prepare
@@ -134,7 +135,7 @@ def read_pool(folder: Path, recipe: Recipe, *, progress: Callable[[str], None] |
     copies = size = 0
     for path in candidates:
         try:
-            digest = _digest(path)
+            digest = content_digest(path)
             if digest in used:
                 copies += 1
                 continue
@@ -207,15 +208,3 @@ def _whole(source: Source, recipe: Recipe) -> Path:
     """The file; of slices of a volume the folder they lie in."""
     return source.path.parent if source.kind == "dicom" and recipe.dimensions == 3 else source.path
 
-
-def _digest(path: Path) -> str:
-    """SHA-256 of a file, or of the files of a folder, in hexadecimal."""
-    files = sorted(one for one in path.iterdir() if one.is_file()) if path.is_dir() else [path]
-    digests = []
-    try:
-        for one in files:
-            with one.open("rb") as file:
-                digests.append(hashlib.file_digest(file, "sha256").hexdigest())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
