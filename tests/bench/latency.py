@@ -82,6 +82,7 @@ def measure(options: argparse.Namespace, root: Path) -> dict[str, dict[str, floa
             site = pacs.Site(
                 root / name,
                 dimensions=dimensions,
+                window=64,
                 send=True,
                 destination=[orthanc.destination],
                 settle_s=SETTLE_S,

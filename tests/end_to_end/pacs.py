@@ -179,7 +179,9 @@ class Orthanc:
 class Site:
     """A site folder with a signed toy model and a table [listen]; its node runs in a process of its own."""
 
-    def __init__(self, folder: Path, *, dimensions: int = 2, kind: str = "", **listen: Any) -> None:
+    def __init__(
+        self, folder: Path, *, dimensions: int = 2, kind: str = "", window: int = 16, **listen: Any
+    ) -> None:
         from fedmed_edge import signing
         from fedmed_edge.recipe import Intensity, Recipe
 
@@ -193,7 +195,7 @@ class Site:
             name="toy",
             kind=kind or ("classification" if dimensions == 2 else "segmentation"),
             classes=self._toys.CLASSES,
-            size=(16,) * dimensions,
+            size=(window,) * dimensions,
             spacing_mm=(1.0, 1.0, 1.0) if dimensions == 3 else None,
             intensity=Intensity(rule="range", low=0, high=255),
         )
