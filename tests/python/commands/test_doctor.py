@@ -113,7 +113,7 @@ def test_a_folder_without_settings_still_has_its_machine_checked(tmp_path: Path,
             lambda s: edit(s / "recipe.toml", "[32, 32]", "[64, 64]"),
             "fault",
             "`size` has (64, 64), expected the generation's (32, 32)",
-            "own kind, channels and size",
+            "state the generation's `channels` and `size` in the recipe",
         ),
         ("data", lambda s: edit(s / "fedmed.toml", "-data", "-dta"), "fault", "a-dta: no such folder", None),
         (
