@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 
 from fedmed_edge.commands.folders import read_server
 from fedmed_edge.config import FILE_NAME
+from fedmed_edge.store.encryption import erase_file
 
 
 @contextmanager
@@ -29,3 +30,4 @@ def _files(paths: Iterable[Path], copy: Path) -> Iterator[tuple[str, Path]]:
             if entry.current:
                 copy.write_bytes(store.contribution_content(entry.id))
                 yield f"{path}: contribution {entry.id[:12]} of {entry.site}", copy
+                erase_file(copy, store.cipher)

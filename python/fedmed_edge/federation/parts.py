@@ -1,6 +1,6 @@
 """A file that comes in parts, at either end: in any order, some of them twice, cut off and gone on with.
 
-    FOLDER/DIGEST.part   its bytes, every part at its place
+    FOLDER/DIGEST.part   its bytes, every part at its place; where there is a store key, encrypted
     FOLDER/DIGEST.have   one byte a part: 1 once the part is on the disk
 
 Any number of processes may put parts of one file at once.
@@ -9,13 +9,27 @@ Any number of processes may put parts of one file at once.
 import hashlib
 import os
 from pathlib import Path
+from typing import Final, NoReturn
 
-from fedmed_edge.atomic import write_atomic
-from fedmed_edge.errors import InputError
+from fedmed_edge.atomic import map_regular, write_atomic
+from fedmed_edge.errors import InputError, StoreError
 from fedmed_edge.federation.records import on_disk
 from fedmed_edge.federation.wire import PART_BYTES
+from fedmed_edge.store.encryption import (
+    HEADER_BYTES,
+    FileCipher,
+    encrypted_size,
+    erase_file,
+    key_of,
+    plain_size_of,
+)
+from fedmed_edge.tensorfile import Content
 
 __all__ = ["Assembly", "Incomplete", "count_parts", "file_digest", "part_of"]
+
+
+WHOLE_CAP: Final = 1 << 30
+"""Bytes of the largest file that comes to a server."""
 
 
 class Incomplete(InputError):
@@ -59,6 +73,7 @@ class Assembly:
 
     Args:
         digest: SHA-256 that the whole file must have.
+        cipher: What it is encrypted with meanwhile, or not.
 
     Example:
         >>> import tempfile
@@ -71,8 +86,8 @@ class Assembly:
         b'whole'
     """
 
-    def __init__(self, folder: Path, digest: str) -> None:
-        self.digest = digest
+    def __init__(self, folder: Path, digest: str, cipher: FileCipher | None = None) -> None:
+        self.digest, self._cipher = digest, cipher or FileCipher()
         self.path = folder / f"{digest}.part"
         self._have = folder / f"{digest}.have"
 
@@ -87,14 +102,25 @@ class Assembly:
         Raises:
             StoreError: The disk is full, or the folder cannot be written.
         """
+        encrypted = self._cipher.key is not None
         with on_disk("disk"):
-            if self.begun and self.path.stat().st_size == size:
+            if self.begun and self._size() == size and self._cipher.wrote(self._start()):
                 return
             self.discard()
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab") as file:
-                os.truncate(file.fileno(), size)
+            with self.path.open("ab", buffering=0) as file:
+                file.write(self._cipher.begin(size, self.digest) if encrypted else b"")
+                os.truncate(file.fileno(), encrypted_size(size) if encrypted else size)
             write_atomic(self._have, bytes(count_parts(size)))
+
+    def _start(self) -> bytes:
+        with self.path.open("rb") as file:
+            return file.read(HEADER_BYTES)
+
+    def _size(self) -> int:
+        """Plain bytes of the whole file."""
+        start = self._start()
+        return plain_size_of(start) if key_of(start) else self.path.stat().st_size
 
     def missing(self) -> tuple[int, ...]:
         """Parts that are still to come, in order."""
@@ -109,16 +135,21 @@ class Assembly:
             StoreError: The disk is full.
         """
         try:
-            size, parts = self.path.stat().st_size, self._have.stat().st_size
+            size, have = self._size(), self._have.read_bytes()
         except FileNotFoundError:
             raise Incomplete("put: of a file that was not offered") from None
-        if part >= parts:
-            raise InputError(f"put: `part` has {part}, expected less than {parts}")
+        if part >= len(have):
+            raise InputError(f"put: `part` has {part}, expected less than {len(have)}")
         wanted = min(PART_BYTES, size - part * PART_BYTES)
         if len(data) != wanted:
             raise InputError(f"put: part {part} has {len(data)} bytes, expected {wanted}")
+        if have[part]:
+            return  # under one data key no place is encrypted twice
+        place, start = part * PART_BYTES, self._start()
+        if key_of(start):
+            place, data = self._cipher.piece(start, self.digest, place, data)
         with on_disk("disk"):
-            _write_at(self.path, data, part * PART_BYTES)
+            _write_at(self.path, data, place)
             _write_at(self._have, b"\1", part)  # only now: what this file names is on the disk
 
     def finish(self) -> Path:
@@ -127,19 +158,43 @@ class Assembly:
         Raises:
             Incomplete: Parts are missing, or the file is not what its digest says; it begins anew then.
         """
+        self._check_whole()
+        if file_digest(self.path) != self.digest:
+            self._refuse()
+        return self.path
+
+    def content(self) -> Content:
+        """The bytes of the whole file, mapped where they are not encrypted, else in memory.
+
+        Raises:
+            Incomplete: As `finish`.
+        """
+        if self._cipher.key is None:
+            return map_regular(self.finish(), WHOLE_CAP)
+        self._check_whole()
+        with self.path.open("rb") as file:
+            try:
+                content = self._cipher.decrypted(file, self.path.stat().st_size, self.digest)
+            except StoreError:
+                self._refuse()
+        if hashlib.sha256(content).hexdigest() != self.digest:
+            self._refuse()
+        return content
+
+    def _check_whole(self) -> None:
         if not self.begun:
             raise Incomplete("commit: of a file that was not offered")
         if missing := self.missing():
             raise Incomplete(f"commit: {len(missing)} parts are missing, expected none")
-        if file_digest(self.path) != self.digest:
-            self.discard()
-            raise Incomplete("commit: the file's content is not what its digest says")
-        return self.path
+
+    def _refuse(self) -> NoReturn:
+        self.discard()
+        raise Incomplete("commit: the file's content is not what its digest says")
 
     def discard(self) -> None:
         """Delete what came so far."""
         self._have.unlink(missing_ok=True)  # first: parts without this list count as not there
-        self.path.unlink(missing_ok=True)
+        erase_file(self.path, self._cipher)
 
 
 def _write_at(path: Path, data: bytes, offset: int) -> None:

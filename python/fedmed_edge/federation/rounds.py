@@ -34,6 +34,7 @@ from fedmed_edge.federation.requests import Requested, Requests
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.signing import PrivateKey
 from fedmed_edge.statistics.contribution import Contribution, parse_contribution
+from fedmed_edge.store.encryption import erase_file
 from fedmed_edge.store.store import Store
 from fedmed_edge.tensorfile import Tensor, load_tensors, parse_layout, tensor_file
 
@@ -252,15 +253,14 @@ class Rounds:
             self._offers.forget(training.backbone)
         for one in requests:
             self._requests.forget(one)
-        shutil.rmtree(self._place(training), ignore_errors=True)
+        self._clear(training)
         log.info("training %s: round %d ended with %s", training.id[:12], ended.number, ", ".join(came))
         return kept
 
     def _aggregate(self, training: Training, came: Mapping[str, str]) -> str:
         """Put the sites' weights together and offer what came of it; its digest."""
         recipe = self._recipe(training)
-        place = self._place(training)
-        shutil.rmtree(place, ignore_errors=True)
+        place = self._clear(training)
         try:
             place.mkdir(parents=True)
         except OSError as error:
@@ -296,6 +296,14 @@ class Rounds:
             generation=training.generation,
         )
         return offer.digest
+
+    def _clear(self, training: Training) -> Path:
+        """Delete the weights of sites that were put together, or were when a process was killed."""
+        place = self._place(training)
+        for path in place.glob("*") if place.is_dir() else ():
+            erase_file(path, self._store.cipher)
+        shutil.rmtree(place, ignore_errors=True)
+        return place
 
     def backbone_file(self, training: Training) -> Path:
         """File of the weights of the last round that ended.

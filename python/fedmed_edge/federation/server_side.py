@@ -43,6 +43,7 @@ from fedmed_edge.federation.requests import Requests
 from fedmed_edge.federation.wire import PROTOCOL, Reply, Request, refusal
 from fedmed_edge.statistics.reading import parse_envelope
 from fedmed_edge.store.store import Store
+from fedmed_edge.tensorfile import Content
 
 __all__ = ["Heard", "heard_of", "serve"]
 
@@ -53,8 +54,6 @@ OPEN_FILES_CAP = 4
 
 ROOM_BYTES = 256 << 20
 """Free bytes that a disk must have beyond what is to come."""
-
-_HEADER_BYTES = 2 << 20
 
 
 class Heard(BaseModel):
@@ -184,7 +183,7 @@ class _Visit:
 
     def offer(self, said: Offer, data: bytes) -> Reply:
         with self._alone():
-            assembly = Assembly(self.inbox, said.digest)
+            assembly = self._assembly(said.digest)
             if self.taken.read(said.digest) is not None:
                 assembly.discard()  # where a process was killed before it did
                 return Reply(Progress(taken=True).values)
@@ -201,6 +200,9 @@ class _Visit:
                 held.enter_context(locked(self.inbox / "lock"))
             yield
 
+    def _assembly(self, digest: str) -> Assembly:
+        return Assembly(self.inbox, digest, self.store.cipher)
+
     def _check_room(self, size: int) -> None:
         coming = sum(1 for _ in self.inbox.glob("*.have"))
         if coming >= OPEN_FILES_CAP:
@@ -212,33 +214,36 @@ class _Visit:
             raise StoreError(f"{self.inbox}: disk has {free} bytes free, expected {2 * size + ROOM_BYTES}")
 
     def put(self, said: Put, data: bytes) -> Reply:
-        Assembly(self.inbox, said.digest).put(said.part, data)
+        self._assembly(said.digest).put(said.part, data)
         return Reply({})
 
     def commit(self, said: Commit, data: bytes) -> Reply:
         with self._alone():
             taken = self.taken.read(said.digest)
             if taken is None:
-                assembly = Assembly(self.inbox, said.digest)
+                assembly = self._assembly(said.digest)
                 taken = self._import(assembly)
                 self.taken.write(said.digest, taken)
                 assembly.discard()
             return Reply(taken.values)
 
     def _import(self, assembly: Assembly) -> Taken:
-        path, where = assembly.finish(), f"contribution {assembly.digest[:12]}"
-        try:
-            self._check_claim(path, where)
-            done = self.store.import_contribution(path, where=where, details={"came": "federation"})
-        except (InputError, TrustError):
-            assembly.discard()
-            raise
+        where = f"contribution {assembly.digest[:12]}"
+        with ExitStack() as held:
+            if self.store.cipher.key:  # what is encrypted is in memory whole: one at a time
+                held.enter_context(locked(self.folder / "inbox" / "lock"))
+            content = assembly.content()
+            try:
+                self._check_claim(content, where)
+                done = self.store.import_contribution(content, where=where, details={"came": "federation"})
+            except (InputError, TrustError):
+                assembly.discard()
+                raise
         return Taken(id=done.id)
 
-    def _check_claim(self, path: Path, where: str) -> None:
+    def _check_claim(self, content: Content, where: str) -> None:
         """The header's site must be the certificate's; the store compares it with that of the signing key."""
-        with path.open("rb") as file:
-            claimed = parse_envelope(file.read(_HEADER_BYTES), where).header.site
+        claimed = parse_envelope(content, where).header.site
         if claimed == self.site:
             return
         why = f"`site` has {claimed}, expected {self.site}, whose certificate it came with"

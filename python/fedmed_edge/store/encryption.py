@@ -10,6 +10,7 @@ Source: NIST SP 800-38D (GCM), SP 800-57 (data keys under a key that wraps them)
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import logging
 import secrets
@@ -22,10 +23,21 @@ from typing import BinaryIO, Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from fedmed_edge.atomic import read_regular, write_atomic
+from fedmed_edge.atomic import erase, open_regular, read_regular, write_atomic
 from fedmed_edge.errors import InputError, StoreError
 
-__all__ = ["HEADER_BYTES", "FileCipher", "StoreKey", "make_store_key", "read_store_key"]
+__all__ = [
+    "HEADER_BYTES",
+    "KEY_HINT",
+    "FileCipher",
+    "StoreKey",
+    "encrypted_size",
+    "erase_file",
+    "key_of",
+    "make_store_key",
+    "plain_size_of",
+    "read_store_key",
+]
 
 log = logging.getLogger(__name__)
 
@@ -134,12 +146,37 @@ class FileCipher:
         if self.key is None:
             yield from plain
             return
-        start = _MAGIC + bytes.fromhex(self.key.id) + size.to_bytes(8, "little")
-        data_key, nonce = AESGCM.generate_key(256), secrets.token_bytes(12)
-        yield start + nonce + self.key.aead.encrypt(nonce, data_key, start + bytes.fromhex(digest))
-        chunks = AESGCM(data_key)
+        start = self.begin(size, digest)
+        yield start
+        chunks = AESGCM(self._data_key(self.key.id, start, digest))
         for number, chunk in enumerate(_in_chunks(plain)):
             yield chunks.encrypt(_nonce(number), chunk, None)
+
+    def begin(self, size: int, digest: str) -> bytes:
+        """What a file of so many plain bytes begins with, with a data key of its own; there is a key."""
+        assert self.key is not None
+        start = _MAGIC + bytes.fromhex(self.key.id) + size.to_bytes(8, "little")
+        data_key, nonce = AESGCM.generate_key(256), secrets.token_bytes(12)
+        return start + nonce + self.key.aead.encrypt(nonce, data_key, start + bytes.fromhex(digest))
+
+    def piece(self, start: bytes, digest: str, place: int, plain: bytes) -> tuple[int, bytes]:
+        """Where a piece of the plain content goes in a file that begins so, and as what.
+
+        Args:
+            place: Of the piece in the plain content, a multiple of 1 MiB. Never twice with other bytes.
+
+        Raises:
+            StoreError: The file is encrypted with another key, or its beginning was changed.
+        """
+        try:
+            chunks, first = AESGCM(self._data_key(key_of(start) or "", start, digest)), place // _CHUNK
+        except InvalidTag:
+            raise StoreError("damaged, or changed after it was encrypted") from None
+        made = [
+            chunks.encrypt(_nonce(first + number), chunk, None)
+            for number, chunk in enumerate(_in_chunks([plain]))
+        ]
+        return HEADER_BYTES + first * (_CHUNK + _TAG), b"".join(made)
 
     def decrypted(self, file: BinaryIO, size: int, digest: str) -> bytes:
         """Plain content of a file of so many bytes; of a plain file its own.
@@ -152,8 +189,8 @@ class FileCipher:
         if id is None:
             file.seek(0)
             return file.read(size)
-        plain_size = int.from_bytes(start[24:32], "little")
-        if size != HEADER_BYTES + plain_size + _TAG * -(-plain_size // _CHUNK):
+        plain_size = plain_size_of(start)
+        if size != encrypted_size(plain_size):
             raise StoreError("damaged, its length is not what its beginning says")
         plain = BytesIO()
         try:
@@ -182,6 +219,40 @@ def key_of(start: bytes) -> str | None:
     A plain file of a store begins with the length of its header, which is never as large as the magic.
     """
     return start[16:24].hex() if start.startswith(_MAGIC) else None
+
+
+def plain_size_of(start: bytes) -> int:
+    """Plain bytes of an encrypted file that begins so."""
+    return int.from_bytes(start[24:32], "little")
+
+
+def encrypted_size(plain_size: int) -> int:
+    """Bytes of the file that keeps so many plain ones.
+
+    Example:
+        >>> encrypted_size(0), encrypted_size(1)
+        (92, 109)
+    """
+    return HEADER_BYTES + plain_size + _TAG * -(-plain_size // _CHUNK)
+
+
+def erase_file(path: Path, cipher: FileCipher) -> None:
+    """Delete a file; where there is a key, so that not even the disk shows what it held.
+
+    Without what it begins with nobody can read an encrypted file; a plain one is written over whole.
+
+    Raises:
+        OSError: It cannot be deleted.
+    """
+    start = b""
+    with contextlib.suppress(OSError, InputError), open_regular(path, 1 << 62) as (file, _):
+        start = file.read(HEADER_BYTES)
+    if key_of(start):
+        erase(path, HEADER_BYTES)
+    elif cipher.key:
+        erase(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 KEY_HINT: Final = (

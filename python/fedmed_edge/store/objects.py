@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, Protocol
 
-from fedmed_edge.atomic import TEMPORARY, erase, open_regular, sync_folder, write_atomic
+from fedmed_edge.atomic import TEMPORARY, open_regular, sync_folder, write_atomic
 from fedmed_edge.errors import InputError, StoreError
-from fedmed_edge.store.encryption import HEADER_BYTES, FileCipher, key_of
+from fedmed_edge.store.encryption import HEADER_BYTES, FileCipher, erase_file, key_of
 from fedmed_edge.tensorfile import Content, give_back, pieces
 
 OBJECT_CAP: Final = 1 << 32
@@ -181,7 +181,7 @@ class FolderObjects:
             yield
         finally:
             if os.path.lexists(old):
-                self._erase(old)
+                erase_file(old, self.cipher)
 
     def read(self, digest: str) -> bytes:
         """As `Objects.read`."""
@@ -214,7 +214,7 @@ class FolderObjects:
         deleted += self._temporaries()
         for path in deleted:
             try:
-                self._erase(path)
+                erase_file(path, self.cipher)
             except OSError as error:
                 raise StoreError(
                     f"{path}: cannot be deleted: {error.strerror}",
@@ -223,21 +223,6 @@ class FolderObjects:
         for folder in {path.parent for path in deleted}:
             sync_folder(folder)
         return [str(path) for path in deleted]
-
-    def _erase(self, path: Path) -> None:
-        """Delete a file; where there is a key, so that not even the disk shows what it held.
-
-        Without what it begins with nobody can read an encrypted file; a plain one is written over whole.
-        """
-        start = b""
-        with contextlib.suppress(OSError, InputError), open_regular(path, 1 << 62) as (file, _):
-            start = file.read(HEADER_BYTES)
-        if key_of(start):
-            erase(path, HEADER_BYTES)
-        elif self.cipher.key:
-            erase(path)
-        else:
-            path.unlink(missing_ok=True)
 
     def holds(self, digest: str) -> bool:
         """As `Objects.holds`."""

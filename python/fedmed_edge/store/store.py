@@ -235,17 +235,17 @@ class Store:
     # --- contributions -----------------------------------------------------------------------------
 
     def import_contribution(
-        self, path: str | Path, *, where: str | None = None, details: Mapping[str, Any] | None = None
+        self, given: str | Path | Content, *, where: str = "", details: Mapping[str, Any] | None = None
     ) -> Import:
-        """Take a contribution from its file, which nobody else may write to meanwhile.
+        """Take a contribution: its file, which nobody else may write to meanwhile, or its bytes.
 
         The very same contribution again changes nothing, but mends its file where that is damaged or missing.
         One that the site signed anew with a higher sequence becomes its newest. What is refused, once it is
         a contribution, is told in the ledger too, under the site that it claims to be of.
 
         Args:
-            where: Names the file in messages; default its path.
-            details: What the ledger shall tell beside, such as how the file came.
+            where: Names it in messages; default the file's path.
+            details: What the ledger shall tell beside, such as how it came.
 
         Raises:
             InputError: The file is not as it must be, or is of another generation or recipe, or older than
@@ -253,7 +253,8 @@ class Store:
             TrustError: Unknown or revoked signer, wrong signature, or the key of another site.
             StoreError: Another process kept the lock, or the disk is full.
         """
-        content, where = map_content(Path(path)), where or str(path)
+        content = map_content(Path(given)) if isinstance(given, str | Path) else given
+        where = where or str(given)
         envelope, digest = parse_envelope(content, where), digest_of(content)
         try:
             return self._take(content, digest, where, details or {})
@@ -455,9 +456,9 @@ class Store:
     # --- upkeep ------------------------------------------------------------------------------------
 
     @property
-    def key_id(self) -> str | None:
-        """Id of the key that files are encrypted with from now on; None writes plain ones."""
-        return self._objects.cipher.key.id if self._objects.cipher.key else None
+    def cipher(self) -> FileCipher:
+        """What files are encrypted with, or not."""
+        return self._objects.cipher
 
     def key_ids(self) -> dict[str, str | None]:
         """Id of the key that each file is encrypted with, by its digest; None for a plain one."""
@@ -466,10 +467,8 @@ class Store:
     def rewrite(self, advance: Callable[[str], None] = lambda digest: None) -> int:
         """Bring every file under the key that the store was opened with, or make it plain; how many were not.
 
-        May be stopped at any point and run again. `advance` is called for every file.
-
-        Raises:
-            StoreError: A file cannot be read or written; those before it are done.
+        May be stopped at any point and run again. `advance` is called for every file. Raises a `StoreError`
+        where a file cannot be read or written; those before it are done.
         """
         return at_rest.rewrite_all(self._index, self._objects, advance)
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -210,7 +211,7 @@ def test_a_store_is_changed_over_file_by_file_and_back(
     mixed = Store.open(store.folder, cipher=FileCipher(key))
     assert mixed.verify() == []
     mixed.import_contribution(sent("beta"))  # the next write is encrypted
-    assert sorted(mixed.key_ids().values(), key=str) == [key.id, None, None]
+    assert Counter(mixed.key_ids().values()) == {key.id: 1, None: 2}
     seen: list[str] = []
     assert (mixed.rewrite(seen.append), mixed.rewrite(), len(seen)) == (2, 0, 3)
     assert set(mixed.key_ids().values()) == {key.id} and mixed.verify() == []
@@ -332,7 +333,7 @@ def test_killed_at_any_point_nothing_is_lost_and_running_again_ends_it(
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
     )
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) >= 5
+    assert int(done.stdout) >= 2
 
 
 WRITER = """

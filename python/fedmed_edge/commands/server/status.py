@@ -32,7 +32,11 @@ def command(out: Output, folder: Path) -> None:
         "contributions": [asdict(entry) for entry in store.contribution_entries()],
         "models": [asdict(model) for model in store.models()],
         "held_back": {task: held for task in store.tasks() if (held := store.held_back.of(task))},
-        "encryption": {"key": store.key_id, "files": len(keys), "plain": keys.count(None)},
+        "encryption": {
+            "key": store.cipher.key.id if store.cipher.key else None,
+            "files": len(keys),
+            "plain": keys.count(None),
+        },
         "ages": [asdict(age) | {"too_old": age.too_old} for age in ages(store)],
         "faults": faults,
     }
@@ -50,15 +54,16 @@ def command(out: Output, folder: Path) -> None:
 
 
 def _at_rest(store: "Store", keys: list[str | None]) -> str:
-    if store.key_id is None:
+    if store.cipher.key is None:
         return "store: not encrypted"
-    others = len(keys) - keys.count(store.key_id)
+    id = store.cipher.key.id
+    others = len(keys) - keys.count(id)
     rest = (
         f"; {others} of its {len(keys)} files are not yet: run `fedmed-server store encrypt`"
         if others
         else ""
     )
-    return f"store: encrypted with key {store.key_id}{rest}"
+    return f"store: encrypted with key {id}{rest}"
 
 
 def _sites(store: "Store") -> Iterator[str]:
