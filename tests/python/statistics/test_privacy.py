@@ -168,23 +168,24 @@ def test_the_noise_on_a_gram_is_symmetric_and_isotropic_in_its_norm() -> None:
         assert stats.kstest((drawn * direction).sum(axis=(1, 2)), "norm").pvalue > 1e-4
 
 
-def test_what_is_released_is_the_sum_with_noise_of_the_stated_size(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("kind", "rows"), [("classification", 1), ("segmentation", 256)])
+def test_what_is_released_is_the_sum_with_noise_of_the_stated_size(kind: Kind, rows: int) -> None:
     """Through the whole mechanism, far from where it clips at zero."""
     scale, clip, multiplier = np.array([0.5, 0.5, 1.0]), 1.0, 1e-3
     counts, corners = [], []
     for _ in range(400):
-        sums = clipped(30, scale, clip)
+        sums = clipped(30, scale, clip, kind=kind, rows=rows)
         exact = unpack(sums.result()[0])
         out = private_statistics(sums, scale, multiplier=multiplier, min_cohort=10, feature_dim=2)
-        difference = unpack(out.blocks[REST, 0]) * np.outer(scale, scale) / 2.0 - exact  # √2 to length 1
+        difference = unpack(out.blocks[REST, 0]) * np.outer(scale, scale) / sums.typical / rows - exact
         counts.append(difference[-1, -1])
         corners.append(difference[0, 1] * np.sqrt(2))
     for values in (counts, corners):
         assert stats.kstest(np.array(values) / multiplier, "norm").pvalue > 1e-4
 
 
-def clipped(patients: int, scale: Array, clip: float) -> ClippedAccumulator:
-    sums = ClippedAccumulator(("a",), scale=scale, clip=clip)
+def clipped(patients: int, scale: Array, clip: float, **more: Any) -> ClippedAccumulator:
+    sums = ClippedAccumulator(("a",), scale=scale, clip=clip, **more)
     random = np.random.default_rng(1)
     for number in range(patients):
         row = np.append(random.standard_normal(2) * 2, 1).astype(np.float32)
