@@ -15,11 +15,12 @@ from fedmed_edge.commands.edge import edge
 from fedmed_edge.errors import InputError
 from fedmed_edge.images.dataset import Task, read_dataset, read_task
 from fedmed_edge.recipe import Training
-from fedmed_edge.study import bench_method
+from fedmed_edge.study import bench_method, questions
 from fedmed_edge.study.bench_method import Comparison, bench_methods, find_tasks
 from fedmed_edge.study.method_report import tables
 from fedmed_edge.study.methods.method import Case, Learned, Method, Option
 from fedmed_edge.study.methods.registry import METHODS, methods_named
+from fedmed_edge.study.methods.tuning import Choice
 from fedmed_edge.study.near_duplicates import near_duplicates
 from fedmed_edge.study.plan import METHOD_BUDGETS, POLICIES, Budget, MethodBudget
 from fedmed_edge.study.questions import _SHIFT_PARTS, labels_and_images, settings_named, shifts, unlabelled
@@ -180,10 +181,18 @@ def test_events_leave_the_bytes_of_a_store_that_saw_them(folder: Path, tmp_path:
 
 
 def test_a_join_proves_itself_also_after_a_label_curve(folder: Path, tmp_path: Path) -> None:
-    few, every, joined = ask(folder, tmp_path / "out", comparison("rebuilt", "labels,join")).rows
-    assert (few["labels"], every["labels"], joined["labels"]) == (5, 10, None)
-    assert joined["notes"]["exact"] and "exact" not in every["notes"]
-    assert joined["scores"] == every["scores"]
+    (task,), _ = find_tasks(folder)
+    checked = bench_method.check(task, tmp_path / "out")
+    bench = bench_method._Bench(checked, comparison("rebuilt"), tmp_path / "out", 0, lambda step: None)
+    *_, every = questions.labels(checked.train, "beta", 0)
+    (joined,) = questions.join(checked.train, "beta", 0)
+    keys = {
+        name: [bench._key(question, METHODS[name], Choice({})) for question in (every, joined)]
+        for name in ("rebuilt", "local")
+    }
+    assert joined.proves and not every.proves and len(every.sites["beta"]) == len(joined.sites["beta"])
+    assert keys["rebuilt"][0] != keys["rebuilt"][1], "the row says how exact it was"
+    assert keys["local"][0] == keys["local"][1], "it is asked once"
 
 
 def test_a_corrected_mask_is_another_question(
