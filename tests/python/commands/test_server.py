@@ -34,14 +34,53 @@ def test_an_empty_store_says_what_comes_next(tmp_path: Path, kit: ModuleType) ->
     assert made.out.startswith(f"{tmp_path / 'server'}: ready\n")
     lines = kit.run(SERVER, "status", "-C", tmp_path / "server").out.splitlines()
     assert [line.split(";")[0] for line in lines] == [
+        "store: not encrypted",
         "sites: none yet",
         "generations: none yet",
         "contributions: none yet",
         "models: none yet",
         "all sound: every row, file, digest and signature was checked",
     ]
-    assert "`fedmed-server site add NAME --key FILE` enrols one" in lines[0]
+    assert "`fedmed-server site add NAME --key FILE` enrols one" in lines[1]
     assert "no site is enrolled yet" in kit.run(SERVER, "site", "list", "-C", tmp_path / "server").out
+
+
+def test_a_store_is_encrypted_and_made_plain_again(
+    tmp_path: Path, kit: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, path, other = tmp_path / "server", tmp_path / "store.key", tmp_path / "other.key"
+    made = kit.run(SERVER, "init", server, "--store-key", path, "--json").json["store_key"]
+    assert path.stat().st_mode & 0o777 == 0o600
+    secret = path.read_text().splitlines()[1]
+    assert kit.run(SERVER, "status", "-C", server).out.startswith(f"store: encrypted with key {made}\n")
+
+    new = kit.run(SERVER, "store", "key", other, "--json").json["key"]
+    refused(kit.run(SERVER, "store", "key", other), 1, f"{other}: is a private key", "choose another file")
+    monkeypatch.setenv("FEDMED_STORE_KEY", str(other))
+    expected = f"store: `store_key` has key {new} of {other}, expected {made}, which the store is"
+    refused(kit.run(SERVER, "status", "-C", server), 1, expected, "name that key's file, or change the key")
+    done = kit.run(SERVER, "store", "encrypt", "-C", server, "--old-key", path)
+    assert done.out == f"{server}: 0 files are encrypted with key {new}, 0 of them were written anew\n"
+    assert kit.run(SERVER, "status", "-C", server, "--json").json["encryption"]["key"] == new
+    assert kit.run(SERVER, "store", "decrypt", "-C", server).out.startswith(f"{server}: 0 files are plain")
+    monkeypatch.delenv("FEDMED_STORE_KEY")
+
+    settings = server / "fedmed.toml"
+    lines = settings.read_text().splitlines(keepends=True)
+    settings.write_text("".join(line for line in lines if not line.startswith("store_key")))
+    assert kit.run(SERVER, "status", "-C", server).out.startswith("store: not encrypted\n")
+    wanted = f"{settings}: has no `store_key`, expected the file of a store key"
+    refused(
+        kit.run(SERVER, "store", "encrypt", "-C", server),
+        1,
+        wanted,
+        "`fedmed-server store key FILE` makes one",
+    )
+    missing = tmp_path / "missing.key"
+    said = kit.run(SERVER, "status", "-C", server, "--set", f"store_key={missing}")
+    refused(said, 1, f"`store_key`: {missing}: no such file", "put the store's key back")
+    kept = [one for one in server.rglob("*") if one.is_file()]
+    assert kept and not any(secret.encode() in one.read_bytes() for one in kept)
 
 
 def test_init_does_not_go_into_a_folder_that_is_used(tmp_path: Path, kit: ModuleType) -> None:
