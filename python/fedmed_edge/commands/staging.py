@@ -4,12 +4,13 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedmed_edge.atomic import read_regular, write_atomic
+from fedmed_edge.atomic import locked, read_regular, write_atomic
 from fedmed_edge.errors import InputError, StoreError
 from fedmed_edge.generation import Generation
 from fedmed_edge.recipe import Recipe
@@ -74,8 +75,23 @@ class Staging:
     stored: bool
     without: Sequence[str] = ()
 
-    def place(self, pool: Pool, plan: "Plan") -> Path:
-        """Where the stage keeps what it needs to go on; the same for the same arguments."""
+    @contextmanager
+    def place(self, pool: Pool, plan: "Plan") -> Iterator[Path]:
+        """Where the stage keeps what it needs to go on, the same for the same arguments; in the end it goes.
+
+        Raises:
+            InputError: The same stage is running.
+        """
+        place, done = self.folder / FOLDER / self._identity(pool, plan), False
+        with locked(place / "lock", busy="stage: the very same one is running"):
+            try:
+                yield place
+                done = True
+            finally:
+                if done or not {_BEGUN, _CHECKPOINT} & {one.name for one in place.iterdir()}:
+                    shutil.rmtree(place, ignore_errors=True)
+
+    def _identity(self, pool: Pool, plan: "Plan") -> str:
         said = {
             "start": self.start and self.start.digest,
             "pool": [pool.digest, pool.recipe.digest],
@@ -83,7 +99,7 @@ class Staging:
             "without": sorted(self.without),
             "plan": [plan.steps, plan.merge, plan.seed, plan.batch],
         }
-        return self.folder / FOLDER / hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
 
     def teachers(self, place: Path) -> Teachers:
         """The local models that the stage began with, else those that the store holds now.
@@ -92,7 +108,6 @@ class Staging:
             InputError: There is none, or a site that is left out is not enrolled.
         """
         if self.start is None:
-            place.mkdir(parents=True, exist_ok=True)
             return Teachers()
         enrolled = {site.name for site in self.store.sites() if not site.revoked}
         for site in self.without:
@@ -109,7 +124,6 @@ class Staging:
         awaited = tuple(sorted(enrolled - {one.site for one in models} - set(self.without)))
         if not models:
             raise self._nobody(left_out, awaited)
-        place.mkdir(parents=True, exist_ok=True)
         write_atomic(place / _BEGUN, json.dumps(sorted(one.contribution for one in models)).encode())
         return Teachers(models, left_out, awaited)
 
@@ -206,10 +220,6 @@ class Staging:
         if draft:
             return made_draft
         return standardise(made_draft, pool, self.recipes, device=device, seed=seed)
-
-    def finish(self, place: Path) -> None:
-        """Forget what was kept to go on."""
-        shutil.rmtree(place, ignore_errors=True)
 
 
 def staging_of(

@@ -1,5 +1,6 @@
 """`fedmed-server stage` on a real small store: hospitals of both kinds, killed and gone on with, all off."""
 
+import json
 import shutil
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image as Raster
 
 from fedmed_edge import hospital
+from fedmed_edge.commands import staging
 from fedmed_edge.generation import read_generation
 from fedmed_edge.statistics.contribution import read_contribution
 from fedmed_edge.store.store import Store
@@ -110,8 +112,18 @@ def test_a_stage_uses_who_came_and_says_who_is_awaited(staged: Any, kit: ModuleT
     models = {task: f.admin("rebuild", "--task", task) for task in ("tiny", "cells")}
     assert {model["generation"] for model in models.values()} == {made.digest}
     assert models["tiny"]["sites"] == ["a", "b"] and models["cells"]["sites"] == ["c"]
-    for task in ("tiny", "cells"):
-        f.admin("export", "--task", task, "--out", f.root / f"{task}.onnx")
+    # one file of one encoder and both heads
+    alone = [
+        f.admin("export", "--task", task, "--out", f.root / f"{task}.onnx") for task in ("tiny", "cells")
+    ]
+    both = f.admin("export", "--task", "tiny", "--task", "cells", "--out", f.root / "both.onnx")
+    encoder = len(made.encoder)
+    assert both["bytes"] < sum(one["bytes"] for one in alone) - 0.8 * encoder
+    images = [f.root / "a-data" / "22.png", f.root / "c-data" / "8.png"]
+    trust = ("--trust", f.trust, "--device", "cpu", "--json")
+    infer = kit.run(EDGE, "infer", *images, "--model", f.root / "both.onnx", "-o", f.root / "out", *trust)
+    assert infer.code == 0, infer.err
+    assert {json.loads(line)["task"] for line in infer.out.splitlines()} == {"tiny", "cells"}
 
 
 def test_with_every_site_off_stored_models_of_older_generations_teach(staged: Any) -> None:
@@ -213,6 +225,23 @@ def test_what_cannot_be_used_of_a_pool_is_listed_and_told_by_the_exit_code(
     assert said.code == 3, said.err
     assert "pool: 24 images; 1 cannot be used, 1 copies, 0 other files" in said.out
     assert f"not used: {f.root / 'pool' / 'cut.png'}: " in said.out
+
+
+def test_the_same_stage_does_not_run_twice_at_once(
+    staged: Any, kit: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    f, said = staged, []
+    f.admin("import", f.root / "a.weights")
+    original = staging.Staging.learn
+
+    def again(*arguments: Any, **named: Any) -> Any:
+        said.append(kit.run(SERVER, "stage", "-C", f.server, *given(f)))
+        return original(*arguments, **named)
+
+    monkeypatch.setattr(staging.Staging, "learn", again)
+    stage(f)
+    refused(said[0], "stage: the very same one is running", "")
+    assert len(said) == 1 and not list((f.server / "stages").iterdir())
 
 
 def test_refusals_say_what_to_do(staged: Any, kit: ModuleType, tmp_path: Path) -> None:

@@ -82,12 +82,11 @@ def command(
     with out.progress("looking at the pool") as advance:
         pool = read_pool(images, pool_recipe(staging.recipes), progress=advance)
     plan = plan_of(pool, steps, epochs, merge, seed)
-    place = staging.place(pool, plan)
-    teachers = staging.teachers(place)
-    with out.progress("learning", plan.steps) as advance:
-        learned = staging.learn(pool, plan, teachers, place, device=device, progress=advance)
-    generation = staging.generation(learned, teachers, pool, draft=draft, seed=seed, device=device)
-    signature = staging.publish(generation, teachers, pool, plan, key, target)
-    staging.finish(place)
+    with staging.place(pool, plan) as place:
+        teachers = staging.teachers(place)
+        with out.progress("learning", plan.steps) as advance:
+            learned = staging.learn(pool, plan, teachers, place, device=device, progress=advance)
+        generation = staging.generation(learned, teachers, pool, draft=draft, seed=seed, device=device)
+        signature = staging.publish(generation, teachers, pool, plan, key, target)
     out.answer(*told(target, signature, generation, teachers, pool, plan, learned))
     ctx.exit(SOME_FAILED if pool.refused else 0)
