@@ -12,14 +12,11 @@ import numpy as np
 
 from fedmed_edge.kernels import diagonal_positions
 from fedmed_edge.model.distance import SiteMap
-from fedmed_edge.model.heldout import Held, all_weights
+from fedmed_edge.model.heldout import Held
 from fedmed_edge.model.solve import solve_ridge
 from fedmed_edge.model.sums import Normal, Part, SiteSums, class_weights, normal_equations
 from fedmed_edge.statistics.contribution import Contribution
-from fedmed_edge.statistics.feature_statistics import Array64, last_column, pack, unpack
-
-NARROW = 128
-"""Directions that episodes are learned in where rows are wider: those in which rows vary most."""
+from fedmed_edge.statistics.feature_statistics import Array64, last_column, pack
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,39 +73,6 @@ class Federation:
         """The same federation, had these sites no labels."""
         left = [site for site in self.sites if site.site not in names]
         return Federation(left, self.between, self.looks, self.ridge)
-
-
-def narrowed(federation: Federation) -> Federation:
-    """The same in the `NARROW` directions in which rows vary most, and the closing 1; λ̄ as it was.
-
-    Parameters that are learned there hold for the whole width too, and are judged at it; learning is some
-    hundred times quicker.
-    """
-    width = federation.sites[0].width
-    if width <= NARROW + 1:
-        return federation
-    balance = all_weights(federation.sites)
-    total = np.zeros(width * (width + 1) // 2)
-    for site in federation.sites:
-        total += balance[site.total.present] @ site.total.grams
-    gram = unpack(total)
-    mean = gram[-1, :-1] / gram[-1, -1]
-    axes = np.linalg.eigh(gram[:-1, :-1] / gram[-1, -1] - np.outer(mean, mean))[1][:, -NARROW:]
-    turn = np.zeros((width, NARROW + 1))
-    turn[:-1, :NARROW], turn[-1, NARROW] = axes, 1.0
-    level = np.trace(gram) / width / (np.trace(turn.T @ gram @ turn) / (NARROW + 1))
-    sites = [
-        SiteSums(
-            site.site,
-            site.classes,
-            NARROW + 1,
-            {key: pack(turn.T @ unpack(block) @ turn) for key, block in site.blocks.items()},
-            site.patients,
-        )
-        for site in federation.sites
-    ]
-    looks = {name: Look(one.mean @ turn, one.style) for name, one in federation.looks.items()}
-    return Federation(sites, federation.between, looks, federation.ridge * float(level))
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fedmed_edge.errors import InputError
 from fedmed_edge.model.distance import SiteMap, known_threshold, site_map
 from fedmed_edge.model.heldout import (
     Held,
@@ -63,7 +62,7 @@ class Evaluation:
         ridge: λ of all fits.
         fold_error: Relative error over the folds of all sites, each held out at once: how the global model
             does at hospitals that it knows; None without folds.
-        site_map: Distances, map and tree; None where a site has no image statistics.
+        site_map: Distances, map and tree of the sites that have image statistics; None where none has.
         known_threshold: As in the model.
         stands_out: Sites whose sums are unlike all others', and how (`suspects.stand_out`).
     """
@@ -189,7 +188,5 @@ def _recall(site: SiteSums, head: Array64, posterior: Posterior) -> float:
 
 
 def _map_or_none(ordered: Collection[Contribution]) -> SiteMap | None:
-    try:
-        return site_map(ordered)
-    except InputError:
-        return None
+    seen = [one for one in ordered if "images" in one.header.parts]
+    return site_map(seen) if seen else None

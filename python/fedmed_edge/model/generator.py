@@ -14,7 +14,7 @@ import numpy as np
 
 from fedmed_edge.kernels import diagonal_positions
 from fedmed_edge.model.distance import SiteMap
-from fedmed_edge.model.episodes import Episode, Federation, look, narrowed
+from fedmed_edge.model.episodes import Episode, Federation, look
 from fedmed_edge.model.heldout import Held, hold, judging_weights
 from fedmed_edge.model.mix import class_mix
 from fedmed_edge.model.sums import SiteSums, class_weights
@@ -23,16 +23,17 @@ from fedmed_edge.statistics.feature_statistics import Array64, last_column
 
 __all__ = ["Generated", "federation_of", "generate", "minimise", "train"]
 
-PENALTY = 1e-2
-"""What a parameter of size 1 costs, as a share of the global model's held-out error."""
+PENALTIES = {True: 1e-2, False: 1e-1}
+"""What a parameter of size 1 costs, as a share of the global model's held-out error: for a site with labels,
+and for one without. How a head does at a scanner that it knows nothing of says less about the next one."""
 
 INPUTS = ("distance", "style", "mean", "mix", "size", "own")
 """What x holds: d², style, mean row beside what the mix of j makes of it, mix, log rows; 1 for own rows."""
 
-LEARNED_FROM = 12
+LEARNED_FROM = 8
 """Sites whose episodes are learned from: the nearest."""
 
-GROUPS = 6
+GROUPS = 4
 """Trainings that judge the generator where the site itself cannot."""
 
 _OWN = len(INPUTS) - 1
@@ -70,7 +71,7 @@ def generate(federation: Federation, name: str) -> Generated | str:
     """Train on the episodes of other sites, generate for one, and judge.
 
     A site with folds is judged on them: none of its labels was learned from. For any other, the others are
-    judged in its place, each by parameters that were learned without its labels.
+    judged in its place, each by parameters that did not learn from its errors.
 
     Args:
         name: Of the site; it may have labelled or unlabelled images.
@@ -82,22 +83,22 @@ def generate(federation: Federation, name: str) -> Generated | str:
     labels, others = own is not None, _nearest(federation, name)
     if name not in federation.looks:
         return "the site has handed over no sums of its rows"
-    small = narrowed(federation)
     usable = [site for site in others if not labels or len(federation.site(site).folds) > 1]
     judged_itself = own is not None and len(own.folds) > 1
     least = (2 if labels else 3) + (0 if judged_itself else 1)
     if len(usable) < least:
         return f"{len(usable)} other sites can be learned from, {least} are needed"
-    unseen = small.without(name)
-    parameters = train([_episodes(unseen, unseen, one, labels=labels) for one in usable])
+    unseen = federation.without(name)
+    learned = {one: _episodes(unseen, one, labels=labels) for one in usable}
+    parameters = train(list(learned.values()), PENALTIES[labels])
     if own is not None and judged_itself:
         errors = {
             f"fold {fold}": (one.error(parameters), one.error(np.zeros(_PARAMETERS)))
-            for fold, one in zip(own.folds, _episodes(federation, small, name, labels=True), strict=True)
+            for fold, one in zip(own.folds, _episodes(federation, name, labels=True), strict=True)
         }
     else:
-        errors = _judged_elsewhere(federation, small, name, usable, labels=labels)
-    inputs, y = _inputs(small, name, own=small.site(name) if labels else None)
+        errors = _judged_elsewhere(learned, PENALTIES[labels])
+    inputs, y = _inputs(federation, name, own=own)
     logs = inputs @ parameters[: len(INPUTS)]
     names = [site.site for site in federation.sites if site.site != name]
     weights = dict(zip(names, np.exp(logs).tolist(), strict=True))
@@ -119,32 +120,25 @@ def _nearest(federation: Federation, name: str) -> list[str]:
 
 
 def _judged_elsewhere(
-    federation: Federation, small: Federation, name: str, usable: Sequence[str], *, labels: bool
+    learned: Mapping[str, Sequence[Episode]], penalty: float
 ) -> dict[str, tuple[float, float]]:
-    errors = {}
-    groups = [usable[first::GROUPS] for first in range(min(GROUPS, len(usable)))]
-    for group in groups:
-        left = [one for one in usable if one not in group]
-        unseen = small.without(name, *group)
-        parameters = train([_episodes(unseen, unseen, one, labels=labels) for one in left])
+    """Every site judged by parameters that did not learn from its errors, as τ is in the rule."""
+    errors, names, nought = {}, list(learned), np.zeros(_PARAMETERS)
+    for group in (names[first::GROUPS] for first in range(min(GROUPS, len(names)))):
+        parameters = train([learned[one] for one in names if one not in group], penalty)
         for one in group:
-            hidden = [name, *(other for other in group if other != one)]
-            found = _episodes(federation.without(*hidden), small.without(*hidden), one, labels=labels)
-            nought = np.zeros(_PARAMETERS)
-            share = sum(e.error(parameters) for e in found) / sum(e.error(nought) for e in found)
+            share = sum(e.error(parameters) for e in learned[one]) / sum(
+                e.error(nought) for e in learned[one]
+            )
             errors[one] = (share, 1.0)
     return dict(sorted(errors.items()))
 
 
-def _episodes(federation: Federation, small: Federation, name: str, *, labels: bool) -> list[Episode]:
-    """Site `name` as if it had just come, its labels seen but for one fold, or not at all.
-
-    Args:
-        small: The same federation, perhaps narrowed: what the generator looks at.
-    """
+def _episodes(federation: Federation, name: str, *, labels: bool) -> list[Episode]:
+    """Site `name` as if it had just come, its labels seen but for one fold, or not at all."""
     own = federation.site(name)
     others = [site.total for site in federation.sites if site.site != name]
-    inputs, y = _inputs(small, name, own=small.site(name) if labels else None)
+    inputs, y = _inputs(federation, name, own=own if labels else None)
     judge = judging_weights([own])
     if not labels:
         known = np.isin(np.arange(own.classes), np.concatenate([part.present for part in others]))
@@ -215,11 +209,12 @@ def _style_distances(federation: Federation, name: str, others: Sequence[str]) -
     )
 
 
-def train(episodes: Sequence[Sequence[Episode]], penalty: float = PENALTY) -> Array64:
+def train(episodes: Sequence[Sequence[Episode]], penalty: float) -> Array64:
     """Parameters of the least mean held-out error; each site counts alike, each error as a share of nought's.
 
     Args:
         episodes: By site.
+        penalty: As of `PENALTIES`.
     """
     nought = np.zeros(_PARAMETERS)
     scales = [sum(one.error(nought) for one in own) * len(episodes) for own in episodes]

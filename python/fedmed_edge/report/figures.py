@@ -113,6 +113,29 @@ def site_map(places: SitePlaces, joined: str) -> str:
         return _svg(figure)
 
 
+def site_tree(sites: Sequence[str], merges: Sequence[tuple[int, int, float]], order: Sequence[int]) -> str:
+    """The tree of the sites: what joins further to the left is more alike.
+
+    Args:
+        merges, order: As of `SiteMap`.
+    """
+    at = {leaf: (0.0, float(row)) for row, leaf in enumerate(order)}
+    with _figure(5.6, 0.7 + 0.32 * len(sites)) as (figure, axes):
+        for number, (one, two, height) in enumerate(merges):
+            (left, high), (right, low) = at[one], at[two]
+            line = ([left, height, height, right], [high, high, low, low])
+            axes.plot(*line, color=_STAND_IN["rebuilt"], linewidth=1.6)
+            at[len(sites) + number] = (height, (high + low) / 2.0)
+        axes.set_yticks(range(len(order)), [sites[leaf] for leaf in order])
+        axes.tick_params(axis="y", length=0, labelcolor=_STAND_IN["ink"])
+        axes.set_ylim(len(order) - 0.5, -0.5)
+        axes.set_xlim(left=0.0)
+        axes.set_xlabel("mean distance between the sites that join")
+        axes.grid(axis="x")
+        axes.spines[["left", "bottom"]].set_visible(False)
+        return _svg(figure)
+
+
 # Where a label may stand, in points from its site: above, below, beside, further off.
 _SPOTS = [(0, 15), (0, -15), (12, 0), (-12, 0), (10, 28), (10, -28), (-10, 28), (-10, -28), (0, 42), (0, -42)]
 

@@ -20,7 +20,16 @@ from fedmed_edge.report.data import (
 )
 from fedmed_edge.report.pictures import example_picture
 
-_TEMPLATE = Path(__file__).with_name("page.html")
+_HERE = Path(__file__).parent
+
+
+def write_page(path: Path, template: str, **values: Any) -> None:
+    """Write a page from one of the room's templates.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    write_atomic(path, page(template, **values).encode())
 
 
 def write_report(path: Path, data: ReportData) -> None:
@@ -34,12 +43,19 @@ def write_report(path: Path, data: ReportData) -> None:
 
 def render(data: ReportData) -> str:
     """The report as HTML text."""
+    return page("page.html", data=data, tasks=[_task(one, n) for n, one in enumerate(data.tasks)])
+
+
+def page(template: str, **values: Any) -> str:
+    """A page as HTML text, in the room's one style."""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"seconds": seconds, "size": size, "score": _score, "interval": _interval}
-    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(data=data, tasks=[_task(one, n) for n, one in enumerate(data.tasks)])
+    style = (_HERE / "page.css").read_text(encoding="utf-8").rstrip("\n")
+    return environment.from_string((_HERE / template).read_text(encoding="utf-8")).render(
+        style=style, **values
+    )
 
 
 def _task(task: TaskFigures, number: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fedmed_edge.model.distance import site_map
-from fedmed_edge.model.episodes import NARROW, Episode, Federation, look, narrowed
+from fedmed_edge.model.episodes import Episode, Federation, look
 from fedmed_edge.model.generator import federation_of
 from fedmed_edge.model.heldout import hold
 from fedmed_edge.model.sums import read_sums
@@ -66,20 +66,3 @@ def test_a_look_needs_no_labels(made: SimpleNamespace) -> None:
     (images,) = made.contribute({"a": site}, recipe, parts=("images",))
     assert look(images) is None
     assert look(replace(known, statistics=None)) is None
-
-
-def test_a_narrow_federation_keeps_most_of_the_rows(made: SimpleNamespace) -> None:
-    _, small = federation(made)
-    assert narrowed(small) is small
-    sites, wide = federation(made, width=NARROW + 40)
-    found = narrowed(wide)
-    assert {site.width for site in found.sites} == {NARROW + 1}
-    for name, before, after in zip("abcd", wide.sites, found.sites, strict=True):
-        np.testing.assert_allclose(after.counts, before.counts, rtol=1e-9)
-        assert after.folds == before.folds
-        assert len(found.looks[name].mean) == NARROW + 1
-        mean = sites[name].rows.mean(axis=0)
-        np.testing.assert_allclose(found.looks[name].mean[-1], mean[-1])
-        assert np.linalg.norm(found.looks[name].mean) <= np.linalg.norm(mean) + 1e-9
-    traces = [np.mean([site.total.grams.sum() for site in one.sites]) for one in (wide, found)]
-    assert traces[0] > 0 and found.ridge < wide.ridge  # the same λ̄: mean diagonals are larger there

@@ -2,6 +2,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import scipy.cluster.hierarchy
+import scipy.linalg
+from scipy.spatial.distance import squareform
 
 from fedmed_edge.model.evaluate import evaluate
 from fedmed_edge.model.rebuild import rebuild
@@ -35,10 +38,58 @@ def test_errors_and_worth_equal_their_definitions(made: SimpleNamespace) -> None
             for to, other in sites.items()
             if to != name
         )
-        assert one.worth == pytest.approx(worth, rel=1e-6)
+        assert one.worth == pytest.approx(worth, rel=1e-9, abs=1e-9 * error)
     assert found.site_map is not None and found.site_map.sites == ("a", "b", "c")
     assert found.known_threshold is None and found.ridge == 1e-2
     assert found.model == rebuild(made.contribute(sites, recipe), recipe, ridge=1e-2).digest
+
+
+def test_the_error_over_folds_equals_its_definition(made: SimpleNamespace) -> None:
+    recipe = made.recipe(3)
+    sites = {name: made.random(seed, shift=seed) for seed, name in enumerate("abc")}
+    sites["c"].folds = 0  # never held out
+    found = evaluate(made.contribute(sites, recipe), recipe, ridge=1e-2)
+    error = known = 0.0
+    for fold in range(5):
+        out = {name: site.fold_of_row() == fold for name, site in sites.items()}
+        kept = {
+            name: made.Site(site.rows[~out[name]], site.labels[~out[name]]) for name, site in sites.items()
+        }
+        head = without(made, kept)
+        for name, site in sites.items():
+            held = site.labels[out[name]]
+            error += error_of(site.rows[out[name]], held, head, np.full(3, 1 / 60))
+            known += len(held) / 60
+    assert found.fold_error == pytest.approx(error / known, rel=1e-9)
+
+
+def test_the_map_and_the_threshold_are_those_of_the_image_features(made: SimpleNamespace) -> None:
+    """From the images themselves: mean, shrunk covariance, matrix square roots; distances of every image."""
+    recipe, rng = made.recipe(3), np.random.default_rng(0)
+    sites = {
+        name: made.random(seed, images=rng.standard_normal((40, 4)) + seed) for seed, name in enumerate("abc")
+    }
+    for site in sites.values():
+        site.distances = np.sum(site.images**2, axis=1)
+    found = evaluate(made.contribute(sites, recipe), recipe)
+    gaussians = []
+    for site in sites.values():
+        covariance = np.cov(site.images.T, bias=True)
+        gaussians.append(
+            (site.images.mean(axis=0), 0.9 * covariance + 0.1 * np.trace(covariance) / 4 * np.eye(4))
+        )
+    wanted = np.zeros((3, 3))
+    for i, (mean, one) in enumerate(gaussians):
+        for k, (other_mean, other) in enumerate(gaussians):
+            cross = np.real(scipy.linalg.sqrtm(one @ other)).trace()
+            square = np.sum((mean - other_mean) ** 2) + np.trace(one + other) - 2 * cross
+            wanted[i, k] = np.sqrt(max(square, 0.0)) if i != k else 0.0
+    assert found.site_map is not None
+    np.testing.assert_allclose(found.site_map.distances, wanted, rtol=1e-9)
+    linkage = scipy.cluster.hierarchy.linkage(squareform(wanted, checks=False), "average")
+    np.testing.assert_allclose([merge[2] for merge in found.site_map.merges], linkage[:, 2], rtol=1e-9)
+    every = np.concatenate([site.distances for site in sites.values()])
+    assert found.known_threshold == pytest.approx(every.mean() + 3 * every.std(), rel=1e-9)
 
 
 def test_expected_recall_foretells_the_one_on_rows(made: SimpleNamespace) -> None:
@@ -84,3 +135,6 @@ def test_without_image_statistics_there_is_no_map(made: SimpleNamespace) -> None
     recipe = made.recipe(3)
     contributions = made.contribute({"a": made.random(0), "b": made.random(1)}, recipe, parts=("classes",))
     assert evaluate(contributions, recipe).site_map is None
+    (told,) = made.contribute({"c": made.random(2)}, recipe)
+    found = evaluate([*contributions, told], recipe)
+    assert found.site_map is not None and found.site_map.sites == ("c",)

@@ -71,24 +71,25 @@ def test_a_site_is_judged_by_its_own_folds_whose_labels_were_not_learned_from(ma
     assert other.parameters == found.parameters
 
 
-def test_the_judge_of_an_unlabelled_site_has_not_learned_from_who_is_judged(
+def test_in_place_of_an_unlabelled_site_others_are_judged_whose_errors_were_not_learned_from(
     made: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sites = two_kinds(made)
     all_ = federation(made, sites | {"g": bare(made, sites["g"])})
-    seen: list[set[str]] = []
-    learn = generator._episodes
+    trained: list[list[object]] = []
+    learn = generator.train
 
-    def watched(one: Federation, small: Federation, name: str, *, labels: bool) -> list:
-        seen.append({site.site for site in one.sites} | {name})
-        return learn(one, small, name, labels=labels)
+    def watched(episodes: list[list[object]], penalty: float) -> np.ndarray:
+        trained.append([own[0] for own in episodes])
+        return learn(episodes, penalty)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(generator, "_episodes", watched)
-    generate(all_, "g")
-    assert seen[:6] == [set("abcdef")] * 6
-    for group, place in zip("abcdef", range(6, len(seen), 6), strict=True):
-        trained, judged = seen[place : place + 5], seen[place + 5]
-        assert all(group not in names for names in trained) and group in judged
+    monkeypatch.setattr(generator, "train", watched)
+    monkeypatch.setattr(generator, "GROUPS", 6)
+    found = generate(all_, "g")
+    assert isinstance(found, Generated) and set(found.errors) == set("abcdef")
+    assert [len(own) for own in trained] == [6] + 6 * [5]
+    left_out = [next(one for one in trained[0] if one not in own) for own in trained[1:]]
+    assert left_out == trained[0]
 
 
 def test_refine_keeps_the_generator_where_it_does_better(made: SimpleNamespace) -> None:
