@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -75,8 +75,9 @@ class Model:
         Raises:
             InputError: The window has another shape, or the model cannot be run.
         """
-        probabilities, distance = self.session.run({self.ports.image: as_batch(window)})
-        return probabilities[0], float(distance.reshape(-1)[0])
+        outputs = self.session.run({self.ports.image: as_batch(window)})
+        named = dict(zip(self.session.outputs, outputs, strict=True))
+        return named[self.ports.probabilities][0], float(named[self.ports.distance].reshape(-1)[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,26 +171,42 @@ def _trusted(path: Path, trust: Path | str | None) -> tuple[bytes, str]:
 
 
 def _opened(path: Path, content: bytes, text: str, device: str) -> tuple[Model, ...]:
-    manifests, models, digest = parse_manifests(text, str(path)), [], hashlib.sha256(content).hexdigest()
+    manifests, digest = parse_manifests(text, str(path)), hashlib.sha256(content).hexdigest()
+    sessions: dict[tuple[str, ...], Session] = {}
+    models = []
     for manifest, ports in manifests:
-        # A runtime computes a whole graph: each task runs on the part that answers it.
-        part = content if len(manifests) == 1 else graph_part(content, ports[1:], str(path))
-        session = open_session(part, device=device, precision=manifest.precision)
-        models.append(Model(path, digest, manifest, session, device, ports))
-        _check_graph(models[-1])
-        log.info("%s: %s on %s", path.name, manifest.task, session.device)
+        outputs = _run_together(manifest, ports, manifests)
+        if outputs not in sessions:
+            part = content if len(manifests) == 1 else graph_part(content, outputs, str(path))
+            sessions[outputs] = open_session(part, device=device, precision=manifest.precision)
+        model = Model(path, digest, manifest, sessions[outputs], device, ports)
+        _check_graph(model, outputs)
+        log.info("%s: %s on %s", path.name, manifest.task, model.device)
+        models.append(model)
     return tuple(models)
 
 
-def _check_graph(model: Model) -> None:
-    recipe, (image, *outputs) = model.recipe, model.ports
-    wanted = {image: (1, recipe.channels, *recipe.size)}
-    if model.session.inputs != wanted:
-        raise InputError(f"{model.path}: `inputs` has {model.session.inputs}, expected {wanted}")
-    if model.session.outputs != outputs:
-        raise InputError(
-            f"{model.path}: `outputs` has {model.session.outputs}, expected {' and '.join(outputs)}"
-        )
+def _run_together(
+    manifest: Manifest, ports: Ports, tasks: Sequence[tuple[Manifest, Ports]]
+) -> tuple[str, ...]:
+    """Outputs of the part of the graph that answers a task; a runtime computes all of them at each run.
+
+    Heads of images cost next to nothing: those of one encoder are one part, which holds it once. A map of
+    pixels costs as much as the encoder: each is a part of its own.
+    """
+    if manifest.recipe.kind == "segmentation":
+        return ports[1:]
+    beside = [own for one, own in tasks if (one.recipe.kind, own.image) == ("classification", ports.image)]
+    return tuple(name for own in beside for name in own[1:])
+
+
+def _check_graph(model: Model, outputs: Sequence[str]) -> None:
+    recipe, session = model.recipe, model.session
+    wanted = {model.ports.image: (1, recipe.channels, *recipe.size)}
+    if session.inputs != wanted:
+        raise InputError(f"{model.path}: `inputs` has {session.inputs}, expected {wanted}")
+    if session.outputs != [*outputs]:
+        raise InputError(f"{model.path}: `outputs` has {session.outputs}, expected {' and '.join(outputs)}")
 
 
 def predict(model: Model, image: Image | Path | str) -> Prediction:
@@ -203,6 +220,7 @@ def predict(model: Model, image: Image | Path | str) -> Prediction:
 
     Example:
         >>> class Toy:  # in the place of a session that `load_model` opened
+        ...     outputs = ("probabilities", "distance")
         ...     def run(self, feeds):
         ...         return [np.array([[0.25, 0.75]], np.float32), np.array([3.0], np.float32)]
         >>> recipe = Recipe(name="lesion", kind="classification", classes=("benign", "malignant"))

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,9 +10,11 @@ import numpy as np
 import onnx
 import pytest
 
+from fedmed_edge import signing
 from fedmed_edge.errors import InputError
 from fedmed_edge.export.onnx_model import export_onnx
 from fedmed_edge.export.tasks import export_tasks
+from fedmed_edge.inference.predict import load_models
 from fedmed_edge.model.manifest import METADATA_KEY, parse_manifest, parse_manifests
 from fedmed_edge.onnx_file import graph_part, model_metadata
 from fedmed_edge.recipe import Recipe
@@ -80,6 +83,23 @@ def test_tasks_of_one_generation_share_its_encoder(made: SimpleNamespace) -> Non
     assert len(set(constants(content))) == len(constants(content)), "every constant once"
     alone = [len(export_onnx(*pair)) for pair in pairs]
     assert len(content) < sum(alone) - 2 * len(generation.encoder)
+
+
+def test_images_tasks_of_one_encoder_run_on_one_session(made: SimpleNamespace, tmp_path: Path) -> None:
+    generation, key = made.generation("segmentation", (20, 28), widths=(6, 10)), signing.generate_key()
+    kinds = {"lesion": "classification", "organs": "segmentation", "side": "classification"}
+    pairs = [(named(made, generation, name, kind), generation) for name, kind in kinds.items()]
+    signing.write_signed(tmp_path / "m.onnx", export_tasks(pairs), key)
+    signing.write_public_key(tmp_path / "m.pub", key.public_key())
+    lesion, organs, side = load_models(tmp_path / "m.onnx", trust=tmp_path / "m.pub", device="cpu")
+    assert lesion.session is side.session and organs.session is not side.session
+    image = np.random.default_rng(7).random((1, 20, 28), np.float32)
+    for (model, _), one in zip(pairs, (lesion, organs, side), strict=True):
+        alone = open_session(export_onnx(model, generation), device="cpu")
+        probabilities, distance = one.run(image)
+        wanted, far = alone.run({"image": image[None]})
+        np.testing.assert_array_equal(probabilities, wanted[0])
+        assert distance == pytest.approx(float(far[0]), rel=1e-6)
 
 
 def test_generations_of_one_backbone_share_its_weights(made: SimpleNamespace) -> None:
