@@ -128,18 +128,19 @@ def read_source(series: Series, manifest: Manifest, setting: str) -> Source:
         first.SliceThickness = series.thickness_mm or (series.stack.distance_mm if series.stack else None)
     if len(series.files) == 1:
         return Source(series, manifest, setting, [first])
-    return Source(
-        series, manifest, setting, [first, *(_slice(series, frame, first) for frame in series.frames[1:])]
-    )
-
-
-def _slice(series: Series, frame: Frame, first: Dataset) -> Dataset:
-    """What an object refers to another slice by; patient and study are the first one's."""
-    header = Dataset()
-    header.SOPClassUID, header.SOPInstanceUID = series.sop_class_uid, frame.instance_uid
+    shared = Dataset()
+    shared.SOPClassUID = series.sop_class_uid
     for keyword in _OF_THE_SERIES:
         if keyword in first:
-            setattr(header, keyword, first[keyword].value)
+            shared[keyword] = first[keyword]
+    return Source(series, manifest, setting, [first, *(_slice(shared, one) for one in series.frames[1:])])
+
+
+def _slice(shared: Dataset, frame: Frame) -> Dataset:
+    """What an object refers to another slice by; patient and study are the first one's."""
+    header = Dataset()
+    header.update(shared)
+    header.SOPInstanceUID = frame.instance_uid
     if frame.position is not None:
         header.ImagePositionPatient = [float(mm) for mm in frame.position]
     return header
