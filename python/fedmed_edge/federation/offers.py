@@ -7,10 +7,12 @@ OFFERS/DIGEST.json   what it is, for whom, and the server's signature over it
 import hashlib
 import io
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from io import BufferedReader
 from pathlib import Path
 from typing import Literal
+
+from pydantic import Field
 
 from fedmed_edge.atomic import write_atomic
 from fedmed_edge.errors import InputError, StoreError
@@ -30,12 +32,15 @@ class OnOffer(Offered):
     Attributes:
         sites: Who may have it; None is every site.
         recipe: Digest; every site that hears of the generation is asked to contribute to it for this recipe.
+        asks: The same of every recipe that the generation was offered for, with the sites that are asked;
+            None is every site.
         contributions: Ids of those whose styles are in it.
         state: `on offer`, `taken back` (nobody gets it any more) or `withdrawn` (nor may use it).
     """
 
     sites: tuple[str, ...] | None = None
     recipe: Digest | None = None
+    asks: dict[Digest, tuple[str, ...] | None] = Field(default_factory=dict)
     contributions: tuple[Digest, ...] = ()
     state: Literal["on offer", "taken back", "withdrawn"] = "on offer"
 
@@ -43,10 +48,17 @@ class OnOffer(Offered):
         """Whether a site may have it."""
         return self.state == "on offer" and (self.sites is None or site in self.sites)
 
-    @property
-    def purpose(self) -> str:
-        """What sites are asked for where the offer names a recipe."""
-        return f"statistics {self.digest} {self.recipe}"
+    def recipes_for(self, site: str) -> list[str]:
+        """Digests of the recipes that a site is asked to contribute to the generation for."""
+        # before several tasks could share a generation there was `recipe` alone
+        asks = self.asks or ({self.recipe: self.sites} if self.recipe else {})
+        if not self.is_for(site):
+            return []
+        return [recipe for recipe, sites in asks.items() if sites is None or site in sites]
+
+    def purpose(self, recipe: str) -> str:
+        """What sites are asked for with a recipe."""
+        return f"statistics {self.digest} {recipe}"
 
 
 class Offers:
@@ -70,6 +82,7 @@ class Offers:
         task: str | None = None,
         generation: str | None = None,
         recipe: str | None = None,
+        asks: Mapping[str, Collection[str] | None] | None = None,
         model: str | None = None,
         contributions: Collection[str] = (),
     ) -> OnOffer:
@@ -80,6 +93,7 @@ class Offers:
             key: The server's, which every object is signed with.
             sites: Who may have it; None is every site.
             recipe: Of a generation that these sites shall contribute to.
+            asks: As of `OnOffer`.
             model: In an exported model.
             contributions: Ids of those whose styles are in it.
 
@@ -96,6 +110,7 @@ class Offers:
             generation=generation,
             sites=None if sites is None else tuple(sorted(sites)),
             recipe=recipe,
+            asks={one: None if to is None else tuple(sorted(to)) for one, to in (asks or {}).items()},
             model=model,
             contributions=tuple(contributions),
             made=time.time(),

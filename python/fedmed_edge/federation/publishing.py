@@ -45,6 +45,8 @@ class Publisher:
     ) -> OnOffer:
         """Offer a generation of the store, and with it the styles of the sites that consent.
 
+        One that is on offer for other tasks' recipes stays so: its sites are those of all of them.
+
         Args:
             digest: Of the generation.
             sites: Who may have it; None is every site.
@@ -55,13 +57,24 @@ class Publisher:
             StoreError: There is no such generation.
             InputError: The disk is full.
         """
-        content, wanted = self.store.generation(digest).content, recipe.digest if ask else None
+        content, held = self.store.generation(digest).content, self.offers.read(digest)
+        asks: dict[str, Collection[str] | None] = {}
+        if held is not None and held.state == "on offer":
+            asks = {one: to for one, to in held.asks.items() if one != recipe.digest}
+        everybody = sites is None or None in asks.values()
+        every = set(sites or ()).union(*(to for to in asks.values() if to))
         offer = self.offers.publish(
-            content, self.key, kind="generation", sites=sites, task=recipe.name, recipe=wanted
+            content,
+            self.key,
+            kind="generation",
+            sites=None if everybody else every,
+            task=recipe.name,
+            recipe=recipe.digest if ask else None,
+            asks=asks | ({recipe.digest: sites} if ask else {}),
         )
         self._styles(recipe, digest, sites)
         if ask:
-            Requests(self.folder / "requests").forget_undone(offer.purpose)
+            Requests(self.folder / "requests").forget_undone(offer.purpose(recipe.digest))
         self._tell(offer, asked=ask)
         return offer
 
@@ -104,7 +117,7 @@ class Publisher:
         """
         entry = self._exported(content, name)
         to = [entry.refined_for] if entry.refined_for else sites
-        told = {"task": entry.task, "generation": entry.generation, "model": entry.digest}
+        told: dict[str, Any] = {"task": entry.task, "generation": entry.generation, "model": entry.digest}
         offer = self.offers.publish(content, self.key, kind="model", sites=to, **told)
         self._tell(offer, model=entry.digest)
         return offer

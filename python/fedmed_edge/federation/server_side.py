@@ -171,12 +171,12 @@ class _Visit:
     def _ask_to_contribute(self, offers: list[OnOffer], now: float) -> None:
         """Whoever hears of a generation for the first time is asked for statistics, however late it joins."""
         for offer in offers:
-            if offer.recipe is not None and offer.is_for(self.site):
+            for recipe in offer.recipes_for(self.site):
                 self.requests.make(
                     self.site,
-                    offer.purpose,
+                    offer.purpose(recipe),
                     kind="contribute",
-                    recipe=offer.recipe,
+                    recipe=recipe,
                     generation=offer.digest,
                     deadline=now + _CONTRIBUTE_S,
                 )
