@@ -61,7 +61,7 @@ def contribute(
     None where the setting lets nothing leave: too few patients, or noise in which no class stands out.
     """
     began, patients = time.perf_counter(), {item.patient for item in dataset.labelled}
-    if patients and not _reaches_cohort(dataset, setting):
+    if patients and not reaches_cohort(dataset, setting):
         return None, 0.0
     config = SiteConfig(site=site, device=cast(Device, device), policy=setting.policy(len(patients)))
     contribution = None
@@ -104,6 +104,6 @@ def score_heads(
     return answers
 
 
-def _reaches_cohort(dataset: Dataset, setting: StatedPolicy) -> bool:
+def reaches_cohort(dataset: Dataset, setting: StatedPolicy) -> bool:
     """Whether any class has the patients that the setting asks for."""
     return max(dataset.counts().values()) >= setting.min_cohort

@@ -8,6 +8,7 @@ from typing import Any
 
 from fedmed_edge import __version__
 from fedmed_edge.atomic import write_atomic
+from fedmed_edge.errors import InputError
 from fedmed_edge.export.onnx_model import export_onnx
 from fedmed_edge.images.dataset import Task, read_dataset, read_task
 from fedmed_edge.inference.batch import infer
@@ -22,7 +23,7 @@ from fedmed_edge.store.store import Store
 from fedmed_edge.study.cohort import write_cohort
 from fedmed_edge.study.federated import Federated, run_federated
 from fedmed_edge.study.figures import document, examples, table, task_figures
-from fedmed_edge.study.join import Join, run_join
+from fedmed_edge.study.join import Join, refuse_few_patients, run_join
 from fedmed_edge.study.plan import Budget, StatedPolicy
 from fedmed_edge.study.runs import Runs
 
@@ -81,13 +82,20 @@ def run_demo(
         federation: Tell the first task's story again over processes that connect by mutual TLS.
 
     Raises:
-        InputError: A task folder cannot be used.
+        InputError: A task folder cannot be used, or every task has too few patients for the setting (where
+            some have, they are passed over); or noise over a federation.
         Unreachable: A step over the federation took too long.
     """
+    if federation and setting.epsilon is not None:
+        raise InputError(
+            "demo: `federation` compares models by their bytes, and noise is drawn anew each time",
+            hint="choose another setting, or leave out --federation",
+        )
     folders = list(data) or list(write_cohort(out / "cohort").values())
-    tasks = [read_task(folder) for folder in folders]
+    tasks, passed = _with_patients([read_task(folder) for folder in folders], joining, setting)
     budgets = FULL_BUDGET if full else DATA_BUDGET if data else SYNTHETIC_BUDGET
-    pages, documents, lines, firsts = [], [], [], []
+    pages, documents, firsts = [], [], []
+    lines = [f"passed over: {why}" for why in passed]
     report = out / "report.html"
     began = time.perf_counter()
     for task in tasks:
@@ -133,6 +141,26 @@ def run_demo(
     write_report(report, shown)
     write_atomic(out / "results.json", _json(documents))
     return DemoResult(documents, [*lines, f"report: {report}"], report)
+
+
+def _with_patients(
+    tasks: Sequence[Task], joining: str | None, setting: StatedPolicy
+) -> tuple[list[Task], list[str]]:
+    """The tasks that have the patients that a setting asks for, and why the others are passed over."""
+    if len(tasks) == 1:
+        return list(tasks), []
+    usable, passed = [], []
+    for task in tasks:
+        train = {site: read_dataset(folder, task.recipe).train for site, folder in task.sites.items()}
+        try:
+            refuse_few_patients(task, train, joining or max(train), setting)
+        except InputError as error:
+            passed.append(str(error))
+            continue
+        usable.append(task)
+    if not usable:
+        raise InputError(passed[0], hint="use --setting open for public data")
+    return usable, passed
 
 
 def _federated(task: Task, join: Join, folder: Path, watch: Watch) -> Federated:

@@ -4,7 +4,7 @@ Every column of the table is a way for a hospital to get a model; the controls s
 choose nothing.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from fedmed_edge.images.dataset import Dataset, Task, read_dataset
 from fedmed_edge.model.rebuild import rebuild
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.statistics.contribution import Contribution, new_contribution
-from fedmed_edge.study.closed_form import Head, contribute, publish, score_heads
+from fedmed_edge.study.closed_form import Head, contribute, publish, reaches_cohort, score_heads
 from fedmed_edge.study.label_curve import Curve, label_curve
 from fedmed_edge.study.networks import (
     Column,
@@ -127,19 +127,14 @@ def run_join(
         InputError: Fewer than three sites, no such site, or data that cannot be used.
     """
     bench = _bench(task, joining, out, setting, budget, seed, device, watch)
+    refuse_few_patients(task, bench.train, bench.joining, setting)
     reference, answers, costs = _networks(bench)
     narrow = "" if setting.feature_dim is None else f"-{setting.feature_dim}"
     generation = bench.notebook.generation(
         f"reference{narrow}", lambda: publish(reference, bench.founders, setting, **bench.options)
     )
     contributions = _contributions(bench, generation, bench.train, setting)
-    if bench.joining not in contributions or len(contributions) < 3:
-        raise InputError(
-            f"{task.folder}: too few patients of a class at some sites for min_cohort {setting.min_cohort}"
-            + (" and noise" if setting.epsilon else "")
-            + f"; three sites are needed, `{bench.joining}` among them",
-            hint="use --setting open for public data",
-        )
+    _refuse_few(task, contributions, bench.joining, setting)
     story = tell(
         bench.notebook.folder / setting.name,
         generation,
@@ -219,6 +214,29 @@ def _bench(
         watch,
         Notebook(out, key),
         Notebook(out / f"seed-{seed}", {**key, "seed": seed}),
+    )
+
+
+def refuse_few_patients(
+    task: Task, train: Mapping[str, Dataset], joining: str, setting: StatedPolicy
+) -> None:
+    """Refuse a task of too few patients for a policy, before hours of work go into it.
+
+    Raises:
+        InputError: Fewer than three sites may hand over anything, or the joining one may not.
+    """
+    able = [site for site, data in train.items() if reaches_cohort(data, setting)]
+    _refuse_few(task, able, joining, setting)
+
+
+def _refuse_few(task: Task, able: Collection[str], joining: str, setting: StatedPolicy) -> None:
+    if joining in able and len(able) >= 3:
+        return
+    raise InputError(
+        f"{task.folder}: too few patients of a class at some sites for min_cohort {setting.min_cohort}"
+        + (" and noise" if setting.epsilon else "")
+        + f"; three sites are needed, `{joining}` among them",
+        hint="use --setting open for public data",
     )
 
 

@@ -165,6 +165,19 @@ def test_with_noise_no_refined_model_is_made_and_own_sums_have_none(join: tuple[
     assert again.answers["own_sums"] == made.answers["own_sums"]
 
 
+def test_too_few_patients_are_refused_before_anything_is_trained(
+    join: tuple[Task, Path, Join], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, _, _ = join
+    for name in ("reference_network", "joint_network", "local_network"):
+        monkeypatch.setattr(f"fedmed_edge.study.join.{name}", lambda *a, **k: pytest.fail("trained"))
+    options = {"out": tmp_path, "budget": BUDGET, "device": "cpu"}
+    with pytest.raises(
+        InputError, match="too few patients of a class at some sites for min_cohort 11 and noise"
+    ):
+        run_join(task, setting=replace(POLICIES["private"], min_cohort=11), **options)
+
+
 def test_two_sites_are_too_few(join: tuple[Task, Path, Join], tmp_path: Path) -> None:
     task = join[0]
     few = replace(task, sites={site: task.sites[site] for site in SITES[:2]})
