@@ -1,11 +1,11 @@
 """A model of the store as a file: which one was meant, exported, at which precision, noted in the ledger."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fedmed_edge.errors import InputError, StoreError
+from fedmed_edge.store.exports import note_exported
 
 if TYPE_CHECKING:
     from fedmed_edge.generation import Generation
@@ -70,12 +70,6 @@ def export_together(
     names = ", ".join(one.recipe.name for one in models)
     line = f"{target}: {len(models)} tasks, {names}, {len(content):,} bytes; signature {signature}"
     return told, line
-
-
-def note_exported(store: "Store", model: "GlobalModel", content: bytes) -> None:
-    """Write into the ledger that a file leaves; before it is there, whatever happens in between."""
-    told = {"task": model.recipe.name, "file": hashlib.sha256(content).hexdigest()}
-    store.ledger_append("exported", model.refined_for, model.digest, told)
 
 
 def at_precision(precision: Precision, content: bytes, recipe: "Recipe", calibration: Path | None) -> bytes:

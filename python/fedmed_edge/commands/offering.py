@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedmed_edge.atomic import read_regular
-from fedmed_edge.commands.exporting import chosen_model, exported, note_exported
+from fedmed_edge.commands.exporting import chosen_model, exported
 from fedmed_edge.errors import InputError
 from fedmed_edge.federation.coordinator import FOLDER
 from fedmed_edge.federation.offers import OnOffer
 from fedmed_edge.federation.publishing import Publisher
 from fedmed_edge.kinds import file_kind
 from fedmed_edge.signing import FILE_CAP, read_private_key
+from fedmed_edge.store.exports import note_exported
 
 if TYPE_CHECKING:
     from fedmed_edge.config import ServerConfig

@@ -4,7 +4,6 @@ The reference is the same story told within one process on the same generation: 
 same bytes.
 """
 
-import hashlib
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -23,6 +22,7 @@ from fedmed_edge.model.global_model import GlobalModel
 from fedmed_edge.model.rebuild import rebuild
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.signing import read_private_key
+from fedmed_edge.store.exports import note_exported
 from fedmed_edge.store.store import Store, open_store
 from fedmed_edge.store.withdrawal import withdraw_and_rebuild
 from fedmed_edge.study.hospitals import Hospitals, InProcess, Processes
@@ -192,8 +192,7 @@ class _Teller:
     def hand_out(self, model: GlobalModel, sites: list[str]) -> None:
         """The model is exported, signed, offered, and fetched by every hospital that is left."""
         content = export_onnx(model, self.generation)
-        told = {"task": self.recipe.name, "file": hashlib.sha256(content).hexdigest()}
-        self.store.ledger_append("exported", subject=model.digest, details=told)
+        note_exported(self.store, model, content)
         offer = self.publisher.model(content, "model", sites=sites)
 
         def fetched() -> bool:

@@ -13,6 +13,7 @@ from fedmed_edge.model.rebuild import rebuild
 from fedmed_edge.model.refine import refine
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.signing import PrivateKey, fingerprint, generate_key
+from fedmed_edge.store.exports import note_exported
 from fedmed_edge.store.store import Store
 
 Send = Callable[..., Path]
@@ -253,3 +254,11 @@ def test_a_model_does_not_depend_on_the_ledger(told: Store, sent: Send, recipe: 
     assert rebuild(told.contributions("lesion"), recipe).content == before
     change(told, "DELETE FROM ledger")
     assert rebuild(told.contributions("lesion"), recipe).content == before
+
+
+def test_an_export_is_noted_with_the_digest_of_its_file(told: Store, recipe: Recipe) -> None:
+    model = rebuild(told.contributions("lesion"), recipe)
+    note_exported(told, model, b"content")
+    row = told.ledger()[-1]
+    assert (row.kind, row.site, row.subject) == ("exported", None, model.digest)
+    assert row.details == {"task": "lesion", "file": hashlib.sha256(b"content").hexdigest()}

@@ -10,13 +10,13 @@ from fedmed_edge.commands.exporting import (
     chosen_model,
     export_together,
     exported,
-    note_exported,
 )
 from fedmed_edge.commands.folders import ANY_PATH, FOLDER, check_writable, folder_option, read_server
 from fedmed_edge.commands.server.rebuild import task_of
 from fedmed_edge.commands.verbs import Output, Verb
 from fedmed_edge.errors import InputError
 from fedmed_edge.signing import read_private_key, write_signed
+from fedmed_edge.store.exports import note_exported
 
 
 @click.command(cls=Verb)
