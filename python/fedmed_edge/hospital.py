@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -41,9 +41,6 @@ from fedmed_edge.statistics.feature_statistics import FeatureStatistics
 from fedmed_edge.statistics.header import Program
 from fedmed_edge.statistics.privacy import ClippedAccumulator, private_statistics
 from fedmed_edge.statistics.style import Style
-
-if TYPE_CHECKING:
-    from fedmed_edge.features.training import Network
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +132,10 @@ def train_backbone(
         keep_norms(own, network.backbone, dataset.recipe)
     errors: dict[Error, float] = {}
     if held_out is not None and len(held_out.labelled):
-        errors = _errors(network, start, dataset, held_out, device)
+        try:
+            errors = _errors(network, start, dataset, held_out, device)
+        except InputError as error:  # what was trained is not lost for a test image that cannot be read
+            log.warning("warning: how wrong it is on held-out images was not measured: %s", error)
     return TrainedBackbone(
         dataset.recipe,
         architecture,
@@ -149,7 +149,7 @@ def train_backbone(
 
 
 def _errors(
-    network: "Network", start: Generation | None, dataset: Dataset, held_out: Dataset, device: str
+    network: Any, start: Generation | None, dataset: Dataset, held_out: Dataset, device: str
 ) -> dict[Error, float]:
     """What tells whether a generation has grown too old for the site; of one that has no rows yet, half."""
     errors: dict[Error, float] = {"tuned_error": network_error(network, held_out, device=device)}
@@ -157,10 +157,13 @@ def _errors(
         return errors
     sums = extract(start, dataset.labelled, min_cohort=1, device=device)
     if len({index for _, index in sums.blocks}) > 1:
-        made = fit([site_sums("own", sums, dataset.recipe)], {"own": 1.0}, dataset.recipe, temperature=1.0)
-        head = GlobalModel(dataset.recipe, start.digest, made.head, made.choice.ridge, made.posterior)
-        errors["head_error"] = head_error(start, head, held_out, device=device)
+        errors["head_error"] = head_error(start, _own_model(sums, dataset.recipe), held_out, device=device)
     return errors
+
+
+def _own_model(sums: FeatureStatistics, recipe: Recipe) -> GlobalModel:
+    made = fit([site_sums("own", sums, recipe)], {"own": 1.0}, recipe, temperature=1.0)
+    return GlobalModel(recipe, "", made.head, made.choice.ridge, made.posterior)
 
 
 class Leaving(Frozen):
@@ -418,9 +421,8 @@ def calibration_counts(
         rest = sums.without_fold(fold)
         if not held.any() or len({index for _, index in rest.blocks}) < 2:
             continue
-        made = fit([site_sums("own", rest, recipe)], {"own": 1.0}, recipe, temperature=1.0)
-        model = GlobalModel(recipe, "", made.head, made.choice.ridge, made.posterior)
-        counts = bin_counts(model.probabilities(sample.rows[held]), sample.classes[held])
+        answers = _own_model(rest, recipe).probabilities(sample.rows[held])
+        counts = bin_counts(answers, sample.classes[held])
         total = counts if total is None else total + counts
     return total
 

@@ -133,6 +133,20 @@ def test_norm_layers_stay_where_the_recipe_says_so(
     )
 
 
+def test_a_test_image_that_cannot_be_read_costs_no_training(
+    dataset: Dataset, generation: Generation, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, *others = dataset.test.labelled.items
+    broken = replace(first, image=tmp_path / "broken.png")
+    broken.image.write_bytes(b"no image")
+    held_out = replace(dataset.test, items=(broken, *others))
+    options = {"epochs": 0.1, "site": "alpha", "device": "cpu"}
+    trained = train_backbone(dataset.train, generation, held_out=held_out, **options)  # type: ignore[arg-type]
+    assert trained.errors == {} and "was not measured: " in caplog.text
+    whole = train_backbone(dataset.train, generation, held_out=dataset.test, **options)  # type: ignore[arg-type]
+    assert set(whole.errors) == {"tuned_error", "head_error"}
+
+
 def test_training_without_a_labelled_image_is_refused(dataset: Dataset, draft: Generation) -> None:
     blank = replace(dataset, items=tuple(replace(item, label=None) for item in dataset.train))
     with pytest.raises(InputError, match="label"):
