@@ -20,14 +20,12 @@ from fedmed_edge.errors import InputError, TrustError, Withheld
 from fedmed_edge.features.encoder import require_fit
 from fedmed_edge.features.extract import RowSample, extract, extract_clipped, extract_with_sample
 from fedmed_edge.features.held_out import head_error, network_error
-from fedmed_edge.features.patients import Patients
+from fedmed_edge.features.patients import Leaving, Patients
 from fedmed_edge.features.weights import Error, Weights, read_backbone, write_backbone
 from fedmed_edge.generation import Architecture, Generation
 from fedmed_edge.images.dataset import Dataset
-from fedmed_edge.model.global_model import GlobalModel
-from fedmed_edge.model.rebuild import fit
-from fedmed_edge.model.sums import site_sums
-from fedmed_edge.recipe import Frozen, Recipe, Training
+from fedmed_edge.model.own_sums import own_model
+from fedmed_edge.recipe import Recipe, Training
 from fedmed_edge.statistics.accounting import noise_multiplier
 from fedmed_edge.statistics.calibration import bin_counts
 from fedmed_edge.statistics.contribution import (
@@ -157,36 +155,8 @@ def _errors(
         return errors
     sums = extract(start, dataset.labelled, min_cohort=1, device=device)
     if len({index for _, index in sums.blocks}) > 1:
-        errors["head_error"] = head_error(start, _own_model(sums, dataset.recipe), held_out, device=device)
+        errors["head_error"] = head_error(start, own_model(sums, dataset.recipe), held_out, device=device)
     return errors
-
-
-def _own_model(sums: FeatureStatistics, recipe: Recipe) -> GlobalModel:
-    made = fit([site_sums("own", sums, recipe)], {"own": 1.0}, recipe, temperature=1.0)
-    return GlobalModel(recipe, "", made.head, made.choice.ridge, made.posterior)
-
-
-class Leaving(Frozen):
-    """What a contribution tells of the site's patients, as far as the policy has to know; it stays here.
-
-    Attributes:
-        generation: Digest of the generation.
-        backbone: Digest of its weights: a draft and the generation it became have the same.
-        task: Name of the recipe.
-        parts: What is in it.
-        width: Width of the rows, where an image gives one; None where its pixels do.
-        noise: Noise multiplier; None without noise.
-        cohort: `DIGEST CLASS` of every patient and class in the sums, sorted; no class for unlabelled images.
-            Empty with noise and for weights, which nothing is subtracted from.
-    """
-
-    generation: str
-    backbone: str = ""
-    task: str
-    parts: tuple[Part, ...]
-    width: int | None = None
-    noise: float | None = None
-    cohort: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -421,7 +391,7 @@ def calibration_counts(
         rest = sums.without_fold(fold)
         if not held.any() or len({index for _, index in rest.blocks}) < 2:
             continue
-        answers = _own_model(rest, recipe).probabilities(sample.rows[held])
+        answers = own_model(rest, recipe).probabilities(sample.rows[held])
         counts = bin_counts(answers, sample.classes[held])
         total = counts if total is None else total + counts
     return total

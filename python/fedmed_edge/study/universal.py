@@ -35,9 +35,7 @@ from fedmed_edge.features.training import build_network, train
 from fedmed_edge.features.weights import Weights
 from fedmed_edge.images.dataset import Dataset
 from fedmed_edge.images.fingerprint import content_digest
-from fedmed_edge.model.global_model import GlobalModel
-from fedmed_edge.model.rebuild import fit
-from fedmed_edge.model.sums import site_sums
+from fedmed_edge.model.own_sums import own_model
 from fedmed_edge.recipe import Backbone, Recipe
 from fedmed_edge.study.networks import merged
 from fedmed_edge.study.notebook import Notebook, digest_of, images_digest
@@ -333,9 +331,8 @@ class _Learning:
         draft = draft_generation(recipe, self.weights(self.last), seed=self.seed)
         generation = standardise(draft, self.pool, [recipe], device=self.device, seed=self.seed)
         sums = extract(generation, client.train, min_cohort=1, device=self.device, progress=self.watch)
-        made = fit([site_sums("own", sums, recipe)], {"own": 1.0}, recipe, temperature=1.0)
-        model = GlobalModel(recipe, generation.digest, made.head, made.choice.ridge, made.posterior)
-        (found,) = evaluate_heads(generation, client.test, [model], device=self.device)
+        head = own_model(sums, recipe)
+        (found,) = evaluate_heads(generation, client.test, [head], device=self.device)
         return answers_of_predictions(client.test, found, surface=True)
 
 

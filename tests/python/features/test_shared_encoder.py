@@ -21,9 +21,7 @@ from fedmed_edge.features.training import build_network, train
 from fedmed_edge.generation import Generation
 from fedmed_edge.images.dataset import Dataset
 from fedmed_edge.images.preprocess import prepare
-from fedmed_edge.model.global_model import GlobalModel
-from fedmed_edge.model.rebuild import fit
-from fedmed_edge.model.sums import site_sums
+from fedmed_edge.model.own_sums import own_model
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.statistics.feature_statistics import FeatureStatistics, unpack
 
@@ -103,9 +101,7 @@ def test_a_head_of_either_kind_is_solved_on_it(
 ) -> None:
     made, dataset = completed(shared, sums), getattr(shared, name)
     statistics, _ = extract_with_sample(made, dataset, min_cohort=1)
-    solved = fit([site_sums("a", statistics, dataset.recipe)], {"a": 1.0}, dataset.recipe, temperature=1.0)
-    model = GlobalModel(dataset.recipe, made.digest, solved.head, solved.choice.ridge, solved.posterior)
-    (answers,) = evaluate_heads(made, dataset, [model])
+    (answers,) = evaluate_heads(made, dataset, [own_model(statistics, dataset.recipe)])
     if name == "images":
         found = [int(np.argmax(one.probabilities)) == one.item.label for one in answers]  # type: ignore[arg-type]
         assert np.mean(found) > 0.9
