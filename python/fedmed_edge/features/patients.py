@@ -9,8 +9,32 @@ from fedmed_edge.errors import InputError
 from fedmed_edge.features.extract import plan_dataset
 from fedmed_edge.images.dataset import Dataset, Item
 from fedmed_edge.images.fingerprint import Stamp, content_digest, stamp
+from fedmed_edge.recipe import Frozen
 
-__all__ = ["Patients"]
+__all__ = ["Leaving", "Patients"]
+
+
+class Leaving(Frozen):
+    """What a contribution tells of the site's patients, as far as the policy has to know; it stays here.
+
+    Attributes:
+        generation: Digest of the generation.
+        backbone: Digest of its weights: a draft and the generation it became have the same.
+        task: Name of the recipe.
+        parts: What is in it.
+        width: Width of the rows, where an image gives one; None where its pixels do.
+        noise: Noise multiplier; None without noise.
+        cohort: `DIGEST CLASS` of every patient and class in the sums, sorted; no class for unlabelled images.
+            Empty with noise and for weights, which nothing is subtracted from.
+    """
+
+    generation: str
+    backbone: str = ""
+    task: str
+    parts: tuple[Part, ...]
+    width: int | None = None
+    noise: float | None = None
+    cohort: tuple[str, ...] = ()
 
 
 class Patients:

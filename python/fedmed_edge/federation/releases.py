@@ -18,7 +18,7 @@ from pydantic import AwareDatetime, Field, ValidationError
 from fedmed_edge.atomic import sync_folder
 from fedmed_edge.config import ROWS_A_COLUMN, Policy
 from fedmed_edge.errors import InputError, StoreError, Withheld
-from fedmed_edge.hospital import Leaving
+from fedmed_edge.features.patients import Leaving
 from fedmed_edge.statistics.accounting import composed_multiplier, epsilon_of, noise_multiplier
 
 __all__ = ["FILE_NAME", "Release", "Releases", "Spent"]

@@ -14,10 +14,11 @@ import pytest
 
 from fedmed_edge.config import Policy
 from fedmed_edge.errors import InputError, StoreError, Withheld
+from fedmed_edge.features.patients import Leaving
 from fedmed_edge.federation import releases as module
 from fedmed_edge.federation.releases import FILE_NAME, Releases
 from fedmed_edge.federation.sequence import raise_sequence, signed_as_next
-from fedmed_edge.hospital import Leaving, Prepared
+from fedmed_edge.hospital import Prepared
 from fedmed_edge.signing import PrivateKey, generate_key
 from fedmed_edge.statistics.accounting import composed_multiplier, epsilon_of, noise_multiplier
 from fedmed_edge.statistics.contribution import Contribution

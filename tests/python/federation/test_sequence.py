@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from fedmed_edge.errors import InputError
+from fedmed_edge.features.patients import Leaving
 from fedmed_edge.federation.sequence import next_sequence, raise_sequence, signed_as_next
-from fedmed_edge.hospital import Leaving, Prepared
+from fedmed_edge.hospital import Prepared
 
 
 def test_the_sequence_rises_and_is_never_lowered(tmp_path: Path) -> None:
