@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 from pydicom.dataset import Dataset
-from pydicom.uid import SegmentationStorage
+from pydicom.uid import RTStructureSetStorage, SegmentationStorage
 
 from fedmed_edge.errors import InputError, NothingMatched
 from fedmed_edge.images.collect import KEY_FILE, UNUSED, Plan, collect
@@ -278,6 +279,40 @@ def test_segmentations_become_masks_and_the_newer_one_counts(
         "kidney.dcm": "`kidney` is no class, expected one of background, liver",
         "lost.dcm": "segmentation of a series that was not taken",
     }
+    dataset = read_dataset(out, VOLUMES)
+    mask = dataset.load_mask(dataset.items[0], dataset.load(dataset.items[0]))
+    np.testing.assert_array_equal(mask[:, :, 1].T, INSIDE)
+    assert mask.sum() == INSIDE.sum()
+
+
+def test_structures_of_radiotherapy_become_masks(archive: Any, write_dicom: Any, tmp_path: Path) -> None:
+    """A rectangle around the pixels of INSIDE, on the second of three slices."""
+    archive("x", 3)
+    corners = [(1.5, 0.5, 1), (3.5, 0.5, 1), (3.5, 3.5, 1), (1.5, 3.5, 1)]
+    contour = item(
+        ContourGeometricType="CLOSED_PLANAR",
+        NumberOfContourPoints=len(corners),
+        ContourData=[mm for corner in corners for mm in corner],
+    )
+    series = item(RTReferencedSeriesSequence=item(SeriesInstanceUID="1.120.1"))
+    path = write_dicom(
+        "archive/rs.dcm",
+        np.zeros((1, 1), np.uint8),
+        SOPClassUID=RTStructureSetStorage,
+        Modality="RTSTRUCT",
+        StudyInstanceUID="1.120",
+        SeriesInstanceUID="5.5",
+        PatientID="patient x",
+        StructureSetROISequence=item(ROINumber=3, ROIName="Liver"),
+        ROIContourSequence=item(ReferencedROINumber=3, ContourSequence=contour),
+        ReferencedFrameOfReferenceSequence=item(RTReferencedStudySequence=series),
+    )
+    plain = pydicom.dcmread(path)
+    del plain.PixelData, plain.Rows, plain.Columns
+    plain.save_as(path)
+    out = tmp_path / "out"
+    made = collect([tmp_path / "archive"], Plan(out, recipe=VOLUMES))
+    assert (made.images, made.masks, made.unused) == (1, 1, ())
     dataset = read_dataset(out, VOLUMES)
     mask = dataset.load_mask(dataset.items[0], dataset.load(dataset.items[0]))
     np.testing.assert_array_equal(mask[:, :, 1].T, INSIDE)
