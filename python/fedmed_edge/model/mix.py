@@ -1,17 +1,24 @@
-"""The class mix of a site whose images have no labels, from their mean alone. Source: method §5."""
+"""The class mix of a site without labels, from the mean of its images alone; its priors. Source: method §5."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from fedmed_edge.model.episodes import Federation
 from fedmed_edge.model.heldout import normal_without
 from fedmed_edge.model.posterior import LEAST_VARIANCE, ScoreGaussians
 from fedmed_edge.model.rebuild import score_gaussians
 from fedmed_edge.model.sums import SiteSums
 from fedmed_edge.statistics.feature_statistics import Array64
 
-__all__ = ["class_mix", "on_simplex", "solve_mix"]
+__all__ = ["class_mix", "on_simplex", "site_priors", "solve_mix"]
+
+BELIEFS = tuple(step / 10 for step in range(10))
+"""Shares of a solved mix in the priors that are tried; the rest is the mix of the other sites."""
+
+OWN_ROWS = 20.0
+"""Own rows at which a site's counted mix is half of its priors."""
 
 
 def class_mix(
@@ -35,6 +42,51 @@ def class_mix(
     priors = (normal.counts > 0) / max(int(np.count_nonzero(normal.counts)), 1)
     scores, _ = score_gaussians(sites, weights, normal, ridge, priors)
     return solve_mix(scores, priors, mean @ normal.head(ridge))
+
+
+def site_priors(federation: Federation, name: str) -> Array64:
+    """Class priors (C,) of one site, for a recipe whose priors are `counted`.
+
+    With labels its own counts, brought nearer to the other sites' where there are few. Without, the solved
+    mix and theirs; how much of the solved one is believed is what foretells the labelled sites' own mixes
+    best, each taken for one without labels.
+
+    Source: method §5.
+    """
+    own = next((site.counts for site in federation.sites if site.site == name), None)
+    others = federation.without(name)
+    pooled = _shares(np.sum([site.counts for site in others.sites], axis=0)) if others.sites else None
+    if own is not None:
+        return _shares(own if pooled is None else own + OWN_ROWS * pooled)
+    assert pooled is not None  # without labels anywhere nothing is rebuilt
+    share = _belief(others)
+    if share == 0.0 or name not in federation.looks:
+        return pooled
+    return (1.0 - share) * pooled + share * _solved(others, name)
+
+
+def _belief(federation: Federation) -> float:
+    """The first of `BELIEFS` with the least cross-entropy to the labelled sites' mixes."""
+    known = [site.site for site in federation.sites if site.site in federation.looks]
+    if len(known) < 3:
+        return 0.0
+    losses = np.zeros(len(BELIEFS))
+    for name in known:
+        others = federation.without(name)
+        pooled = _shares(np.sum([site.counts for site in others.sites], axis=0))
+        told = np.outer(1.0 - np.array(BELIEFS), pooled) + np.outer(BELIEFS, _solved(others, name))
+        losses -= np.log(np.maximum(told, 1e-6)) @ _shares(federation.site(name).counts)
+    return BELIEFS[int(losses.argmin())]
+
+
+def _solved(others: Federation, name: str) -> Array64:
+    even = dict.fromkeys((site.site for site in others.sites), 1.0)
+    return class_mix(others.sites, even, others.ridge, others.looks[name].mean)
+
+
+def _shares(counts: Array64) -> Array64:
+    out: Array64 = counts / counts.sum()
+    return out
 
 
 def solve_mix(scores: ScoreGaussians, priors: Array64, mean: Array64) -> Array64:

@@ -56,6 +56,7 @@ def rebuild(
     *,
     ridge: Ridge = "auto",
     site_weights: Mapping[str, float] | None = None,
+    priors: Array64 | None = None,
 ) -> GlobalModel:
     """Rebuild the global model from stored contributions.
 
@@ -68,6 +69,7 @@ def rebuild(
         ridge: λ; `auto` chooses it for the hospitals in the federation, by folds held out, `sites` for one
             that has not been seen, by leaving one site out (`choose_ridge`).
         site_weights: a_s by site name, 1 where a site is not named.
+        priors: (C,) class priors of the answers; None: as the recipe says (`class_priors`).
 
     Raises:
         InputError: Nothing is labelled, the contributions do not belong together, or a weight or the ridge is
@@ -96,7 +98,7 @@ def rebuild(
     weights = _site_weights(sites, site_weights or {})
     evidence = _validation_counts(ordered)
     temperature = best_temperature(np.sum(evidence, axis=0)) if evidence else None
-    made = fit(sites, weights, recipe, ridge=ridge, temperature=temperature)
+    made = fit(sites, weights, recipe, ridge=ridge, temperature=temperature, priors=priors)
     choice = made.choice
     log.debug("rebuilt from %d sites, ridge %g by %s", len(sites), choice.ridge, choice.by)
     return GlobalModel(
@@ -162,12 +164,14 @@ def fit(
     *,
     ridge: Ridge = "auto",
     temperature: float | None = None,
+    priors: Array64 | None = None,
 ) -> Fit:
     """Choose λ, solve the head, fit its posterior.
 
     Args:
         weights: a_s of every site.
         temperature: None: as `fit_posterior`.
+        priors: (C,); a class that no site has gets none. None: as the recipe says.
 
     Raises:
         InputError: No site has a labelled image, or the ridge is negative.
@@ -178,7 +182,10 @@ def fit(
         raise InputError(
             "rebuild: no contribution has a labelled image", hint="ask a site with labels to contribute"
         )
-    priors = class_priors(recipe, normal.counts)
+    if priors is None:
+        priors = class_priors(recipe, normal.counts)
+    else:
+        priors = np.where(normal.counts > 0, priors, 0.0) / priors[normal.counts > 0].sum()
     scores, measured = score_gaussians(sites, weights, normal, choice.ridge, priors)
     # Noise moves the mean scores that two classes' threshold would be put between.
     patients = int(sum(int(site.patients.sum()) for site in sites if not site.noise))

@@ -16,6 +16,7 @@ from fedmed_edge.model.distance import SiteMap, site_map
 from fedmed_edge.model.generator import Generated, federation_of, generate
 from fedmed_edge.model.global_model import GlobalModel
 from fedmed_edge.model.heldout import hold, judging_weights, normal_without
+from fedmed_edge.model.mix import site_priors
 from fedmed_edge.model.rebuild import Ridge, rebuild
 from fedmed_edge.model.solve import on_one_thread
 from fedmed_edge.model.sums import Part, SiteSums, in_order, normal_equations, read_sums
@@ -97,6 +98,7 @@ def refine(
     Of both and the global model the one is kept that is best on what was held out: the rule with τ and κ
     chosen by the other units alone, the generator trained without them. Under even held-out errors the global
     one stays. A site that handed over no image statistics, as with noise, counts as one at median distance.
+    Where the recipe's priors are `counted`, those of a refined model are the site's own (`site_priors`).
 
     Args:
         site: Name of j; it may have labelled or unlabelled images.
@@ -138,7 +140,9 @@ def refine(
     way = _better(trials, generate(federation, site), between, site)
     figures = {**model.figures, "refine": _figures(trials, between, site) | way.figures}
     if way.weights is not None:
-        model = rebuild(ordered, recipe, ridge=way.ridge or model.ridge, site_weights=way.weights)
+        priors = site_priors(federation, site) if recipe.priors == "counted" else None
+        ridge = way.ridge or model.ridge
+        model = rebuild(ordered, recipe, ridge=ridge, site_weights=way.weights, priors=priors)
         figures["scores_from"] = model.figures["scores_from"]
     kept: Literal["global", "refined"] = "global" if way.weights is None else "refined"
     log.info("refined for one site: kept %s", kept)
