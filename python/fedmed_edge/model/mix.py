@@ -1,4 +1,4 @@
-"""The class mix of a site without labels, from the mean of its images alone; its priors. Source: method §5."""
+"""The class mix of a site without labels, from the mean of its images; its priors. Source: method §5."""
 
 from collections.abc import Mapping, Sequence
 
