@@ -250,7 +250,8 @@ def staging_of(
     if not known:
         raise InputError("stage: the store has no task", hint="give the recipe of one with --recipe FILE")
     start = None if from_scratch else _start(store, generation)
-    recipes = [store.recipe(task) for task in (tasks or known)]
+    named = [*tasks, *([recipe.name] if recipe and tasks else [])]
+    recipes = [store.recipe(task) for task in dict.fromkeys(named or known)]
     if start is not None and not tasks:
         header = start.header
         recipes = [one for one in recipes if (one.channels, one.size) == (header.channels, header.size)]
