@@ -234,7 +234,7 @@ class _Learning:
         self.recipe = self.clients[0].train.recipe
         common = {"version": __version__, "pool": digest, "recipe": recipe.digest, "seed": seed}
         own = {"clients": {one.name: images_digest({one.name: one.train}) for one in self.clients}}
-        first = {"side": steps.side, "widths": steps.widths, "first": steps.first}
+        first = {name: getattr(steps, name) for name in ("side", "widths", "first", "batch")}
         self._common = Notebook.keyed(kept, "universal", common | first)
         everything = common | own | asdict(steps)
         self._own, self.identity = Notebook.keyed(kept, "universal", everything), digest_of(everything)
