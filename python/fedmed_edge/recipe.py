@@ -89,7 +89,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class Training(Frozen):
     """How a backbone is trained on a site's images: which domain shifts are generated, and what holds it.
 
-    Every batch is seen as it is and shifted, which takes twice as long, unless no share is above 0.
+    Every batch is seen as it is and shifted, which takes twice as long, unless no share is above 0. What a
+    recipe leaves out is as `TRAINING` has it for its kind of task.
 
     Attributes:
         amplitude: Share of the images whose low-frequency amplitude moves towards another site's style, where
@@ -106,15 +107,15 @@ class Training(Frozen):
     2021).
 
     Example:
-        >>> Training().shifts, Training().without_shifts().shifts
+        >>> TRAINING["segmentation"].shifts, TRAINING["segmentation"].without_shifts().shifts
         (True, False)
     """
 
-    amplitude: Share = 1.0
-    maps: Share = 0.5
+    amplitude: Share = 0.0
+    maps: Share = 0.0
     inversion: Share = 0.5
-    moments: Share = 0.5
-    consistency: Annotated[float, Field(ge=0, le=100)] = 0.5
+    moments: Share = 0.0
+    consistency: Annotated[float, Field(ge=0, le=100)] = 1.0
     episodic: bool = False
     proximal: Annotated[float, Field(ge=0, le=100)] = 0.0
     local_norms: bool = False
@@ -127,6 +128,13 @@ class Training(Frozen):
     def without_shifts(self) -> "Training":
         """The same on the images as they are."""
         return self.model_copy(update={"amplitude": 0.0, "maps": 0.0, "moments": 0.0})
+
+
+TRAINING: dict[Kind, Training] = {
+    "classification": Training(),
+    "segmentation": Training(maps=1.0),
+}
+"""Kind of task → defaults, chosen by sites left out in turn; the figures stand in models/README.md."""
 
 
 class SeriesRules(Frozen):
@@ -242,13 +250,23 @@ class Recipe(Frozen):
             raise ValueError(f"spacing_mm: has {self.spacing_mm}, expected 0.05 to 50")
         return self
 
+    @model_validator(mode="before")
+    @classmethod
+    def _trained_as_its_kind(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        kind, given = values.get("kind"), values.get("training", {})
+        if not isinstance(kind, str) or kind not in TRAINING or not isinstance(given, dict):
+            return values  # each field's own check says what is wrong
+        return {**values, "training": {**TRAINING[kind].model_dump(), **given}}
+
     @model_serializer(mode="wrap")
     def _as_written(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without tables that say nothing: recipes from before there were any keep their digests."""
         values: dict[str, Any] = serialise(self)
         if self.series == SeriesRules():
             values.pop("series", None)
-        if self.training == Training():
+        if self.training == TRAINING[self.kind]:
             values.pop("training", None)
         if not self.codes:
             values.pop("codes", None)

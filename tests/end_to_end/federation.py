@@ -39,6 +39,9 @@ widths = [8, 16]
 [lift]
 lift_dim = 32
 feature_dim = 64
+
+[training]
+amplitude = 1.0
 """
 
 

@@ -2,11 +2,12 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fedmed_edge.errors import InputError
-from fedmed_edge.recipe import Recipe, Training, parse_settings, read_recipe, read_toml, write_recipe
+from fedmed_edge.recipe import TRAINING, Recipe, parse_settings, read_recipe, read_toml, write_recipe
 
 PLAIN = 'name = "r"\nkind = "classification"\nclasses = ["a", "b"]\n'
 
@@ -70,12 +71,16 @@ def test_codes_are_of_classes_and_no_codes_change_no_digest() -> None:
             parse_settings(Recipe, {**plain.model_dump(), "codes": wrong}, "a.toml")
 
 
-def test_training_as_by_default_changes_no_digest_and_any_other_does(tmp_path: Path) -> None:
-    plain = Recipe(name="a", kind="classification", classes=("liver", "spleen"))
-    stated = plain.model_copy(update={"training": Training(**Training().model_dump())})
-    assert "training" not in plain.model_dump() and stated.digest == plain.digest
+@pytest.mark.parametrize("kind", ["classification", "segmentation"])
+def test_training_as_by_default_changes_no_digest_and_any_other_does(tmp_path: Path, kind: Any) -> None:
+    plain = Recipe(name="a", kind=kind, classes=("liver", "spleen"))
+    stated = Recipe(name="a", kind=kind, classes=("liver", "spleen"), training=TRAINING[kind])
+    assert plain.training == TRAINING[kind] and "training" not in plain.model_dump()
+    assert stated == plain and stated.digest == plain.digest
     for name, value in (("maps", 0.25), ("episodic", True), ("proximal", 0.1), ("local_norms", True)):
-        other = plain.model_copy(update={"training": Training().model_copy(update={name: value})})
+        # What is left out is as by default, also where a part is stated.
+        other = Recipe.model_validate({**plain.model_dump(), "training": {name: value}})
+        assert other.training == TRAINING[kind].model_copy(update={name: value})
         assert other.digest != plain.digest
         write_recipe(tmp_path / "r.toml", other)
         assert read_recipe(tmp_path / "r.toml") == other

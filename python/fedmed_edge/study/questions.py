@@ -92,11 +92,13 @@ def shifts(train: Sites, site: str, seed: int) -> Iterator[Question]:
     question = replace(question, setting="shifts")
     yield question
     training = question.recipe.training
-    yield question.under("-shifts", training.without_shifts())
+    if training.shifts:
+        yield question.under("-shifts", training.without_shifts())
     for part, value in _SHIFT_PARTS.items():
         on = bool(getattr(training, part))
         other = training.model_copy(update={part: type(value)() if on else value})
-        yield question.under(f"{'-' if on else '+'}{part}", other)
+        if other.shifts and (training.maps or part != "inversion"):
+            yield question.under(f"{'-' if on else '+'}{part}", other)
 
 
 def unlabelled(train: Sites, site: str, seed: int) -> Iterator[Question]:

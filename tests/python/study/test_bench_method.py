@@ -14,7 +14,7 @@ from PIL import Image as Picture
 from fedmed_edge.commands.edge import edge
 from fedmed_edge.errors import InputError
 from fedmed_edge.images.dataset import Task, read_dataset, read_task
-from fedmed_edge.recipe import Training
+from fedmed_edge.recipe import TRAINING
 from fedmed_edge.study import bench_method, questions
 from fedmed_edge.study.bench_method import Comparison, bench_methods, find_tasks
 from fedmed_edge.study.method_report import tables
@@ -110,28 +110,31 @@ def test_rows_tables_and_plots_are_there_and_nothing_is_computed_twice(
 
 
 def test_shifts_are_asked_with_and_without_each_part(folder: Path, tmp_path: Path) -> None:
-    result = ask(folder, tmp_path / "out", comparison("rebuilt,fedavg", "unseen,shifts"))
+    result = ask(folder, tmp_path / "out", comparison("fedavg", "unseen,shifts"))
     assert not result.failed, result.reason
     apart = {row["method"]: row for row in result.rows if row["setting"] == "unseen"}
     rows = {row["method"]: row for row in result.rows if row["setting"] == "shifts"}
-    training = Training()
-    parts = {f"{'-' if getattr(training, part) else '+'}{part}" for part in _SHIFT_PARTS}
-    variants = {"", " -shifts", *(f" {part}" for part in parts)}
-    assert set(rows) == {f"{name}{variant}" for name in ("rebuilt", "fedavg") for variant in variants}
+    # A classification has none by default, and what else depends on them is not asked without any.
+    assert set(rows) == {"fedavg", "fedavg +amplitude", "fedavg +maps", "fedavg +moments"}
     # As the recipe has it, it is the unseen hospital, which is not asked twice.
     assert all(rows[name]["file"] == apart[name]["file"] for name in apart)
     assert len({row["file"] for row in rows.values()}) == len(rows)
     assert {row["role"] for name, row in rows.items() if " " in name} == {"control"}
-    assert any(line.startswith("fedavg -shifts ") for line in result.lines)
+    assert any(line.startswith("fedavg +maps ") for line in result.lines)
 
 
 def test_a_variant_changes_the_training_and_nothing_else(folder: Path) -> None:
     made = read_task(folder)
-    train = {site: read_dataset(path, made.recipe).train for site, path in made.sites.items()}
+    recipe = made.recipe.model_copy(update={"training": TRAINING["segmentation"]})
+    train = {site: read_dataset(path, recipe).train for site, path in made.sites.items()}
     plain, off, *others = shifts(train, "gamma", 0)
-    assert (plain.recipe.digest, off.recipe.training.shifts) == (made.recipe.digest, False)
+    assert (plain.recipe, off.recipe.training.shifts) == (recipe, False)
+    assert {question.variant[1:] for question in others} == set(_SHIFT_PARTS)
     for question in (off, *others):
-        assert question.recipe.model_copy(update={"training": Training()}) == made.recipe
+        part = question.variant[1:]
+        changed = "" if question is off else getattr(question.recipe.training, part)
+        assert bool(changed) == question.variant.startswith("+")
+        assert question.recipe.model_copy(update={"training": recipe.training}) == recipe
         assert set(question.sites) == set(question.founders) == {"alpha", "beta"}
         assert all(data.recipe == question.recipe for data in question.sites.values())
         assert question.tuned_as == plain

@@ -15,7 +15,7 @@ from fedmed_edge.features.training import build_network, train
 from fedmed_edge.images.dataset import Dataset, Task, read_dataset
 from fedmed_edge.model.rebuild import rebuild
 from fedmed_edge.model.sums import read_sums
-from fedmed_edge.recipe import Recipe
+from fedmed_edge.recipe import Recipe, Training
 from fedmed_edge.statistics.style import block_shape
 from fedmed_edge.study.methods import masked
 from fedmed_edge.study.methods.averaging import (
@@ -136,13 +136,14 @@ def test_rounds_are_counted_in_bytes_and_a_control_variate_doubles_them(bench: B
         case = bench.case()
         kind(case, {}).cycle(0)
         assert case.meter.rounds == BUDGET.peer_rounds
-        rounds, style = (
-            times * BUDGET.peer_rounds * payload,
-            2 * 4 * int(np.prod(block_shape(case.recipe.size))),
-        )
-        # Two styles of others came before the first round.
-        assert case.meter.sent == dict.fromkeys(bench.train, rounds + style)
-        assert case.meter.received == dict.fromkeys(bench.train, rounds + 2 * style)
+        assert case.meter.sent == case.meter.received
+        assert case.meter.sent == dict.fromkeys(bench.train, times * BUDGET.peer_rounds * payload)
+    towards = bench.task.recipe.model_copy(update={"training": Training(amplitude=1.0)})
+    case = bench.case(recipe=towards)
+    assert set(FedAvg(case, {}).styles) == set(bench.train)
+    style = 2 * 4 * int(np.prod(block_shape(towards.size)))
+    assert case.meter.sent == dict.fromkeys(bench.train, style)
+    assert case.meter.received == dict.fromkeys(bench.train, 2 * style)
 
 
 def cycles(kind: type[FedAvg], case: Case, option: Mapping[str, float]) -> FedAvg:

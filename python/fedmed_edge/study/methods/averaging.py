@@ -40,10 +40,9 @@ class FedAvg:
         self.payload = size_of(self.common)
         several = self.sends and len(work.labelled) > 1
         self.styles = styles_of(work.labelled) if several and work.recipe.training.amplitude else {}
-        for site in self.styles:
-            others = [style for other, style in self.styles.items() if other != site]
-            received = sum(size_of(style._asdict()) for style in others)
-            work.meter.transfer(site, sent=size_of(self.styles[site]._asdict()), received=received)
+        for site, style in self.styles.items():
+            own = size_of(style._asdict())
+            work.meter.transfer(site, sent=own, received=(len(self.styles) - 1) * own)
 
     @property
     def steps(self) -> tuple[int, int]:
