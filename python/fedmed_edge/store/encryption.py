@@ -25,6 +25,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from fedmed_edge.atomic import erase, open_regular, read_regular, write_atomic
 from fedmed_edge.errors import InputError, StoreError
+from fedmed_edge.statistics.reading import map_content
+from fedmed_edge.tensorfile import Content
 
 __all__ = [
     "HEADER_BYTES",
@@ -35,6 +37,7 @@ __all__ = [
     "erase_file",
     "key_of",
     "make_store_key",
+    "plain_content",
     "plain_size_of",
     "read_store_key",
 ]
@@ -219,6 +222,22 @@ def key_of(start: bytes) -> str | None:
     A plain file of a store begins with the length of its header, which is never as large as the magic.
     """
     return start[16:24].hex() if start.startswith(_MAGIC) else None
+
+
+def plain_content(path: Path, cipher: FileCipher) -> Content:
+    """Bytes of a contribution's file, mapped; or of an encrypted object of a store, whose name is its digest.
+
+    Raises:
+        InputError: The file is missing, no file or too large.
+        StoreError: It is encrypted with another key, was changed, or bears another name.
+    """
+    content = map_content(path)
+    if key_of(content[:HEADER_BYTES]) is None:
+        return content
+    try:
+        return cipher.decrypted(BytesIO(content), len(content), path.name)
+    except StoreError as error:
+        raise StoreError(f"{path}: {error}", hint=error.hint) from None
 
 
 def plain_size_of(start: bytes) -> int:

@@ -22,9 +22,9 @@ from fedmed_edge.generation import Generation, parse_generation
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.signing import PublicKey, public_pem
 from fedmed_edge.statistics.contribution import Contribution, parse_contribution
-from fedmed_edge.statistics.reading import map_content, parse_envelope
+from fedmed_edge.statistics.reading import parse_envelope
 from fedmed_edge.store import admission, at_rest, enrolment, holdings, ledger, models, tables
-from fedmed_edge.store.encryption import FileCipher, read_store_key
+from fedmed_edge.store.encryption import FileCipher, plain_content, read_store_key
 from fedmed_edge.store.entries import (
     ContributionEntry,
     GenerationEntry,
@@ -253,7 +253,7 @@ class Store:
             TrustError: Unknown or revoked signer, wrong signature, or the key of another site.
             StoreError: Another process kept the lock, or the disk is full.
         """
-        content = map_content(Path(given)) if isinstance(given, str | Path) else given
+        content = plain_content(Path(given), self.cipher) if isinstance(given, str | Path) else given
         where = where or str(given)
         envelope, digest = parse_envelope(content, where), digest_of(content)
         try:

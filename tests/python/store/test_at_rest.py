@@ -198,6 +198,21 @@ def test_files_that_are_cut_or_change_places_are_refused(make: Make, sent: Send,
             store._objects.read(other.name)
 
 
+def test_an_object_of_an_encrypted_store_is_imported_as_the_file_it_was(
+    make: Make, sent: Send, tmp_path: Path, key: StoreKey
+) -> None:
+    """As after an older index was restored, which does not name it."""
+    store, other = (make(name, cipher=FileCipher(key)) for name in ("store", "other"))
+    store.import_contribution(sent("alpha"))
+    (path,) = (path for path in objects(store) if path.name not in store.generations())
+    assert other.import_contribution(path).new and other.verify() == []
+    with pytest.raises(StoreError, match=r"is encrypted with key .*, and `store_key` is not set"):
+        make("plain").import_contribution(path)
+    renamed = path.rename(tmp_path / "renamed")
+    with pytest.raises(StoreError, match="renamed: damaged, or changed after it was encrypted"):
+        other.import_contribution(renamed)
+
+
 # --- from plain to encrypted, to another key, and back ----------------------------------------------------
 
 
