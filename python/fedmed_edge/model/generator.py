@@ -33,6 +33,9 @@ INPUTS = ("distance", "style", "mean", "mix", "size", "own")
 LEARNED_FROM = 8
 """Sites whose episodes are learned from: the nearest."""
 
+FOLDS = 2
+"""Folds of each of them that are held out in turn, at most."""
+
 GROUPS = 4
 """Trainings that judge the generator where the site itself cannot."""
 
@@ -89,7 +92,7 @@ def generate(federation: Federation, name: str) -> Generated | str:
     if len(usable) < least:
         return f"{len(usable)} other sites can be learned from, {least} are needed"
     unseen = federation.without(name)
-    learned = {one: _episodes(unseen, one, labels=labels) for one in usable}
+    learned = {one: _episodes(unseen, one, labels=labels)[:FOLDS] for one in usable}
     parameters = train(list(learned.values()), PENALTIES[labels])
     if own is not None and judged_itself:
         errors = {
@@ -254,7 +257,7 @@ def minimise(objective: Callable[[Array64], tuple[float, Array64]], start: Array
             found, gradient = objective(there)
         moved, turned, gained = there - point, gradient - slope, value - found
         point, value, slope = there, found, gradient
-        if gained < 1e-6 * abs(value):
+        if gained < 1e-4 * abs(value):
             break
         curve = float(moved @ turned)
         if curve > 0.0:

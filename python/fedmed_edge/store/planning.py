@@ -19,6 +19,7 @@ import numpy as np
 
 from fedmed_edge.errors import InputError
 from fedmed_edge.model.distance import site_map
+from fedmed_edge.model.generator import LEARNED_FROM
 from fedmed_edge.model.rebuild import rebuild
 from fedmed_edge.model.refine import refine
 from fedmed_edge.recipe import Recipe
@@ -190,7 +191,9 @@ def measure(row_dim: int, folds: int, *, folder: Path | None = None) -> Rates:
         check = float(np.median([sample.check(number) for number in range(sample.sites)]))
         rows = sample.transaction()
         rebuilt, rebuild_gram = sample.line(lambda some: rebuild(some, sample.recipe))
-        refined, refine_gram = sample.line(lambda some: refine(some, some[0].header.site, sample.recipe))
+        # from where the generator has as many sites to learn from as it takes, the work is a line
+        few = LEARNED_FROM + 1 if sample.sites > LEARNED_FROM + 1 else _FEW
+        refined, refine_gram = sample.line(lambda some: refine(some, some[0].header.site, sample.recipe), few)
     return Rates(
         row_dim=row_dim,
         folds=folds,
@@ -236,8 +239,11 @@ class _Sample:
         """Seconds of a change of the index."""
         return float(np.median([_seconds(lambda: self.store.ledger_append("started")) for _ in range(9)]))
 
-    def line(self, work: Callable[[Sequence[Contribution]], object]) -> tuple[float, float]:
-        """Seconds that the work takes with any number of sites, and seconds a Gram."""
+    def line(
+        self, work: Callable[[Sequence[Contribution]], object], least: int | None = None
+    ) -> tuple[float, float]:
+        """Seconds that the work takes with any number of sites (at least so many), and seconds a Gram."""
+        least = least or _FEW
 
         def read_and_work(sites: int) -> None:
             work(
@@ -248,10 +254,10 @@ class _Sample:
             )
 
         few, many = (
-            min(_seconds(partial(read_and_work, sites)) for _ in range(2)) for sites in (_FEW, self.sites)
+            min(_seconds(partial(read_and_work, sites)) for _ in range(2)) for sites in (least, self.sites)
         )
-        a_site = max(many - few, 0.0) / (self.sites - _FEW)
-        return max(few - _FEW * a_site, 0.0), a_site / (SAMPLE_CLASSES * self.folds)
+        a_site = max(many - few, 0.0) / (self.sites - least)
+        return max(few - least * a_site, 0.0), a_site / (SAMPLE_CLASSES * self.folds)
 
 
 def _contribution(site: str, recipe: Recipe, row_dim: int, feature_dim: int, folds: int) -> Contribution:
