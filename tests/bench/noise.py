@@ -1,16 +1,19 @@
 """What noise costs: score of the rebuilt model by ε and width of the rows, at δ = 1/n².
 
-    .venv/bin/python tests/bench/noise.py DATA GENERATION [--widths 16,32] [--epsilons 16,8,4,2,1] [--draws N]
+    .venv/bin/python tests/bench/noise.py DATA GENERATION [--widths 16,32] [--epsilons 16,8,4,2,1]
+        [--draws N] [--join]
 
 DATA is a task folder, GENERATION a generation of its images, whose backbone is taken; its rows are made anew,
 without lift, from exact sums of all sites. Every site hands over its training images through the code that a
 hospital runs; noise is drawn N times. The score is balanced accuracy or Dice on the sites' test images, mean
-over the sites. Intervals are 95 % bootstraps over draws: they tell of the noise alone.
+over the sites; with --join one site after the other has noise and all others none, and the score is the one
+on its own images. Intervals are 95 % bootstraps over draws: they tell of the noise alone.
 """
 
 import argparse
+import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,42 +44,82 @@ def narrow(backbone: Generation, recipe: Recipe, data: Mapping[str, Dataset], wi
     return complete_generation(draft, bare, sums)
 
 
-def model_of(sums: Mapping[str, FeatureStatistics], recipe: Recipe, *, noise: bool) -> GlobalModel:
+Sums = Mapping[str, FeatureStatistics]
+
+
+def model_of(exact: Sums, noisy: Sums, recipe: Recipe) -> GlobalModel:
     """The model that a server rebuilds from these."""
-    sites = [replace(site_sums(site, one, recipe), noise=noise) for site, one in sums.items()]
+    sites = [site_sums(site, one, recipe) for site, one in exact.items()]
+    sites += [replace(site_sums(site, one, recipe), noise=True) for site, one in noisy.items()]
     made = fit(sites, {one.site: 1.0 for one in sites}, recipe)
     return GlobalModel(recipe, "", made.head, made.choice.ridge, made.posterior)
 
 
-def models_by_epsilon(
-    generation: Generation, data: Mapping[str, Dataset], epsilons: list[float], draws: int
-) -> dict[str, list[GlobalModel]]:
-    """`exact` and each ε → models, of the sites that have the patients and a class that stands out."""
-    recipe = next(iter(data.values())).recipe
-    data = {site: one.train for site, one in data.items() if max(one.train.counts().values()) >= MIN_COHORT}
-    exact = {site: extract(generation, one, min_cohort=MIN_COHORT) for site, one in data.items()}
-    models = {"exact": [model_of(exact, recipe, noise=False)]}
-    clipped = {site: extract_clipped(generation, one, clip=1.0) for site, one in data.items()}
-    for epsilon in epsilons:
-        models[f"ε {epsilon:g}"] = found = []
-        for _ in range(draws):
-            sums = {}
-            for site, (total, scale) in clipped.items():
-                total.result()
-                noise = noise_multiplier(epsilon, 1.0 / total.patients**2)
-                try:
-                    sums[site] = private_statistics(
-                        total,
-                        scale,
-                        multiplier=noise,
-                        min_cohort=MIN_COHORT,
-                        feature_dim=generation.feature_dim,
-                    )
-                except Withheld:
-                    continue
-            if sums:
-                found.append(model_of(sums, recipe, noise=True))
-    return models
+class Hospitals:
+    """Sums of the sites that have the patients; noise is drawn anew whenever it is asked for."""
+
+    def __init__(self, generation: Generation, data: Mapping[str, Dataset]) -> None:
+        train = {site: one.train for site, one in data.items()}
+        self.recipe, self.feature_dim = next(iter(train.values())).recipe, generation.feature_dim
+        able = {site: one for site, one in train.items() if max(one.counts().values()) >= MIN_COHORT}
+        self.exact = {site: extract(generation, one, min_cohort=MIN_COHORT) for site, one in able.items()}
+        self._clipped = {site: extract_clipped(generation, one, clip=1.0) for site, one in able.items()}
+
+    def noisy(self, epsilon: float, sites: Collection[str]) -> dict[str, FeatureStatistics]:
+        """Sums with noise of some sites; one of which no class stands out is not among them."""
+        found = {}
+        for site in sites:
+            total, scale = self._clipped[site]
+            total.result()
+            noise = noise_multiplier(epsilon, 1.0 / total.patients**2)
+            with contextlib.suppress(Withheld):
+                found[site] = private_statistics(
+                    total, scale, multiplier=noise, min_cohort=MIN_COHORT, feature_dim=self.feature_dim
+                )
+        return found
+
+    def all_noisy(self, epsilons: list[float], draws: int) -> dict[str, list[GlobalModel]]:
+        """`exact` and each ε → models."""
+        models = {"exact": [model_of(self.exact, {}, self.recipe)]}
+        for epsilon in epsilons:
+            drawn = [self.noisy(epsilon, self.exact) for _ in range(draws)]
+            models[f"ε {epsilon:g}"] = [model_of({}, sums, self.recipe) for sums in drawn if sums]
+        return models
+
+    def one_noisy(self, joining: str, epsilons: list[float], draws: int) -> dict[str, list[GlobalModel]]:
+        """The same where one site joins others, whose sums are exact; and `without` it."""
+        others = {site: one for site, one in self.exact.items() if site != joining}
+        models = {"without": [model_of(others, {}, self.recipe)]}
+        models["exact"] = [model_of(self.exact, {}, self.recipe)]
+        for epsilon in epsilons:
+            drawn = [self.noisy(epsilon, [joining]) for _ in range(draws)]
+            models[f"ε {epsilon:g}"] = [model_of(others, sums, self.recipe) for sums in drawn]
+        return models
+
+
+def scores(generation: Generation, data: Mapping[str, Dataset], models: list[GlobalModel]) -> list[float]:
+    """Of every model, mean over the sites."""
+    by_site = []
+    for one in data.values():
+        test = one.test.labelled
+        predictions = evaluate_heads(generation, test, models)
+        by_site.append([score(test.recipe, answers_of_predictions(test, each)) for each in predictions])
+    return [float(value) for value in np.mean(by_site, axis=0)]
+
+
+def show(
+    title: str, generation: Generation, data: Mapping[str, Dataset], models: Mapping[str, list[GlobalModel]]
+) -> None:
+    """One line for each name."""
+    random = np.random.default_rng(0)
+    got = iter(scores(generation, data, [model for found in models.values() for model in found]))
+    for name, found in models.items():
+        own = [next(got) for _ in found]
+        told = "–"
+        if own:
+            low, high = np.quantile([random.choice(own, len(own)).mean() for _ in range(500)], (0.025, 0.975))
+            told = f"{np.mean(own):.3f} ({low:.3f} to {high:.3f})"
+        print(f"| {title} | {generation.row_dim} | {name} | {told} | {len(own)} |", flush=True)
 
 
 def main() -> None:
@@ -86,30 +129,22 @@ def main() -> None:
     parser.add_argument("--widths", default="16,32")
     parser.add_argument("--epsilons", default="16,8,4,2,1")
     parser.add_argument("--draws", type=int, default=8)
+    parser.add_argument("--join", action="store_true", help="One site with noise beside exact others.")
     options = parser.parse_args()
     logging.disable(logging.WARNING)
     task = read_task(options.data)
     data = {site: read_dataset(folder, task.recipe) for site, folder in sorted(task.sites.items())}
-    backbone, random = read_generation(options.generation), np.random.default_rng(0)
+    backbone = read_generation(options.generation)
     epsilons = [float(one) for one in options.epsilons.split(",")]
-    print("| columns | noise | score | draws | nothing left |\n|---|---|---|---|---|")
+    print("| sites with noise | columns | noise | score | draws |\n|---|---|---|---|---|")
     for width in (int(one) for one in options.widths.split(",")):
         generation = narrow(backbone, task.recipe, data, width)
-        models = models_by_epsilon(generation, data, epsilons, options.draws)
-        every = [model for found in models.values() for model in found]
-        by_site = []
-        for one in data.values():
-            test = one.test.labelled
-            predictions = evaluate_heads(generation, test, every)
-            by_site.append([score(task.recipe, answers_of_predictions(test, each)) for each in predictions])
-        scores = iter(np.mean(by_site, axis=0).tolist())
-        for name, found in models.items():
-            own = [next(scores) for _ in found]
-            spread = [float(random.choice(own, len(own)).mean()) for _ in range(500)] if own else [np.nan]
-            low, high = np.quantile(spread, (0.025, 0.975))
-            lost = 0 if name == "exact" else options.draws - len(own)
-            told = f"{np.mean(own):.3f} ({low:.3f} to {high:.3f})" if own else "–"
-            print(f"| {width + 1} | {name} | {told} | {len(own)} | {lost} |", flush=True)
+        hospitals = Hospitals(generation, data)
+        if not options.join:
+            show("all", generation, data, hospitals.all_noisy(epsilons, options.draws))
+        for site in hospitals.exact if options.join else ():
+            own = {site: data[site]}
+            show(site, generation, own, hospitals.one_noisy(site, epsilons, options.draws))
 
 
 if __name__ == "__main__":
