@@ -72,9 +72,9 @@ def rewrite_all(index: Index, objects: Objects, advance: Callable[[str], None]) 
     """Rewrite every object that is not as the store's cipher writes; how many there were.
 
     Raises:
-        StoreError: One cannot be read or written, or another process kept the lock; those before are done.
+        StoreError: One cannot be read or written, the others are done; or another process kept the lock.
     """
-    cipher, written = objects.cipher, 0
+    cipher, written, failed = objects.cipher, 0, None
     wanted = cipher.key.id if cipher.key else None
     if wanted:
         with index.write() as connection:
@@ -84,9 +84,15 @@ def rewrite_all(index: Index, objects: Objects, advance: Callable[[str], None]) 
         if id == wanted:
             continue
         with index.write() as connection:  # one by one: others want to write, too
-            if holdings.names(connection, digest):
+            if not holdings.names(connection, digest):
+                continue
+            try:
                 objects.write(objects.read(digest), digest)
                 written += 1
+            except StoreError as error:
+                failed = error
+    if failed is not None:
+        raise failed
     if wanted is None:
         with index.write() as connection:
             if not any(_key_ids(connection, objects).values()):

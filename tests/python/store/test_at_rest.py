@@ -246,6 +246,19 @@ def test_a_store_is_changed_over_file_by_file_and_back(
     assert {name: (store._objects.read(name)) for name in plain} == plain
 
 
+def test_a_damaged_file_keeps_no_other_in_plain(make: Make, sent: Send, key: StoreKey) -> None:
+    store = make()
+    for site in ("alpha", "beta", "gamma"):
+        store.import_contribution(sent(site))
+    damaged = objects(store)[0]
+    damaged.write_bytes(b"damaged" * 20)
+    mixed = Store.open(store.folder, cipher=FileCipher(key))
+    for _ in range(2):
+        with pytest.raises(StoreError, match=f"{damaged}: damaged, its content is not what its name says"):
+            mixed.rewrite()
+        assert Counter(mixed.key_ids().values()) == {key.id: 3, None: 1}
+
+
 def test_what_was_plain_is_written_over(make: Make, sent: Send, key: StoreKey) -> None:
     store = make()
     store.import_contribution(sent("alpha"))
