@@ -53,8 +53,8 @@ def test_who_is_held_back_stays_out_until_released(copied: Any, kit: ModuleType)
     assert said.code == 1 and "site `c` is held back: labels are being checked" in said.err
     assert "`fedmed-server site release c` takes it in again" in said.err
     assert f.admin("rebuild")["sites"] == f.admin("refine", "a")["sites"] == ["a", "b"]
-    left = f.admin("withdraw", "b", "--yes")["tasks"][done["task"]]
-    assert left["back"] == [] and left["held_back"] == why
+    left = f.admin("withdraw", "b", "--yes")
+    assert left["back"] == {done["task"]: []} and left["held_back"] == {done["task"]: why}
     assert f.admin("rebuild")["sites"] == ["a"]
     assert f.admin("site", "release", "c")["held_back"] == {}
     assert not f.admin("site", "release", "c")["new"]

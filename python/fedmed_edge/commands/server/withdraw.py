@@ -42,7 +42,6 @@ def command(out: Output, folder: Path, site: str, yes: bool) -> None:
         "withdrawn_models": list(done.deleted.models),
         "tasks": {
             name: {"before": task.before, "after": task.model.digest if task.model else None}
-            | {"back": list(task.back), "held_back": store.held_back.of(name)}
             for name, task in done.tasks.items()
         },
         "models": models,
@@ -52,8 +51,10 @@ def command(out: Output, folder: Path, site: str, yes: bool) -> None:
         "stays": {"backbones": list(done.backbones), "measurements": list(done.measurements)},
         "faults": list(done.faults),
     }
-    held_back = [line for name in done.tasks for line in told_held_back(store.held_back.of(name))]
-    out.answer(document, _lines(site, done) + held_back)
+    held_back = {name: store.held_back.of(name) for name in done.tasks}
+    more = {"back": {name: list(task.back) for name, task in done.tasks.items()}, "held_back": held_back}
+    lines = [line for held in held_back.values() for line in told_held_back(held)]
+    out.answer(document | more, _lines(site, done) + lines)
 
 
 def _ask(question: str) -> None:
