@@ -120,7 +120,7 @@ def test_5_not_trusted(copied: Any, kit: ModuleType, monkeypatch: pytest.MonkeyP
     f, image = copied, copied.root / "a-data" / "1.png"
     monkeypatch.chdir(tmp_path)
     said = kit.run(EDGE, "infer", *infer_with(f, image, trust=False))
-    refused(said, 5, "no key to check its signature against", "with --trust, or as `server_key`")
+    refused(said, 5, "no key to check its signature against", "as `server_key` in fedmed.toml, or with --trust")
     said = kit.run(EDGE, "infer", *infer_with(f, image, trust=False), "--trust", f.root / "a" / "a.pub")
     refused(said, 5, "tiny.onnx: signed by SHA256:")
     (f.root / "tiny.onnx.sig").unlink()
@@ -213,7 +213,8 @@ def test_1_a_modality_that_the_recipe_does_not_take(copied: Any, kit: ModuleType
     recipe = copied.root / "a" / "recipe.toml"
     recipe.write_text(recipe.read_text().replace('kind = "', 'modality = ["MR"]\nkind = "'))
     write_dicom(copied.root / "a-data" / "0.png", "DX")
-    site = ("-C", copied.root / "a", "--generation", copied.generation)
+    # one patient is another: not to be told of it first
+    site = ("-C", copied.root / "a", "--set", "policy.update_patients=1", "--generation", copied.generation)
     refused(kit.run(EDGE, "contribute", *site, "--dry-run"), 1, "0.png: `modality` has DX, expected MR")
 
 
