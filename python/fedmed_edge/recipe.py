@@ -115,7 +115,7 @@ class Training(Frozen):
     maps: Share = 0.0
     inversion: Share = 0.5
     moments: Share = 0.0
-    consistency: Annotated[float, Field(ge=0, le=100)] = 1.0
+    consistency: Annotated[float, Field(ge=0, le=100)] = 0.0
     episodic: bool = False
     proximal: Annotated[float, Field(ge=0, le=100)] = 0.0
     local_norms: bool = False
