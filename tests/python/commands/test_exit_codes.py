@@ -120,7 +120,9 @@ def test_5_not_trusted(copied: Any, kit: ModuleType, monkeypatch: pytest.MonkeyP
     f, image = copied, copied.root / "a-data" / "1.png"
     monkeypatch.chdir(tmp_path)
     said = kit.run(EDGE, "infer", *infer_with(f, image, trust=False))
-    refused(said, 5, "no key to check its signature against", "as `server_key` in fedmed.toml, or with --trust")
+    refused(
+        said, 5, "no key to check its signature against", "as `server_key` in fedmed.toml, or with --trust"
+    )
     said = kit.run(EDGE, "infer", *infer_with(f, image, trust=False), "--trust", f.root / "a" / "a.pub")
     refused(said, 5, "tiny.onnx: signed by SHA256:")
     (f.root / "tiny.onnx.sig").unlink()
