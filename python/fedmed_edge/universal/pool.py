@@ -207,4 +207,3 @@ def _listed(table: Path, lost: list[tuple[str, str]]) -> Iterator[Path]:
 def _whole(source: Source, recipe: Recipe) -> Path:
     """The file; of slices of a volume the folder they lie in."""
     return source.path.parent if source.kind == "dicom" and recipe.dimensions == 3 else source.path
-
