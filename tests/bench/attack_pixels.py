@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from attacks import Scores
+from attack_scores import Scores
 from noise import narrow
 
 from fedmed_edge.errors import Withheld

@@ -28,13 +28,14 @@ import itertools
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from attack_scores import Figure, Scores, mean_of
 
 from fedmed_edge.errors import Withheld
 from fedmed_edge.model.global_model import GlobalModel
@@ -50,11 +51,9 @@ from fedmed_edge.statistics.privacy import ClippedAccumulator, private_statistic
 
 Array = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
-Figure = tuple[float, float, float]
 
 RIDGE = 1e-2
 MIN_COHORT = 10
-FALSE_POSITIVES = 1e-3
 REFERENCE = 150
 
 
@@ -207,56 +206,6 @@ def likelihood_score(gram: Array, candidates: Array, reference: Array) -> Array:
     white = candidates @ whiten
     pooled = whiten.T @ gram @ whiten / max(float(gram[-1, -1]), 1.0)
     return np.asarray(((white @ pooled) * white).sum(axis=1) - (white**2).sum(axis=1))
-
-
-@dataclass
-class Scores:
-    """Scores of members and of others, draw by draw."""
-
-    members: list[Array] = field(default_factory=list)
-    others: list[Array] = field(default_factory=list)
-
-    def add(self, members: Array, others: Array) -> None:
-        self.members.append(members)
-        self.others.append(others)
-
-    def figures(self, random: np.random.Generator) -> dict[str, Figure]:
-        drawn = [random.integers(0, len(self.members), len(self.members)) for _ in range(200)]
-        out = {}
-        for name, measure in (("auc", auc), ("tpr", tpr)):
-            value = measure(np.concatenate(self.members), np.concatenate(self.others))
-            spread = [
-                measure(
-                    np.concatenate([self.members[i] for i in chosen]),
-                    np.concatenate([self.others[i] for i in chosen]),
-                )
-                for chosen in drawn
-            ]
-            out[name] = (value, *_interval(spread))
-        return out
-
-
-def _interval(values: list[float]) -> tuple[float, float]:
-    low, high = np.quantile(values, (0.025, 0.975))
-    return float(low), float(high)
-
-
-def mean_of(values: list[float], random: np.random.Generator) -> Figure:
-    """Mean over draws with its bootstrap interval."""
-    spread = [float(random.choice(values, len(values)).mean()) for _ in range(200)]
-    return (float(np.mean(values)), *_interval(spread))
-
-
-def auc(members: Array, others: Array) -> float:
-    """Share of pairs in which the member scores higher; ties count half."""
-    ordered = np.sort(others)
-    below, upto = (np.searchsorted(ordered, members, side) for side in ("left", "right"))
-    return float((below + upto).mean() / 2 / len(ordered))
-
-
-def tpr(members: Array, others: Array) -> float:
-    """Share of members above the score that `FALSE_POSITIVES` of the others pass."""
-    return float((members > np.quantile(others, 1.0 - FALSE_POSITIVES, method="higher")).mean())
 
 
 # --- attack 1: sums ----------------------------------------------------------------------------------------

@@ -1,0 +1,62 @@
+"""What an attack reached over many draws: area under the curve, rate of hits, their intervals."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+Figure = tuple[float, float, float]
+"""Value, and the ends of its 95 % bootstrap interval over draws."""
+
+FALSE_POSITIVES = 1e-3
+
+
+@dataclass
+class Scores:
+    """Scores of members and of others, draw by draw."""
+
+    members: list[Array] = field(default_factory=list)
+    others: list[Array] = field(default_factory=list)
+
+    def add(self, members: Array, others: Array) -> None:
+        self.members.append(members)
+        self.others.append(others)
+
+    def figures(self, random: np.random.Generator) -> dict[str, Figure]:
+        drawn = [random.integers(0, len(self.members), len(self.members)) for _ in range(200)]
+        out = {}
+        for name, measure in (("auc", auc), ("tpr", tpr)):
+            value = measure(np.concatenate(self.members), np.concatenate(self.others))
+            spread = [
+                measure(
+                    np.concatenate([self.members[i] for i in chosen]),
+                    np.concatenate([self.others[i] for i in chosen]),
+                )
+                for chosen in drawn
+            ]
+            out[name] = (value, *_interval(spread))
+        return out
+
+
+def _interval(values: list[float]) -> tuple[float, float]:
+    low, high = np.quantile(values, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def mean_of(values: list[float], random: np.random.Generator) -> Figure:
+    """Mean over draws with its bootstrap interval."""
+    spread = [float(random.choice(values, len(values)).mean()) for _ in range(200)]
+    return (float(np.mean(values)), *_interval(spread))
+
+
+def auc(members: Array, others: Array) -> float:
+    """Share of pairs in which the member scores higher; ties count half."""
+    ordered = np.sort(others)
+    below, upto = (np.searchsorted(ordered, members, side) for side in ("left", "right"))
+    return float((below + upto).mean() / 2 / len(ordered))
+
+
+def tpr(members: Array, others: Array) -> float:
+    """Share of members above the score that `FALSE_POSITIVES` of the others pass."""
+    return float((members > np.quantile(others, 1.0 - FALSE_POSITIVES, method="higher")).mean())
