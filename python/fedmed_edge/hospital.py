@@ -121,7 +121,7 @@ def train_backbone(
         set_state(network.backbone, start.weights, f"generation {start.digest[:12]}")
     how = how or dataset.recipe.training
     own = norms if how.local_norms else None
-    if own is not None:
+    if own is not None and start is not None:  # beside random weights they would mean nothing
         set_state(network.backbone, {**state_of(network.backbone), **kept_norms(own, network.backbone)})
     result = train(
         network, dataset, epochs=epochs, styles=styles, how=how, seed=seed, device=device, progress=progress

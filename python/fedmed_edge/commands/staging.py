@@ -112,7 +112,13 @@ class Staging:
         enrolled = {site.name for site in self.store.sites() if not site.revoked}
         for site in self.without:
             self.store.site(site)
-        found = self._held()
+        held = {f"{entry.site}/{entry.task}": entry for entry in self._held()}
+        left_out = {
+            name: f"is held back: {why}"
+            for name, entry in held.items()
+            if (why := self.store.held_back.of(entry.task).get(entry.site))
+        }
+        found = [entry for name, entry in held.items() if name not in left_out]
         began = _begun(place)
         if began is not None and set(began) <= {entry.id for entry in found}:
             later = [f"{one.site}/{one.task}" for one in found if one.id not in began]
@@ -120,8 +126,9 @@ class Staging:
             if later:
                 log.info("stage goes on with those it began with; came since: %s", ", ".join(later))
         contributions = [self._contribution(entry) for entry in found]
-        models, left_out = local_models(contributions, self.store.generation, self.start.header)
-        awaited = tuple(sorted(enrolled - {one.site for one in models} - set(self.without)))
+        models, unfit = local_models(contributions, self.store.generation, self.start.header)
+        here = {*self.without, *(one.site for one in models), *(held[name].site for name in left_out)}
+        left_out, awaited = left_out | unfit, tuple(sorted(enrolled - here))
         if not models:
             raise self._nobody(left_out, awaited)
         write_atomic(place / _BEGUN, json.dumps(sorted(one.contribution for one in models)).encode())
@@ -166,7 +173,16 @@ class Staging:
 
         Returns:
             The signature's file.
+
+        Raises:
+            StoreError: A site that taught has withdrawn meanwhile; nothing is written.
         """
+        held = {entry.id for entry in self.store.contribution_entries()}
+        if gone := sorted({one.site for one in teachers.models if one.contribution not in held}):
+            raise StoreError(
+                f"stage: learned from {', '.join(gone)}, whose weights were withdrawn meanwhile",
+                hint="run the same command again: it begins anew with those who are left",
+            )
         signature = write_signed(out, generation.content, key)
         self.store.publish_generation(generation.content)
         details = {

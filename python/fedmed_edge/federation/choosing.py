@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from fedmed_edge.config import SiteConfig
-from fedmed_edge.errors import InputError
+from fedmed_edge.errors import InputError, TrustError
 from fedmed_edge.federation.inbox import Arrived, Inbox
 
 if TYPE_CHECKING:
@@ -45,11 +45,12 @@ def choose(inbox: Inbox, newest: Arrived, config: SiteConfig) -> Choice:
     """The newest model, unless it was refined for this site and the global one does better here.
 
     Held-out sums chose at the server; here are images that the server never had. Under even scores the
-    refined one is kept.
+    refined one is kept, and where there is nothing to compare with: an older model that is damaged, or a test
+    image that cannot be read, holds up no newer one.
 
     Raises:
-        TrustError: A model is not as the server signed it.
-        InputError: A model cannot be read.
+        TrustError: The newest model is not as the server signed it.
+        InputError: It cannot be read.
 
     Source: method §5.
     """
@@ -59,9 +60,12 @@ def choose(inbox: Inbox, newest: Arrived, config: SiteConfig) -> Choice:
     if refined is None or refined.manifest.kept != "refined":
         return Choice(newest)
     for other in reversed(others):
-        model = _load(inbox, other, config)
-        if model is not None and model.manifest.refined_for is None:
-            return _compare(newest, refined, other, model, config)
+        try:
+            model = _load(inbox, other, config)
+            if model is not None and model.manifest.refined_for is None:
+                return _compare(newest, refined, other, model, config)
+        except (InputError, TrustError) as error:
+            log.warning("model %s: is not compared with %s: %s", newest.digest[:12], other.digest[:12], error)
     return Choice(newest)
 
 

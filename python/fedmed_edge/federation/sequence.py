@@ -16,7 +16,14 @@ from fedmed_edge.images.dataset import Dataset
 from fedmed_edge.signing import PrivateKey
 from fedmed_edge.statistics.contribution import Contribution
 
-__all__ = ["SEQUENCE_FILE", "next_sequence", "prepare_allowed", "raise_sequence", "signed_as_next"]
+__all__ = [
+    "SEQUENCE_FILE",
+    "next_sequence",
+    "prepare_allowed",
+    "raise_sequence",
+    "settle_lost",
+    "signed_as_next",
+]
 
 SEQUENCE_FILE: Final = "sequence"
 _LOCK: Final = "sequence.lock"
@@ -53,6 +60,19 @@ def raise_sequence(folder: Path, least: int) -> None:
         if next_sequence(folder) < least:
             Releases(folder).record_lost(least - 1)
             _keep(folder, least - 1)
+
+
+def settle_lost(folder: Path, epsilon: float, policy: Policy) -> Releases:
+    """Count contributions that were lost, as `Releases.settle`; an agent that signs meanwhile is waited for.
+
+    Raises:
+        InputError: As `Releases.settle`.
+        StoreError: What has left is not known.
+    """
+    with locked(folder / _LOCK):
+        releases = Releases(folder)
+        releases.settle(epsilon, policy)
+        return releases
 
 
 def prepare_allowed(

@@ -166,6 +166,12 @@ def _input_rows(module: nn.Module, values: Tensor) -> Tensor:
             windows = windows.unfold(axis, side, int(stride))
         axes = len(sides)
         order = [0, *range(2, 2 + axes), 1, *range(2 + axes, 2 + 2 * axes)]
-        rows = windows.permute(*order).flatten(0, axes).flatten(1)
-    # evenly spaced: neighbours tell much the same
-    return rows[:: max(1, len(rows) // _ROWS)]
+        windows = windows.permute(*order)  # a view, of which all rows together would be many gigabytes
+        places = _evenly(prod(windows.shape[: 1 + axes]), values.device)
+        return windows[torch.unravel_index(places, windows.shape[: 1 + axes])].flatten(1)
+    return rows[_evenly(len(rows), values.device)]
+
+
+def _evenly(count: int, place: torch.device) -> Tensor:
+    """About `_ROWS` of so many rows: neighbours tell much the same."""
+    return torch.arange(0, count, max(1, count // _ROWS), device=place)

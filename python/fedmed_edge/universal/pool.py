@@ -67,7 +67,7 @@ class Pool:
         """(channels, *grid) float32 of one image; the grid of a volume may be larger than the recipe's size.
 
         Raises:
-            InputError: The file changed since it was looked at.
+            InputError: The file cannot be read any more.
         """
         if index in self._kept:
             return self._kept[index]

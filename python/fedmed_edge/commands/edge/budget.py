@@ -29,10 +29,10 @@ def command(out: Output, folder: Path, settle: float | None) -> None:
     Example: fedmed-edge budget -C hospital-a
     """
     from fedmed_edge.federation.releases import Releases
+    from fedmed_edge.federation.sequence import settle_lost
 
-    policy, releases = read_site(folder).policy, Releases(folder)
-    if settle is not None:
-        releases.settle(settle, policy)
+    policy = read_site(folder).policy
+    releases = Releases(folder) if settle is None else settle_lost(folder, settle, policy)
     stands = releases.spent(policy)
     document = {"epsilon": stands.epsilon, "delta": policy.delta, "budget": policy.budget}
     lines = [
