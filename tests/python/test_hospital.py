@@ -131,6 +131,9 @@ def test_norm_layers_stay_where_the_recipe_says_so(
     assert all(
         np.array_equal(value, again.weights[name]) for name, value in read_backbone(path).weights.items()
     )
+    write_backbone(path, {name: np.full_like(value, 3) for name, value in own.items()}, RECIPE)
+    fresh = train_backbone(dataset.train, None, how=how, **options).weights
+    assert all(np.abs(fresh[name] - 3).min() > 1 for name in own)  # they mean nothing to random weights
 
 
 def test_a_test_image_that_cannot_be_read_costs_no_training(

@@ -189,6 +189,13 @@ def test_of_refined_and_global_the_one_that_does_better_here_is_kept(kit: Module
     assert place_models(f.root / "a", read_config(SiteConfig, f.root / "a")) == [digests["tiny"][:16]]
     names = [one["name"] for one in f.ask("fedmed-edge", "model", "list", "-C", f.root / "a")["models"]]
     assert sorted(names) == sorted(digests[name][:16] for name in ("tiny", "even"))
+    older = Inbox(f.root / "a" / "inbox").path(digests["tiny"])
+    signed = older.read_bytes()
+    older.write_bytes(signed[:-1])  # what is damaged is no reason not to take the newest
+    pulled = kit.run("fedmed-edge", "pull", "-C", f.root / "a")
+    assert f"model {digests['worse'][:12]}: is not compared with {digests['tiny'][:12]}: " in pulled.err
+    assert pulled.code == 0 and digests["worse"][:12] in pulled.out
+    older.write_bytes(signed)
     (f.root / "a-data" / "labels.csv").unlink()  # nothing to choose by: the server's choice stands
     pulled = kit.run("fedmed-edge", "pull", "-C", f.root / "a", "--json").json
     assert (pulled["digest"], pulled["kept"], pulled["scores"]) == (digests["worse"], None, {})

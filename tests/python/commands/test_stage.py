@@ -151,6 +151,38 @@ def test_a_site_that_withdrew_or_is_left_out_does_not_teach(staged: Any, kit: Mo
     refused(one, "store: no site `nobody`", "")
 
 
+def test_a_site_that_is_held_back_does_not_teach(staged: Any, kit: ModuleType) -> None:
+    f = staged
+    f.admin("import", f.root / "a.weights", f.root / "b.weights")
+    f.admin("site", "hold", "a", "--task", "tiny", "--why", "labels are being checked")
+    said = stage(f)
+    assert set(said["teachers"]) == {"b/tiny"} and said["trained_by"] == ["b"]
+    assert said["left_out"] == {"a/tiny": "is held back: labels are being checked"}
+    assert said["awaited"] == ["c"]
+
+
+def test_nothing_is_published_that_learned_from_who_withdrew_meanwhile(
+    staged: Any, kit: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    f, original = staged, staging.Staging.learn
+    f.admin("import", f.root / "a.weights", f.root / "b.weights")
+
+    def left(*arguments: Any, **named: Any) -> Any:
+        learned = original(*arguments, **named)
+        f.admin("withdraw", "a", "--yes")
+        return learned
+
+    before = f.admin("status")["generations"]
+    with monkeypatch.context() as patch:
+        patch.setattr(staging.Staging, "learn", left)
+        said = kit.run(SERVER, "stage", "-C", f.server, *given(f))
+    refused(
+        said, "stage: learned from a, whose weights were withdrawn meanwhile", "run the same command again"
+    )
+    assert not (f.root / "next.generation").exists() and f.admin("status")["generations"] == before
+    assert set(stage(f)["teachers"]) == {"b/tiny"}
+
+
 def test_a_draft_is_completed_by_the_sites_of_all_tasks(staged: Any) -> None:
     f = staged
     f.admin("import", *(f.root / f"{name}.weights" for name in "abc"))

@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 
+from fedmed_edge.atomic import locked
+from fedmed_edge.config import Policy
 from fedmed_edge.errors import InputError
 from fedmed_edge.features.patients import Leaving
-from fedmed_edge.federation.sequence import next_sequence, raise_sequence, signed_as_next
+from fedmed_edge.federation.releases import Releases
+from fedmed_edge.federation.sequence import next_sequence, raise_sequence, settle_lost, signed_as_next
 from fedmed_edge.hospital import Prepared
 
 
@@ -46,3 +49,15 @@ def test_what_is_made_at_once_gets_numbers_in_the_order_of_the_outbox(federation
     raising.join()
     assert order == sorted(set(order)) and len(order) == 8
     assert next_sequence(alpha.folder) == order[-1] + 1
+
+
+def test_what_was_lost_is_settled_behind_who_is_signing(tmp_path: Path) -> None:
+    raise_sequence(tmp_path, 4)
+    settling = threading.Thread(target=settle_lost, args=(tmp_path, 0.0, Policy()))
+    with locked(tmp_path / "sequence.lock"):
+        settling.start()
+        settling.join(0.2)
+        assert settling.is_alive()
+        Releases(tmp_path).record(Leaving(generation="ab", task="t", parts=("weights",)), 4)
+    settling.join()
+    assert [one.state for one in Releases(tmp_path).lines] == ["lost", "signed", "settled"]

@@ -1,3 +1,4 @@
+import resource
 from types import SimpleNamespace
 from typing import get_args
 
@@ -10,6 +11,7 @@ from fedmed_edge.commands.server import stage
 from fedmed_edge.errors import InputError
 from fedmed_edge.features.backbones import backbone_of, set_state
 from fedmed_edge.recipe import Backbone
+from fedmed_edge.universal import merging
 from fedmed_edge.universal.merging import MERGES, Merge, input_grams, merge, merge_by_gram
 
 
@@ -86,6 +88,18 @@ def test_grams_are_of_what_layers_take_in(make: SimpleNamespace, backbone: Backb
         wanted = (outputs.double() ** 2).mean(0)
         np.testing.assert_allclose((flat @ gram @ flat.T).diagonal(), wanted, rtol=1e-4, atol=1e-9)
     assert len(grams) >= 5
+
+
+def test_a_gram_of_a_large_convolution_takes_the_memory_of_the_rows_that_count() -> None:
+    network = torch.nn.Conv3d(8, 1, 3, padding=1)
+    network.weight.data.zero_()
+    images = torch.zeros(1, 8, 64, 64, 64)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with torch.no_grad():
+        rows = merging._input_rows(network, images)
+    assert rows.shape == (4096, 8 * 27)
+    # all 262,144 rows would take 226 MB
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10
 
 
 def test_the_regression_mean_solves_its_normal_equations(make: SimpleNamespace) -> None:

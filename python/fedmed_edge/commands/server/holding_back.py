@@ -16,9 +16,10 @@ from fedmed_edge.commands.verbs import Output, Verb
 @click.option("--why", default="held back by hand", show_default=True, help="Words for the ledger.")
 @click.pass_obj
 def hold(out: Output, folder: Path, name: str, task: str | None, why: str) -> None:
-    """Leave NAME out of the task's models from now on: of `rebuild`, `refine`, `stage` and what `withdraw` makes.
+    """Leave NAME out of the task's models from now on: of `rebuild`, `refine` and what `withdraw` makes.
 
-    Its contributions stay stored, and later ones are taken. Models that exist stay as they are.
+    Nor does it teach in a `stage`. Its contributions stay stored, and later ones are taken. Models that exist
+    stay as they are.
 
     Example: fedmed-server site hold -C server hospital-a --why "labels are being checked"
     """
