@@ -78,6 +78,7 @@ def _answer_with(
     for folder, error, known, seconds in unfit:
         if answered:
             log.info("not taken: %s: %s: %s", given.name, folder.model.manifest.task, error)
+            folder.pass_over(given)
         else:
             yield folder.fail(given, error, seconds, known=known)
 

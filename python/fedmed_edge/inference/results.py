@@ -1,5 +1,6 @@
 """Results on disk: a folder for each input, and one table of all."""
 
+import contextlib
 import hashlib
 import json
 import re
@@ -52,6 +53,7 @@ class ResultsFolder:
         self._inside = model.manifest.task if apart else ""
         self._given: dict[str, str] = {}
         self._rows: list[Row] = []
+        self._gone: set[tuple[str, str]] = set()
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -122,11 +124,21 @@ class ResultsFolder:
         )
         return self._keep(given, folder if earlier else None, lambda: result, {}, always=True)
 
+    def pass_over(self, given: Input) -> None:
+        """Take away an earlier answer to an input that other tasks answer now, and this one does not."""
+        folder = self._folder(given)
+        for left in _answers_in(folder) if folder.is_dir() else ():
+            (folder / left).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # none is there, or something else is in it
+            folder.rmdir()
+        self._gone.add((given.name, self.model.manifest.task))
+
     def write_table(self) -> None:
         """Merge this run's rows into `results.csv`: a row of the same input and task is replaced."""
-        if self._rows and "csv" in self.options.formats:
-            merge_rows(self.out, self._rows)
+        if (self._rows or self._gone) and "csv" in self.options.formats:
+            merge_rows(self.out, self._rows, self._gone)
         self._rows.clear()
+        self._gone.clear()
 
     def _of(self, given: Input) -> dict[str, Any]:
         model, series = self.model, given.series

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +43,18 @@ def check_table(folder: Path) -> None:
         _read(folder / TABLE)
 
 
-def merge_rows(folder: Path, added: Iterable[Row]) -> None:
+def merge_rows(folder: Path, added: Iterable[Row], gone: Collection[tuple[str, str]] = ()) -> None:
     """Write rows; one of the same input and task is replaced.
+
+    Args:
+        gone: Input and task of rows that are taken out, where they are there.
 
     Raises:
         InputError: The table cannot be read or written.
     """
     with locked(folder / _LOCK):
         rows = {(row["input"], row["task"]): row for row in [*_read(folder / TABLE), *added]}
+        rows = {key: row for key, row in rows.items() if key not in gone}
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()

@@ -96,6 +96,22 @@ def test_a_task_that_does_not_know_the_image_leaves_it_to_the_others(both, tmp_p
     assert "lesion: " in caplog.text and "`distance` has 25, expected at most 5" in caplog.text
 
 
+def test_an_earlier_answer_of_a_task_that_does_not_take_the_image_now_goes(both, tmp_path):
+    out, path = tmp_path / "out", picture(tmp_path / "a.png", 170)
+    assert len(answered(both, [path], out)) == 2
+    (out / "a" / "lesion" / "notes.txt").write_text("of the radiographer")
+    picture(path, 255)
+    assert told(answered(both, [path], out)) == [("a.png", "organs", True)]
+    assert [one.name for one in (out / "a" / "lesion").iterdir()] == ["notes.txt"]
+    assert "lesion" not in (out / "results.csv").read_text()
+    picture(path, 170)
+    (out / "a" / "lesion" / "notes.txt").unlink()
+    assert len(answered(both, [path], out)) == 2
+    picture(path, 255)
+    answered(both, [path], out)
+    assert not (out / "a" / "lesion").exists()
+
+
 def test_no_task_that_knows_the_image_tells_why(models_of, recipe_of, tmp_path):
     models = models_of((recipe_of(name="a"), 5.0), (recipe_of("segmentation", name="b"), 6.0))
     good = picture(tmp_path / "good.png", 130)
