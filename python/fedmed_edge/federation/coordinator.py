@@ -21,6 +21,7 @@ from fedmed_edge.config import ServerConfig
 from fedmed_edge.errors import FedmedError, Unreachable
 from fedmed_edge.federation.candidates import Candidates
 from fedmed_edge.federation.offers import Offers, OnOffer
+from fedmed_edge.federation.parts import Assembly
 from fedmed_edge.federation.records import Records
 from fedmed_edge.federation.requests import Requests
 from fedmed_edge.federation.rounds import Rounds
@@ -207,6 +208,5 @@ class Coordinator:
         for path in (self._folder / "inbox").glob("*/*.part"):
             with contextlib.suppress(FileNotFoundError):  # the site finished it meanwhile
                 if path.parent.name in revoked or time.time() - path.stat().st_mtime > STALE_S:
-                    path.with_suffix(".have").unlink(missing_ok=True)
-                    path.unlink(missing_ok=True)
+                    Assembly(path.parent, path.stem, self._store.cipher).discard()
                     log.info("given up: %s of site %s", path.stem[:12], path.parent.name)

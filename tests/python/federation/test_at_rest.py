@@ -116,3 +116,18 @@ def test_weights_that_are_put_together_are_written_over(encrypted: Any, recipe: 
     assert training.state == "finished"
     for hospital in encrypted.hospitals.values():
         assert plain_files(encrypted, hospital.weights) == []
+
+
+def test_of_a_part_that_is_given_up_the_data_key_goes(
+    encrypted: Any, faulty: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encrypted.hospitals["alpha"].put(size=LARGE)
+    with pytest.raises(Unreachable):
+        encrypted.sync("alpha", faulty(encrypted.channel("alpha"), [*["ok"] * 3, *["lose"] * 10]))
+    inbox = encrypted.folder / "inbox" / "alpha"
+    (part,) = inbox.glob("*.part")
+    monkeypatch.setattr("fedmed_edge.federation.coordinator.STALE_S", -1.0)
+    with part.open("rb") as held:
+        encrypted.coordinator().step()
+        assert held.read(HEADER_BYTES) == bytes(HEADER_BYTES)
+    assert list(inbox.glob("*.part")) == [] and list(inbox.glob("*.have")) == []

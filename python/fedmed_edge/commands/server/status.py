@@ -25,6 +25,7 @@ def command(out: Output, folder: Path) -> None:
     """
     _, store = read_server(folder)
     faults, keys = store.verify(), list(store.key_ids().values())
+    grown = list(ages(store))
     document = {
         "sites": [asdict(site) for site in store.sites()],
         "generations": store.generations(),
@@ -37,14 +38,14 @@ def command(out: Output, folder: Path) -> None:
             "files": len(keys),
             "plain": keys.count(None),
         },
-        "ages": [asdict(age) | {"too_old": age.too_old} for age in ages(store)],
+        "ages": [asdict(age) | {"too_old": age.too_old} for age in grown],
         "faults": faults,
     }
     lines = [
         _at_rest(store, keys),
         *_sites(store),
         *_generations(store),
-        *(age.line for age in ages(store)),
+        *(age.line for age in grown),
         *_contributions(store),
         *_models(store),
         *_held_back(store),

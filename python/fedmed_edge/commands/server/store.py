@@ -47,7 +47,7 @@ def key(out: Output, file: Path) -> None:
 def encrypt(out: Output, folder: Path, old_key: Path | None) -> None:
     """Bring every file of the store under the key that `store_key` names.
 
-    May be stopped and run again, and others may use the store meanwhile.
+    May be stopped and run again. Stop `fedmed-server start` before: without the key nothing can be taken.
 
     Example: fedmed-server store encrypt -C server
     """
