@@ -237,7 +237,6 @@ class TasksManifest(Frozen):
         """Of each task: the outputs go by its name, the input by the number of its generation."""
         generations = list(dict.fromkeys(one.generation for one in self.tasks))
         images = [f"image{generations.index(one.generation)}" for one in self.tasks]
-        images = [f"image{generations.index(one.generation)}" for one in self.tasks]
         return tuple(
             Ports(image, f"{one.task}/probabilities", f"{one.task}/distance")
             for image, one in zip(images, self.tasks, strict=True)

@@ -204,7 +204,8 @@ class Accumulator:
 
         Raises:
             InputError: Nothing may leave, since every class and the unlabelled part is below `min_cohort`;
-                or a class fell below it although images of that class alone are in the image sums.
+                or a class fell below it although images of that class alone are in the image sums, or its
+                rows in a pool.
         """
         present = self._enforce_cohorts()
         if not present and self._unlabelled is None:
@@ -246,20 +247,31 @@ class Accumulator:
             if len(patients) >= self.plan.min_cohort:
                 self._blocks[REST, index] = sum(parts[1:], start=parts[0])
                 present[index] = len(patients)
-        if not self.pooled:
+        if self.pooled:
+            self._refuse_pooled()
+        else:
             self._refuse_lost(set(self.plan.folds) - set(present))
         return present
+
+    def _refuse_pooled(self) -> None:
+        """Rows cannot be taken out of a pool again, and sums by class, where they lack, would show them."""
+        for index, ids in sorted(self.patients.items()):
+            if len(ids) < self.plan.min_cohort:
+                raise self._too_few(index)
 
     def _refuse_lost(self, lost: set[int]) -> None:
         for image in self._images:
             gone = image & lost
             if gone and not image - lost - self._never_planned():
-                name = self.classes[min(gone)]
-                raise InputError(
-                    f"statistics: class `{name}` has rows of fewer than {self.plan.min_cohort} patients, "
-                    f"the folds were planned with {self.plan.patients[min(gone)]}",
-                    hint="take images that cannot be read out of the data set and run it again",
-                )
+                raise self._too_few(min(gone))
+
+    def _too_few(self, index: int) -> InputError:
+        return InputError(
+            f"statistics: class `{self.classes[index]}` has rows of fewer than {self.plan.min_cohort} "
+            f"patients, the folds were planned with {self.plan.patients[index]}",
+            hint="take images that cannot be read, or whose grid misses a class, out of the data set and run "
+            "it again",
+        )
 
     def _never_planned(self) -> set[int]:
         return set(range(len(self.classes))) - set(self.plan.folds)

@@ -111,6 +111,19 @@ def test_a_class_that_lost_its_cohort_is_refused_where_its_images_stand_alone_in
         sums.result()
 
 
+def test_a_class_that_lost_its_cohort_is_refused_where_its_rows_are_in_a_pool() -> None:
+    plan = plan_folds({0: {"p", "q"}, 1: {"p", "q"}}, 2)
+    sums = Accumulator(("a", "b"), row_dim=3, feature_dim=2, plan=plan, pooled=True)
+    for patient in ("p", "q"):
+        assert sums.keeps([0, 1])
+        sums.add_rows(rows((1, 2)), labels(0), patient)
+    sums.add_rows(rows((3, 4)), labels(1), "p")
+    with pytest.raises(InputError, match=r"class `b` has rows of fewer than 2 patients, .* planned with 2"):
+        sums.result()  # sums by class, which lack these rows, would show them
+    sums.add_rows(rows((3, 4)), labels(1), "q")
+    assert sums.result().unlabelled[-1] == 4
+
+
 def test_rows_of_an_absent_class_are_dropped() -> None:
     sums = accumulator({0: {"p", "q"}, 1: {"p"}}, 2)
     for patient in ("p", "q"):
