@@ -362,7 +362,7 @@ def parse_settings(model: type[Settings], values: dict[str, Any], where: str) ->
             raise InputError(
                 f"{where}: unknown key `{'.'.join(place)}`", hint=f"did you mean `{nearest[0]}`?"
             ) from None
-        message = fault["msg"].removeprefix("Value error, ")
+        message = fault["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list")
         raise InputError(": ".join([where, *([f"`{'.'.join(place)}`"] if place else []), message])) from None
 
 

@@ -97,7 +97,7 @@ def collect(
         failed: What was lost before: told with the rest.
 
     Raises:
-        InputError: The table is none, or the folder cannot be written.
+        InputError: The table is none, the folder cannot be written, or a class is not the recipe's.
         NothingMatched: Not one image is left.
     """
     rows = read_labels(plan.labels, by=plan.by, label=plan.label) if plan.labels else None
@@ -179,6 +179,11 @@ class _Work:
     def classes(self, masks: Sequence[MaskFile]) -> list[str]:
         """Class names in the order of their numbers: the recipe's, else those that masks have."""
         if self.plan.recipe is not None:
+            known = {name.casefold() for name in self.plan.recipe.classes}
+            for name, to in self.plan.renames.items():
+                if to.casefold() not in known:
+                    told = ", ".join(self.plan.recipe.classes)
+                    raise InputError(f"class of `{name}` is `{to}`, expected one of the recipe's: {told}")
             return list(self.plan.recipe.classes)
         renames = {name.casefold(): to for name, to in self.plan.renames.items()}
         found = {renames.get(name.casefold(), name) for mask in masks for name in mask.names.values()}

@@ -82,8 +82,10 @@ def _take(path: Path, heap: _Heap, seen: dict[str, Path]) -> None:
                 series = str(header.get("SeriesInstanceUID", ""))
                 heap.changed[series] = heap.changed.get(series, 0) + 1
             return
-        seen[uid] = path
         kind = derived_kind(header)
+        if not kind and "Rows" not in header and "Image" in _class_name(header):
+            raise InputError(f"{path}: {_class_name(header)} without its rows and pixels, cut off or broken")
+        seen[uid] = path
         if kind or "Rows" not in header:
             heap.others.append((path, kind or _class_name(header)))
             return

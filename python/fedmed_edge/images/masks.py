@@ -15,7 +15,7 @@ from fedmed_edge.images.dicom_files import read_elements, reading
 from fedmed_edge.images.dicom_headers import LABEL_MAP, SEGMENTATION, STRUCTURE_SET
 from fedmed_edge.images.image import UInt8
 from fedmed_edge.images.segments import Target, read_segments, segment_labels
-from fedmed_edge.images.series import Series
+from fedmed_edge.images.series import Series, is_own_output
 
 
 @dataclass
@@ -46,7 +46,7 @@ class MaskFile:
 
 
 def mask_files(paths: Iterable[Path]) -> list[MaskFile]:
-    """Those among `paths` that are SEG or RTSTRUCT; a broken one is passed over."""
+    """Those among `paths` that are SEG or RTSTRUCT; a broken one, or one of our own, is passed over."""
     found = []
     for path in paths:
         try:
@@ -61,6 +61,9 @@ def mask_files(paths: Iterable[Path]) -> list[MaskFile]:
 
 def _mask_file(path: Path) -> MaskFile | None:
     header = read_elements(path)
+    if is_own_output(header):
+        # A model that learns from its own answers learns its own mistakes.
+        return None
     uid = str(header.get("SOPClassUID", ""))
     when = str(header.get("ContentDate") or header.get("StructureSetDate") or "")
     when += str(header.get("ContentTime") or header.get("StructureSetTime") or "")

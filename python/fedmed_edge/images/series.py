@@ -158,7 +158,7 @@ def shared_folder(names: Sequence[str]) -> str:
     """
     folders = [str(Path(name).parent) for name in names]
     try:
-        return os.path.commonpath(folders)
+        return os.path.commonpath(folders) or "."
     except ValueError:  # some from the root, some from here
         return folders[0]
 

@@ -118,9 +118,8 @@ def find_inputs(
     sources = find_sources(paths, skip=skip)
     try:
         found = _chosen(sources, recipes, series, every)
-        for path in paths:
-            if series is None and path.is_dir() and not any(_lies_in(name, path) for name in _names(found)):
-                log.warning("%s: folder holds no image", path)
+        for path in _without_images(paths, found) if series is None else ():
+            log.warning("%s: %s holds no image", path, "folder" if path.is_dir() else "zip")
         if not found.inputs and not found.refused:
             raise _nothing(found, series)
     except BaseException:
@@ -139,6 +138,14 @@ def _nothing(found: Found, series: str | None) -> NothingMatched:
     return NothingMatched(
         f"{name}: {reason}{more}", hint="`fedmed-edge inspect PATH --model M` says so of every series"
     )
+
+
+def _without_images(paths: Sequence[Path], found: Found) -> list[Path]:
+    # Of what lies behind two paths, a copy too, results name one: neither is empty.
+    behind = {source.root for source in found.sources.files if source.kind or source.given or source.lost}
+    return [
+        path for path in paths if path not in behind and not any(_lies_in(n, path) for n in _names(found))
+    ]
 
 
 def _names(found: Found) -> list[str]:

@@ -103,6 +103,7 @@ def compare(journal: Journal, labels: Path | None, by: LabelKey) -> tuple[dict[s
             {"day": one.day, "labels": one.labels, "known": one.known, "unlike": one.unlike} for one in days
         ],
         "not_answered": lost,
+        "failed": journal.failed(),
     }
     lines = [
         f"{one.day}  "
@@ -111,6 +112,10 @@ def compare(journal: Journal, labels: Path | None, by: LabelKey) -> tuple[dict[s
         for one in days
     ] or ["no series was answered yet"]
     lines += [f"{count} {reason}" for reason, count in lost.items()]
+    lines += [
+        f"failed: AccessionNumber {one['AccessionNumber'] or 'none'}, series {one['SeriesInstanceUID']}"
+        for one in document["failed"]
+    ]
     if labels is not None:
         found = against(journal, labels, by)
         total = sum(found.pairs.values())

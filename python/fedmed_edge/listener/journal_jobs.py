@@ -173,6 +173,17 @@ class Jobs(JournalFile):
         )
         return {str(reason): int(count) for reason, count in rows}
 
+    def failed(self) -> list[dict[str, str]]:
+        """Accession number, UIDs of study and series, and `reason`, of every series whose last job failed."""
+        rows = self._rows(
+            "SELECT coalesce(accession, ''), study_uid, series_uid, coalesce(reason, '')"
+            " FROM jobs JOIN series USING (series_uid) WHERE state = 'failed'"
+            " AND job = (SELECT max(job) FROM jobs AS later WHERE later.series_uid = series.series_uid)"
+            " ORDER BY job"
+        )
+        names = ("AccessionNumber", "StudyInstanceUID", "SeriesInstanceUID", "reason")
+        return [dict(zip(names, map(str, row), strict=True)) for row in rows]
+
     # --- where results lie -------------------------------------------------------------------------------
 
     def results_of(self, series_uid: str) -> list[Path]:

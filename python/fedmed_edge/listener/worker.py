@@ -168,7 +168,7 @@ def _error(error: FedmedError) -> Document:
 
 def _without_paths(reason: str, folder: Path, out: Path) -> str:
     """Where files lay says nothing to anybody, and names the series by its UIDs."""
-    reason = reason.replace(f"{folder}:", "series:")
+    reason = re.sub(rf"{re.escape(str(folder))}(/[^\s:/]+)?:", "series:", reason)
     return re.sub(rf"({re.escape(str(folder))}|{re.escape(str(out))})/(\S*/)?", "", reason)
 
 

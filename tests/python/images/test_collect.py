@@ -285,6 +285,22 @@ def test_segmentations_become_masks_and_the_newer_one_counts(
     assert mask.sum() == INSIDE.sum()
 
 
+def test_results_of_our_own_are_no_masks(archive: Any, write_seg: Any, tmp_path: Path) -> None:
+    archive("x", 3)
+    write_seg("ours", 1, "liver", INSIDE, Manufacturer="FedMed Edge")
+    made = collect([tmp_path / "archive"], Plan(tmp_path / "out", recipe=VOLUMES))
+    assert (made.images, made.masks) == (1, 0)
+    ((name, reason),) = made.unused
+    assert name.endswith("ours.dcm") and reason == "holds a result of FedMed Edge itself, no image"
+
+
+def test_a_class_that_the_recipe_lacks_is_refused(archive: Any, tmp_path: Path) -> None:
+    archive("x", 3)
+    with pytest.raises(InputError, match=r"class of `Leber` is `lever`, expected one of the recipe's: back"):
+        collect([tmp_path / "archive"], Plan(tmp_path / "out", recipe=VOLUMES, renames={"Leber": "lever"}))
+    assert not (tmp_path / "out").exists()
+
+
 def test_structures_of_radiotherapy_become_masks(archive: Any, write_dicom: Any, tmp_path: Path) -> None:
     """A rectangle around the pixels of INSIDE, on the second of three slices."""
     archive("x", 3)

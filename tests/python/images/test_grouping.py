@@ -164,6 +164,21 @@ def test_broken_files_and_other_objects_stop_nothing(heap: Any, write_dicom: Any
     assert path.name == "cut.dcm" and "broken or cut off" in str(error)
 
 
+def test_an_image_cut_off_before_its_pixels_is_refused_and_a_whole_copy_taken(
+    heap: Any, write_dicom: Any, tmp_path: Path
+) -> None:
+    heap("x", [0, 1], SOPInstanceUID=("1.10", "1.11"))
+    whole = tmp_path / "heap" / "x1.dcm"
+    shutil.copy(whole, tmp_path / "heap" / "y.dcm")
+    cut = pydicom.dcmread(whole)
+    del cut.Rows, cut.Columns, cut.PixelData
+    cut.save_as(whole)
+    found = heap.group()
+    assert lengths(found.series) == [2] and not found.others
+    ((path, error),) = found.refused
+    assert path == whole and "Image without its rows and pixels, cut off or broken" in str(error)
+
+
 def test_damaged_headers_give_series_or_refusals_and_nothing_else(heap: Any, tmp_path: Path) -> None:
     heap("x", [0, 1, 2], SliceThickness=2.5, EchoTime=3, SeriesNumber=4, AccessionNumber="A")
     rng = np.random.default_rng(0)

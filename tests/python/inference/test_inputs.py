@@ -1,4 +1,5 @@
 import logging
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -93,6 +94,24 @@ def test_empty_folder_beside_a_good_one_is_named(tmp_path, caplog, recipe_of):
         assert names(find_inputs([tmp_path / "empty", tmp_path / "good"], recipe_of())) == [image]
     assert f"{tmp_path / 'empty'}: folder holds no image" in caplog.text
     assert "good" not in caplog.text
+
+
+def test_an_empty_zip_is_named_and_a_folder_of_copies_is_not(
+    write_series, recipe_of, tmp_path, caplog, monkeypatch
+):
+    scan = write_series(np.zeros((4, 8, 8), np.uint16))
+    shutil.copytree(scan, tmp_path / "copy")
+    min(scan.iterdir()).unlink()
+    with zipfile.ZipFile(tmp_path / "empty.zip", "w"):
+        pass
+    monkeypatch.chdir(tmp_path)
+    paths = [Path(scan.name), Path("copy"), Path("empty.zip")]
+    with (
+        caplog.at_level(logging.WARNING),
+        find_inputs(paths, recipe_of("segmentation", (16, 16, 16))) as found,
+    ):
+        assert [one.name for one in found.inputs] == ["."]
+    assert caplog.messages == ["empty.zip: zip holds no image"]
 
 
 def test_one_folder_of_many_series_gives_the_best_stack(scan, recipe_of):

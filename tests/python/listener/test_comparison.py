@@ -54,6 +54,23 @@ def test_answers_are_compared_with_given_labels(journal: Journal, tmp_path: Path
     assert "1 skipped: no volume" in lines
 
 
+def test_a_series_that_failed_is_named_until_it_is_answered(journal: Journal) -> None:
+    def job(state: str, reason: str | None) -> None:
+        journal._execute("UPDATE series SET fresh = 1 WHERE series_uid = '1.2'")
+        journal.settle("1.2")
+        taken = journal.take_job()
+        assert taken is not None
+        journal.finish_job(taken, state, reason=reason)
+
+    job("failed", "series: pixel data are broken")
+    document, lines = compare(journal, None, "AccessionNumber")
+    (failed,) = document["failed"]
+    assert failed["StudyInstanceUID"] == "1.2" and failed["reason"] == "series: pixel data are broken"
+    assert "failed: AccessionNumber A-2, series 1.2" in lines
+    job("done", None)
+    assert compare(journal, None, "AccessionNumber")[0]["failed"] == []
+
+
 def test_a_table_without_its_columns_is_refused(journal: Journal, tmp_path: Path) -> None:
     table = tmp_path / "labels.csv"
     table.write_text("study,finding\n")

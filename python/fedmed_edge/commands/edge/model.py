@@ -89,7 +89,7 @@ def activate(out: Output, folder: Path, name: str, margin: float | None, force: 
     from fedmed_edge.inference.models import MARGIN
     from fedmed_edge.inference.models import activate as activate_model
 
-    site = read_site(folder)
+    site, (active, _) = read_site(folder), ModelFolder(folder).roles()
     test = read_site_data(site).test if site.data.exists() and site.recipe.exists() else None
     done = activate_model(
         folder,
@@ -102,6 +102,7 @@ def activate(out: Output, folder: Path, name: str, margin: float | None, force: 
     )
     scores = {"score": done.score, "score_before": done.score_before, "images": done.images}
     told = "not scored: no labelled test images" if done.score is None else f"score {done.score:.3f}"
+    told = "answers already" if active == done.entry.name else told
     told += "" if done.score_before is None else f", before {done.score_before:.3f}"
     out.answer(_facts(done.entry) | scores | {"forced": done.forced}, f"{_line(done.entry)}  {told}")
 
