@@ -18,6 +18,9 @@ from fedmed_edge.model.sums import Normal, Part, SiteSums, class_weights, normal
 from fedmed_edge.statistics.contribution import Contribution
 from fedmed_edge.statistics.feature_statistics import Array64, last_column, pack
 
+FARTHEST = 5.0
+"""Most that log λ is moved from the global one: beyond it a Gram need not be definite any more."""
+
 
 @dataclass(frozen=True, eq=False)
 class Look:
@@ -82,7 +85,8 @@ class Episode:
     Attributes:
         seen: What the head is fitted on, part by part.
         inputs: (parts, F) what the generator sees of every part: log a = inputs · θ.
-        own: (E,) what it sees of the site that is judged: log λ = log λ_global + own · φ.
+        own: (E,) what it sees of the site that is judged: log λ = log λ_global + own · φ, no further than
+            `FARTHEST`.
         held: What is held out.
         ridge: λ of the global model.
     """
@@ -100,8 +104,11 @@ class Episode:
 
     def _generated(self, parameters: Array64) -> tuple[Array64, float]:
         logs = self.inputs @ parameters[: self.inputs.shape[1]]
-        ridge = self.ridge * float(np.exp(self.own @ parameters[self.inputs.shape[1] :]))
+        ridge = self.ridge * float(np.exp(np.clip(self._moved(parameters), -FARTHEST, FARTHEST)))
         return np.exp(logs - logs.max()), ridge  # w_k cancels what all weights have in common
+
+    def _moved(self, parameters: Array64) -> float:
+        return float(self.own @ parameters[self.inputs.shape[1] :])
 
     def _normal(self, weights: Array64) -> Normal:
         width, classes = self.held.cross.shape
@@ -118,6 +125,8 @@ class Episode:
         level = float(np.sum(adjoint * head))
         slopes = weights * self._slopes(adjoint, head, weights, normal.counts, ridge * level / len(head))
         own = -ridge * float(normal.gram[diagonal].mean()) * level * self.own
+        if abs(self._moved(parameters)) >= FARTHEST:
+            own = np.zeros_like(own)
         return value, np.concatenate([slopes @ self.inputs, own])
 
     def _slopes(

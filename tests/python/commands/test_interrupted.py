@@ -64,7 +64,7 @@ POINTS = [
     ("init", "os:fsync", 3),
     ("init", "os:fsync", 7),
     ("doctor", "fedmed_edge.commands.checks:open_session", 1),
-    ("inspect", "fedmed_edge.runtime:open_session", 1),
+    ("inspect", "fedmed_edge.onnx_file:model_metadata", 1),
     ("report", "fedmed_edge.report.html:render", 1),
     ("report", "os:fsync", 1),
     ("server init", "os:fsync", 3),

@@ -55,6 +55,14 @@ def test_the_gradient_is_that_of_the_error(made: SimpleNamespace, seed: int) -> 
     np.testing.assert_allclose(one.loss(parameters)[1], wanted, rtol=1e-5, atol=1e-6)
 
 
+def test_a_step_far_too_long_has_an_error_and_a_gradient(made: SimpleNamespace) -> None:
+    one, parameters = episode(federation(made)[1])
+    for far in (1e3, -1e3):
+        value, gradient = one.loss(far * parameters)
+        assert np.isfinite(value) and np.isfinite(gradient).all() and not gradient[5:].any()
+        assert value == pytest.approx(one.error(2.0 * far * parameters), rel=1e-4)
+
+
 def test_a_look_needs_no_labels(made: SimpleNamespace) -> None:
     recipe, site = made.recipe(3), made.random(0)
     (known,) = made.contribute({"a": site}, recipe)
