@@ -300,8 +300,12 @@ def _newest_waiting(models: ModelFolder) -> ModelEntry:
 def _score(models: tuple[Model, ...], check_set: "Dataset", force: bool) -> float | None:
     """Score of the task that the images are of; None where none is, which only `force` lets through."""
     task = check_set.recipe.name
+    asked = [one for one in models if len(models) == 1 or one.manifest.task == task]
     try:
-        return score_model(next((one for one in models if one.manifest.task == task), models[0]), check_set)
+        if not asked:
+            names = ", ".join(one.manifest.task for one in models)
+            raise InputError(f"model: answers {names}, expected {task}, which the test images are of")
+        return score_model(asked[0], check_set)
     except InputError as error:
         if not force:
             raise

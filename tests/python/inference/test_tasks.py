@@ -293,3 +293,20 @@ def test_the_site_scores_the_task_that_its_images_are_of(write_tasks, recipe_of,
     )
     done = activate(site, trust=trust, check_set=read_dataset(data, recipe_of(name="b")).test)
     assert (done.entry.name, done.score, done.images) == (entry.name, 1.0, 6)
+
+
+def test_no_other_task_is_scored_on_the_sites_images(write_tasks, recipe_of, server, tmp_path):
+    from fedmed_edge.images.dataset import read_dataset
+
+    site, trust, data = tmp_path / "site", server / "server.pub", tmp_path / "data"
+    site.mkdir()
+    for number in range(2):
+        picture(data / f"{number}.png", (40, 220)[number])
+    (data / "labels.csv").write_text(
+        "image,label,patient,split\n0.png,dark,p,test\n1.png,bright,q,test\n", encoding="utf-8"
+    )
+    add_model(site, write_tasks((recipe_of(name="a"), FAR), (recipe_of(name="b"), FAR)), trust=trust)
+    check_set = read_dataset(data, recipe_of(name="c")).test  # of the same kind and classes
+    with pytest.raises(InputError, match="model: answers a, b, expected c, which the test images are of"):
+        activate(site, trust=trust, check_set=check_set)
+    assert activate(site, trust=trust, check_set=check_set, force=True).score is None
