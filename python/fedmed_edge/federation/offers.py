@@ -48,13 +48,16 @@ class OnOffer(Offered):
         """Whether a site may have it."""
         return self.state == "on offer" and (self.sites is None or site in self.sites)
 
+    @property
+    def asked(self) -> dict[Digest, tuple[str, ...] | None]:
+        """As `asks`; before several tasks could share a generation there was `recipe` alone."""
+        return self.asks or ({self.recipe: self.sites} if self.recipe else {})
+
     def recipes_for(self, site: str) -> list[str]:
         """Digests of the recipes that a site is asked to contribute to the generation for."""
-        # before several tasks could share a generation there was `recipe` alone
-        asks = self.asks or ({self.recipe: self.sites} if self.recipe else {})
         if not self.is_for(site):
             return []
-        return [recipe for recipe, sites in asks.items() if sites is None or site in sites]
+        return [recipe for recipe, sites in self.asked.items() if sites is None or site in sites]
 
     def purpose(self, recipe: str) -> str:
         """What sites are asked for with a recipe."""

@@ -60,7 +60,7 @@ class Publisher:
         content, held = self.store.generation(digest).content, self.offers.read(digest)
         asks: dict[str, Collection[str] | None] = {}
         if held is not None and held.state == "on offer":
-            asks = {one: to for one, to in held.asks.items() if one != recipe.digest}
+            asks = {one: to for one, to in held.asked.items() if one != recipe.digest}
         everybody = sites is None or None in asks.values()
         every = set(sites or ()).union(*(to for to in asks.values() if to))
         offer = self.offers.publish(

@@ -37,3 +37,16 @@ def test_a_generation_is_on_offer_for_the_tasks_that_share_it(federation: Any, r
     federation.offers.take_back(digest, "taken back")
     assert asked(first) == set()
     assert publisher.generation(digest, other, sites=[second]).sites == (second,)
+
+
+def test_an_offer_from_before_several_tasks_keeps_what_it_asked_for(federation: Any, recipe: Recipe) -> None:
+    other = recipe.model_copy(update={"name": "cells", "kind": "segmentation"})
+    federation.store.add_recipe(other)
+    generation = federation.hospitals["alpha"].generation
+    first, second = sorted(federation.hospitals)[:2]
+    told: Any = {"kind": "generation", "sites": [first], "recipe": recipe.digest}
+    federation.offers.publish(generation.content, federation.key, **told)
+    publisher = Publisher(federation.store, federation.folder, federation.key)
+    offer = publisher.generation(generation.digest, other, sites=[second])
+    assert offer.sites == (first, second)
+    assert (offer.recipes_for(first), offer.recipes_for(second)) == ([recipe.digest], [other.digest])
