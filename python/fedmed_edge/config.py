@@ -20,7 +20,7 @@ FILE_NAME: Final = "fedmed.toml"
 PREFIX: Final = "FEDMED_"
 
 Device = Literal["auto", "cpu", "cuda", "tensorrt"]
-Part = Literal["classes", "unlabelled", "images", "channels", "style", "calibration", "weights"]
+Part = Literal["classes", "unlabelled", "shifts", "images", "channels", "style", "calibration", "weights"]
 """Parts of a contribution, which a site's policy may allow to leave one by one."""
 
 PARTS: Final[tuple[Part, ...]] = get_args(Part)

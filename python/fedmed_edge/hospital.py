@@ -435,6 +435,8 @@ def _grams_told(sums: FeatureStatistics, policy: Policy) -> Iterator[tuple[str, 
             yield f"class `{sums.classes[index]}`", int(gram[-1]), sums.row_dim
     if "unlabelled" in policy.parts and sums.unlabelled[-1]:
         yield "unlabelled images", int(sums.unlabelled[-1]), sums.row_dim
+    if "shifts" in policy.parts and sums.shift_gram[-1]:
+        yield "differences to shifted views", int(sums.shift_gram[-1]), sums.row_dim
     if "images" in policy.parts and sums.images:
         yield "all images", sums.images, sums.feature_dim + 1
 

@@ -102,6 +102,8 @@ class Training(Frozen):
         episodic: The loss on the shifted batch is that after a step on the original one (of first order).
         proximal: μ of μ/2 ‖w − w₀‖², w₀ the weights that training starts from.
         local_norms: Rounds of a federation: norm layers go on from where they were at this site.
+        invariance: ν, the weight that the rebuilt head gives to how far its scores of a shifted view are from
+            those of the image. Views are those of `maps` and `inversion`; without any none are compared.
 
     Source: method §6; FedDG (Liu et al., CVPR 2021), FedProx (Li et al., MLSys 2020), FedBN (Li et al., ICLR
     2021).
@@ -119,6 +121,7 @@ class Training(Frozen):
     episodic: bool = False
     proximal: Annotated[float, Field(ge=0, le=100)] = 0.0
     local_norms: bool = False
+    invariance: Annotated[float, Field(ge=0, le=100)] = 0.0
 
     @property
     def shifts(self) -> bool:
@@ -132,7 +135,7 @@ class Training(Frozen):
 
 TRAINING: dict[Kind, Training] = {
     "classification": Training(),
-    "segmentation": Training(maps=1.0),
+    "segmentation": Training(maps=1.0, invariance=0.3),
 }
 """Kind of task → defaults, chosen by sites left out in turn; the figures stand in models/README.md."""
 

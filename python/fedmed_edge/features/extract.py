@@ -13,6 +13,7 @@ from fedmed_edge.errors import InputError
 from fedmed_edge.features.encoder import Encoder, Moments, moments_of, pooled_of, require_fit
 from fedmed_edge.features.heads import LinearHead, Prediction, evaluate_heads
 from fedmed_edge.features.lift import Axes, Lift, grid_axes
+from fedmed_edge.features.views import shifted_view
 from fedmed_edge.generation import Generation
 from fedmed_edge.images.dataset import Dataset, Item
 from fedmed_edge.images.preprocess import IGNORE, Prepared, prepare, prepare_mask
@@ -213,6 +214,9 @@ class _Extraction:
             pooled=self.draft,
         )
         self.sums = self.exact if sums is None else sums
+        # Noise goes on class Grams alone, and a draft's rows are not those of its head.
+        how = dataset.recipe.training
+        self.views = how if how.invariance and sums is None and not self.draft else None
 
     def run(self, progress: Progress | None) -> FeatureStatistics:
         self.run_through(progress)
@@ -236,8 +240,9 @@ class _Extraction:
         labels = None
         if labelled and self.recipe.kind == "segmentation":
             labels = prepare_mask(self.dataset.load_mask(item, image), prepared)
-        features, distances, rows = [], [], []
+        features, distances, rows, shifted = [], [], [], []
         total: Moments | None = None
+        view = shifted_view(prepared.pixels, self.views) if self.views else None
         for window, fresh in _windows(prepared, self.recipe.size):
             maps = self.encoder.maps(window_of(prepared.pixels, window, self.recipe.size))
             moments = moments_of(maps)
@@ -250,10 +255,17 @@ class _Extraction:
                 rows.append(self.lift.image_row(pooled))
             else:
                 self._add_pixels(maps, labels, window, fresh, item.patient)
+            if view is not None:
+                moved = self.encoder.maps(window_of(view, window, self.recipe.size))
+                if self.recipe.kind == "classification":
+                    shifted.append(self.lift.image_row(pooled_of(moments_of(moved))))
+                else:
+                    self._add_shifts(maps, moved, fresh)
         if self.recipe.kind == "classification":
-            self._add_rows(
-                np.mean(rows, axis=0, dtype=np.float32), item.label if labelled else None, item.patient
-            )
+            whole: Float32 = np.asarray(np.mean(rows, axis=0, dtype=np.float32))
+            self._add_rows(whole, item.label if labelled else None, item.patient)
+            if shifted:
+                self.exact.add_shifts(whole, np.asarray(np.mean(shifted, axis=0, dtype=np.float32)))
         assert total is not None
         self.sums.add_image(np.mean(features, axis=0), self._distance(distances))
         self.sums.add_channels(total)
@@ -300,6 +312,12 @@ class _Extraction:
             self.sums.add_gram(gram, index, patient)
         if self.sampler and picked is not None:
             self.sampler.keep(rows, here[picked], patient, self.plan)
+
+    def _add_shifts(self, maps: Sequence[Float32], moved: Sequence[Float32], fresh: "_Box") -> None:
+        stride, size = self.recipe.pixel_stride, self.recipe.size
+        (rows, axes), (shifted, _) = (self.lift.pixel_rows(one, stride, size) for one in (maps, moved))
+        inside = _inside(axes, fresh)
+        self.exact.add_shifts(rows[inside], shifted[inside])
 
     def _pixel_grams(
         self,

@@ -23,13 +23,11 @@ import torch
 from torch import Tensor
 
 from fedmed_edge.errors import InputError
+from fedmed_edge.features.views import DEGREE
 from fedmed_edge.recipe import Recipe, Training
 from fedmed_edge.statistics.style import FLOOR, Style, block_shape
 
 __all__ = ["Shift", "StyleShift", "draw_curves", "map_intensities", "move_amplitude", "move_moments"]
-
-DEGREE = 5
-"""Of the curves."""
 
 MEAN_SPREAD, DEVIATION_SPREAD = 0.5, 0.5
 """How far a channel's mean moves, in its deviations, and the logarithm of its deviation."""

@@ -284,11 +284,12 @@ def fold_trials(sites: Sequence[SiteSums], own: SiteSums, between: SiteMap, ridg
 def _pooled(sites: Sequence[SiteSums], weights: Mapping[str, float], without: str) -> Part:
     """Weighted sum of the Grams of all sites but one, class by class."""
     grams = np.zeros((sites[0].classes, sites[0].width * (sites[0].width + 1) // 2))
-    for site in sites:
-        if site.site != without and site.blocks:
-            grams[site.total.present] += weights[site.site] * site.total.grams
+    others = [site for site in sites if site.site != without and site.blocks]
+    for site in others:
+        grams[site.total.present] += weights[site.site] * site.total.grams
     present = np.flatnonzero(grams[:, -1] > 0)
-    return Part(present, grams[present])
+    shifts = [site.shifts for site in others if site.shifts is not None]
+    return Part(present, grams[present], np.sum(shifts, axis=0) if shifts else None)
 
 
 def reach_trials(

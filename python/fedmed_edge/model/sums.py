@@ -40,10 +40,13 @@ class Part:
     Attributes:
         present: (k,) their places in the recipe, rising.
         grams: (k, P) float64.
+        shifts: (P,) packed Gram of the differences to shifted views, times ν, their number last; None where
+            there are no views.
     """
 
     present: npt.NDArray[np.intp]
     grams: Array64 = field(repr=False)
+    shifts: Array64 | None = field(default=None, repr=False)
 
     @property
     def counts(self) -> Array64:
@@ -68,6 +71,7 @@ class SiteSums:
         blocks: (fold, class) → packed Gram (P,); fold `REST` is never held out.
         patients: (C,) int64.
         noise: Noise was added to the sums before they were handed over.
+        shifts: As of `Part`: of all images of the site.
     """
 
     site: str
@@ -76,6 +80,7 @@ class SiteSums:
     blocks: Mapping[tuple[int, int], Array64] = field(repr=False)
     patients: Counts
     noise: bool = False
+    shifts: Array64 | None = field(default=None, repr=False)
 
     @cached_property
     def folds(self) -> tuple[int, ...]:
@@ -108,7 +113,7 @@ class SiteSums:
         grams = np.zeros((len(present), self.width * (self.width + 1) // 2))
         for key in ordered:
             grams[present.index(key[1])] += self.blocks[key]
-        return Part(np.array(present, np.intp), grams)
+        return Part(np.array(present, np.intp), grams, self.shifts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +121,7 @@ class Normal:
     """Normal equations of one fit: any number of ridges can be solved from them.
 
     Attributes:
-        gram: (P,) Σ_s a_s Σ_k w_k class_grams.
+        gram: (P,) Σ_s a_s Σ_k w_k class_grams, and the penalty of `shift_penalty`.
         targets: (D, C) Σ_s a_s Σ_k w_k class_sumsᵀ e_k.
         counts: (C,) Σ_s a_s N_{s,k}.
     """
@@ -165,7 +170,27 @@ def normal_equations(parts: Sequence[Weighted], classes: int, width: int) -> Nor
         share = weight * balance[part.present]
         gram += share @ part.grams
         targets[:, part.present] += (share[:, None] * part.sums).T
+    penalty = shift_penalty(parts)
+    if penalty is not None:
+        gram += np.count_nonzero(balance) * penalty
     return Normal(gram, targets, counts)
+
+
+def shift_penalty(parts: Sequence[Weighted]) -> Array64 | None:
+    """(P,) ν V, V = Σ_s ΔᵀΔ / Σ_s M_s over the M_s differences of every site's rows to shifted views.
+
+    Added once for each class of the fit, whose rows count as one together, it is ν times the squared change
+    of a score from a row to its view: ν tr(Hᵀ V H) for a head H. It does not hang on the weights of sites
+    above 0, since how scores should not change is no matter of whom they are for. None where no site has
+    views.
+    """
+    held = [part.shifts for weight, part in parts if weight > 0 and part.shifts is not None]
+    if not held:
+        return None
+    total: Array64 = np.sum(held, axis=0)
+    count = float(total[-1])
+    total[last_column(width_of(len(total)))] = 0.0
+    return total / count
 
 
 def read_sums(contributions: Collection[Contribution], recipe: Recipe) -> list[SiteSums]:
@@ -240,4 +265,8 @@ def site_sums(site: str, statistics: FeatureStatistics, recipe: Recipe, *, label
         for (fold, index), block in statistics.blocks.items()
         if labelled and block[-1] > 0  # a block of no rows is no class
     }
-    return SiteSums(site, len(recipe.classes), statistics.row_dim, blocks, patients)
+    shifts = None
+    if statistics.shift_gram[-1] and recipe.training.invariance:
+        shifts = statistics.shift_gram * recipe.training.invariance
+        shifts[-1] = statistics.shift_gram[-1]
+    return SiteSums(site, len(recipe.classes), statistics.row_dim, blocks, patients, shifts=shifts)

@@ -53,6 +53,7 @@ class Accumulator:
         self._patients: dict[tuple[int, int], set[str]] = {}
         self._images: set[frozenset[int]] = set()
         self._unlabelled: Array64 | None = None
+        self._shifts: Array64 | None = None
         self._image_gram = np.zeros(packed_length(feature_dim + 1))
         self._distances = np.zeros(3)
         self._channels: Array64 | None = None
@@ -125,6 +126,20 @@ class Accumulator:
         self._check_gram(gram)
         if self.plan.unlabelled:
             self._pool()[:] += gram
+
+    def add_shifts(self, rows: Rows, shifted: Rows) -> None:
+        """Add how the rows (N, D) of one image differ from those of its shifted view.
+
+        Raises:
+            InputError: As `add_rows`, of either.
+        """
+        for one in (rows, shifted):
+            self._check_rows(one)
+        differences = rows - shifted
+        differences[:, -1] = 1.0
+        if self._shifts is None:
+            self._shifts = np.zeros(packed_length(self.row_dim))
+        class_gram(differences, np.zeros(len(rows), np.int32), self._shifts[None])
 
     def add_image(self, feature: npt.NDArray[np.floating], distance_squared: float | None = None) -> None:
         """Add one image's pooled, unlifted feature (F,) and its squared distance to the reference.
@@ -224,6 +239,7 @@ class Accumulator:
             absent=tuple(name for index, name in enumerate(self.classes) if index not in present),
             patients=np.array([present.get(index, 0) for index in range(len(self.classes))], np.int64),
             unlabelled=none if self._unlabelled is None else self._unlabelled,
+            shift_gram=none if self._shifts is None else self._shifts,
             image_gram=self._image_gram,
             distance_moments=self._distances,
             channel_moments=np.zeros((3, 0)) if self._channels is None else self._channels,

@@ -66,7 +66,7 @@ def _grams(header: ContributionHeader, tensors: Mapping[str, Tensor]) -> Iterato
             yield f"`class_grams` fold {fold} class `{name}`", gram
     for name, gram in zip(header.classes, tensors.get("rest_grams", ()), strict=False):
         yield f"`rest_grams` class `{name}`", gram
-    for tensor in ("unlabelled_gram", "image_gram"):
+    for tensor in ("unlabelled_gram", "shift_gram", "image_gram"):
         if tensor in tensors:
             yield f"`{tensor}`", tensors[tensor]
 

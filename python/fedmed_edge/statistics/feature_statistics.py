@@ -130,6 +130,8 @@ class FeatureStatistics:
         absent: Names of the classes that were left out by `min_cohort`.
         patients: (C,) int64, patients behind every class; 0 for an absent one.
         unlabelled: (P,) packed Gram of rows without a class.
+        shift_gram: (P,) packed Gram of [Δ, 1], Δ the D − 1 differences between a row of an image and the same
+            row of its shifted view; rows with a class and without.
         image_gram: (P_F,) packed Gram of [f, 1], one row an image, P_F of width F + 1.
         distance_moments: (3,) count, Σd², Σd⁴ of Mahalanobis distances to the generation's reference.
         channel_moments: (3, ΣC_k) count, sum, sum of squares of every backbone output channel.
@@ -154,6 +156,7 @@ class FeatureStatistics:
     absent: tuple[str, ...] = ()
     patients: Counts = field(default_factory=lambda: np.zeros(0, np.int64))
     unlabelled: Array64 = field(default_factory=lambda: _zeros(0), repr=False)
+    shift_gram: Array64 = field(default_factory=lambda: _zeros(0), repr=False)
     image_gram: Array64 = field(default_factory=lambda: _zeros(0), repr=False)
     distance_moments: Array64 = field(default_factory=lambda: _zeros(3), repr=False)
     channel_moments: Array64 = field(default_factory=lambda: _zeros(3, 0), repr=False)
@@ -166,6 +169,7 @@ class FeatureStatistics:
         sizes = {
             "patients": len(self.classes),
             "unlabelled": packed_length(self.row_dim),
+            "shift_gram": packed_length(self.row_dim),
             "image_gram": packed_length(self.feature_dim + 1),
         }
         for name, size in sizes.items():
@@ -272,6 +276,7 @@ class FeatureStatistics:
             absent=tuple(name for name in self.absent if name in other.absent),
             patients=self.patients + other.patients,
             unlabelled=self.unlabelled + other.unlabelled,
+            shift_gram=self.shift_gram + other.shift_gram,
             image_gram=self.image_gram + other.image_gram,
             distance_moments=self.distance_moments + other.distance_moments,
             channel_moments=_add(self.channel_moments, other.channel_moments),

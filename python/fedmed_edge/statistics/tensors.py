@@ -55,6 +55,9 @@ def tensor_rules(header: ContributionHeader) -> dict[str, TensorRule]:
             "classes", "F64", (classes, packed), "Gram of the rows that are never held out, by class", False
         ),
         "unlabelled_gram": TensorRule("unlabelled", "F64", (packed,), "Gram of the rows without a class"),
+        "shift_gram": TensorRule(
+            "shifts", "F64", (packed,), "Gram of [Δ, 1], Δ between rows and those of shifted views"
+        ),
         "image_gram": TensorRule("images", "F64", (images,), "Gram of [feature, 1], one row an image"),
         "distance_moments": TensorRule("images", "F64", (3,), "count, Σd², Σd⁴ to the reference"),
         "channel_moments": TensorRule(
@@ -85,6 +88,7 @@ def parts_of(statistics: FeatureStatistics | None, weights: Mapping[str, Tensor]
     held: dict[Part, bool] = {
         "classes": bool(statistics.blocks),
         "unlabelled": bool(statistics.unlabelled[-1]),
+        "shifts": bool(statistics.shift_gram[-1]),
         "images": bool(statistics.image_gram[-1]),
         "channels": statistics.channel_moments.size > 0,
         "style": statistics.style_sum.size > 0,
@@ -133,6 +137,8 @@ def _part_tensors(statistics: FeatureStatistics, part: Part) -> Tensors:
             return tensors
         case "unlabelled":
             return {"unlabelled_gram": statistics.unlabelled}
+        case "shifts":
+            return {"shift_gram": statistics.shift_gram}
         case "images":
             return {
                 "image_gram": statistics.image_gram,
@@ -182,6 +188,7 @@ def to_statistics(header: ContributionHeader, tensors: Mapping[str, Tensor]) -> 
 _FIELDS: Final[dict[Part, tuple[str, ...]]] = {
     "classes": ("blocks", "folds", "patients"),
     "unlabelled": ("unlabelled",),
+    "shifts": ("shift_gram",),
     "images": ("image_gram", "distance_moments"),
     "channels": ("channel_moments",),
     "style": ("style_count", "style_sum", "style_square"),
@@ -190,6 +197,7 @@ _FIELDS: Final[dict[Part, tuple[str, ...]]] = {
 
 _SAME_NAME: Final = (
     "patients",
+    "shift_gram",
     "image_gram",
     "distance_moments",
     "channel_moments",

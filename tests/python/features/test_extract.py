@@ -9,10 +9,11 @@ from fedmed_edge.errors import DeviceError, InputError
 from fedmed_edge.features.encoder import Encoder, moments_of, pooled_of
 from fedmed_edge.features.extract import extract, extract_with_sample
 from fedmed_edge.features.lift import Lift, grid_axes
+from fedmed_edge.features.views import shifted_view
 from fedmed_edge.generation import Generation
 from fedmed_edge.images.dataset import Dataset
 from fedmed_edge.images.preprocess import IGNORE, prepare, prepare_mask
-from fedmed_edge.recipe import Recipe
+from fedmed_edge.recipe import Recipe, Training
 from fedmed_edge.statistics.feature_statistics import FeatureStatistics, unpack
 from fedmed_edge.statistics.style import log_amplitude
 
@@ -76,6 +77,37 @@ def test_class_sums_of_pixels(pixels_task: Task) -> None:
     for index, wanted in enumerate(grams(np.concatenate(rows), np.concatenate(labels), 2)):
         assert_same(unpack(statistics.class_gram(index)), wanted)
     assert statistics.images == 6 and statistics.class_counts.sum() == 6 * 64
+
+
+def test_rows_of_shifted_views_are_compared_with_those_of_images(
+    images_task: Task, pixels_task: Task, make: SimpleNamespace
+) -> None:
+    for recipe, dataset, generation in (images_task, pixels_task):
+        training = Training(maps=1.0, inversion=0.5, invariance=0.3)
+        asked = replace(dataset, recipe=recipe.model_copy(update={"training": training}))
+        encoder, lift = Encoder(generation, "cpu"), Lift(generation)
+        found = []
+        for item in dataset:
+            pixels = prepare(dataset.load(item), recipe).pixels
+            view = shifted_view(pixels, training)
+            assert view is not None
+            pair = [encoder.maps(one) for one in (pixels, view)]
+            if recipe.kind == "classification":
+                rows = [lift.image_row(pooled_of(moments_of(maps))) for maps in pair]
+            else:
+                rows = [rows_of(lift, maps, recipe) for maps in pair]
+            found.append((rows[0] - rows[1])[:, :-1].astype(np.float64))
+        wanted = np.vstack(found)
+        wanted = np.hstack([wanted, np.ones((len(wanted), 1))])
+        got = unpack(extract(generation, asked, min_cohort=1).shift_gram)
+        np.testing.assert_allclose(got, wanted.T @ wanted, atol=1e-5 * np.trace(got))
+        plain = extract(
+            generation,
+            replace(asked, recipe=recipe.model_copy(update={"training": Training()})),
+            min_cohort=1,
+        )
+        assert not plain.shift_gram.any()
+        assert not extract(make.draft(recipe), asked, min_cohort=1).shift_gram.any()
 
 
 def test_every_voxel_of_a_volume_counts_once(tmp_path: Path, make: SimpleNamespace) -> None:

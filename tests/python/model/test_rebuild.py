@@ -15,6 +15,7 @@ from fedmed_edge.model.rebuild import choose_ridge, fit, rebuild
 from fedmed_edge.model.sums import read_sums, site_sums
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.statistics.calibration import TEMPERATURES, bin_counts
+from fedmed_edge.statistics.feature_statistics import pack
 
 
 def relative(got: np.ndarray, wanted: np.ndarray) -> float:
@@ -62,6 +63,36 @@ def test_site_weights_weigh_rows_and_class_weights_see_them(made: SimpleNamespac
     weight = np.repeat([0.25, 3.0, 1.0], [30, 45, 60])
     assert relative(model.head, made.head(rows, labels, 3, 1e-2, weight)) <= 1e-9
     assert model.site_weights == {"a": 0.25, "b": 3.0, "c": 1.0}
+
+
+def test_scores_of_shifted_views_are_held_to_those_of_the_images(made: SimpleNamespace) -> None:
+    recipe, invariance, ridge = made.recipe(3, training={"maps": 1.0, "invariance": 0.7}), 0.7, 1e-2
+    sites = {name: made.random(seed) for seed, name in enumerate("ab")}
+    differences = {
+        name: np.random.default_rng(seed).normal(size=(20 + 30 * seed, 11)) for seed, name in enumerate("ab")
+    }
+    for name, site in sites.items():
+        rows = np.hstack([differences[name], np.ones((len(differences[name]), 1))])
+        site.more["shift_gram"] = pack(rows.T @ rows)
+    head = rebuild(made.contribute(sites, recipe), recipe, ridge=ridge, site_weights={"b": 2.0}).head
+
+    rows = np.vstack([site.rows for site in sites.values()])
+    labels = np.concatenate([site.labels for site in sites.values()])
+    weight = np.repeat([1.0, 2.0], 60)
+    share = weight / np.array([weight[labels == k].sum() for k in range(3)])[labels]
+    moved = np.vstack(list(differences.values()))
+    penalty = np.zeros((12, 12))
+    penalty[:-1, :-1] = 3 * invariance * moved.T @ moved / len(moved)
+    gram = (rows * share[:, None]).T @ rows + penalty
+    gram += ridge * np.trace(gram) / 12 * np.eye(12)
+    assert relative(head, np.linalg.solve(gram, (rows * share[:, None]).T @ np.eye(3)[labels])) <= 1e-9
+
+    def change(head: np.ndarray) -> float:
+        return float(((moved @ head[:-1]) ** 2).mean())
+
+    plain = made.recipe(3)
+    without = rebuild(made.contribute(sites, plain), plain, ridge=ridge, site_weights={"b": 2.0}).head
+    assert change(head) < 0.9 * change(without)
 
 
 def test_a_site_of_weight_nothing_is_not_in_the_head(made: SimpleNamespace) -> None:

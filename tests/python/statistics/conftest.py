@@ -35,6 +35,7 @@ def make_statistics() -> Callable[..., FeatureStatistics]:
                 rows = random.integers(-9, 10, (2, 6)).astype(np.float32)
                 rows[:, -1] = 1
                 sums.add_rows(rows, np.full(2, index, np.int32), patient)
+                sums.add_shifts(rows, rows * np.array([1, 1, 1, 1, 1.5, 1], np.float32))
                 sums.add_image(rows[0, :3], float(rows[0, 0] ** 2))
                 sums.add_channels([(4, rows[0, :2].astype(np.float64), rows[0, :2].astype(np.float64) ** 2)])
                 sums.add_style(random.normal(size=(1, 3, 3)))
