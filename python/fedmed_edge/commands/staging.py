@@ -5,7 +5,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fedmed_edge.universal.merging import Merge
     from fedmed_edge.universal.stage import Learned, Plan
 
-__all__ = ["FOLDER", "Staging", "Teachers", "plan_of", "staging_of", "told"]
+__all__ = ["FOLDER", "Staging", "Teachers", "forget_stages", "plan_of", "staging_of", "told"]
 
 log = logging.getLogger(__name__)
 
@@ -298,6 +298,27 @@ def _begun(place: Path) -> list[str] | None:
     except (InputError, ValueError):
         return None
     return [str(one) for one in told] if isinstance(told, list) else None
+
+
+def forget_stages(folder: Path, store: "Store") -> list[str]:
+    """Delete what unfinished stages keep that have learned from weights which the store no longer holds.
+
+    A stage that is running is left alone: it publishes nothing.
+
+    Args:
+        folder: The server's.
+
+    Returns:
+        Names of their folders.
+    """
+    held, gone = {entry.id for entry in store.contribution_entries()}, []
+    for place in sorted((folder / FOLDER).glob("*")):
+        if set(_begun(place) or ()) <= held:
+            continue
+        with suppress(InputError), locked(place / "lock", busy="stage: is running"):
+            shutil.rmtree(place, ignore_errors=True)
+            gone.append(place.name)
+    return gone
 
 
 def plan_of(pool: Pool, steps: int | None, epochs: float | None, merge: "Merge", seed: int) -> "Plan":

@@ -183,6 +183,28 @@ def test_nothing_is_published_that_learned_from_who_withdrew_meanwhile(
     assert set(stage(f)["teachers"]) == {"b/tiny"}
 
 
+def test_an_unfinished_stage_goes_with_who_taught_in_it(
+    staged: Any, kit: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    f = staged
+    f.admin("import", f.root / "a.weights", f.root / "b.weights")
+
+    def stopped(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(staging.Staging, "generation", stopped)
+        for more in (("--without", "b"), ("--without", "a")):
+            assert kit.run(SERVER, "stage", "-C", f.server, *given(f, *more)).code == 130
+    places = sorted((f.server / "stages").iterdir())
+    assert len(places) == 2 and all((place / "checkpoint").is_file() for place in places)
+    said = f.admin("withdraw", "a", "--yes")
+    (left,) = (f.server / "stages").iterdir()
+    assert said["stages"] == [place.name for place in places if place != left]
+    assert f.admin("withdraw", "a", "--yes")["stages"] == []
+    assert set(stage(f, "--without", "a")["teachers"]) == {"b/tiny"} and not left.exists()
+
+
 def test_a_draft_is_completed_by_the_sites_of_all_tasks(staged: Any) -> None:
     f = staged
     f.admin("import", *(f.root / f"{name}.weights" for name in "abc"))

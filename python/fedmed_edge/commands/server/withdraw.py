@@ -28,13 +28,14 @@ def command(out: Output, folder: Path, site: str, yes: bool) -> None:
 
     Example: fedmed-server withdraw -C server hospital-b --yes
     """
+    from fedmed_edge.commands.staging import forget_stages
     from fedmed_edge.store.withdrawal import withdraw_and_rebuild
 
     _, store = read_server(folder)
     held = store.site(site).contributions
     if not yes:
         _ask(f"delete everything that {site} contributed ({held} contributions) and rebuild?")
-    done = withdraw_and_rebuild(store, site)
+    done, stages = withdraw_and_rebuild(store, site), forget_stages(folder, store)
     models = [told(task.model)[0] for task in done.tasks.values() if task.model]
     document = {
         "site": site,
@@ -49,11 +50,13 @@ def command(out: Output, folder: Path, site: str, yes: bool) -> None:
         "sites": models[0]["sites"] if models else [],
         "not_rebuilt": {name: task.why for name, task in done.tasks.items() if task.why},
         "stays": {"backbones": list(done.backbones), "measurements": list(done.measurements)},
+        "stages": stages,
         "faults": list(done.faults),
     }
     held_back = {name: store.held_back.of(name) for name in done.tasks}
     more = {"back": {name: list(task.back) for name, task in done.tasks.items()}, "held_back": held_back}
-    lines = [line for held in held_back.values() for line in told_held_back(held)]
+    lines = [f"stage {one[:12]} was not finished and had learned from it: deleted" for one in stages]
+    lines += [line for held in held_back.values() for line in told_held_back(held)]
     out.answer(document | more, _lines(site, done) + lines)
 
 
