@@ -161,7 +161,10 @@ class Incoming:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         outcome = self._place(path, target)
         if outcome is Outcome.CONFLICT:
-            return outcome
+            if not self._journal.last_failed(series_uid):
+                return outcome
+            # The one here may be what it failed by, and else nobody could mend it.
+            outcome = self._replace(path, target)
         instance = Instance(
             *(sop_uid, series_uid, study_uid),
             *(str(header.get("AccessionNumber") or ""), str(header.get("PatientID") or ""), sender),
@@ -181,6 +184,13 @@ class Incoming:
             outcome = Outcome.DUPLICATE if same else Outcome.CONFLICT
         sync_folder(target.parent)
         return outcome
+
+    def _replace(self, path: Path, target: Path) -> Outcome:
+        spare = path.with_name(f"{path.name}.spare")
+        os.link(path, spare)
+        spare.replace(target)
+        sync_folder(target.parent)
+        return Outcome.STORED
 
     def _make_folders(self, folder: Path) -> None:
         for missing in (folder.parent, folder):

@@ -41,7 +41,8 @@ class Received(JournalFile):
     def receive(self, one: Instance) -> bool:
         """Note a file that is on the disk; False where it was noted before.
 
-        A repeated instance of a series whose last job failed has the series answered again.
+        A repeated instance of a series whose last job failed, also with another content, has the series
+        answered again.
         """
         with self.change() as connection:
             connection.execute(
@@ -52,6 +53,10 @@ class Received(JournalFile):
                 "INSERT INTO instances VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
                 (one.sop_uid, one.series_uid, str(one.path), one.sha256, one.bytes),
             ).rowcount
+            connection.execute(
+                "UPDATE instances SET sha256 = ?, bytes = ? WHERE sop_uid = ?",
+                (one.sha256, one.bytes, one.sop_uid),
+            )
             connection.execute("DELETE FROM dropped WHERE sop_uid = ?", (one.sop_uid,))
             wanted = new or self._failed(connection, one.series_uid)
             if wanted:
@@ -60,6 +65,11 @@ class Received(JournalFile):
                     (time.time(), one.series_uid),
                 )
             return bool(new)
+
+    def last_failed(self, series_uid: str) -> bool:
+        """Whether the last job of a series failed."""
+        with self.change() as connection:
+            return self._failed(connection, series_uid)
 
     @staticmethod
     def _failed(connection: sqlite3.Connection, series_uid: str) -> bool:

@@ -67,6 +67,31 @@ def test_a_file_lies_where_its_uids_say(
     assert journal._rows("SELECT accession, patient, sender FROM series") == [("A-1", "P-17", "CT1")]
 
 
+def test_another_content_takes_its_place_only_in_a_series_that_failed(
+    kit: ModuleType, incoming: Incoming, journal: Journal, arrive: Arrive, tmp_path: Path
+) -> None:
+    series = kit.write_series(tmp_path / "ct", 1)
+    path = tmp_path / "ct" / "0000.dcm"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-40])
+    assert arrive(path) == (Outcome.STORED, series)
+    journal.settle(series)
+    path.write_bytes(whole)
+    assert arrive(path) == (Outcome.CONFLICT, series)
+    first = journal.take_job()
+    assert first is not None
+    journal.finish_job(first, "failed", reason="series: pixel data are cut off")
+    assert arrive(path) == (Outcome.STORED, series)
+    assert kept(incoming)[0].read_bytes() == whole and not list(incoming.receiving.iterdir())
+    assert journal._rows("SELECT bytes FROM instances") == [(len(whole),)]
+    journal.settle(series)
+    again = journal.take_job()
+    assert again is not None and again.instances != first.instances
+    journal.finish_job(again, "done")
+    path.write_bytes(whole[:-40])
+    assert arrive(path) == (Outcome.CONFLICT, series)
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("uid", ["../../../etc", "/etc/passwd", "..", "1/2", "1.2\x00", "a" * 64])
 def test_a_uid_that_is_none_leads_nowhere(
