@@ -78,7 +78,7 @@ def test_dry_run_and_doctor_show_the_policy(copied: Any, kit: ModuleType) -> Non
     given = ("-C", copied.root / "c", "--generation", copied.generation)
     said = kit.run(EDGE, "contribute", *given, "--dry-run")
     for line in (
-        "policy: parts: classes, unlabelled, images, channels, style, calibration, weights; withheld: none",
+        "policy: parts: classes, unlabelled, shifts, images, channels, style, calibration, weights; withheld: none",
         "policy: min_cohort: 2 patients in every class and fold",
         "policy: width: Grams of any width leave",
         "policy: noise: none",
