@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from fedmed_edge.config import PARTS
 from fedmed_edge.federation.sequence import raise_sequence
 
 pytest.importorskip("dp_accounting")
@@ -78,7 +79,7 @@ def test_dry_run_and_doctor_show_the_policy(copied: Any, kit: ModuleType) -> Non
     given = ("-C", copied.root / "c", "--generation", copied.generation)
     said = kit.run(EDGE, "contribute", *given, "--dry-run")
     for line in (
-        "policy: parts: classes, unlabelled, shifts, images, channels, style, calibration, weights; withheld: none",
+        f"policy: parts: {', '.join(PARTS)}; withheld: none",
         "policy: min_cohort: 2 patients in every class and fold",
         "policy: width: Grams of any width leave",
         "policy: noise: none",
@@ -91,7 +92,7 @@ def test_dry_run_and_doctor_show_the_policy(copied: Any, kit: ModuleType) -> Non
     assert said.code == 1 and "error: policy: the last contribution left on" in said.err
     noisy = kit.run(EDGE, "doctor", "-C", copied.root / "c").out
     assert "noise: ε 80 and δ 0.001 a contribution, ε 100 in all; updates: 7 days apart" in noisy
-    assert "parts: classes; withheld: unlabelled, images, channels, style, calibration, weights" in noisy
+    assert "parts: classes; withheld: unlabelled, shifts, images, channels, style, calibration, weights" in noisy
 
 
 def test_doctor_finds_what_is_spent_where_the_key_lies_elsewhere(copied: Any, kit: ModuleType) -> None:
