@@ -92,7 +92,9 @@ def test_dry_run_and_doctor_show_the_policy(copied: Any, kit: ModuleType) -> Non
     assert said.code == 1 and "error: policy: the last contribution left on" in said.err
     noisy = kit.run(EDGE, "doctor", "-C", copied.root / "c").out
     assert "noise: ε 80 and δ 0.001 a contribution, ε 100 in all; updates: 7 days apart" in noisy
-    assert "parts: classes; withheld: unlabelled, shifts, images, channels, style, calibration, weights" in noisy
+    assert (
+        "parts: classes; withheld: unlabelled, shifts, images, channels, style, calibration, weights" in noisy
+    )
 
 
 def test_doctor_finds_what_is_spent_where_the_key_lies_elsewhere(copied: Any, kit: ModuleType) -> None:
