@@ -62,7 +62,7 @@ def rules_told(policy: Policy) -> dict[str, str]:
 
     Example:
         >>> rules_told(Policy(parts=("classes",)))["parts"]
-        'classes; withheld: unlabelled, images, channels, style, calibration, weights'
+        'classes; withheld: unlabelled, shifts, images, channels, style, calibration, weights'
     """
     least = policy.update_patients or policy.min_cohort
     noisy = policy.epsilon is not None
