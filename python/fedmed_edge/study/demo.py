@@ -31,7 +31,7 @@ Watch = Callable[[str], None]
 
 SYNTHETIC_BUDGET = {
     "classification": Budget(8, 14, 12, 24, 10, 250, until_plateau=False),
-    "segmentation": Budget(4, 12, 10, 15, 8, 120, until_plateau=False),
+    "segmentation": Budget(4, 10, 10, 15, 7, 90, until_plateau=False),
 }
 """About four minutes on two cores for both tasks of the synthetic cohort."""
 
