@@ -237,17 +237,7 @@ def prepare(
         _check_width(sums, policy)
         counts = calibration_counts(sums, sample, dataset.recipe)
         sums = sums if counts is None else replace(sums, calibration=counts)
-    made = new_contribution(
-        sums,
-        generation=generation.digest,
-        recipe=dataset.recipe,
-        site=config.site,
-        sequence=1,
-        min_cohort=policy.min_cohort,
-        parts=policy.parts,
-        evidence=_evidence(dataset, sums),
-        share_style=policy.share_style,
-    )
+    made = _contribution(sums, dataset, generation, config, _evidence(dataset, sums))
     cohort: tuple[str, ...] = ()
     if patients is not None:
         patients.refuse_changed()
@@ -278,18 +268,33 @@ def prepare_weights(
         told = read_backbone(weights_file).header.errors
         # more digits would tell, over many contributions, how single test images are answered
         evidence = evidence.model_copy(update={"metrics": {k: round(v, 2) for k, v in told.items()}})
-    made = new_contribution(
-        None,
+    difference = _difference(weights_file, generation)
+    made = _contribution(None, dataset, generation, config, evidence, difference)
+    return Prepared(_leaving(dataset, generation, ("weights",)), lambda: made)
+
+
+def _contribution(
+    sums: FeatureStatistics | None,
+    dataset: Dataset,
+    generation: Generation,
+    config: SiteConfig,
+    evidence: Evidence,
+    weights: dict[str, npt.NDArray[np.generic]] | None = None,
+) -> Contribution:
+    """What of it the policy lets out, without noise."""
+    policy = config.policy
+    return new_contribution(
+        sums,
         generation=generation.digest,
         recipe=dataset.recipe,
         site=config.site,
         sequence=1,
         min_cohort=policy.min_cohort,
         parts=policy.parts,
-        weights=_difference(weights_file, generation),
+        weights=weights,
         evidence=evidence,
+        share_style=policy.share_style,
     )
-    return Prepared(_leaving(dataset, generation, ("weights",)), lambda: made)
 
 
 def expected(
