@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 from urllib.parse import quote
 
 import numpy as np
@@ -241,16 +241,26 @@ def place(request: pytest.FixtureRequest) -> Place:
 
 
 @pytest.fixture
-def store(
-    tmp_path: Path, recipe: Recipe, generation: Generation, keys: dict[str, PrivateKey], place: Place
-) -> Store:
+def make_store(
+    tmp_path: Path, recipe: Recipe, generation: Generation, keys: dict[str, PrivateKey]
+) -> Callable[..., Store]:
+    """A store with one recipe, one generation and the named sites, or all: alpha, beta and gamma."""
+
+    def make(name: str = "store", *sites: str, **place: Any) -> Store:
+        store = Store.create(tmp_path / name, **place)
+        store.add_recipe(recipe)
+        store.publish_generation(generation.content)
+        for site in sites or keys:
+            store.add_site(site, keys[site].public_key())
+        return store
+
+    return make
+
+
+@pytest.fixture
+def store(make_store: Callable[..., Store], place: Place) -> Store:
     """Sites alpha, beta and gamma enrolled, one recipe, one generation, no contribution."""
-    store = Store.create(tmp_path / "store", **place)
-    store.add_recipe(recipe)
-    store.publish_generation(generation.content)
-    for name, key in keys.items():
-        store.add_site(name, key.public_key())
-    return store
+    return make_store(**place)
 
 
 @pytest.fixture(scope="session")

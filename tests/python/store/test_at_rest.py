@@ -11,10 +11,8 @@ import fsspec
 import pytest
 
 from fedmed_edge.errors import InputError, StoreError
-from fedmed_edge.generation import Generation
 from fedmed_edge.model.rebuild import rebuild
 from fedmed_edge.recipe import Recipe
-from fedmed_edge.signing import PrivateKey
 from fedmed_edge.store.encryption import HEADER_BYTES, FileCipher, StoreKey, make_store_key, read_store_key
 from fedmed_edge.store.store import Store
 
@@ -28,21 +26,6 @@ HINT = "name the store's key file as `store_key` in fedmed.toml, or in the envir
 @pytest.fixture
 def key(tmp_path: Path) -> StoreKey:
     return make_store_key(tmp_path / "store.key")
-
-
-@pytest.fixture
-def make(tmp_path: Path, recipe: Recipe, generation: Generation, keys: dict[str, PrivateKey]) -> Make:
-    """A store with sites alpha, beta and gamma; where and under which key as the test says."""
-
-    def made(name: str = "store", **place: object) -> Store:
-        store = Store.create(tmp_path / name, **place)
-        store.add_recipe(recipe)
-        store.publish_generation(generation.content)
-        for site, signing in keys.items():
-            store.add_site(site, signing.public_key())
-        return store
-
-    return made
 
 
 def objects(store: Store) -> list[Path]:
@@ -101,10 +84,10 @@ def test_a_key_that_others_read_is_warned_of(
 
 
 def test_nothing_of_a_contribution_is_on_the_disk(
-    make: Make, sent: Send, key: StoreKey, recipe: Recipe
+    make_store: Make, sent: Send, key: StoreKey, recipe: Recipe
 ) -> None:
-    store, file = make(cipher=FileCipher(key)), sent("alpha")
-    plain = make("plain")
+    store, file = make_store(cipher=FileCipher(key)), sent("alpha")
+    plain = make_store("plain")
     for one in (store, plain):
         assert one.import_contribution(file).new
         one.save_model(rebuild(one.contributions("lesion"), recipe))
@@ -119,8 +102,8 @@ def test_nothing_of_a_contribution_is_on_the_disk(
     assert store.verify() == [] and set(store.key_ids().values()) == {key.id}
 
 
-def test_the_same_content_is_never_the_same_ciphertext(make: Make, sent: Send, key: StoreKey) -> None:
-    one, other = (make(name, cipher=FileCipher(key)) for name in ("one", "other"))
+def test_the_same_content_is_never_the_same_ciphertext(make_store: Make, sent: Send, key: StoreKey) -> None:
+    one, other = (make_store(name, cipher=FileCipher(key)) for name in ("one", "other"))
     file = sent("alpha")
     for store in (one, other):
         store.import_contribution(file)
@@ -139,8 +122,8 @@ def test_content_of_many_chunks_comes_back(tmp_path: Path, key: StoreKey) -> Non
             assert cipher.decrypted(file, path.stat().st_size, "ab" * 32) == content
 
 
-def test_a_store_is_not_opened_without_its_key(make: Make, tmp_path: Path, key: StoreKey) -> None:
-    store = make(cipher=FileCipher(key))
+def test_a_store_is_not_opened_without_its_key(make_store: Make, tmp_path: Path, key: StoreKey) -> None:
+    store = make_store(cipher=FileCipher(key))
     with pytest.raises(
         StoreError, match=f"store: is encrypted with key {key.id}, and `store_key` is not"
     ) as no:
@@ -155,9 +138,9 @@ def test_a_store_is_not_opened_without_its_key(make: Make, tmp_path: Path, key: 
 
 
 def test_a_store_that_is_open_without_the_key_writes_no_plain_file(
-    make: Make, sent: Send, key: StoreKey
+    make_store: Make, sent: Send, key: StoreKey
 ) -> None:
-    before = make()
+    before = make_store()
     Store.open(before.folder, cipher=FileCipher(key)).rewrite()
     with pytest.raises(StoreError, match="is encrypted with key"):
         before.import_contribution(sent("alpha"))
@@ -168,8 +151,8 @@ def test_a_store_that_is_open_without_the_key_writes_no_plain_file(
 
 
 @pytest.mark.parametrize("place", [0, 20, 28, 40, 60, 90, HEADER_BYTES, HEADER_BYTES + 1000, -1])
-def test_a_changed_byte_is_refused(make: Make, sent: Send, key: StoreKey, place: int) -> None:
-    store, file = make(cipher=FileCipher(key)), sent("alpha")
+def test_a_changed_byte_is_refused(make_store: Make, sent: Send, key: StoreKey, place: int) -> None:
+    store, file = make_store(cipher=FileCipher(key)), sent("alpha")
     store.import_contribution(file)
     (path,) = (path for path in objects(store) if path.name not in store.generations())
     content = bytearray(path.read_bytes())
@@ -183,8 +166,8 @@ def test_a_changed_byte_is_refused(make: Make, sent: Send, key: StoreKey, place:
     assert store.verify() == [] and set(store.key_ids().values()) == {key.id}
 
 
-def test_files_that_are_cut_or_change_places_are_refused(make: Make, sent: Send, key: StoreKey) -> None:
-    store = make(cipher=FileCipher(key))
+def test_files_that_are_cut_or_change_places_are_refused(make_store: Make, sent: Send, key: StoreKey) -> None:
+    store = make_store(cipher=FileCipher(key))
     for site in ("alpha", "beta"):
         store.import_contribution(sent(site))
     one, other = (path for path in objects(store) if path.name not in store.generations())
@@ -199,15 +182,15 @@ def test_files_that_are_cut_or_change_places_are_refused(make: Make, sent: Send,
 
 
 def test_an_object_of_an_encrypted_store_is_imported_as_the_file_it_was(
-    make: Make, sent: Send, tmp_path: Path, key: StoreKey
+    make_store: Make, sent: Send, tmp_path: Path, key: StoreKey
 ) -> None:
     """As after an older index was restored, which does not name it."""
-    store, other = (make(name, cipher=FileCipher(key)) for name in ("store", "other"))
+    store, other = (make_store(name, cipher=FileCipher(key)) for name in ("store", "other"))
     store.import_contribution(sent("alpha"))
     (path,) = (path for path in objects(store) if path.name not in store.generations())
     assert other.import_contribution(path).new and other.verify() == []
     with pytest.raises(StoreError, match=r"is encrypted with key .*, and `store_key` is not set"):
-        make("plain").import_contribution(path)
+        make_store("plain").import_contribution(path)
     renamed = path.rename(tmp_path / "renamed")
     with pytest.raises(StoreError, match="renamed: damaged, or changed after it was encrypted"):
         other.import_contribution(renamed)
@@ -217,9 +200,9 @@ def test_an_object_of_an_encrypted_store_is_imported_as_the_file_it_was(
 
 
 def test_a_store_is_changed_over_file_by_file_and_back(
-    make: Make, sent: Send, tmp_path: Path, key: StoreKey
+    make_store: Make, sent: Send, tmp_path: Path, key: StoreKey
 ) -> None:
-    store = make()
+    store = make_store()
     store.import_contribution(sent("alpha"))
     plain = {path.name: path.read_bytes() for path in objects(store)}
     secrets = [part for content in plain.values() for part in slices(content)]
@@ -246,8 +229,8 @@ def test_a_store_is_changed_over_file_by_file_and_back(
     assert {name: (store._objects.read(name)) for name in plain} == plain
 
 
-def test_a_damaged_file_keeps_no_other_in_plain(make: Make, sent: Send, key: StoreKey) -> None:
-    store = make()
+def test_a_damaged_file_keeps_no_other_in_plain(make_store: Make, sent: Send, key: StoreKey) -> None:
+    store = make_store()
     for site in ("alpha", "beta", "gamma"):
         store.import_contribution(sent(site))
     damaged = objects(store)[0]
@@ -259,8 +242,8 @@ def test_a_damaged_file_keeps_no_other_in_plain(make: Make, sent: Send, key: Sto
         assert Counter(mixed.key_ids().values()) == {key.id: 3, None: 1}
 
 
-def test_what_was_plain_is_written_over(make: Make, sent: Send, key: StoreKey) -> None:
-    store = make()
+def test_what_was_plain_is_written_over(make_store: Make, sent: Send, key: StoreKey) -> None:
+    store = make_store()
     store.import_contribution(sent("alpha"))
     paths = objects(store)
     held = [path.open("rb") for path in paths]  # sees the very blocks, whatever their names are now
@@ -271,9 +254,9 @@ def test_what_was_plain_is_written_over(make: Make, sent: Send, key: StoreKey) -
 
 
 def test_a_file_with_a_second_name_is_left_to_whoever_gave_it(
-    make: Make, sent: Send, tmp_path: Path, key: StoreKey
+    make_store: Make, sent: Send, tmp_path: Path, key: StoreKey
 ) -> None:
-    store = make(cipher=FileCipher(key))
+    store = make_store(cipher=FileCipher(key))
     store.import_contribution(sent("alpha"))
     for path in objects(store):
         os.link(path, tmp_path / f"backup-{path.name}")
@@ -344,9 +327,9 @@ print(stopped)
 
 @pytest.mark.parametrize("what", ["encrypt", "decrypt", "withdraw"])
 def test_killed_at_any_point_nothing_is_lost_and_running_again_ends_it(
-    make: Make, sent: Send, tmp_path: Path, key: StoreKey, what: str
+    make_store: Make, sent: Send, tmp_path: Path, key: StoreKey, what: str
 ) -> None:
-    store = make(cipher=None if what == "encrypt" else FileCipher(key))
+    store = make_store(cipher=None if what == "encrypt" else FileCipher(key))
     files = [sent("alpha"), sent("beta")]
     for file in files:
         store.import_contribution(file)
@@ -379,9 +362,9 @@ for file in sys.argv[3:]:
 
 
 def test_two_writers_take_turns_while_a_third_encrypts(
-    make: Make, sent: Send, tmp_path: Path, key: StoreKey
+    make_store: Make, sent: Send, tmp_path: Path, key: StoreKey
 ) -> None:
-    plain = make()
+    plain = make_store()
     plain.import_contribution(sent("gamma"))
     store = Store.open(plain.folder, cipher=FileCipher(key))
     processes = []
@@ -409,9 +392,9 @@ def test_two_writers_take_turns_while_a_third_encrypts(
 
 @pytest.mark.parametrize("encrypted", [True, False])
 def test_a_withdrawal_leaves_no_plain_byte_and_no_wrapped_key(
-    make: Make, sent: Send, key: StoreKey, encrypted: bool
+    make_store: Make, sent: Send, key: StoreKey, encrypted: bool
 ) -> None:
-    store, file = make(cipher=FileCipher(key) if encrypted else None), sent("alpha")
+    store, file = make_store(cipher=FileCipher(key) if encrypted else None), sent("alpha")
     store.import_contribution(file)
     kept = {path: path.read_bytes() for path in objects(store) if path.name not in store.generations()}
     ((path, content),) = kept.items()
@@ -430,8 +413,10 @@ def test_a_withdrawal_leaves_no_plain_byte_and_no_wrapped_key(
 # --- elsewhere ---------------------------------------------------------------------------------------------
 
 
-def test_files_in_a_bucket_are_encrypted_too(make: Make, sent: Send, bucket: str, key: StoreKey) -> None:
-    store, file, files = make(objects=bucket), sent("alpha"), fsspec.filesystem("s3")
+def test_files_in_a_bucket_are_encrypted_too(
+    make_store: Make, sent: Send, bucket: str, key: StoreKey
+) -> None:
+    store, file, files = make_store(objects=bucket), sent("alpha"), fsspec.filesystem("s3")
     store.import_contribution(file)
     mixed = Store.open(store.folder, objects=bucket, cipher=FileCipher(key))
     mixed.import_contribution(sent("beta"))

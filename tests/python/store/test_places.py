@@ -8,27 +8,15 @@ import fsspec
 import pytest
 
 from fedmed_edge.errors import InputError, StoreError
-from fedmed_edge.generation import Generation
 from fedmed_edge.model.rebuild import rebuild
 from fedmed_edge.recipe import Recipe
-from fedmed_edge.signing import PrivateKey, generate_key
+from fedmed_edge.signing import generate_key
 from fedmed_edge.store import objects, remote
 from fedmed_edge.store.database import StoreBusy
 from fedmed_edge.store.store import Store
 
 Send = Callable[..., Path]
-
-
-@pytest.fixture
-def keep(recipe: Recipe, generation: Generation, keys: dict[str, PrivateKey]) -> Callable[[Store], Store]:
-    def fill(store: Store) -> Store:
-        store.add_recipe(recipe)
-        store.publish_generation(generation.content)
-        for name, key in keys.items():
-            store.add_site(name, key.public_key())
-        return store
-
-    return fill
+Make = Callable[..., Store]
 
 
 # --- an index in PostgreSQL --------------------------------------------------------------------------------
@@ -81,10 +69,8 @@ def test_a_database_without_a_store_says_so_and_one_is_made_once(tmp_path: Path,
         Store.create(tmp_path / "other", index=database)
 
 
-def test_a_user_who_may_only_read_is_told(
-    tmp_path: Path, database: str, cluster: Any, keep: Callable[[Store], Store]
-) -> None:
-    store, name = keep(Store.create(tmp_path / "store", index=database)), database.split("/")[3].split("?")[0]
+def test_a_user_who_may_only_read_is_told(database: str, cluster: Any, make_store: Make) -> None:
+    store, name = make_store(index=database), database.split("/")[3].split("?")[0]
     cluster.execute(
         f"CREATE ROLE reader_{name} LOGIN",
         f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader_{name}",
@@ -111,8 +97,8 @@ def test_more_threads_than_connections_take_turns(tmp_path: Path, database: str)
 # --- files elsewhere ---------------------------------------------------------------------------------------
 
 
-def test_files_in_memory(tmp_path: Path, sent: Send, keep: Callable[[Store], Store]) -> None:
-    store = keep(Store.create(tmp_path / "store", objects="memory://test_files_in_memory"))
+def test_files_in_memory(sent: Send, make_store: Make) -> None:
+    store = make_store(objects="memory://test_files_in_memory")
     store.import_contribution(sent("alpha"))
     assert not (store.folder / "objects").exists()
     again = Store.open(store.folder, objects="memory://test_files_in_memory")
@@ -124,9 +110,9 @@ def test_files_in_memory(tmp_path: Path, sent: Send, keep: Callable[[Store], Sto
 
 
 def test_what_a_store_does_with_files_it_does_in_a_bucket(
-    tmp_path: Path, sent: Send, keep: Callable[[Store], Store], bucket: str, recipe: Recipe
+    sent: Send, make_store: Make, bucket: str, recipe: Recipe
 ) -> None:
-    store = keep(Store.create(tmp_path / "store", objects=bucket))
+    store = make_store(objects=bucket)
     for site, sequence, seed in (("alpha", 1, 1), ("alpha", 2, 2), ("beta", 1, 0), ("gamma", 1, 0)):
         assert store.import_contribution(sent(site, sequence, seed=seed)).new
     assert not store.import_contribution(sent("beta", 1)).new
@@ -144,9 +130,9 @@ def test_what_a_store_does_with_files_it_does_in_a_bucket(
 
 
 def test_an_import_that_ends_after_its_object_was_written_is_swept(
-    tmp_path: Path, sent: Send, keep: Callable[[Store], Store], bucket: str, monkeypatch: pytest.MonkeyPatch
+    sent: Send, make_store: Make, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = keep(Store.create(tmp_path / "store", objects=bucket))
+    store = make_store(objects=bucket)
     file, write = sent("alpha"), remote.RemoteObjects.write
 
     def end(self: Any, content: Any, digest: str) -> str:
@@ -163,10 +149,8 @@ def test_an_import_that_ends_after_its_object_was_written_is_swept(
     assert opened.import_contribution(file).new and opened.verify() == []
 
 
-def test_damage_and_strangers_in_a_bucket_are_named(
-    tmp_path: Path, sent: Send, keep: Callable[[Store], Store], bucket: str
-) -> None:
-    store, files = keep(Store.create(tmp_path / "store", objects=bucket)), fsspec.filesystem("s3")
+def test_damage_and_strangers_in_a_bucket_are_named(sent: Send, make_store: Make, bucket: str) -> None:
+    store, files = make_store(objects=bucket), fsspec.filesystem("s3")
     file = sent("alpha")
     store.import_contribution(file)
     (digest,) = {digest for _, digest in store._objects.listed()} - set(store.generations())
@@ -190,9 +174,9 @@ def test_damage_and_strangers_in_a_bucket_are_named(
 
 
 def test_an_object_beyond_the_cap_is_not_taken_up(
-    tmp_path: Path, sent: Send, keep: Callable[[Store], Store], monkeypatch: pytest.MonkeyPatch
+    sent: Send, make_store: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = keep(Store.create(tmp_path / "store", objects="memory://test_an_object_beyond_the_cap"))
+    store = make_store(objects="memory://test_an_object_beyond_the_cap")
     store.import_contribution(sent("alpha"))
     monkeypatch.setattr(remote, "OBJECT_CAP", 100)
     with pytest.raises(StoreError, match=r"has [0-9]+ bytes, expected at most 100"):
@@ -233,10 +217,10 @@ def test_a_bucket_that_does_not_answer_is_named(
 
 
 def test_an_index_in_a_database_and_files_in_a_bucket(
-    tmp_path: Path, sent: Send, keep: Callable[[Store], Store], database: str, bucket: str
+    tmp_path: Path, sent: Send, make_store: Make, database: str, bucket: str
 ) -> None:
     place = {"index": database, "objects": bucket}
-    store = keep(Store.create(tmp_path / "store", **place))
+    store = make_store(**place)
     store.import_contribution(sent("alpha"))
     with store._index.write(), pytest.raises(StoreBusy), store._index.write(wait_s=0):
         pass

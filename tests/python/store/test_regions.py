@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from fedmed_edge.errors import InputError, StoreError, TrustError
-from fedmed_edge.generation import Generation
 from fedmed_edge.model.rebuild import rebuild
 from fedmed_edge.model.refine import refine
 from fedmed_edge.recipe import Recipe
@@ -14,26 +13,12 @@ from fedmed_edge.signing import PrivateKey
 from fedmed_edge.store.store import Store
 
 Send = Callable[..., Path]
+Make = Callable[..., Store]
 
 
 @pytest.fixture
 def place() -> dict[str, str]:
     return {}
-
-
-@pytest.fixture
-def region(
-    tmp_path: Path, recipe: Recipe, generation: Generation, keys: dict[str, PrivateKey]
-) -> Callable[..., Store]:
-    def make(name: str, *sites: str, **place: str) -> Store:
-        store = Store.create(tmp_path / name, **place)
-        store.add_recipe(recipe)
-        store.publish_generation(generation.content)
-        for site in sites:
-            store.add_site(site, keys[site].public_key())
-        return store
-
-    return make
 
 
 def forward(region: Store, centre: Store, file: Path) -> list[bool]:
@@ -50,13 +35,14 @@ def test_two_regions_in_one_centre_give_the_bytes_of_one_server(
     store: Store,
     sent: Send,
     recipe: Recipe,
-    region: Callable[..., Store],
+    make_store: Make,
     database: str,
     bucket: str,
 ) -> None:
     """Wherever index and files of each are, in whatever order they came, one of them updated meanwhile."""
-    east, west = region("east", "alpha", "gamma", index=database), region("west", "beta", objects=bucket)
-    centre, file = region("centre", "alpha", "beta", "gamma"), tmp_path / "forwarded"
+    east = make_store("east", "alpha", "gamma", index=database)
+    west = make_store("west", "beta", objects=bucket)
+    centre, file = make_store("centre", "alpha", "beta", "gamma"), tmp_path / "forwarded"
     for one, *send in [(east, "gamma", 7), (west, "beta", 1), (east, "alpha", 1, 5), (east, "alpha", 2)]:
         site, sequence, *seed = send
         one.import_contribution(sent(site, sequence, seed=seed[0] if seed else 0))
@@ -80,9 +66,9 @@ def test_two_regions_in_one_centre_give_the_bytes_of_one_server(
 
 
 def test_a_centre_believes_no_region(
-    tmp_path: Path, sent: Send, region: Callable[..., Store], keys: dict[str, PrivateKey]
+    tmp_path: Path, sent: Send, make_store: Make, keys: dict[str, PrivateKey]
 ) -> None:
-    east, centre = region("east", "alpha"), region("centre", "beta")
+    east, centre = make_store("east", "alpha"), make_store("centre", "beta")
     east.import_contribution(sent("alpha"))
     with pytest.raises(TrustError, match="alpha: unknown signer SHA256:"):
         forward(east, centre, tmp_path / "forwarded")
