@@ -7,7 +7,7 @@ import numpy as np
 
 from fedmed_edge.errors import InputError
 from fedmed_edge.features.publish import complete_generation, draft_generation
-from fedmed_edge.features.weights import Weights, average_weights, read_backbone
+from fedmed_edge.features.weights import Weights, average_weights, image_weights, read_backbone
 from fedmed_edge.generation import Generation
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.statistics.contribution import Contribution
@@ -52,7 +52,8 @@ def from_contributions(
     """A draft from the sites' weights, or a draft completed by the sites' sums.
 
     Where every contribution holds weights, their differences to the generation are averaged by training
-    images and added to it. Else the generation must be a draft, and the sums under it complete it.
+    images (`image_weights`) and added to it. Else the generation must be a draft, and the sums under it
+    complete it.
 
     Args:
         contributions: Of one generation, one a site and task.
@@ -69,9 +70,14 @@ def from_contributions(
         raise InputError(f"generation: contributions are of {len(digests)} generations, expected 1")
     start = generation_of(digests[0])
     ordered = sorted(contributions, key=lambda one: one.header.site)
-    weighted = [(one.weights, _images(one)) for one in ordered if one.weights is not None]
+    weighted = [
+        (one.weights, one.header.evidence.images.get("train", 0))
+        for one in ordered
+        if one.weights is not None
+    ]
     if weighted and len(weighted) == len(ordered):
-        moved = average_weights([weights for weights, _ in weighted], [count for _, count in weighted])
+        counts = image_weights([count for _, count in weighted])
+        moved = average_weights([weights for weights, _ in weighted], counts)
         names = (*start.header.trained_by, *(one.header.site for one in ordered))
         return draft_generation(start.header, _added(start.weights, moved), trained_by=names, seed=seed)
     if weighted:
@@ -91,11 +97,6 @@ def from_contributions(
             sums.setdefault(one.header.task, {})[one.header.site] = one.statistics
     first, *others = (sums[task] for task in sorted(sums))
     return complete_generation(start, recipe, first, others=others, seed=seed)
-
-
-def _images(contribution: Contribution) -> int:
-    """Training images behind a site's weights; 1 where it does not say."""
-    return max(1, contribution.header.evidence.images.get("train", 0))
 
 
 def _added(start: Weights, moved: Weights) -> dict[str, np.ndarray]:

@@ -1,6 +1,7 @@
 """Backbone files, and averages of the weights of several sites."""
 
 import json
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ __all__ = [
     "BackboneHeader",
     "Weights",
     "average_weights",
+    "image_weights",
     "parse_backbone",
     "read_backbone",
     "write_backbone",
@@ -27,6 +29,11 @@ __all__ = [
 
 FILE_CAP = 1 << 30
 METADATA_KEY = "fedmed_backbone"
+
+MOST_MEDIANS = 2
+"""Medians of the sites' images that one site can weigh."""
+
+_MOST_IMAGES = 1 << 20
 
 Weights = Mapping[str, npt.NDArray[np.generic]]
 
@@ -39,7 +46,7 @@ class BackboneHeader(Frozen):
 
     Attributes:
         trained_by: Sites whose data it learned from.
-        images: Training images behind it, its weight in an average.
+        images: Training images behind it.
         errors: `tuned_error` of the whole trained network on the site's held-out images, and `head_error` of
             a head solved on the generation that it started from; 0 to 1.
     """
@@ -123,6 +130,24 @@ def parse_backbone(content: bytes, where: str) -> BackboneFile:
     for name, value in weights.items():
         refuse_unusable(name, value, where)
     return BackboneFile(header, weights)
+
+
+def image_weights(images: Sequence[int]) -> list[int]:
+    """What every site weighs in a mean: its training images, at most twice the median of all sites.
+
+    Nobody can check how many images a site has. Of four sites or more none weighs more than all others
+    together, whatever it claims; of an even number the lower median counts.
+
+    Args:
+        images: That each site says it has; at least one counts.
+
+    Example:
+        >>> image_weights([90, 100, 120, 1_000_000])
+        [90, 100, 120, 200]
+    """
+    counts = [min(max(1, count), _MOST_IMAGES) for count in images]
+    most = MOST_MEDIANS * statistics.median_low(counts)
+    return [min(count, most) for count in counts]
 
 
 def average_weights(states: Sequence[Weights], counts: Sequence[float]) -> dict[str, npt.NDArray[np.generic]]:

@@ -8,7 +8,8 @@ Every round goes out from the weights of the round before (the first from the ge
 site hands over the difference of its weights to the generation's, as a contribution like any other. The mean
 of the differences is made file by file by the streaming kernels, so the server holds some models, never one a
 site. A round ends when every site has answered, or at its deadline once there is a quorum; who comes later
-takes part in the next. A process may be killed anywhere: each step is made again with the same result.
+takes part in the next. A site that is held back is neither asked nor waited for nor averaged, until it is
+released. A process may be killed anywhere: each step is made again with the same result.
 """
 
 import hashlib
@@ -26,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from fedmed_edge import kernels
 from fedmed_edge.atomic import write_atomic
 from fedmed_edge.errors import InputError
-from fedmed_edge.features.weights import write_backbone
+from fedmed_edge.features.weights import image_weights, write_backbone
 from fedmed_edge.federation.messages import Digest
 from fedmed_edge.federation.offers import Offers
 from fedmed_edge.federation.records import Records
@@ -45,8 +46,6 @@ log = logging.getLogger(__name__)
 Rule: TypeAlias = Literal["mean", "median", "trimmed_mean"]
 
 _KEY: Final = "fedmed_weights"
-_MOST_IMAGES: Final = 1 << 20
-"""No site counts for more in a mean, whatever it says of itself."""
 
 
 class Round(BaseModel):
@@ -142,9 +141,12 @@ class Rounds:
         if held is not None:
             return self._go_on(held) if held.state == "stopped" else held
         training = Training(id=id, **said)
-        if len(training.sites) < training.quorum:
+        left_out = self._held_back(training)
+        if len(training.sites) - len(left_out) < training.quorum:
             raise InputError(
-                f"training: has {len(training.sites)} sites, expected at least the quorum {training.quorum}"
+                f"training: has {len(training.sites) - len(left_out)} sites, "
+                f"expected at least the quorum {training.quorum}"
+                + "".join(f"; {site} is held back: {why}" for site, why in left_out.items())
             )
         self._records.write(id, training)
         return training
@@ -173,6 +175,7 @@ class Rounds:
             return training
         if training.opened is None:
             training = self._open(training, now)
+        self._leave_out(training)
         requests = self._asked(training)
         came = self._came(training, requests)
         answered = sum(one.state != "open" for one in requests)
@@ -184,7 +187,10 @@ class Rounds:
         return self._close(training, requests, came, now)
 
     def _open(self, training: Training, now: float) -> Training:
-        for site in training.sites:
+        left_out = self._held_back(training)
+        for site, why in left_out.items():
+            log.info("training %s: does not ask %s, which is held back: %s", training.id[:12], site, why)
+        for site in sorted(set(training.sites) - set(left_out)):
             self._requests.make(
                 site,
                 training.purpose,
@@ -197,6 +203,19 @@ class Rounds:
                 deadline=now + training.deadline_s,
             )
         return self._kept(training, opened=now)
+
+    def _held_back(self, training: Training) -> dict[str, str]:
+        """Sites of the training that have no part in it until they are released, and why."""
+        held = self._store.held_back.of(training.task)
+        return {site: why for site, why in held.items() if site in training.sites}
+
+    def _leave_out(self, training: Training) -> None:
+        """Go on without those that were held back after they had been asked."""
+        for site, why in self._held_back(training).items():
+            request = self._requests.expect(site, training.purpose)
+            if request is not None:
+                log.info("training %s: leaves out %s, which is held back: %s", training.id[:12], site, why)
+                self._requests.forget(request)
 
     def _asked(self, training: Training) -> list[Requested]:
         """What the sites are asked for in the round that runs."""
@@ -217,6 +236,7 @@ class Rounds:
         """All have answered, and too few with weights: somebody has to look."""
         reports = {one.site: one.report for one in requests if one.site not in came}
         told = [f"{site}: {report.why or report.state}" for site, report in reports.items() if report]
+        told += [f"{site}: is held back: {why}" for site, why in self._held_back(training).items()]
         why = f"{len(came)} sites handed over weights, expected {training.quorum}; {'; '.join(told)}"
         log.warning("training %s stopped in round %d: %s", training.id[:12], training.number, why)
         return self._kept(training, state="stopped", why=why[:1000])
@@ -272,9 +292,7 @@ class Rounds:
             write_atomic(files[-1], tensor_file(contribution.weights or {}, _KEY, "{}"))
             images.append(contribution.header.evidence.images.get("train", 0))
         mean = place / "mean.safetensors"
-        combine(
-            files, [min(max(1, count), _MOST_IMAGES) for count in images], mean, training.rule, training.trim
-        )
+        combine(files, image_weights(images), mean, training.rule, training.trim)
         start = self._store.generation(training.generation)
         moved = _moved(start.weights, mean)
         taught = {site for one in training.ended for site in one.sites} | set(came)
@@ -346,7 +364,7 @@ def combine(files: list[Path], weights: list[int], out: Path, rule: Rule, trim: 
 
     Args:
         files: Safetensors of the same tensors.
-        weights: Training images behind each; `mean` alone asks.
+        weights: Of each, as `image_weights` has them; `mean` alone asks.
         trim: Share of the files that `trimmed_mean` leaves out at either end, rounded down.
 
     Raises:

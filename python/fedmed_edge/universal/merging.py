@@ -1,8 +1,9 @@
 """Where a stage starts from: one set of weights of several local models, or the generation's own.
 
-`mean` (by training images), `median`, `trimmed_mean` and `krum` look at weights alone; `gram` is the
-regression mean, which brings every linear layer to (Σ_s G_s)⁻¹ Σ_s G_s W_s, G_s the Gram of its inputs. Those
-are taken on the pool here: what a hospital's images give in the middle of a network never leaves it.
+`mean` (by training images, `image_weights`), `median`, `trimmed_mean` and `krum` look at weights alone;
+`gram` is the regression mean, which brings every linear layer to (Σ_s G_s)⁻¹ Σ_s G_s W_s, G_s the Gram of its
+inputs. Those are taken on the pool here: what a hospital's images give in the middle of a network never
+leaves it.
 
 Source: method §7; Blanchard et al., Krum, NeurIPS 2017; Jin et al., RegMean, ICLR 2023.
 """
@@ -21,7 +22,7 @@ from torch.nn import functional
 from fedmed_edge import kernels
 from fedmed_edge.errors import InputError
 from fedmed_edge.features.backbones import MultiScale
-from fedmed_edge.features.weights import Weights
+from fedmed_edge.features.weights import Weights, image_weights
 
 __all__ = ["MERGES", "Merge", "input_grams", "merge", "merge_by_gram"]
 
@@ -38,7 +39,6 @@ OFF_DIAGONAL = 0.9
 
 _RIDGE = 1e-6
 _ROWS = 4096
-_MOST_IMAGES = 1 << 20
 
 Array = npt.NDArray[Any]
 
@@ -63,7 +63,7 @@ def merge(rule: Merge, models: Sequence[Weights], images: Sequence[int]) -> dict
     flat = [np.concatenate([np.ravel(one[name]) for name in names]).astype(np.float32) for one in models]
     out = np.empty_like(flat[0])
     if rule == "mean":
-        kernels.weighted_mean(flat, [min(max(1, count), _MOST_IMAGES) for count in images], out)
+        kernels.weighted_mean(flat, image_weights(images), out)
     elif rule == "median":
         kernels.median(flat, out)
     elif rule == "trimmed_mean":

@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 from safetensors.numpy import save
 
 from fedmed_edge.errors import InputError
-from fedmed_edge.features.weights import average_weights, read_backbone, write_backbone
+from fedmed_edge.features.weights import average_weights, image_weights, read_backbone, write_backbone
 
 
 @given(
@@ -23,6 +23,23 @@ def test_average_is_the_weighted_mean(values: np.ndarray, counts: list[int]) -> 
         np.asarray(average["w"], float), np.average(values, axis=0, weights=counts), rtol=1e-6, atol=1e-5
     )
     assert average["w"].dtype == np.float32 and average["steps"] == 7
+
+
+@given(st.lists(st.integers(0, 1 << 53), min_size=1, max_size=12))
+def test_a_site_weighs_what_it_says_but_never_more_than_two_medians(images: list[int]) -> None:
+    weights = image_weights(images)
+    lower = sorted(weights)[(len(weights) - 1) // 2]
+    assert min(weights) >= 1 and max(weights) <= 2 * lower < 1 << 22
+    assert all(
+        weight in (max(1, said), 1 << 20, 2 * lower) for weight, said in zip(weights, images, strict=True)
+    )
+    assert image_weights([30, 40, 50]) == [30, 40, 50]
+
+
+@given(st.lists(st.integers(0, 5000), min_size=3, max_size=9), st.integers(0, 1 << 53))
+def test_of_four_sites_none_weighs_more_than_all_others(honest: list[int], claimed: int) -> None:
+    *others, weight = image_weights([*honest, claimed])
+    assert weight <= sum(others)
 
 
 def test_average_refuses_what_does_not_fit() -> None:

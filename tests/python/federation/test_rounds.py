@@ -72,7 +72,7 @@ def test_rounds_take_the_mean_by_images_and_go_on_from_it(federation: Any, recip
     training = finish(federation, coordinator, [])
     assert training.state == "finished"
     assert training.ended[0].sites == ("alpha", "beta")
-    wanted = (3 * values[0] + values[1]) / 4
+    wanted = (2 * values[0] + values[1]) / 3  # nobody weighs more than two medians
     got = weights_of(federation, training.ended[0].backbone)
     np.testing.assert_allclose(got, wanted, rtol=1e-6, atol=1e-7)
     offer = federation.offers.read(training.ended[0].backbone)
@@ -192,6 +192,45 @@ def test_a_generation_is_offered_to_those_who_train_from_it(
     federation.coordinator(collect_s=0.001).step()
     federation.sync("beta")
     assert (federation.hospitals["beta"].folder / "inbox" / f"{generation}.generation").is_file()
+
+
+def test_who_is_held_back_is_neither_asked_nor_averaged_until_released(
+    make_federation: Any, tmp_path: Path, recipe: Recipe, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    federation = make_federation(tmp_path, "alpha", "beta", "gamma", "delta")
+    held_back, why = federation.store.held_back, "labels are being checked"
+    held_back.add(recipe.name, "gamma", why)
+    coordinator = opened(federation, recipe, rounds=2)
+    (training,) = coordinator.rounds.all()
+    assert f"training {training.id[:12]}: does not ask gamma, which is held back: {why}" in caplog.text
+    assert federation.requests.open_for("gamma") == [] != federation.requests.open_for("delta")
+    for name in ("alpha", "beta", "delta"):  # whose weights are there before somebody looks at them
+        federation.hospitals[name].train()
+        federation.sync(name)
+    held_back.add(recipe.name, "delta", "stands out")
+    coordinator.step()
+    (training,) = coordinator.rounds.all()
+    (ended,) = training.ended
+    assert (ended.sites, ended.missing) == (("alpha", "beta"), ("gamma", "delta"))
+    assert "leaves out delta, which is held back: stands out" in caplog.text
+    values = [federation.hospitals[name].weights.astype(np.float64) for name in ended.sites]
+    np.testing.assert_allclose(weights_of(federation, ended.backbone), np.mean(values, axis=0), rtol=1e-6)
+    held_back.release(recipe.name, "gamma")
+    training = finish(federation, coordinator, ["alpha", "beta", "gamma", "delta"])
+    assert [one.sites for one in training.ended] == [("alpha", "beta"), ("alpha", "beta", "gamma")]
+
+
+def test_sites_that_are_held_back_make_no_quorum(federation: Any, recipe: Recipe) -> None:
+    coordinator = opened(federation, recipe)
+    federation.store.held_back.add(recipe.name, "beta", "stands out")
+    federation.hospitals["alpha"].train()
+    training = finish(federation, coordinator, [])
+    assert training.state == "stopped"
+    assert training.why == "1 sites handed over weights, expected 2; beta: is held back: stands out"
+    message = "has 1 sites, expected at least the quorum 2; beta is held back: stands out"
+    with pytest.raises(InputError, match=message):
+        begin(federation, coordinator, recipe, rounds=3)
 
 
 def test_a_training_needs_as_many_sites_as_its_quorum(federation: Any, recipe: Recipe) -> None:

@@ -35,6 +35,11 @@ def test_rules_agree_with_numpy(make: SimpleNamespace, count: int) -> None:
             np.testing.assert_allclose(merge(rule, given, images)[name], value, atol=1e-6, err_msg=rule)  # type: ignore[arg-type]
 
 
+def test_a_claimed_number_of_images_gives_no_model_the_majority() -> None:
+    made = [{"w": np.float32([value])} for value in (0, 0, 0, 1)]
+    assert merge("mean", made, [90, 100, 120, 1 << 50])["w"] == pytest.approx(200 / 510)
+
+
 def test_krum_takes_the_model_in_the_midst_and_never_the_stray_one(make: SimpleNamespace) -> None:
     (base,) = models(make, range(1))
     near = [{name: value + 0.001 * step for name, value in base.items()} for step in (-2, -1, 0, 1, 2)]
