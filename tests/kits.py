@@ -2,7 +2,9 @@
 
 import importlib.util
 import json
+import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +22,68 @@ def load(path: str) -> ModuleType:
         sys.modules[name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules[name])
     return sys.modules[name]
+
+
+def run_python(
+    code: str, *arguments: object, environment: Mapping[str, str] | None = None, timeout_s: float = 120
+) -> str:
+    """What a program prints that runs in a process of its own and has to end well.
+
+    Args:
+        environment: All of it; None is that of this process.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+# A script that begins with this and says in ROOMS which files count: a child of fork is killed, or stopped
+# otherwise, at its n-th line of those.
+CHILD = """
+import os, shutil, signal, sys
+from pathlib import Path
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def traced(limit, stop):
+    count = 0
+    def trace(frame, event, argument):
+        nonlocal count
+        if not any(room in frame.f_code.co_filename for room in ROOMS):
+            return None
+        if event == "line":
+            count += 1
+            if count == limit:
+                stop()
+        return trace
+    return trace
+
+def child(run, limit=0, stop=kill):
+    pid = os.fork()
+    if pid == 0:
+        try:
+            if limit:
+                sys.settrace(traced(limit, stop))
+            run()
+        except BaseException as error:
+            print("child:", repr(error), file=sys.stderr)
+            os._exit(3)
+        os._exit(0)
+    return pid
+
+def ended(pid):
+    status = os.waitpid(pid, 0)[1]
+    assert not (os.WIFEXITED(status) and os.WEXITSTATUS(status) == 3), "failed otherwise"
+    return status
+"""
 
 
 @dataclass(frozen=True)

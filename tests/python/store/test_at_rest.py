@@ -9,6 +9,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from kits import CHILD
 
 from fedmed_edge.errors import InputError, StoreError
 from fedmed_edge.model.rebuild import rebuild
@@ -266,9 +267,9 @@ def test_a_file_with_a_second_name_is_left_to_whoever_gave_it(
 
 
 # A child dies at its n-th line of ours, for every n-th of all of them.
-SCRIPT = """
-import os, shutil, signal, sys
-from pathlib import Path
+SCRIPT = (
+    CHILD
+    + """
 from fedmed_edge.store.encryption import FileCipher, read_store_key
 from fedmed_edge.store.store import Store
 
@@ -281,18 +282,7 @@ def run():
     store = Store.open(work, cipher=doing)
     store.withdraw("alpha") if what == "withdraw" else store.rewrite()
 
-def traced(limit):
-    count = 0
-    def trace(frame, event, argument):
-        nonlocal count
-        name = frame.f_code.co_filename
-        if "fedmed_edge/store" not in name and not name.endswith("fedmed_edge/atomic.py"):
-            return None
-        count += event == "line"
-        if count == limit:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return trace
-    return trace
+ROOMS = ("fedmed_edge/store", "fedmed_edge/atomic.py")
 
 secrets = [bytes.fromhex(line) for line in sys.stdin.read().split()]
 stopped = limit = 0
@@ -300,12 +290,7 @@ while True:
     limit += step
     shutil.rmtree(work, ignore_errors=True)
     shutil.copytree(template, work)
-    child = os.fork()
-    if child == 0:
-        sys.settrace(traced(limit))
-        run()
-        os._exit(0)
-    if os.waitpid(child, 0)[1] == 0:
+    if ended(child(run, limit)) == 0:
         break
     stopped += 1
     store = Store.open(work, cipher=either)
@@ -323,6 +308,7 @@ while True:
     assert not found, (limit, found)
 print(stopped)
 """
+)
 
 
 @pytest.mark.parametrize("what", ["encrypt", "decrypt", "withdraw"])
