@@ -3,11 +3,11 @@
 import ast
 import doctest
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from kits import run_python
 
 import fedmed_edge
 
@@ -21,17 +21,10 @@ PROMISED = {
 BESIDE_THEM = {"FedmedError", "load_model", "read_contribution", "read_image", "read_recipe"}
 
 
-def run_python(code: str, **environment: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={name: value for name, value in os.environ.items() if name != "CI"} | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def without_ci(code: str, **environment: str) -> str:
+    """What a process prints in whose environment CI is not set."""
+    kept = {name: value for name, value in os.environ.items() if name != "CI"}
+    return run_python(code, environment=kept | environment)
 
 
 def typed_names() -> dict[str, str]:
@@ -87,8 +80,8 @@ def test_a_star_import_gives_the_public_names() -> None:
 def test_importing_the_package_loads_nothing_but_the_standard_library() -> None:
     code = "import sys; import fedmed_edge; print(*sys.modules)"
     # Without what a development install puts into every process.
-    bare = set(run_python("import sys; print(*sys.modules)").split())
-    loaded = {name.split(".")[0] for name in set(run_python(code).split()) - bare}
+    bare = set(without_ci("import sys; print(*sys.modules)").split())
+    loaded = {name.split(".")[0] for name in set(without_ci(code).split()) - bare}
     assert loaded - set(sys.stdlib_module_names) == {"fedmed_edge"}
 
 
@@ -103,10 +96,10 @@ def test_importing_the_package_loads_nothing_but_the_standard_library() -> None:
 )
 def test_a_name_loads_its_own_room_alone(name: str, never: set[str]) -> None:
     code = f"import sys; from fedmed_edge import {name}; print(*sys.modules)"
-    assert not {module.split(".")[0] for module in run_python(code).split()} & never
+    assert not {module.split(".")[0] for module in without_ci(code).split()} & never
 
 
 @pytest.mark.parametrize("asked", ["", "0", "1"])
 def test_telemetry_is_off_once_the_package_is_imported(asked: str) -> None:
     code = "import os, fedmed_edge; print(os.environ['ORT_DISABLE_TELEMETRY'])"
-    assert run_python(code, ORT_DISABLE_TELEMETRY=asked).strip() == "1"
+    assert without_ci(code, ORT_DISABLE_TELEMETRY=asked).strip() == "1"

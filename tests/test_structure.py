@@ -3,12 +3,12 @@
 import ast
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from kits import run_python
 
 import fedmed_edge
 
@@ -183,23 +183,10 @@ def test_inference_reads_only_the_manifest_of_a_model() -> None:
 # --- what importing loads --------------------------------------------------------------------------------
 
 
-def run_python(code: str, environment: dict[str, str] | None = None) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | {"PYTHONWARNINGS": "ignore"} if environment is None else environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def loaded_by(modules: list[str]) -> set[str]:
     """Top-level packages that a fresh process has loaded after importing `modules`."""
     code = f"import {', '.join(modules)}\nimport sys\nprint(*{{name.split('.')[0] for name in sys.modules}})"
-    return set(run_python(code).split())
+    return set(run_python(code, environment=os.environ | {"PYTHONWARNINGS": "ignore"}).split())
 
 
 def modules_of(room: str) -> list[str]:
@@ -264,7 +251,9 @@ def test_telemetry_is_off_and_nothing_is_written_to_the_home_folder(
         "answer = session.run({'x': numpy.ones(1, numpy.float32)})[0].item()\n"
         "print(answer, os.environ['ORT_DISABLE_TELEMETRY'])"
     )
-    said = run_python(code, kept if asked is None else kept | {"ORT_DISABLE_TELEMETRY": asked})
+    if asked is not None:
+        kept["ORT_DISABLE_TELEMETRY"] = asked
+    said = run_python(code, environment=kept)
     assert said.split() == ["-1.0", "1"]
     assert not list(home.rglob("*"))
 

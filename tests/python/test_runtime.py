@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from kits import run_python
 from onnx import TensorProto, helper
 
 from fedmed_edge import runtime
@@ -188,8 +189,7 @@ def test_telemetry_is_off_and_the_import_late(tmp_path: Path, setting: str | Non
     environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
     if setting is not None:
         environment["ORT_DISABLE_TELEMETRY"] = setting
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run_python(script, environment=environment)
     assert not list(tmp_path.iterdir())
 
 

@@ -1,13 +1,10 @@
-import json
-import os
-import subprocess
-import sys
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from kits import run_python
 from scipy.ndimage import map_coordinates
 
 from fedmed_edge.errors import InputError
@@ -153,7 +150,4 @@ def test_export_needs_no_torch() -> None:
         "import sys, fedmed_edge.export.onnx_model;"
         "print([m for m in ('torch', 'monai', 'onnxruntime', 'pydicom') if m in sys.modules])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=os.environ.copy(), capture_output=True, text=True, check=True
-    )
-    assert json.loads(done.stdout.replace("'", '"')) == []
+    assert run_python(program).strip() == "[]"

@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from kits import run_python
 
 from fedmed_edge.errors import InputError
 from fedmed_edge.features.backbones import build_backbone, state_of
@@ -159,10 +158,7 @@ def test_completing_needs_no_torch(tmp_path: Path, images_task: Task, make: Simp
         "print(complete_generation(draft, recipe, {'a': sums}).digest); "
         "assert not {'torch', 'monai'} & set(sys.modules)"
     )
-    arguments = [str(path), str(dataset.folder), recipe.model_dump_json()]
-    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [whole.digest]
+    assert run_python(script, path, dataset.folder, recipe.model_dump_json()).split() == [whole.digest]
 
 
 def test_a_distance_left_out_is_that_to_a_reference_without_the_image(images_task: Task) -> None:

@@ -2,14 +2,13 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from kits import run_python
 
 from fedmed_edge.features.weights import parse_backbone
 from fedmed_edge.federation.messages import Report
@@ -65,16 +64,9 @@ MIB = 1 << 18
 
 def measured(what: str, root: Path, *names: str) -> float:
     """MiB of anonymous memory at the most, beyond what was held before."""
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, what, str(root), *names],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=280,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2", "PYTHONWARNINGS": "ignore"},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout)
+    settings = {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2", "PYTHONWARNINGS": "ignore"}
+    said = run_python(SCRIPT, what, root, *names, environment=os.environ | settings, timeout_s=280)
+    found = json.loads(said)
     return float(found["peak"] - found["before"])
 
 

@@ -1,12 +1,11 @@
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
+from kits import run_python
 from PIL import Image as Picture
 
 from fedmed_edge import signing
@@ -235,9 +234,7 @@ used = resource.getrusage(resource.RUSAGE_SELF)
 peak = Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]  # ru_maxrss has the parent's in it
 print(json.dumps([sorted(heavy), used.ru_utime + used.ru_stime, int(peak) / 1024]))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    heavy, cpu_seconds, peak_mib = json.loads(done.stdout)
+    heavy, cpu_seconds, peak_mib = json.loads(run_python(code))
     assert heavy == []
     # What a cold start may cost, with a toy model: a real one adds its own weights and arithmetic.
     assert cpu_seconds <= 0.8 and peak_mib <= 150

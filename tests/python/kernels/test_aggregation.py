@@ -3,8 +3,6 @@
 import json
 import math
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from hypothesis import given
+from kits import run_python
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -417,15 +416,9 @@ def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
     values = rng.normal(size=10_000_000).astype(np.float32)
     for k in range(4):
         save_file({"a": values[:4_000_001], "b": values[4_000_001:]}, tmp_path / f"{k}.safetensors")
-    done = subprocess.run(
-        [sys.executable, "-c", MEMORY, str(tmp_path)],
-        env=os.environ | {"FEDMED_THREADS": "2"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    said = run_python(MEMORY, tmp_path, environment=os.environ | {"FEDMED_THREADS": "2"})
     # Four files of 40 MB each.
-    assert int(done.stdout) <= 100
+    assert int(said) <= 100
 
 
 def test_memory_does_not_grow_with_the_number_of_models(tmp_path: Path) -> None:
@@ -435,15 +428,8 @@ def test_memory_does_not_grow_with_the_number_of_models(tmp_path: Path) -> None:
         (tmp_path / f"{k}.safetensors").hardlink_to(tmp_path / "0.safetensors")
     # Files of 2.4 MB; half of the 128 descriptors serve them, the rest is opened again and again.
     limited = "import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (128, r.getrlimit(r.RLIMIT_NOFILE)[1]))\n"
-    done = subprocess.run(
-        [sys.executable, "-c", limited + MEMORY, str(tmp_path)],
-        env=os.environ | {"FEDMED_THREADS": "2"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) <= 100
+    said = run_python(limited + MEMORY, tmp_path, environment=os.environ | {"FEDMED_THREADS": "2"})
+    assert int(said) <= 100
 
 
 # --- refusals --------------------------------------------------------------------------------------------

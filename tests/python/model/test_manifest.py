@@ -1,8 +1,7 @@
 import json
-import subprocess
-import sys
 
 import pytest
+from kits import run_python
 
 from fedmed_edge.errors import InputError
 from fedmed_edge.model.manifest import Manifest, parse_manifest
@@ -55,5 +54,4 @@ def test_reading_a_manifest_loads_no_runtime() -> None:
         "import sys, fedmed_edge.model.manifest;"
         "print([m for m in ('torch', 'monai', 'onnx', 'onnxruntime', 'pydicom') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert run_python(program).strip() == "[]"

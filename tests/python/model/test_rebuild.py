@@ -1,6 +1,4 @@
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -8,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kits import run_python
 from sklearn.datasets import load_breast_cancer, load_digits
 
 from fedmed_edge.errors import InputError
@@ -145,14 +144,7 @@ def test_thread_count_does_not_change_a_byte() -> None:
     digests = set()
     for threads in ("1", "2", "5"):
         setting = {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-        done = subprocess.run(
-            [sys.executable, "-c", PROGRAM],
-            env=os.environ | setting,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        digests.add(done.stdout.strip())
+        digests.add(run_python(PROGRAM, environment=os.environ | setting))
     assert len(digests) == 1
 
 

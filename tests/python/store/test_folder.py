@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from kits import run_python
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
@@ -428,16 +429,8 @@ def shared(store: Store, sent: Send, send_all: None) -> Iterator[tuple[Path, Pat
 
 
 def as_nobody(what: str, folder: Path, file: Path) -> list[str]:
-    done = subprocess.run(
-        [sys.executable, "-c", NOBODY, what, str(folder), str(file)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
+    settings = os.environ | {"OMP_NUM_THREADS": "1"}
+    return run_python(NOBODY, what, folder, file, environment=settings, timeout_s=60).splitlines()
 
 
 @pytest.mark.parametrize("what", ["import", "withdraw"])
