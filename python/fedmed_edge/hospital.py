@@ -88,6 +88,7 @@ def train_backbone(
     how: Training | None = None,
     held_out: Dataset | None = None,
     norms: Path | None = None,
+    rounds_of: Generation | None = None,
     seed: int = 0,
     device: str = "auto",
     progress: Progress | None = None,
@@ -104,6 +105,7 @@ def train_backbone(
         held_out: The site's test images. On them the trained network is asked, and, where `start` is no
             draft, a head that is solved on its features.
         norms: File of this site's norm layers, read and written where training has `local_norms`.
+        rounds_of: Generation that rounds began with, whose norm layers alone go on; default `start`.
 
     Raises:
         InputError: No labelled image, or the recipe's images do not fit the generation.
@@ -120,14 +122,17 @@ def train_backbone(
     if start is not None:
         set_state(network.backbone, start.weights, f"generation {start.digest[:12]}")
     how = how or dataset.recipe.training
-    own = norms if how.local_norms else None
-    if own is not None and start is not None:  # beside random weights they would mean nothing
-        set_state(network.backbone, {**state_of(network.backbone), **kept_norms(own, network.backbone)})
+    begun = rounds_of or start
+    own = norms if how.local_norms and begun is not None else None  # to random weights they mean nothing
+    digest = tensors_digest(begun.weights).hex() if begun is not None else ""
+    if own is not None:
+        kept = kept_norms(own, network.backbone, digest)
+        set_state(network.backbone, {**state_of(network.backbone), **kept})
     result = train(
         network, dataset, epochs=epochs, styles=styles, how=how, seed=seed, device=device, progress=progress
     )
     if own is not None:
-        keep_norms(own, network.backbone, dataset.recipe)
+        keep_norms(own, network.backbone, dataset.recipe, digest)
     errors: dict[Error, float] = {}
     if held_out is not None and len(held_out.labelled):
         try:

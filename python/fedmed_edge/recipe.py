@@ -101,7 +101,8 @@ class Training(Frozen):
         consistency: Weight of the difference between the two answers, beside the task's loss on both.
         episodic: The loss on the shifted batch is that after a step on the original one (of first order).
         proximal: μ of μ/2 ‖w − w₀‖², w₀ the weights that training starts from.
-        local_norms: Rounds of a federation: norm layers go on from where they were at this site.
+        local_norms: Rounds of a federation from one generation: norm layers go on from where they were at this
+            site.
         invariance: ν, the weight that the rebuilt head gives to how far its scores of a shifted view are from
             those of the image. Views are those of `maps` and `inversion`; without any none are compared.
 

@@ -49,6 +49,7 @@ class BackboneHeader(Frozen):
         images: Training images behind it.
         errors: `tuned_error` of the whole trained network on the site's held-out images, and `head_error` of
             a head solved on the generation that it started from; 0 to 1.
+        start: Of norm layers that a site keeps, SHA-256 of the weights that its rounds began with.
     """
 
     format_version: Literal[1] = 1
@@ -60,6 +61,7 @@ class BackboneHeader(Frozen):
     trained_by: tuple[str, ...] = ()
     images: int = Field(default=0, ge=0)
     errors: dict[Error, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
+    start: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +81,7 @@ def write_backbone(
     trained_by: Sequence[str] = (),
     images: int = 0,
     errors: Mapping[Error, float] | None = None,
+    start: str = "",
 ) -> None:
     """Write a backbone file (safetensors), whole or not at all.
 
@@ -88,7 +91,7 @@ def write_backbone(
         architecture: Of the backbone, such as the header of a generation; default the recipe's own.
         trained_by: Sites whose data it learned from.
         images: Training images behind it.
-        errors: As of `BackboneHeader`.
+        errors, start: As of `BackboneHeader`.
 
     Raises:
         InputError: The file cannot be written.
@@ -103,6 +106,7 @@ def write_backbone(
         trained_by=tuple(sorted(set(trained_by))),
         images=images,
         errors=dict(errors or {}),
+        start=start,
     )
     said = json.dumps(header.model_dump(mode="json"), sort_keys=True)
     write_atomic(path, tensor_file(dict(sorted(weights.items())), METADATA_KEY, said))

@@ -150,8 +150,10 @@ class _Site:
         from fedmed_edge.features.weights import parse_backbone
 
         generation = self._generation(ask.generation)
-        start = generation
-        if ask.object is not None:
+        start, norms = generation, self.folder / NORMS
+        if ask.object is None:
+            norms.unlink(missing_ok=True)  # of an earlier training, or of a first round that was cut off
+        else:
             content = verify_trusted(self.inbox.path(ask.object), self.config.server_key)
             start = replace(generation, weights=parse_backbone(content, "weights").weights)
         trained = train_backbone(
@@ -161,7 +163,8 @@ class _Site:
             site=self.config.site,
             styles=styles_here(self.inbox, self.recipe, self.config.server_key),
             held_out=self.dataset.test if ask.object is None else None,
-            norms=self.folder / NORMS,
+            norms=norms,
+            rounds_of=generation,
             seed=ask.seed,
             device=self.config.device,
             progress=self.progress,

@@ -9,11 +9,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image as Raster
 
 from fedmed_edge.atomic import write_atomic
 from fedmed_edge.config import Policy, ServerConfig, SiteConfig, SiteFederation, write_config
 from fedmed_edge.errors import InputError, StoreError
+from fedmed_edge.features.generations import from_backbone
+from fedmed_edge.features.weights import read_backbone, write_backbone
 from fedmed_edge.federation import coordinator as coordinating
 from fedmed_edge.federation import outbox
 from fedmed_edge.federation.asked import Asked, Duty
@@ -28,8 +32,9 @@ from fedmed_edge.federation.policy import objection, within_hours
 from fedmed_edge.federation.publishing import Publisher
 from fedmed_edge.federation.records import write_record
 from fedmed_edge.federation.wire import Request, encode
+from fedmed_edge.hospital import NORMS
 from fedmed_edge.inference.model_folder import ModelFolder
-from fedmed_edge.recipe import Recipe, write_recipe
+from fedmed_edge.recipe import Backbone, Recipe, Training, write_recipe
 
 RECIPE, GENERATION = "a" * 64, "b" * 64
 
@@ -107,6 +112,39 @@ def test_a_request_is_refused_with_the_rule_and_the_server_hears_it(federation: 
     assert federation.sync("alpha").reported == [made.ask.id]
     assert federation.requests.read("alpha", made.ask.id).report == report
     assert federation.sync("alpha").reported == []
+
+
+def test_norm_layers_begin_anew_with_a_training_and_go_on_in_its_rounds(
+    federation: Any, recipe: Recipe, tmp_path: Path
+) -> None:
+    alpha = federation.hospitals["alpha"]
+    small = {"backbone": Backbone(widths=(4, 8)), "training": Training(local_norms=True)}
+    local = recipe.model_copy(update=small)
+    draft = from_backbone(None, local)
+    for name in local.classes:
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for index in range(20):
+            pixels = np.random.default_rng(index).integers(0, 255, (32, 32), np.uint8)
+            Raster.fromarray(pixels).save(tmp_path / "data" / name / f"{index}.png")
+    rules = alpha.config.federation.model_copy(update={"may_train": True})
+    told = {"recipe": alpha.folder / "recipe.toml", "data": tmp_path / "data", "device": "cpu"}
+    config = alpha.config.model_copy(update={**told, "federation": rules})
+    write_recipe(alpha.folder / "recipe.toml", local)
+    federation.offers.publish(draft.content, federation.key, kind="generation")
+    norms, asked = alpha.folder / NORMS, {"recipe": local.digest, "generation": draft.digest, "epochs": 0.1}
+    norms.write_bytes(b"cut off with the training before")
+    for number in (1, 2):
+        federation.requests.make("alpha", f"round {number}", kind="train", deadline=0, **asked)
+        federation.sync("alpha")
+        before = read_backbone(norms).weights if number == 2 else {}
+        (report,) = work(alpha.folder, config)
+        assert report.state == "done", report
+        mean = tmp_path / "mean"
+        write_backbone(mean, {name: value * 0 + 5 for name, value in draft.weights.items()}, local)
+        asked["object"] = federation.offers.publish(mean, federation.key, kind="backbone").digest
+    assert before and all(
+        np.abs(value - before[name]).max() < 0.5 for name, value in read_backbone(norms).weights.items()
+    )
 
 
 def test_work_that_fails_tells_its_kind_and_no_path(
