@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from fedmed_edge.atomic import write_atomic
 from fedmed_edge.report import figures
@@ -49,13 +49,15 @@ def render(data: ReportData) -> str:
 def page(template: str, **values: Any) -> str:
     """A page as HTML text, in the room's one style."""
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {"seconds": seconds, "size": size, "score": _score, "interval": _interval}
     style = (_HERE / "page.css").read_text(encoding="utf-8").rstrip("\n")
-    return environment.from_string((_HERE / template).read_text(encoding="utf-8")).render(
-        style=style, **values
-    )
+    return environment.get_template(template).render(style=style, **values)
 
 
 def _task(task: TaskFigures, number: int) -> dict[str, Any]:
