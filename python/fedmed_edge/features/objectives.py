@@ -71,7 +71,7 @@ def shifted_objective(
         others = asked(shifted).float()
         total = (first + weight * loss(others, targets)) / (1 + weight)
         if how.consistency:
-            total = total + how.consistency * consistency(recipe, scores, others)
+            total = total + how.consistency * consistency(recipe, scores, others, targets != IGNORE)
         return total
 
     return objective
@@ -92,7 +92,7 @@ def _after_a_step(network: nn.Module, first: Tensor) -> tuple[Tensor, Any]:
     return first.detach() + line - line.detach(), partial(functional_call, network, moved)
 
 
-def consistency(recipe: Recipe, scores: Tensor, others: Tensor) -> Tensor:
+def consistency(recipe: Recipe, scores: Tensor, others: Tensor, known: Tensor | None = None) -> Tensor:
     """How far two answers to the same images are apart; 0 where they are equal.
 
     Classification: the mean of both Kullback-Leibler divergences. Segmentation: 1 minus soft Dice with
@@ -100,6 +100,7 @@ def consistency(recipe: Recipe, scores: Tensor, others: Tensor) -> Tensor:
 
     Args:
         scores, others: (B, C, …) float32.
+        known: (B, …) bool, segmentation only: False is padding, which takes no part.
 
     Example:
         >>> recipe = Recipe(name="lesion", kind="classification", classes=("a", "b"))
@@ -109,7 +110,8 @@ def consistency(recipe: Recipe, scores: Tensor, others: Tensor) -> Tensor:
     if recipe.kind == "classification":
         one, other = scores.log_softmax(1), others.log_softmax(1)
         return ((one.exp() - other.exp()) * (one - other)).sum(1).mean() / 2
-    one, other = (values.softmax(1).movedim(1, 0).flatten(1) for values in (scores, others))
+    inside = 1.0 if known is None else known[:, None]
+    one, other = ((values.softmax(1) * inside).movedim(1, 0).flatten(1) for values in (scores, others))
     return 1 - (2 * (one * other).sum(1) / (one.square() + other.square()).sum(1)).mean()
 
 

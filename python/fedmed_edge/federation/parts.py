@@ -25,7 +25,7 @@ from fedmed_edge.store.encryption import (
 )
 from fedmed_edge.tensorfile import Content
 
-__all__ = ["Assembly", "Incomplete", "count_parts", "file_digest", "part_of"]
+__all__ = ["Assembly", "Incomplete", "count_parts", "discard_all", "file_digest", "part_of"]
 
 
 WHOLE_CAP: Final = 1 << 30
@@ -195,6 +195,14 @@ class Assembly:
         """Delete what came so far."""
         self._have.unlink(missing_ok=True)  # first: parts without this list count as not there
         erase_file(self.path, self._cipher)
+
+
+def discard_all(folder: Path, cipher: FileCipher) -> int:
+    """Delete what came so far of every file in a folder; how many there were."""
+    begun = [path.stem for path in folder.glob("*.part")]
+    for digest in begun:
+        Assembly(folder, digest, cipher).discard()
+    return len(begun)
 
 
 def _write_at(path: Path, data: bytes, offset: int) -> None:

@@ -11,19 +11,19 @@ Stamp = tuple[tuple[str, int, int], ...]
 
 
 def content_digest(path: Path) -> str:
-    """SHA-256 of a file, or of the files of a folder, in hexadecimal; names do not count.
+    """SHA-256 of a file, or of the files of a folder, in hexadecimal; neither names nor their order count.
 
     Raises:
         InputError: A file cannot be read.
     """
-    digest = hashlib.sha256()
+    held = []
     try:
         for one in _files(path):
             with one.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+                held.append(hashlib.file_digest(file, "sha256").digest())
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from None
-    return digest.hexdigest()
+    return hashlib.sha256(b"".join(sorted(held))).hexdigest()
 
 
 def stamp(path: Path) -> Stamp:

@@ -53,6 +53,9 @@ def infer(
         for name, error in found.refused:
             for folder in folders:
                 yield folder.fail(Input(name, Path(name)), error, 0.0)
+        for given in found.excluded:
+            for number in given.tasks:
+                folders[number].pass_over(given)
 
 
 def _answer_with(

@@ -69,11 +69,14 @@ class Found:
     Attributes:
         refused: What cannot be answered, and why: inputs that failed.
         not_taken: Series that the rules or the ranking passed over, and why: no failures.
+        excluded: Those that rules passed over, with the numbers of these recipes: what was answered there by
+            other rules stands no longer.
     """
 
     inputs: tuple[Input, ...]
     refused: tuple[tuple[str, FedmedError], ...] = ()
     not_taken: tuple[tuple[str, str], ...] = ()
+    excluded: tuple[Input, ...] = ()
     sources: Sources = field(default_factory=Sources, repr=False)
 
     def __enter__(self) -> "Found":
@@ -176,9 +179,9 @@ def _chosen(sources: Sources, recipes: Sequence[Recipe], series: str | None, eve
             refused.append((names[path], InputError(f"{names[path]}: file holds {kind}, expected an image")))
         elif series is None:
             not_taken.append((names[path], f"holds {kind}, no image"))
-    taken, passed = _by_the_rules(sources, names, grouped, recipes, series, every)
+    taken, excluded, passed = _by_the_rules(sources, names, grouped, recipes, series, every)
     not_taken += [(name, "; ".join(why)) for name, why in passed.items() if len(why) == len(recipes)]
-    return Found((*inputs, *taken), tuple(refused), tuple(not_taken), sources)
+    return Found((*inputs, *taken), tuple(refused), tuple(not_taken), tuple(excluded), sources)
 
 
 def _by_the_rules(
@@ -188,9 +191,10 @@ def _by_the_rules(
     recipes: Sequence[Recipe],
     series: str | None,
     every: bool,
-) -> tuple[list[Input], dict[str, list[str]]]:
-    """The series that a recipe takes, each once; of every other one the reason of each recipe."""
+) -> tuple[list[Input], list[Input], dict[str, list[str]]]:
+    """The series that a recipe takes, and those that its rules exclude, each once; why, by recipe."""
     taken: dict[tuple[object, ...], Input] = {}
+    excluded: dict[tuple[object, ...], Input] = {}
     passed: dict[str, list[str]] = {}
     for number, recipe in enumerate(recipes):
         verdicts = judged(grouped, sources, recipe, every=every)
@@ -198,18 +202,21 @@ def _by_the_rules(
             own = verdict.series
             if series not in (None, own.series_uid):
                 continue
+            into = taken
             if not (verdict.taken or (series is not None and verdict.matches)):
                 why = f"{recipe.name}: {verdict.reason}" if len(recipes) > 1 else verdict.reason
                 passed.setdefault(name, []).append(why)
-                continue
+                if verdict.matches:  # another volume is better: somebody may have asked for this one by name
+                    continue
+                into = excluded
             found = [Input(name, own.place, own)]
             if recipe.dimensions == 2:
                 found = [Input(names[one.files[0]], one.files[0], one) for one in instances(own)]
             for one in found:
                 key = (one.name, own.series_uid, own.part, recipe.dimensions)
-                before = taken[key].tasks if key in taken else ()
-                taken[key] = replace(one, tasks=(*before, number))
-    return list(taken.values()), passed
+                before = into[key].tasks if key in into else ()
+                into[key] = replace(one, tasks=(*before, number))
+    return list(taken.values()), list(excluded.values()), passed
 
 
 def judged(grouped: Grouped, sources: Sources, recipe: Recipe, *, every: bool = False) -> list[Verdict]:

@@ -125,7 +125,7 @@ class ResultsFolder:
         return self._keep(given, folder if earlier else None, lambda: result, {}, always=True)
 
     def pass_over(self, given: Input) -> None:
-        """Take away an earlier answer to an input that other tasks answer now, and this one does not."""
+        """Take away an earlier answer to an input that is not, or no longer, this task's."""
         folder = self._folder(given)
         for left in _answers_in(folder) if folder.is_dir() else ():
             (folder / left).unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, delete, insert, select
 
 from fedmed_edge.errors import StoreError
 from fedmed_edge.store import holdings
-from fedmed_edge.store.encryption import KEY_HINT, FileCipher
+from fedmed_edge.store.encryption import KEY_HINT, OTHER_KEY_HINT, FileCipher
 from fedmed_edge.store.index import Index
 from fedmed_edge.store.objects import Objects
 from fedmed_edge.store.tables import settings
@@ -36,7 +36,7 @@ def check_key(connection: Connection, cipher: FileCipher) -> None:
     raise StoreError(
         f"store: `store_key` has key {key.id} of {key.where}, expected {wanted}, which the store is "
         "encrypted with",
-        hint="name that key's file, or change the key by `fedmed-server store encrypt --old-key FILE`",
+        hint=OTHER_KEY_HINT,
     )
 
 

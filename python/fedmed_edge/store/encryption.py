@@ -31,6 +31,7 @@ from fedmed_edge.tensorfile import Content
 __all__ = [
     "HEADER_BYTES",
     "KEY_HINT",
+    "OTHER_KEY_HINT",
     "FileCipher",
     "StoreKey",
     "encrypted_size",
@@ -207,7 +208,8 @@ class FileCipher:
     def _data_key(self, id: str, start: bytes, digest: str) -> bytes:
         if id not in self._keys:
             has = f"names key {self.key.id}" if self.key else "is not set"
-            raise StoreError(f"is encrypted with key {id}, and `store_key` {has}", hint=KEY_HINT)
+            hint = OTHER_KEY_HINT if self.key else KEY_HINT
+            raise StoreError(f"is encrypted with key {id}, and `store_key` {has}", hint=hint)
         said, nonce, wrapped = start[:32], start[32:44], start[44:]
         return self._keys[id].aead.decrypt(nonce, wrapped, said + bytes.fromhex(digest))
 
@@ -276,6 +278,10 @@ def erase_file(path: Path, cipher: FileCipher) -> None:
 
 KEY_HINT: Final = (
     "name the store's key file as `store_key` in fedmed.toml, or in the environment as FEDMED_STORE_KEY"
+)
+OTHER_KEY_HINT: Final = (
+    "name that key's file, or change the key, or end a change that was cut off, by "
+    "`fedmed-server store encrypt --old-key FILE`"
 )
 
 

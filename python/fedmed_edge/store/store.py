@@ -112,15 +112,13 @@ class Store:
         return store
 
     @classmethod
-    def open_or_create(cls, folder: str | Path, **place: Any) -> tuple["Store", bool]:
-        """The store in a folder, made where there is none yet; and whether it was made now.
+    def exists(cls, folder: str | Path, **place: Any) -> bool:
+        """Whether there is a store, made to the end; `place` as of the class.
 
         Raises:
-            StoreError: As `create` and `open` do.
+            StoreError: Its index cannot be read.
         """
-        if cls(folder, **place)._index.finished():
-            return cls.open(folder, **place), False
-        return cls.create(folder, **place), True
+        return cls(folder, **place)._index.finished()
 
     @classmethod
     def open(cls, folder: str | Path, **place: Any) -> "Store":

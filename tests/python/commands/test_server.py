@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from fedmed_edge.federation.parts import Assembly
 from fedmed_edge.store.store import Store
 
 EDGE, SERVER = "fedmed-edge", "fedmed-server"
@@ -108,6 +109,19 @@ def test_init_takes_up_a_store_with_its_key_and_refuses_one_without(copied: Any,
     key.rename(server / "server.key")
     made = kit.run(SERVER, "init", server)
     assert f"{server}: ready, with the store that was there: 4 contributions\n" in made.out, made.err
+
+
+def test_init_makes_no_store_key_beside_a_store(tmp_path: Path, kit: ModuleType) -> None:
+    server, key = tmp_path / "server", tmp_path / "keys" / "store.key"
+    key.parent.mkdir()
+    made = kit.run(SERVER, "init", server, "--store-key", key, "--json").json["store_key"]
+    (server / "fedmed.toml").unlink()
+    away = key.rename(tmp_path / "not mounted")
+    said = kit.run(SERVER, "init", server, "--store-key", key)
+    refused(said, 1, f"`store_key`: {key}: no such file", "put the store's key back")
+    assert not key.exists()
+    away.rename(key)
+    assert kit.run(SERVER, "init", server, "--store-key", key, "--json").json["store_key"] == made
 
 
 @pytest.mark.parametrize("room", [50, 1000, 10_000])
@@ -289,6 +303,16 @@ def test_withdraw_tells_digests_before_and_after_and_what_stays(copied: Any, kit
     assert f"tiny: model {after[:12]} before, no model was rebuilt from those who are left: " in last
     again = kit.run(SERVER, "withdraw", "-C", other.server, "b", "--yes").out
     assert again.startswith("b: held nothing, nothing was deleted\n")
+
+
+def test_withdraw_deletes_what_had_not_come_whole(copied: Any, kit: ModuleType) -> None:
+    inbox = copied.server / "federation" / "inbox"
+    for site in "ab":
+        begun = Assembly(inbox / site, "0" * 64)
+        begun.begin(10)
+    assert copied.admin("withdraw", "b", "--yes")["arriving"] == 1
+    assert [path.parent.name for path in inbox.glob("*/0*")] == ["a", "a"]
+    assert copied.admin("withdraw", "b", "--yes")["arriving"] == 0
 
 
 def test_withdraw_names_the_backbone_that_learned_from_the_site(copied: Any, kit: ModuleType) -> None:

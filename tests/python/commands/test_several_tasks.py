@@ -1,6 +1,8 @@
 """One server with a classification and a segmentation: one signed file, and a hospital that it answers at."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,6 +35,31 @@ def both(kit: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any
             fed.enrol(name, seed, gain=1 - 0.1 * seed)
         learn(fed, task, *names)
     return tone, outline
+
+
+def test_the_progress_bar_counts_inputs_whatever_tasks_answer_them(
+    both: tuple[Any, Any], kit: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fedmed_edge.commands.verbs import Output
+
+    tone, _ = both
+    steps: list[str] = []
+    totals: list[int | None] = []
+
+    @contextmanager
+    def progress(self: Output, title: str, total: int | None = None) -> Iterator[Any]:
+        totals.append(total)
+        yield steps.append
+
+    monkeypatch.setattr(Output, "progress", progress)
+    file = tmp_path / "both.onnx"
+    tone.admin("export", "--task", "tone", "--task", "outline", "--out", file)
+    images = [tone.root / "a-data" / f"{number}.png" for number in (20, 22)]
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(images[0].read_bytes()[:45])
+    given = (*images, broken, "--model", file, "-o", tmp_path / "out", "--trust", tone.trust)
+    kit.run(EDGE, "infer", *given, "--device", "cpu")
+    assert totals[-1] == 3 and steps == ["20.png", "22.png", "broken.png"]
 
 
 def test_two_tasks_in_one_file_from_server_to_scanner(

@@ -18,6 +18,7 @@ from fedmed_edge.features.objectives import (  # noqa: E402
     task_loss,
     toward,
 )
+from fedmed_edge.images.preprocess import IGNORE  # noqa: E402
 from fedmed_edge.recipe import Training  # noqa: E402
 
 KINDS = ["classification", "segmentation"]
@@ -88,6 +89,16 @@ def test_the_loss_is_the_task_s_on_both_views_and_their_difference(kind: str, ma
     both = (loss(scores, targets) + 3 * loss(others, targets)) / 4
     torch.testing.assert_close(got, both + 0.7 * consistency(recipe, scores, others))
     torch.testing.assert_close(plain_objective(recipe)(network, images, targets), loss(scores, targets))
+
+
+def test_padding_takes_no_part_in_any_term(make: SimpleNamespace) -> None:
+    recipe, (network, images, targets) = make.recipe("segmentation", (8, 8)), toy("segmentation")
+    padded = images.clone()
+    padded[..., 6:] = 0.0
+    targets[..., 6:] = IGNORE
+    objective = shifted_objective(recipe, lambda batch: 1 - batch, Training(consistency=0.7))
+    wanted = objective(lambda image: network(image)[..., :6], padded, targets[..., :6])
+    torch.testing.assert_close(objective(network, padded, targets), wanted)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -168,6 +168,27 @@ def test_series_go_by_each_tasks_rules(models_of, recipe_of, scan, write_dicom, 
         find_inputs([scan / "loc.dcm"], flat, volume.model_copy(update={"modality": ("CT",)}))
 
 
+@pytest.mark.parametrize("alone", [False, True])
+def test_an_answer_by_rules_that_have_changed_goes(
+    alone, models_of, model_of, recipe_of, write_dicom, tmp_path
+):
+    path, out = write_dicom("dx/one.dcm", np.full((8, 8), 170, np.uint16), Modality="DX"), tmp_path / "out"
+    write_dicom("dx/two.dcm", np.full((8, 8), 170, np.uint16), SeriesInstanceUID="1.9", Modality="CR")
+    other = (recipe_of(name="other", modality=("DX", "CR")), FAR)
+    lesions = [recipe_of(name="lesion", modality=taken) for taken in (("DX", "CR"), ("CR",))]
+    before, after = (
+        (model_of(one, threshold=FAR),) if alone else models_of((one, FAR), other) for one in lesions
+    )
+    first, *_ = answered(before, [path.parent], out)
+    assert first.task == "lesion" and Path(first.output).exists()
+    answered(after, [path.parent], out)
+    assert not Path(first.output).exists()
+    with (out / "results.csv").open(newline="") as file:
+        rows = {(Path(row["input"]).name, row["task"]) for row in csv.DictReader(file)}
+    both = set() if alone else {("one.dcm", "other"), ("two.dcm", "other")}
+    assert rows == {("two.dcm", "lesion")} | both
+
+
 def test_a_series_is_answered_through_the_one_call(models_of, recipe_of, write_dicom, tmp_path):
     path = write_dicom("one.dcm", np.full((8, 8), 170, np.uint16), Modality="DX")
     models = models_of(

@@ -14,6 +14,7 @@ from kits import CHILD
 from fedmed_edge.errors import InputError, StoreError
 from fedmed_edge.model.rebuild import rebuild
 from fedmed_edge.recipe import Recipe
+from fedmed_edge.store.at_rest import hold_key
 from fedmed_edge.store.encryption import HEADER_BYTES, FileCipher, StoreKey, make_store_key, read_store_key
 from fedmed_edge.store.store import Store
 
@@ -217,6 +218,12 @@ def test_a_store_is_changed_over_file_by_file_and_back(
     assert holds(store.folder / "objects", *secrets) == []
 
     new = make_store_key(tmp_path / "new.key")
+    cut_off = Store.open(store.folder, cipher=FileCipher(new, [key]))
+    with cut_off._index.write() as connection:
+        hold_key(connection, cut_off.cipher)
+    with pytest.raises(StoreError, match=f"with key {key.id}, and `store_key` names key {new.id}") as refused:
+        Store.open(store.folder, cipher=FileCipher(new)).contributions("lesion")
+    assert "`fedmed-server store encrypt --old-key FILE`" in (refused.value.hint or "")
     changed = Store.open(store.folder, cipher=FileCipher(new, [key]))
     assert changed.rewrite() == 3
     assert set(changed.key_ids().values()) == {new.id}

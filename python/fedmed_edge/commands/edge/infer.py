@@ -14,6 +14,7 @@ from fedmed_edge.errors import InputError
 if TYPE_CHECKING:
     from fedmed_edge.config import SiteConfig
     from fedmed_edge.inference.predict import Model
+    from fedmed_edge.inference.result import Result
 
 log = logging.getLogger(__name__)
 
@@ -86,16 +87,16 @@ def command(
     if threads:
         os.environ["FEDMED_THREADS"] = str(threads)
     loaded = _load(model, site, trust, device)
-    results = []
+    results: list[Result] = []
     with find_inputs(inputs, *(one.recipe for one in loaded), skip=target, series=series) as found:
         for name, reason in found.not_taken:
             log.info("not taken: %s: %s", name, reason)
-        rows = sum(len(one.tasks) for one in found.inputs) + len(found.refused) * len(loaded)
-        with out.progress("answering", rows) as advance:
+        with out.progress("answering", len(found.inputs) + len(found.refused)) as advance:
             for result in infer(loaded, found, target, options):
+                if not results or result.input != results[-1].input:  # its first task
+                    advance(Path(result.input).name)
                 out.answer(result.document(), result.line())
                 results.append(result)
-                advance(Path(result.input).name)
     code = exit_code(results)
     if code:
         failed = {result.input for result in results if result.error is not None}

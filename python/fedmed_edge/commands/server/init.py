@@ -46,12 +46,12 @@ def command(out: Output, /, folder: Path, host: str, port: int, **places: Any) -
     key = make_key(folder / config.key)
     public = folder / PUBLIC_KEY
     write_public_key(public, key.public_key())
-    if found.store_key and not found.store_key.exists():
-        make_store_key(found.store_key)
+    store_folder, place = folder / config.store, {"index": found.index, "objects": found.objects}
+    there = Store.exists(store_folder, **place)
+    if found.store_key and not found.store_key.exists() and not there:
+        make_store_key(found.store_key)  # beside a store it would be a key that opens nothing
     cipher = FileCipher(read_store_key(found.store_key) if found.store_key else None)
-    store, made = Store.open_or_create(
-        folder / config.store, index=found.index, objects=found.objects, cipher=cipher
-    )
+    store = (Store.open if there else Store.create)(store_folder, cipher=cipher, **place)
     connects = importlib.util.find_spec("nvflare") is not None
     if connects:
         from fedmed_edge.federation.engine.kits import ensure_server_kits
@@ -64,7 +64,7 @@ def command(out: Output, /, folder: Path, host: str, port: int, **places: Any) -
         {"folder": str(folder), "public_key": str(public), "fingerprint": mark, "contributions": held}
         | {"connects": connects, "store_key": cipher.key.id if cipher.key else None},
         [
-            f"{folder}: ready" + ("" if made else f", with the store that was there: {held} contributions"),
+            f"{folder}: ready" + (f", with the store that was there: {held} contributions" if there else ""),
             *_on_key(cipher),
             f"give {public} to the hospitals; its fingerprint is {mark}",
         ],

@@ -29,6 +29,7 @@ def command(out: Output, folder: Path, site: str, yes: bool) -> None:
     Example: fedmed-server withdraw -C server hospital-b --yes
     """
     from fedmed_edge.commands.staging import forget_stages
+    from fedmed_edge.federation.parts import discard_all
     from fedmed_edge.store.withdrawal import withdraw_and_rebuild
 
     _, store = read_server(folder)
@@ -36,6 +37,7 @@ def command(out: Output, folder: Path, site: str, yes: bool) -> None:
     if not yes:
         _ask(f"delete everything that {site} contributed ({held} contributions) and rebuild?")
     done, stages = withdraw_and_rebuild(store, site), forget_stages(folder, store)
+    arriving = discard_all(folder / "federation" / "inbox" / site, store.cipher)
     models = [told(task.model)[0] for task in done.tasks.values() if task.model]
     document = {
         "site": site,
@@ -51,11 +53,13 @@ def command(out: Output, folder: Path, site: str, yes: bool) -> None:
         "not_rebuilt": {name: task.why for name, task in done.tasks.items() if task.why},
         "stays": {"backbones": list(done.backbones), "measurements": list(done.measurements)},
         "stages": stages,
+        "arriving": arriving,
         "faults": list(done.faults),
     }
     held_back = {name: store.held_back.of(name) for name in done.tasks}
     more = {"back": {name: list(task.back) for name, task in done.tasks.items()}, "held_back": held_back}
     lines = [f"stage {one[:12]} was not finished and had learned from it: deleted" for one in stages]
+    lines += [f"files of {site} that had not come whole: {arriving} deleted"] if arriving else []
     lines += [line for held in held_back.values() for line in told_held_back(held)]
     out.answer(document | more, _lines(site, done) + lines)
 
