@@ -38,13 +38,17 @@ def sockets_of(pid: int) -> set[str]:
     return {row[1] for row in rows if row[9] in inodes}
 
 
+def write_all_but_the_last(pacs: ModuleType, folder: Path) -> Path:
+    """Eleven slices of a volume in a folder, and the twelfth beside it."""
+    pacs.write_series(folder, 12, side=24)
+    return (folder / "0011.dcm").rename(folder.with_name("late.dcm"))
+
+
 def test_a_late_slice_is_a_new_result_and_the_same_again_is_none(
     pacs: ModuleType, site_of: SiteOf, tmp_path: Path
 ) -> None:
     site = site_of(dimensions=3).start()
-    pacs.write_series(tmp_path / "ct", 12, side=24)
-    late = tmp_path / "late.dcm"
-    (tmp_path / "ct" / "0011.dcm").rename(late)
+    late = write_all_but_the_last(pacs, tmp_path / "ct")
     for sent, states in (
         (tmp_path / "ct", ["done"]),
         (late, ["done", "done"]),
@@ -71,9 +75,7 @@ def test_a_late_slice_of_a_volume_that_is_no_longer_here_makes_no_result(
     pacs: ModuleType, site_of: SiteOf, tmp_path: Path
 ) -> None:
     site = site_of(dimensions=3).start()
-    pacs.write_series(tmp_path / "ct", 12, side=24)
-    late = tmp_path / "late.dcm"
-    (tmp_path / "ct" / "0011.dcm").rename(late)
+    late = write_all_but_the_last(pacs, tmp_path / "ct")
     assert pacs.send(site.port, tmp_path / "ct") == 0
     assert site.idle()
     site.stop()

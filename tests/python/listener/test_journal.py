@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from fedmed_edge.errors import InputError
-from fedmed_edge.listener.journal import Answer, Instance, Journal, open_journal
+from fedmed_edge.listener.journal import Answer, Instance, Job, Journal, open_journal
 
 Receive = Callable[..., bool]
+JobOf = Callable[..., Job]
 
 
 @pytest.fixture
@@ -27,6 +28,19 @@ def receive(journal: Journal) -> Receive:
         return journal.receive(Instance(sop_uid, series_uid, "1", "A-1", "P-1", "CT1", path, sha256, 10))
 
     return receive
+
+
+@pytest.fixture
+def job_of(journal: Journal, receive: Receive) -> JobOf:
+    def job_of(sop_uid: str, series_uid: str = "1.2") -> Job:
+        """What is to be answered once this instance came and its series settled."""
+        assert receive(sop_uid, series_uid)
+        journal.settle(series_uid)
+        job = journal.take_job()
+        assert job is not None
+        return job
+
+    return job_of
 
 
 def states(journal: Journal) -> list[str]:
@@ -93,11 +107,8 @@ def test_what_ran_when_the_node_ended_runs_again_three_times_at_most(
     assert states(journal) == ["failed", "queued"]
 
 
-def test_a_job_is_sent_once_nothing_of_it_waits(journal: Journal, receive: Receive) -> None:
-    receive("1.2.1")
-    journal.settle("1.2")
-    job = journal.take_job()
-    assert job is not None
+def test_a_job_is_sent_once_nothing_of_it_waits(journal: Journal, job_of: JobOf) -> None:
+    job = job_of("1.2.1")
     made = {Path("seg.dcm"): "9.1", Path("sr.dcm"): "9.2", Path("sc.dcm"): "9.3"}
     going = [("A", Path("seg.dcm"), Path("sc.dcm")), ("A", Path("sr.dcm"), None), ("B", Path("sr.dcm"), None)]
     journal.finish_job(job, "done", made=made, deliveries=going)
@@ -119,23 +130,17 @@ def test_a_job_is_sent_once_nothing_of_it_waits(journal: Journal, receive: Recei
     assert states(journal) == ["sent"]
 
 
-def test_an_object_goes_to_a_destination_once(journal: Journal, receive: Receive) -> None:
+def test_an_object_goes_to_a_destination_once(journal: Journal, job_of: JobOf) -> None:
     for number in (1, 2):
-        receive(f"1.2.{number}")
-        journal.settle("1.2")
-        job = journal.take_job()
-        assert job is not None
+        job = job_of(f"1.2.{number}")
         path = Path(f"{number}/sr.dcm")
         journal.finish_job(job, "done", made={path: "9.9"}, deliveries=[("A", path, None)])
     assert [one.path for one in journal.take_deliveries(["A"], 10)] == [Path("1/sr.dcm")]
 
 
-def test_what_waits_for_a_destination_that_is_away_waits_together(journal: Journal, receive: Receive) -> None:
+def test_what_waits_for_a_destination_that_is_away_waits_together(journal: Journal, job_of: JobOf) -> None:
     for series in ("1.2", "1.3"):
-        receive(f"{series}.1", series)
-        journal.settle(series)
-        job = journal.take_job()
-        assert job is not None
+        job = job_of(f"{series}.1", series)
         path = Path(f"{series}.dcm")
         journal.finish_job(job, "done", made={path: f"9.{series}"}, deliveries=[("A", path, None)])
     (first,) = journal.take_deliveries(["A"], 10)
@@ -162,12 +167,9 @@ def test_a_journal_of_a_newer_release_or_none_at_all_is_refused(tmp_path: Path) 
 
 
 def test_what_waits_for_a_destination_that_is_no_longer_named_goes_to_the_others(
-    journal: Journal, receive: Receive
+    journal: Journal, job_of: JobOf
 ) -> None:
-    receive("1.2.1")
-    journal.settle("1.2")
-    job = journal.take_job()
-    assert job is not None
+    job = job_of("1.2.1")
     path = Path("sr.dcm")
     journal.finish_job(job, "done", made={path: "9.9"}, deliveries=[("typo", path, None), ("B", path, None)])
     assert journal.readdress(["B", "C"]) == 1
@@ -177,13 +179,8 @@ def test_what_waits_for_a_destination_that_is_no_longer_named_goes_to_the_others
     assert not journal.take_deliveries(["typo"], 10) and journal.readdress(["B", "C"]) == 0
 
 
-def test_a_job_that_partly_arrived_is_sent_once_the_rest_is_given_up(
-    journal: Journal, receive: Receive
-) -> None:
-    receive("1.2.1")
-    journal.settle("1.2")
-    job = journal.take_job()
-    assert job is not None
+def test_a_job_that_partly_arrived_is_sent_once_the_rest_is_given_up(journal: Journal, job_of: JobOf) -> None:
+    job = job_of("1.2.1")
     path = Path("sr.dcm")
     journal.finish_job(job, "done", made={path: "9.9"}, deliveries=[("A", path, None), ("B", path, None)])
     (one,) = journal.take_deliveries(["A"], 10)
