@@ -238,8 +238,8 @@ def prepare(
         device=config.device,
         progress=progress,
     )
+    _check_width(sums, policy)
     if not generation.draft:
-        _check_width(sums, policy)
         counts = calibration_counts(sums, sample, dataset.recipe)
         sums = sums if counts is None else replace(sums, calibration=counts)
     made = _contribution(sums, dataset, generation, config, _evidence(dataset, sums))

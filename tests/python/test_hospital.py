@@ -28,6 +28,7 @@ from fedmed_edge.hospital import (
     train_backbone,
 )
 from fedmed_edge.images.dataset import Dataset, read_dataset
+from fedmed_edge.images.fingerprint import content_digest
 from fedmed_edge.recipe import Backbone, Intensity, Lift, Recipe, Training
 from fedmed_edge.statistics.accumulate import Accumulator, plan_folds
 from fedmed_edge.statistics.calibration import TEMPERATURES
@@ -201,9 +202,17 @@ def test_a_class_below_min_cohort_stays(dataset: Dataset, generation: Generation
 def test_under_a_draft_neither_classes_nor_calibration_are_measured(
     dataset: Dataset, draft: Generation
 ) -> None:
-    made = make_contribution(dataset, draft, config(width_rule="refuse"), sequence=1)
+    made = make_contribution(dataset, draft, config(), sequence=1)
     assert {"unlabelled", "images"} <= set(made.header.parts)
     assert not {"classes", "calibration"} & set(made.header.parts)
+
+
+def test_the_width_rule_holds_for_drafts_whose_rows_are_the_widest(
+    dataset: Dataset, draft: Generation
+) -> None:
+    with pytest.raises(Withheld, match=r"2 Grams .* unlabelled images has width 21, .* of its 20 rows"):
+        make_contribution(dataset, draft, config(width_rule="refuse"))
+    make_contribution(dataset, draft, config(width_rule="refuse", parts=("channels", "style")))
 
 
 def test_the_width_rule(dataset: Dataset, generation: Generation, caplog: pytest.LogCaptureFixture) -> None:
@@ -441,6 +450,16 @@ def test_a_cohort_tells_patients_apart_by_what_their_images_hold(dataset: Datase
     (tmp_path / "elsewhere" / "0.png").unlink()
     with pytest.raises(InputError, match=r"0.png: cannot be read"):
         cohort(moved)
+
+
+def test_neither_names_nor_order_of_the_files_of_a_series_count(tmp_path: Path) -> None:
+    for folder, names in (("one", "abc"), ("other", "cab")):
+        (tmp_path / folder).mkdir()
+        for number, name in enumerate(names):
+            (tmp_path / folder / name).write_text(f"slice {number}")
+    assert content_digest(tmp_path / "one") == content_digest(tmp_path / "other")
+    (tmp_path / "other" / "b").write_text("slice 2 once more")
+    assert content_digest(tmp_path / "one") != content_digest(tmp_path / "other")
 
 
 def hidden(dataset: Dataset, count: int, *, patient: str | None = None) -> Dataset:

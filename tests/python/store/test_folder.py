@@ -81,7 +81,7 @@ def test_a_store_is_made_once(store: Store, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="file: no store here"):
         Store.open(tmp_path / "file")
     assert Store.open(store.folder).tasks() == ["lesion"]
-    assert Store.open_or_create(store.folder)[1] is False
+    assert Store.exists(store.folder)
 
 
 def test_a_store_is_not_made_among_other_things(tmp_path: Path) -> None:
@@ -516,5 +516,7 @@ def test_a_full_disk_while_a_store_is_made_is_named_and_making_it_again_goes_on(
         assert hint.startswith("make room on the store's disk and run it again")
         with pytest.raises(StoreError, match="store was not finished"):
             Store.open(tmp_path / "new")
-    assert Store.open_or_create(tmp_path / "new")[1] is True
+    assert not Store.exists(tmp_path / "new")
+    Store.create(tmp_path / "new")
+    assert Store.exists(tmp_path / "new")
     assert Store.open(tmp_path / "new").verify() == []

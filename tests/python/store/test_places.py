@@ -63,8 +63,9 @@ def test_a_database_without_a_store_says_so_and_one_is_made_once(tmp_path: Path,
     with pytest.raises(StoreError, match="store was not finished") as no:
         Store.open(tmp_path / "store", index=database)
     assert no.value.hint == "run `fedmed-server init` again"
-    assert Store.open_or_create(tmp_path / "store", index=database)[1] is True
-    assert Store.open_or_create(tmp_path / "store", index=database)[1] is False
+    assert not Store.exists(tmp_path / "store", index=database)
+    Store.create(tmp_path / "store", index=database)
+    assert Store.exists(tmp_path / "store", index=database)
     with pytest.raises(StoreError, match="is a store already"):
         Store.create(tmp_path / "other", index=database)
 
