@@ -188,39 +188,14 @@ def _recipes(folder: Path) -> list[bytes]:
     return [path.read_bytes() for path in sorted((REPOSITORY / "models").glob("*.toml"))]
 
 
-def _requests(folder: Path) -> list[bytes]:
-    from fedmed_edge.federation.engine.enrolment import make_tls_key, write_request
-    from fedmed_edge.signing import generate_key
+def _enrolment(name: str) -> Callable[[Path], list[bytes]]:
+    def seeds(folder: Path) -> list[bytes]:
+        from enrolling import enrol
 
-    write_request(folder / "seed.request", "alpha", generate_key(), make_tls_key(folder / "tls.key"))
-    return [(folder / "seed.request").read_bytes()]
+        enrol(folder)
+        return [(folder / name).read_bytes()]
 
-
-def _answers(folder: Path) -> list[bytes]:
-    from fedmed_edge.federation.engine.enrolment import (
-        make_tls_key,
-        read_request,
-        write_answer,
-        write_request,
-    )
-    from fedmed_edge.federation.engine.kits import approve, ensure_server_kits
-    from fedmed_edge.signing import fingerprint, generate_key
-
-    key = generate_key()
-    write_request(folder / "seed.request", "alpha", generate_key(), make_tls_key(folder / "tls.key"))
-    ensure_server_kits(folder / "server", "localhost", 8002)
-    made = approve(
-        folder / "server",
-        read_request(folder / "seed.request"),
-        "alpha",
-        host="localhost",
-        port=8002,
-        server_key=key.public_key(),
-        enrol=lambda name, signing: None,
-    )
-    write_answer(folder / "seed.signed", made, key)
-    (folder / "trusted").write_text(fingerprint(key.public_key()))
-    return [(folder / "seed.signed").read_bytes()]
+    return seeds
 
 
 def _settings_files(folder: Path) -> list[bytes]:
@@ -330,8 +305,8 @@ READERS: dict[str, Reader] = {
     "recipe": (_recipes, _recipe),
     "exported": (_golden("exported_model_1.onnx"), _exported),
     "settings": (_settings_files, _settings),
-    "request": (_requests, _request),
-    "kit": (_answers, _answer),
+    "request": (_enrolment("a.request"), _request),
+    "kit": (_enrolment("a.signed"), _answer),
     "message": (_messages, _message),
     "dicom": (_dicoms, _image),
     "nifti": (_niftis, _image),

@@ -7,22 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kits import load
 
 from fedmed_edge.commands.contents import tell
 from fedmed_edge.config import ServerConfig, SiteConfig, read_config
 from fedmed_edge.errors import InputError, TrustError
-from fedmed_edge.federation.engine.enrolment import (
-    make_tls_key,
-    read_answer,
-    read_request,
-    write_answer,
-    write_request,
-)
-from fedmed_edge.federation.engine.kits import approve, ensure_server_kits
+from fedmed_edge.federation.engine.enrolment import make_tls_key, read_answer, read_request
 from fedmed_edge.inference.predict import load_models
 from fedmed_edge.protobuf import field
 from fedmed_edge.recipe import read_recipe
-from fedmed_edge.signing import fingerprint, generate_key, read_private_key, read_public_key
+from fedmed_edge.signing import read_private_key, read_public_key
 from fedmed_edge.store.encryption import read_store_key
 
 Refused = Callable[..., None]
@@ -94,20 +88,8 @@ def test_a_setting_of_another_type(tmp_path: Path, refused: Refused, content: st
 @pytest.fixture(scope="module")
 def kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A request, its answer and the fingerprint that it is trusted by."""
-    folder, key = tmp_path_factory.mktemp("kit"), generate_key()
-    write_request(folder / "a.request", "alpha", generate_key(), make_tls_key(folder / "tls.key"))
-    ensure_server_kits(folder / "server", "localhost", 8002)
-    made = approve(
-        folder / "server",
-        read_request(folder / "a.request"),
-        "alpha",
-        host="localhost",
-        port=8002,
-        server_key=key.public_key(),
-        enrol=lambda name, signing: None,
-    )
-    write_answer(folder / "a.signed", made, key)
-    (folder / "trusted").write_text(fingerprint(key.public_key()))
+    folder = tmp_path_factory.mktemp("kit")
+    load("attacks/enrolling.py").enrol(folder)
     return folder
 
 
