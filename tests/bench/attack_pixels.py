@@ -10,20 +10,18 @@ Gaussian Grams, (T − n μ)ᵀ Σ⁻¹ (v − μ), mean and covariance from the
 sums are those of mean Grams, noisy ones come of the code that a hospital runs. Intervals as of `attacks.py`.
 """
 
-import argparse
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from attack_scores import Scores
-from noise import narrow
+from noise import narrow, read_sites, task_parser
 
 from fedmed_edge.errors import Withheld
 from fedmed_edge.features.extract import extract
 from fedmed_edge.generation import Generation, read_generation
-from fedmed_edge.images.dataset import Dataset, read_dataset, read_task
+from fedmed_edge.images.dataset import Dataset
 from fedmed_edge.statistics.accounting import noise_multiplier
 from fedmed_edge.statistics.feature_statistics import pack
 from fedmed_edge.statistics.privacy import ClippedAccumulator, private_statistics, row_scale
@@ -100,20 +98,16 @@ def scores_of(total: Array, count: int, reference: Array, candidates: Array) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("generation", type=Path)
-    parser.add_argument("--widths", default="16,32")
+    parser = task_parser(__doc__)
     parser.add_argument("--patients", default="20,40")
     parser.add_argument("--draws", type=int, default=200)
     options = parser.parse_args()
     logging.disable(logging.WARNING)
-    task = read_task(options.data)
-    data = {site: read_dataset(folder, task.recipe) for site, folder in sorted(task.sites.items())}
+    recipe, data = read_sites(options.data)
     backbone, random = read_generation(options.generation), np.random.default_rng(0)
     print("| columns | release | n | AUC | TPR at 0.1 % false positives | draws |\n|---|---|---|---|---|---|")
     for width in (int(one) for one in options.widths.split(",")):
-        patients = read_patients(narrow(backbone, task.recipe, data, width), data)
+        patients = read_patients(narrow(backbone, recipe, data, width), data)
         means = patients.means
         for count in (int(one) for one in options.patients.split(",")):
             for epsilon in (None, 16.0, 8.0, 4.0, 1.0):

@@ -16,6 +16,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from harness import Cost, cost_of
+
 RECIPE = Path(__file__).parents[2] / "models" / "classification_2d.toml"
 GOAL_SECONDS, GOAL_MB, GOAL_RATIO = 0.8, 150, 12
 
@@ -86,21 +88,13 @@ def make_model(folder: Path) -> None:
     write_public_key(folder / "server.pub", key.public_key())
 
 
-def measure(*command: object) -> tuple[float, float, dict[str, float]]:
-    """Processor seconds, largest resident memory in MB and the answer of a process of its own."""
+def measure(*command: object) -> tuple[Cost, dict[str, float]]:
+    """What a process of its own costs, and its answer."""
     # an installed package has its bytecode, which the first run then writes
     dropped = ("FEDMED_", "PYTHONDONTWRITEBYTECODE")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
-    with subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, env=environment) as process:
-        assert process.stdout is not None
-        said = process.stdout.read()
-        # of this child alone; the resource usage of all children would keep the largest of them
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        sys.exit(f"error: the measured process ended with {process.returncode}")
-    shares: dict[str, float] = json.loads(said)["probabilities"]
-    return used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, shares
+    cost = cost_of(command, environment)
+    return cost, json.loads(cost.said)["probabilities"]
 
 
 def figures(repeats: int) -> dict[str, float]:
@@ -115,11 +109,15 @@ def figures(repeats: int) -> dict[str, float]:
         for _ in range(repeats + 1):
             ours.append(measure(INFER, *given, "--trust", folder / "server.pub"))
             theirs.append(measure(sys.executable, "-c", WITH_TORCH, folder, image))
-    for label, share in ours[0][2].items():
-        if abs(share - theirs[0][2][label]) > 1e-4:
-            sys.exit(f"error: `{label}` has {share}, expected {theirs[0][2][label]}")
-    seconds, megabytes = (statistics.median(run[axis] for run in ours[1:]) for axis in (0, 1))
-    other_seconds, other_megabytes = (statistics.median(run[axis] for run in theirs[1:]) for axis in (0, 1))
+    for label, share in ours[0][1].items():
+        if abs(share - theirs[0][1][label]) > 1e-4:
+            sys.exit(f"error: `{label}` has {share}, expected {theirs[0][1][label]}")
+    seconds, other_seconds = (
+        statistics.median(cost.cpu_s for cost, _ in runs[1:]) for runs in (ours, theirs)
+    )
+    megabytes, other_megabytes = (
+        statistics.median(cost.peak_mib for cost, _ in runs[1:]) for runs in (ours, theirs)
+    )
     return {
         "infer_cpu_seconds": round(seconds, 3),
         "infer_megabytes": round(megabytes, 1),

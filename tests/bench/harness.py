@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,6 +72,32 @@ def compare(
     mine, other = map(statistics.median, spent)
     print(f"{kernel}, {case}: {mine * 1e3:.1f} ms, {peer} {other * 1e3:.1f} ms", file=sys.stderr)
     return Row(kernel, case, peer, other / mine, memory_ratio, error, error_bound)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A whole process: processor seconds, user and system; wall seconds; largest memory; what it said."""
+
+    cpu_s: float
+    wall_s: float
+    peak_mib: float
+    said: str
+
+
+def cost_of(command: Sequence[object], environment: Mapping[str, str]) -> Cost:
+    """Cost of a process of its own, from its start to its end, which has to be a good one."""
+    started = time.perf_counter()
+    with subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, env=environment, text=True
+    ) as process:
+        assert process.stdout is not None
+        said = process.stdout.read()
+        # of this child alone; the resource usage of all children would keep the largest of them
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        sys.exit(f"error: the measured process ended with {process.returncode}")
+    return Cost(used.ru_utime + used.ru_stime, time.perf_counter() - started, used.ru_maxrss / 1024, said)
 
 
 def peak_memory(module_path: str, function: str, **kwargs: object) -> int:

@@ -44,6 +44,21 @@ def narrow(backbone: Generation, recipe: Recipe, data: Mapping[str, Dataset], wi
     return complete_generation(draft, bare, sums)
 
 
+def task_parser(description: str | None) -> argparse.ArgumentParser:
+    """Takes a task folder, a generation of its images, and the widths of narrow rows."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("generation", type=Path)
+    parser.add_argument("--widths", default="16,32")
+    return parser
+
+
+def read_sites(folder: Path) -> tuple[Recipe, dict[str, Dataset]]:
+    """A task's recipe, and its sites' data sets."""
+    task = read_task(folder)
+    return task.recipe, {site: read_dataset(data, task.recipe) for site, data in sorted(task.sites.items())}
+
+
 Sums = Mapping[str, FeatureStatistics]
 
 
@@ -123,22 +138,18 @@ def show(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("generation", type=Path)
-    parser.add_argument("--widths", default="16,32")
+    parser = task_parser(__doc__)
     parser.add_argument("--epsilons", default="16,8,4,2,1")
     parser.add_argument("--draws", type=int, default=8)
     parser.add_argument("--join", action="store_true", help="One site with noise beside exact others.")
     options = parser.parse_args()
     logging.disable(logging.WARNING)
-    task = read_task(options.data)
-    data = {site: read_dataset(folder, task.recipe) for site, folder in sorted(task.sites.items())}
+    recipe, data = read_sites(options.data)
     backbone = read_generation(options.generation)
     epsilons = [float(one) for one in options.epsilons.split(",")]
     print("| sites with noise | columns | noise | score | draws |\n|---|---|---|---|---|")
     for width in (int(one) for one in options.widths.split(",")):
-        generation = narrow(backbone, task.recipe, data, width)
+        generation = narrow(backbone, recipe, data, width)
         hospitals = Hospitals(generation, data)
         if not options.join:
             show("all", generation, data, hospitals.all_noisy(epsilons, options.draws))

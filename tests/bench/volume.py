@@ -16,13 +16,12 @@ import json
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from harness import SINGLE_THREAD
+from harness import SINGLE_THREAD, Cost, cost_of
 
 WINDOW = 64
 GOAL_RATIO, GOAL_SHARE, GOAL_MEMORY = 3.0, 0.25, 1.5
@@ -240,32 +239,22 @@ def with_monai(folder: Path, classes: int, spacing: float) -> None:
     print(json.dumps(seconds))
 
 
-def measure(arguments: list[object]) -> tuple[float, float, float, str]:
-    """Processor seconds, wall seconds, largest resident MiB and the output of a process of its own."""
+def measure(*arguments: object) -> Cost:
+    """What a Python process of its own and of one thread costs."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("FEDMED_")}
-    started = time.perf_counter()
-    with subprocess.Popen(
-        [sys.executable, *map(str, arguments)], stdout=subprocess.PIPE, env=kept | SINGLE_THREAD, text=True
-    ) as process:
-        assert process.stdout is not None
-        said = process.stdout.read()
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        sys.exit(f"error: the measured process ended with {process.returncode}")
-    return used.ru_utime + used.ru_stime, time.perf_counter() - started, used.ru_maxrss / 1024, said
+    return cost_of([sys.executable, *arguments], kept | SINGLE_THREAD)
 
 
 def figures(folder: Path, options: argparse.Namespace) -> dict[str, object]:
     """Both sides, once each; ours first."""
     size, spacing, classes = tuple(options.size), options.spacing, options.classes
     # In processes of their own: a child's largest memory is never below what its parent had when it began.
-    measure([__file__, "--make", folder, "--size", *size, "--spacing", spacing, "--classes", classes])
-    idle = statistics.median(json.loads(measure(["-c", IDLE])[3]) for _ in range(3))
+    measure(__file__, "--make", folder, "--size", *size, "--spacing", spacing, "--classes", classes)
+    idle = statistics.median(json.loads(measure("-c", IDLE).said) for _ in range(3))
     model = folder / "model.onnx"
     asked = ("-o", folder / "out", "--model", model, "--trust", folder / "server.pub", "--threads", 1)
-    cpu, wall, peak, said = measure(["-c", INFER, "infer", folder / "series", *asked, "--json", "-q"])
-    result = json.loads(said)
+    ours = measure("-c", INFER, "infer", folder / "series", *asked, "--json", "-q")
+    result = json.loads(ours.said)
     if result["error"] or result["not_written"]:
         sys.exit(f"error: {result['error'] or result['not_written']}")
     grid = [round(side * own / spacing) for side, own in zip(size, SPACING_MM, strict=True)]
@@ -273,36 +262,36 @@ def figures(folder: Path, options: argparse.Namespace) -> dict[str, object]:
     from fedmed_edge.images.windows import OVERLAP, window_starts
 
     windows = len(window_starts(tuple(grid), (WINDOW,) * 3, OVERLAP))
-    each = json.loads(measure(["-c", NETWORK, model, folder / "server.pub"])[3])
+    each = json.loads(measure("-c", NETWORK, model, folder / "server.pub").said)
     found: dict[str, object] = {
         "size": list(size),
         "grid": grid,
         "classes": classes,
-        "cpu_seconds": round(cpu, 1),
-        "wall_seconds": round(wall, 1),
+        "cpu_seconds": round(ours.cpu_s, 1),
+        "wall_seconds": round(ours.wall_s, 1),
         "wall_stages": result["stages"],
         "windows": windows,
         "network_cpu_seconds": round(windows * each, 1),
-        "other_than_network": round(1 - windows * each / cpu, 3),
+        "other_than_network": round(1 - windows * each / ours.cpu_s, 3),
         "idle_mib": round(idle),
-        "peak_mib": round(peak),
+        "peak_mib": round(ours.peak_mib),
         "model_mib": round(model.stat().st_size / 2**20, 1),
         "volume_mib": round(largest),
-        "volumes_above_idle": round((peak - idle - model.stat().st_size / 2**20) / largest, 2),
+        "volumes_above_idle": round((ours.peak_mib - idle - model.stat().st_size / 2**20) / largest, 2),
     }
     if not options.no_peer:
         import nibabel
         import numpy as np
 
-        peer = measure([__file__, "--peer", folder, "--spacing", spacing, "--classes", classes])
+        peer = measure(__file__, "--peer", folder, "--spacing", spacing, "--classes", classes)
         labels = np.asarray(nibabel.load(result["mask"]).dataobj)
-        theirs = json.loads(peer[3].splitlines()[-1])
+        theirs = json.loads(peer.said.splitlines()[-1])
         found |= {
-            "peer_cpu_seconds": round(peer[0], 1),
-            "peer_peak_mib": round(peer[2]),
+            "peer_cpu_seconds": round(peer.cpu_s, 1),
+            "peer_peak_mib": round(peer.peak_mib),
             "peer_stages": {name: round(value, 1) for name, value in theirs.items()},
-            "cpu_ratio": round(peer[0] / cpu, 2),
-            "memory_ratio": round((peer[2] - idle) / (peak - idle), 2),
+            "cpu_ratio": round(peer.cpu_s / ours.cpu_s, 2),
+            "memory_ratio": round((peer.peak_mib - idle) / (ours.peak_mib - idle), 2),
             "labels_that_agree": round(float(np.mean(labels == np.load(folder / "peer.npy"))), 5),
         }
     return found
