@@ -328,6 +328,19 @@ def parse_generation(content: bytes, where: str) -> Generation:
     return generation
 
 
+def encoder_of(content: bytes, where: str) -> bytes:
+    """The encoder in the bytes of a generation file that was checked before; all else is left alone.
+
+    Raises:
+        InputError: The content is no generation.
+    """
+    layout = parse_layout(content, METADATA_KEY, where)
+    entry = layout.entries.get("encoder")
+    if entry is None:
+        raise InputError(f"{where}: has no tensor `encoder`")
+    return content[layout.data_start + entry.begin : layout.data_start + entry.end]
+
+
 def _encoder(tensors: dict[str, Tensor], where: str) -> bytes:
     value = tensors.get("encoder")
     if value is None:

@@ -125,7 +125,7 @@ class Staging:
             found = [one for one in found if one.id in began]
             if later:
                 log.info("stage goes on with those it began with; came since: %s", ", ".join(later))
-        contributions = [self._contribution(entry) for entry in found]
+        contributions = map(self._contribution, found)  # their files are read one after the other
         models, unfit = local_models(contributions, self.store.generation, self.start.header)
         here = {*self.without, *(one.site for one in models), *(held[name].site for name in left_out)}
         left_out, awaited = left_out | unfit, tuple(sorted(enrolled - here))
@@ -137,16 +137,18 @@ class Staging:
     def _held(self) -> "list[ContributionEntry]":
         """Each site's newest weights of every task."""
         assert self.start is not None
-        # a draft and what completes it are one backbone
-        now = {
-            digest
-            for digest in self.store.generations()
-            if self.stored or self.store.generation(digest).encoder == self.start.encoder
-        }
+        entries = [
+            entry
+            for entry in self.store.contribution_entries()
+            if entry.holds == "weights" and entry.site not in self.without
+        ]
+        now = {entry.generation for entry in entries}
+        if not self.stored:  # a draft and what completes it are one backbone
+            now = {digest for digest in now if self.store.encoder(digest) == self.start.encoder}
         newest = {
             (entry.site, entry.task): entry  # by site and sequence
-            for entry in self.store.contribution_entries()
-            if entry.holds == "weights" and entry.site not in self.without and entry.generation in now
+            for entry in entries
+            if entry.generation in now
         }
         return list(newest.values())
 

@@ -18,7 +18,7 @@ from sqlalchemy import select
 
 from fedmed_edge.config import ServerConfig
 from fedmed_edge.errors import InputError, StoreError, TrustError
-from fedmed_edge.generation import Generation, parse_generation
+from fedmed_edge.generation import Generation, encoder_of, parse_generation
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.signing import PublicKey, public_pem
 from fedmed_edge.statistics.contribution import Contribution, parse_contribution
@@ -229,6 +229,10 @@ class Store:
         if digest not in known:
             raise StoreError(f"store: no generation {digest[:12] or 'is published'}")
         return parse_generation(self._objects.read(digest), f"generation {digest[:12]}")
+
+    def encoder(self, digest: str) -> bytes:
+        """The encoder of a generation, which a draft shares with what completes it; no more is parsed."""
+        return encoder_of(self._objects.read(digest), f"generation {digest[:12]}")
 
     # --- contributions -----------------------------------------------------------------------------
 
@@ -465,8 +469,7 @@ class Store:
     def rewrite(self, advance: Callable[[str], None] = lambda digest: None) -> int:
         """Bring every file under the key that the store was opened with, or make it plain; how many were not.
 
-        May be stopped at any point and run again. `advance` is called for every file. Raises a `StoreError`
-        where a file cannot be read or written; those before it are done.
+        May be stopped and run again; `advance` is called for each file. A `StoreError` where one fails.
         """
         return at_rest.rewrite_all(self._index, self._objects, advance)
 

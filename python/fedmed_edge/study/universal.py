@@ -6,8 +6,8 @@ then the server distils what they became. Asked of every encoder, task by task a
 linear probe, and fine-tuning; at the last stage also heads in closed form.
 
 A share of the labels counts for everything: where clients have a tenth, the local models that teach have
-learned from a tenth too. Beside the stages stand `scratch` (random weights) and `mim`: stage 0 gone on with
-until it has taken as many measured seconds as all stages and all clients' training together.
+learned from a tenth too. Beside the stages stand `scratch` (random weights) and `mim`: stage 0 made anew, of
+so many more steps that it takes as many measured seconds as all stages and all clients' training together.
 
 Source: method §7.
 """
@@ -264,7 +264,6 @@ class _Learning:
         return load(path.read_bytes()), float(notebook.document(f"{name}-cost", dict)["seconds"])
 
     def _made(self, name: str, checkpoint: Path) -> tuple[Weights, float]:
-        began = time.perf_counter()
         before, models, steps = None, [], self.steps.first
         spent = 0.0
         if name == "mim":
@@ -273,7 +272,9 @@ class _Learning:
         elif name != "stage0":
             newest = f"stage{int(name.removeprefix('stage')) - 1}"
             before, spent = self._encoder(newest)
+            began = time.perf_counter()
             models = [self._local(one, before, name) for one in self.clients]
+            spent += time.perf_counter() - began
             steps = self.steps.stage
         plan = Plan(steps, "mean", self.seed, self.steps.batch)
         made = learn(
@@ -287,7 +288,7 @@ class _Learning:
             progress=self.watch,
         )
         checkpoint.unlink(missing_ok=True)
-        return made.weights, spent + time.perf_counter() - began
+        return made.weights, spent + made.seconds
 
     def _local(self, client: Client, start: Weights, stage: str) -> LocalModel:
         """What a client makes of the newest encoder before a stage."""

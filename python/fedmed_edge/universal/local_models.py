@@ -1,6 +1,6 @@
 """Local models: what the weights that sites handed over make of the generation they were trained from."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -37,17 +37,18 @@ class LocalModel:
 
 
 def local_models(
-    contributions: Sequence[Contribution], generation_of: Callable[[str], Generation], made: Architecture
+    contributions: Iterable[Contribution], generation_of: Callable[[str], Generation], made: Architecture
 ) -> tuple[list[LocalModel], dict[str, str]]:
     """θ⁰ + (θ_s − θ⁰) of every contribution, by name; and of those that cannot teach the reason.
 
     Args:
-        contributions: With weights, each of any generation.
+        contributions: With weights, each of any generation; read one after the other.
         generation_of: Gives a generation by its digest.
         made: What the student is built from; a teacher has the same input and network.
     """
-    models, left_out = [], {}
-    for one in sorted(contributions, key=lambda one: (one.header.site, one.header.task)):
+    models: list[LocalModel] = []
+    left_out: dict[str, str] = {}
+    for one in contributions:
         header, name = one.header, f"{one.header.site}/{one.header.task}"
         start = generation_of(header.generation)
         if not same_architecture(start.header, made):
@@ -64,7 +65,7 @@ def local_models(
         }
         images = max(1, header.evidence.images.get("train", 0))
         models.append(LocalModel(header.site, header.task, one.id, header.generation, weights, images))
-    return models, left_out
+    return sorted(models, key=lambda model: (model.site, model.task)), dict(sorted(left_out.items()))
 
 
 def same_architecture(one: Architecture, other: Architecture) -> bool:

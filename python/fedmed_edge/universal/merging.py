@@ -95,27 +95,28 @@ def _central(distances: npt.NDArray[np.float64]) -> int:
 
 
 def merge_by_gram(
-    models: Sequence[Weights], grams: Sequence[Mapping[str, Tensor]], others: Weights
+    models: Sequence[Weights], grams: Iterable[Mapping[str, Tensor]], others: Weights
 ) -> dict[str, Array]:
     """The regression mean: linear layers by their inputs' Grams, everything else as `others` has it.
 
     Args:
         models: Tensors by name.
-        grams: Of every model, layer's weight → Gram (I, I) of its inputs, of `input_grams`.
+        grams: Of every model, layer's weight → Gram (I, I) of its inputs, of `input_grams`; taken one after
+            the other, since those of one model may be gigabytes.
         others: Such as the mean of the models.
     """
+    totals: dict[str, Tensor] = {}
+    crosses: dict[str, Tensor] = {}
+    for model, own in zip(models, grams, strict=True):
+        for name, inputs in own.items():
+            gram = OFF_DIAGONAL * inputs + (1 - OFF_DIAGONAL) * torch.diag(inputs.diagonal())
+            cross = gram @ torch.from_numpy(np.array(model[name])).double().flatten(1).T
+            totals[name] = totals[name].add_(gram) if name in totals else gram
+            crosses[name] = crosses[name].add_(cross) if name in crosses else cross
     merged = {name: np.array(value) for name, value in others.items()}
-    for name in grams[0]:
-        total: Tensor | None = None
-        cross: Tensor | None = None
-        for model, own in zip(models, grams, strict=True):
-            gram = OFF_DIAGONAL * own[name] + (1 - OFF_DIAGONAL) * torch.diag(own[name].diagonal())
-            part = gram @ torch.from_numpy(np.array(model[name])).double().flatten(1).T
-            total = gram if total is None else total + gram
-            cross = part if cross is None else cross + part
-        assert total is not None and cross is not None
+    for name, total in totals.items():
         level = _RIDGE * total.diagonal().mean().clamp_min(1e-12)
-        solved = torch.linalg.solve(total + level * torch.eye(len(total)), cross).T
+        solved = torch.linalg.solve(total + level * torch.eye(len(total)), crosses[name]).T
         merged[name] = solved.reshape(merged[name].shape).numpy().astype(merged[name].dtype)
     return merged
 

@@ -10,7 +10,7 @@ digest of one. Whoever lays out the pool answers for that.
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from fedmed_edge.errors import InputError
 from fedmed_edge.images.dataset import Dataset, Item
-from fedmed_edge.images.fingerprint import content_digest
+from fedmed_edge.images.fingerprint import Stamp, content_digest, stamp
 from fedmed_edge.images.image import read_image
 from fedmed_edge.images.labels import listed_file, read_table
 from fedmed_edge.images.preprocess import prepare
@@ -50,6 +50,7 @@ class Pool:
         refused: Files that are or may be images and cannot be used, with the reason.
         copies: Files that hold what another one holds.
         passed_over: Other files: tables, masks beside a table, notes.
+        stamps: Of each file or folder, what tells at a glance whether it is still what `digest` is of.
     """
 
     recipe: Recipe
@@ -58,6 +59,7 @@ class Pool:
     refused: tuple[tuple[str, str], ...] = ()
     copies: int = 0
     passed_over: int = 0
+    stamps: Mapping[Path, Stamp] = field(default_factory=dict, repr=False)
     _kept: dict[int, npt.NDArray[np.float32]] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
@@ -67,13 +69,24 @@ class Pool:
         """(channels, *grid) float32 of one image; the grid of a volume may be larger than the recipe's size.
 
         Raises:
-            InputError: The file cannot be read any more.
+            InputError: The file cannot be read any more, or has been changed.
         """
         if index in self._kept:
             return self._kept[index]
-        pixels = prepare(read_image(self.paths[index]), self.recipe).pixels
+        path = self.paths[index]
+        pixels = prepare(read_image(path), self.recipe).pixels
+        _refuse_changed(path, self.stamps.get(path))
         self._keep(index, pixels)
         return pixels
+
+    def refuse_changed(self, most: int) -> None:
+        """Refuse to go on where one of the first `most` images is no longer what the pool's digest is of.
+
+        Raises:
+            InputError: Names the file.
+        """
+        for path in self.paths[:most]:
+            _refuse_changed(path, self.stamps.get(path))
 
     def dataset(self, recipe: Recipe, most: int) -> Dataset:
         """The first `most` images as unlabelled items, each its own patient, for the rows of a recipe."""
@@ -83,6 +96,14 @@ class Pool:
     def _keep(self, index: int, pixels: npt.NDArray[np.float32]) -> None:
         if (len(self._kept) + 1) * pixels.nbytes <= CACHE_BYTES:
             self._kept[index] = pixels
+
+
+def _refuse_changed(path: Path, before: Stamp | None) -> None:
+    if before is not None and stamp(path) != before:
+        raise InputError(
+            f"{path}: changed since the pool was read",
+            hint="put it back and the same command goes on; with the pool as it is now it begins anew",
+        )
 
 
 def pool_recipe(recipes: Sequence[Recipe]) -> Recipe:
@@ -131,19 +152,21 @@ def read_pool(folder: Path, recipe: Recipe, *, progress: Callable[[str], None] |
         raise InputError(f"{folder}: no such folder" if not folder.exists() else f"{folder}: not a folder")
     candidates, refused, passed_over = _candidates(folder, recipe)
     used: dict[str, Path] = {}
+    stamps: dict[Path, Stamp] = {}
     early: dict[str, npt.NDArray[np.float32]] = {}
     copies = size = 0
     for path in candidates:
         try:
-            digest = content_digest(path)
+            before, digest = stamp(path), content_digest(path)
             if digest in used:
                 copies += 1
                 continue
             pixels = prepare(read_image(path), recipe).pixels
+            _refuse_changed(path, before)
         except InputError as error:
             refused.append((str(path), str(error).removeprefix(f"{path}: ")))
             continue
-        used[digest] = path
+        used[digest], stamps[path] = path, before
         size += pixels.nbytes
         if size <= CACHE_BYTES:
             early[digest] = pixels
@@ -163,6 +186,7 @@ def read_pool(folder: Path, recipe: Recipe, *, progress: Callable[[str], None] |
         tuple(refused),
         copies,
         passed_over,
+        stamps,
         {index: early[digest] for index, digest in enumerate(order) if digest in early},
     )
     log.info(

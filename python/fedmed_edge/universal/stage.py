@@ -88,7 +88,7 @@ class Learned:
         weights: Of the backbone, by name.
         mim: (steps,) float32 mean absolute error over hidden pixels, of every step.
         missed: (steps, S) float32 mean squared error of each teacher's standardised rows: 1 is nothing told.
-        seconds: Of the last run alone.
+        seconds: Of all its runs, where it was stopped and gone on with; what was lost is not in them.
     """
 
     weights: Weights = field(repr=False)
@@ -146,7 +146,8 @@ def learn(
             network.eval().requires_grad_(False)
         feed = partial(_batch, pool, plan)
         looked = partial(_looked_at, pool, plan, place)
-        learner = _Learner(student, [watched(name, one, looked()) for name, one in teachers], plan, place)
+        watching = [watched(name, one, looked()) for name, one in teachers]
+        learner = _Learner(student, watching, plan, place, began)
         identity = _identity(pool, made, start, models, plan)
         if not (checkpoint and learner.resume(checkpoint, identity)):
             if models and plan.merge != "none":
@@ -155,15 +156,14 @@ def learn(
         learner.run(
             feed, progress, partial(learner.save, checkpoint, identity) if checkpoint else None, save_s
         )
-    seconds = time.perf_counter() - began
     missed = np.array(learner.missed, np.float32).reshape(plan.steps, len(models))
-    log.info("stage of %d steps on %d images in %.1f s", plan.steps, len(pool), seconds)
+    log.info("stage of %d steps on %d images in %.1f s", plan.steps, len(pool), learner.seconds)
     return Learned(
         state_of(backbone),
         tuple(name for name, _ in teachers),
         np.array(learner.mim, np.float32),
         missed,
-        seconds,
+        learner.seconds,
     )
 
 
@@ -171,9 +171,15 @@ class _Learner:
     """The student, its optimiser, the linear maps, and how far it is."""
 
     def __init__(
-        self, student: MaskedModelling, teachers: list[Teacher], plan: Plan, place: torch.device
+        self,
+        student: MaskedModelling,
+        teachers: list[Teacher],
+        plan: Plan,
+        place: torch.device,
+        began: float,
     ) -> None:
         self.student, self.plan, self.place = student, plan, place
+        self.began, self.before = began, 0.0
         self.teachers = teachers
         decayed = [value for value in student.parameters() if value.ndim > 1]
         others = [value for value in student.parameters() if value.ndim <= 1]
@@ -185,6 +191,11 @@ class _Learner:
         self.missed: list[list[float]] = []
         half = place.type == "cuda" and torch.cuda.is_bf16_supported()
         self.precision = partial(torch.autocast, "cuda", torch.bfloat16) if half else nullcontext
+
+    @property
+    def seconds(self) -> float:
+        """Since this run began, and of the runs before it up to their last checkpoint."""
+        return self.before + time.perf_counter() - self.began
 
     @torch.no_grad()
     def look(self, batches: Iterator[Tensor]) -> None:
@@ -278,6 +289,7 @@ class _Learner:
             "maps": [maps.state() for maps in self.maps] if self.teachers else [],
             "mim": self.mim,
             "missed": self.missed,
+            "seconds": self.seconds,
         }
         torch.save(state, buffer)
         write_atomic(path, buffer.getvalue())
@@ -299,6 +311,7 @@ class _Learner:
         for maps, held in zip(self.maps, state["maps"], strict=bool(self.teachers)):
             maps.restore(held, self.place)
         self.done, self.mim, self.missed = state["done"], state["mim"], state["missed"]
+        self.before = state.get("seconds", 0.0)  # an older checkpoint does not say
         log.info("stage goes on after step %d of %d", self.done, self.plan.steps)
         return True
 
@@ -329,7 +342,7 @@ def _merged(
     weights, images = [one.weights for one in models], [one.images for one in models]
     if rule != "gram":
         return merge(rule, weights, images)
-    grams = [input_grams(network, looked()) for _, network in teachers]
+    grams = (input_grams(network, looked()) for _, network in teachers)  # one teacher's at a time
     return merge_by_gram(weights, grams, merge("mean", weights, images))
 
 

@@ -37,7 +37,7 @@ def standardise(
         device: `auto`, `cpu`, `cuda` or `tensorrt`.
 
     Raises:
-        InputError: As `extract` and `complete_generation`.
+        InputError: As `extract` and `complete_generation`; an image was changed since the pool was read.
         DeviceError: The asked device did not come up.
     """
     kinds = {recipe.kind: recipe for recipe in recipes}
@@ -49,4 +49,5 @@ def standardise(
         if measured:  # the same images count once
             sums = replace(sums, image_gram=np.zeros_like(sums.image_gram))
         measured.append({"": sums})
+    pool.refuse_changed(MOST_IMAGES)
     return complete_generation(draft, pool.recipe, measured[0], others=measured[1:], seed=seed)

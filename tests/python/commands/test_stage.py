@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import weakref
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -159,6 +160,26 @@ def test_a_site_that_is_held_back_does_not_teach(staged: Any, kit: ModuleType) -
     assert set(said["teachers"]) == {"b/tiny"} and said["trained_by"] == ["b"]
     assert said["left_out"] == {"a/tiny": "is held back: labels are being checked"}
     assert said["awaited"] == ["c"]
+
+
+def test_contributions_are_read_one_by_one_and_generations_nobody_taught_under_not_at_all(
+    staged: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    f, read, alive = staged, staging.Staging._contribution, list[weakref.ref[Any]]()
+    f.admin("import", *(f.root / f"{name}.weights" for name in "abc"))
+    other = read_generation(f.root / "cells.generation").digest
+    (file,) = (f.server / "store").rglob(other)
+    file.chmod(0o600)
+    file.write_bytes(b"damaged")
+
+    def counted(*arguments: Any) -> Any:
+        assert sum(one() is not None for one in alive) <= 1
+        contribution = read(*arguments)
+        alive.append(weakref.ref(contribution))
+        return contribution
+
+    monkeypatch.setattr(staging.Staging, "_contribution", counted)
+    assert set(stage(f)["teachers"]) == {"a/tiny", "b/tiny", "c/cells"} and len(alive) == 3
 
 
 def test_nothing_is_published_that_learned_from_who_withdrew_meanwhile(

@@ -1,6 +1,7 @@
 """The universal encoder's rows: patients of the pool apart, every task a client, kept and gone on with."""
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -56,6 +57,18 @@ def test_a_share_of_the_labels_keeps_whole_patients_and_every_class(
     kept = {item.patient for item in few}
     assert len(few) == sum(item.patient in kept for item in client.train)
     assert _labelled(client.train, 1.0, seed=0) is client.train
+
+
+def test_what_an_encoder_took_counts_what_went_before_it_once(
+    tasks: dict[str, dict[str, Dataset]], tmp_path: Path
+) -> None:
+    clients = clients_of(tasks, SHORT, seed=0)
+    learning = universal._Learning(clients, SHORT, 1.0, 0, "cpu", tmp_path, lambda _: None)
+    began = time.perf_counter()
+    last = learning.seconds(learning.last)
+    assert last <= time.perf_counter() - began
+    shares = [learning.seconds(name) for name in ("stage0", "stage1", learning.last)]
+    assert 0 < shares[0] < shares[1] < shares[2] == last
 
 
 def test_rows_of_every_encoder_and_protocol_and_a_run_that_goes_on(

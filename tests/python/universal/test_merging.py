@@ -1,4 +1,6 @@
 import resource
+import weakref
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import get_args
 
@@ -107,6 +109,20 @@ def test_a_gram_of_a_large_convolution_takes_the_memory_of_the_rows_that_count()
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 128 << 10
 
 
+def test_the_grams_of_one_model_are_in_memory_at_a_time() -> None:
+    made = [{"w": np.full((2, 3), value, np.float32)} for value in (1, 2, 3)]
+    alive: list[weakref.ref[torch.Tensor]] = []
+
+    def grams() -> Iterator[dict[str, torch.Tensor]]:
+        for _ in made:
+            assert sum(one() is not None for one in alive) <= 1  # the one that is being added
+            gram = torch.eye(3, dtype=torch.float64)
+            alive.append(weakref.ref(gram))
+            yield {"w": gram}
+
+    np.testing.assert_allclose(merge_by_gram(made, grams(), made[0])["w"], 2, rtol=1e-5)
+
+
 def test_the_regression_mean_solves_its_normal_equations(make: SimpleNamespace) -> None:
     given, random = models(make, range(3)), np.random.default_rng(0)
     network = backbone_of(make.recipe)
@@ -116,7 +132,7 @@ def test_the_regression_mean_solves_its_normal_equations(make: SimpleNamespace) 
         grams.append(
             input_grams(network.eval(), [torch.from_numpy(random.random((4, 1, 32, 32), np.float32))])
         )
-    merged = merge_by_gram(given, grams, merge("mean", given, [1, 1, 1]))
+    merged = merge_by_gram(given, iter(grams), merge("mean", given, [1, 1, 1]))
     for name in grams[0]:
         damped = [0.9 * one[name].numpy() + 0.1 * np.diag(np.diag(one[name])) for one in grams]
         flat = [one[name].astype(np.float64).reshape(len(one[name]), -1) for one in given]

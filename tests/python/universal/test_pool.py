@@ -8,11 +8,13 @@ import pytest
 from PIL import Image as Raster
 
 from fedmed_edge.errors import InputError
+from fedmed_edge.features.publish import draft_generation
 from fedmed_edge.images.image import read_image
 from fedmed_edge.images.preprocess import prepare
 from fedmed_edge.recipe import Intensity, Recipe
 from fedmed_edge.universal import pool as room
 from fedmed_edge.universal.pool import pool_recipe, read_pool
+from fedmed_edge.universal.standardise import standardise
 
 
 def test_images_are_prepared_as_those_of_a_task(make: SimpleNamespace, tmp_path: Path) -> None:
@@ -48,6 +50,23 @@ def test_what_cannot_be_used_is_listed_and_counted(make: SimpleNamespace, tmp_pa
     reasons = {Path(name).name: reason for name, reason in pool.refused}
     assert set(reasons) == {"cut.png", "named.dcm", "volume.nii.gz"}
     assert "image has 3 dimensions, expected 2" in reasons["volume.nii.gz"]
+
+
+def test_an_image_that_changes_after_the_pool_was_read_is_refused(
+    make: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "CACHE_BYTES", 0)
+    pool = read_pool(make.draw(tmp_path / "pool", 9), pool_recipe([make.recipe]))
+    pool.refuse_changed(9)
+    shutil.copy(pool.paths[1], pool.paths[3])
+    pool.pixels(1)
+    pool.refuse_changed(3)
+    for look in (lambda: pool.pixels(3), lambda: pool.refuse_changed(4)):
+        with pytest.raises(InputError, match=f"{pool.paths[3].name}: changed since the pool was read"):
+            look()
+    draft = draft_generation(make.recipe, make.local_model("a", 1).weights)
+    with pytest.raises(InputError, match="changed since the pool was read"):
+        standardise(draft, pool, [make.recipe], device="cpu")
 
 
 def test_names_and_folders_change_nothing(make: SimpleNamespace, tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -107,6 +108,26 @@ def test_killed_anywhere_it_goes_on_to_the_same_bytes(
     np.testing.assert_array_equal(whole.missed, made.missed)
     encoders = [export_encoder(_backbone(make, one), make.recipe) for one in (whole, made)]
     assert encoders[0] == encoders[1]
+
+
+def test_the_seconds_of_runs_that_were_killed_count(
+    pool: Pool, make: SimpleNamespace, tmp_path: Path
+) -> None:
+    steps = 0
+
+    def slow_then_kill(_: str) -> None:
+        nonlocal steps
+        steps += 1
+        time.sleep(0.5)
+        if steps == 2:
+            raise Killed
+
+    options: Any = {"steps": 4, "checkpoint": tmp_path / "c", "save_s": 0.0}
+    with pytest.raises(Killed):
+        learned(pool, make, progress=slow_then_kill, **options)
+    began = time.perf_counter()
+    made = learned(pool, make, **options)
+    assert made.seconds > time.perf_counter() - began + 0.4
 
 
 def _backbone(make: SimpleNamespace, made: Learned) -> Any:
