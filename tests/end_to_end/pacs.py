@@ -24,7 +24,6 @@ from kits import load
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-REPOSITORY = Path(__file__).parents[2]
 # The environment's pynetdicom brings programs of the same names.
 DCMTK = Path("/usr/bin")
 PROGRAM = Path(sys.executable).parent / "fedmed-edge"

@@ -223,7 +223,7 @@ class TaskFile(Frozen):
     """`task.toml`: what a task folder says of itself.
 
     Attributes:
-        mask_classes: Classes of masks that lie beside labels, where `kind` is classification.
+        mask_classes: Classes of masks that lie beside labels, where `kind` is classification; not read.
         source, licence: Where the images come from and what may be done with them; not read.
     """
 

@@ -24,7 +24,6 @@ class DicomObject:
     sop_class_uid: str
     sop_instance_uid: str
     series_instance_uid: str
-    transfer_syntax_uid: str
 
     def document(self) -> dict[str, str]:
         """As JSON; the file by its name, beside result.json."""

@@ -194,7 +194,6 @@ class ResultsFolder:
                     str(dataset.SOPClassUID),
                     str(dataset.SOPInstanceUID),
                     str(dataset.SeriesInstanceUID),
-                    str(dataset.file_meta.TransferSyntaxUID),
                 )
             )
         return tuple(objects), refused

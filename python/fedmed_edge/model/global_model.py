@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from fedmed_edge.atomic import read_regular, write_atomic
+from fedmed_edge.atomic import read_regular
 from fedmed_edge.errors import InputError
 from fedmed_edge.model.posterior import Posterior, softmax
 from fedmed_edge.recipe import Frozen, Recipe, parse_settings
@@ -121,15 +121,6 @@ class GlobalModel:
     def digest(self) -> str:
         """SHA-256 of `content`, in hexadecimal."""
         return hashlib.sha256(self.content).hexdigest()
-
-
-def write_model(path: Path, model: GlobalModel) -> None:
-    """Write a model file, whole or not at all.
-
-    Raises:
-        InputError: The file cannot be written.
-    """
-    write_atomic(path, model.content)
 
 
 def read_model(path: Path) -> GlobalModel:

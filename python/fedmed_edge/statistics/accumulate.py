@@ -59,7 +59,6 @@ class Accumulator:
         self._channels: Array64 | None = None
         self._style_count = 0.0
         self._style: tuple[Array64, Array64] | None = None
-        self._calibration: Array64 | None = None
 
     def keeps(self, classes: Iterable[int]) -> bool:
         """Whether an image with rows of these classes may count; no class means an unlabelled image.
@@ -199,10 +198,6 @@ class Accumulator:
         square += log_amplitude**2
         self._style_count += 1.0
 
-    def add_calibration(self, counts: Array64) -> None:
-        """Add binned validation counts (T, 32) of `calibration.bin_counts`."""
-        self._calibration = counts.copy() if self._calibration is None else self._calibration + counts
-
     @property
     def patients(self) -> dict[int, frozenset[str]]:
         """Class index → ids of the patients whose rows of it have been added; to stay at the site."""
@@ -246,7 +241,6 @@ class Accumulator:
             style_count=self._style_count,
             style_sum=style[0],
             style_square=style[1],
-            calibration=self._calibration,
         )
 
     def _enforce_cohorts(self) -> dict[int, int]:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset, FileDataset
 
 SITES = ("harbour", "lakeside", "northgate", "westfield")
-JOINS_LATER = "westfield"
 CHEST, ABDOMEN = "chest_findings", "abdomen_ct"
 
 Split = Literal["train", "test"]

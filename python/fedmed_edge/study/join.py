@@ -76,7 +76,6 @@ class Join:
     generation: Generation
     tests: dict[str, Dataset]
     one_place: float
-    joining_labels: int = 0
 
 
 @dataclass(frozen=True)
@@ -174,7 +173,6 @@ def run_join(
         generation=generation,
         tests=bench.tests,
         one_place=_one_place(bench, generation),
-        joining_labels=len(bench.train[bench.joining].labelled),
     )
 
 

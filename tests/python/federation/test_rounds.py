@@ -18,8 +18,6 @@ from fedmed_edge.federation.rounds import Training
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.store.entries import ModelEntry
 
-Arrays = dict[str, Any]
-
 
 def begin(federation: Any, coordinator: Coordinator, recipe: Recipe, **asked: Any) -> Training:
     said = {"rounds": 2, "sites": tuple(federation.hospitals), "quorum": 2, "deadline_s": 3600.0} | asked

@@ -50,9 +50,7 @@ PATIENT = {
     "Laterality": "",
     "PositionReferenceIndicator": "",
 }
-EVERY = Options()
 DICOM = Options(formats=frozenset({"json", "seg", "sr", "sc"}))
-EVIDENCE = {"seg": "1.2.840.10008.5.1.4.1.1.66.4", "sr": "1.2.840.10008.5.1.4.1.1.88.33"}
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Sums of a small site, whose numbers are whole so that every sum of them is exact."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -43,8 +44,8 @@ def make_statistics() -> Callable[..., FeatureStatistics]:
             rows = random.integers(-9, 10, (2, 6)).astype(np.float32)
             rows[:, -1] = 1
             sums.add_unlabelled(rows)
-        sums.add_calibration(bin_counts(np.array([[0.75, 0.25, 0.0]]), np.array([0])))
-        return sums.result()
+        counts = bin_counts(np.array([[0.75, 0.25, 0.0]]), np.array([0]))
+        return replace(sums.result(), calibration=counts)
 
     return make
 

@@ -1,6 +1,7 @@
 """The quick test for an indefinite Gram says what eigenvalues say; no honest site is refused."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -110,7 +111,8 @@ def honest_sites(draw: st.DrawFn) -> tuple[FeatureStatistics, Recipe]:
     if labelled and measured:
         scores = random.normal(size=(images, 3)) * 10.0 ** random.integers(-3, 3)
         shares = np.exp(scores - scores.max(axis=1, keepdims=True))
-        sums.add_calibration(bin_counts(shares / shares.sum(axis=1, keepdims=True), np.array(labels)))
+        counts = bin_counts(shares / shares.sum(axis=1, keepdims=True), np.array(labels))
+        return replace(sums.result(), calibration=counts), RECIPE
     return sums.result(), RECIPE
 
 

@@ -39,7 +39,7 @@ def test_both_tasks_have_four_sites_in_the_dataset_form(tasks):
         assert (task["kind"], task["modality"], task["channels"]) == (kind, modality, 1)
         assert task["classes"] == list(FINDINGS if kind == "classification" else ORGANS)
         sites = sorted(p.name for p in folder.iterdir() if p.is_dir())
-        assert sites == list(cohort.SITES) and sites[-1] == cohort.JOINS_LATER
+        assert sites == list(cohort.SITES) and sites[-1] == "westfield"
 
 
 def test_patients_stay_on_one_side_and_some_have_two_images(tasks):

@@ -49,7 +49,6 @@ from fedmed_edge.study.scores import answers_of_predictions
 
 BUDGET = Budget(4, 1, 2, 2, 2, 4, until_plateau=False)
 SITE = "gamma"
-Weights = Mapping[str, np.ndarray]
 
 
 def same(one: Any, other: Any) -> bool:
