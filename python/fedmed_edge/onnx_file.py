@@ -6,7 +6,7 @@ Source: onnx.proto3 of ONNX 1.17.
 from collections.abc import Collection
 
 from fedmed_edge.errors import InputError
-from fedmed_edge.protobuf import Malformed, Value, as_bytes, field, fields_of, walk
+from fedmed_edge.protobuf import Malformed, Value, as_bytes, field, fields_of, spans, walk
 
 __all__ = ["graph_part", "model_metadata"]
 
@@ -52,35 +52,36 @@ def graph_part(content: bytes, outputs: Collection[str], where: str) -> bytes:
     Raises:
         InputError: The bytes are no ONNX file.
     """
-    kept = []
+    kept: list[bytes | memoryview] = []
     try:
-        for number, value in walk(memoryview(content)):
+        for number, value, whole in spans(memoryview(content)):
             if number == _MODEL_GRAPH:
                 kept.append(field(number, _part(as_bytes(value), set(outputs))))
             elif number != _MODEL_METADATA:
-                kept.append(field(number, value))
+                kept.append(whole)
     except (Malformed, KeyError, UnicodeDecodeError):
         raise _no_onnx(where) from None
     return b"".join(kept)
 
 
 def _part(graph: memoryview, outputs: set[str]) -> bytes:
-    parts, kept, needed = list(walk(graph)), [], set(outputs)
-    for number, value in reversed(parts):  # operators stand behind those that they take from
+    parts, needed = list(spans(graph)), set(outputs)
+    kept: list[memoryview] = []
+    for number, value, whole in reversed(parts):  # operators stand behind those that they take from
         if number == _GRAPH_NODE:
             node = fields_of(as_bytes(value))
             if needed.isdisjoint(map(_name, node.get(_NODE_OUTPUT, []))):
                 continue
             needed.update(map(_name, node.get(_NODE_INPUT, [])))
-            kept.append(field(number, value))
+            kept.append(whole)
     kept.reverse()
-    for number, value in parts:
+    for number, value, whole in parts:
         if number in _NAME_IN:
             name = _name(fields_of(as_bytes(value))[_NAME_IN[number]][0])
             if name in (outputs if number == _GRAPH_OUTPUT else needed):
-                kept.append(field(number, value))
+                kept.append(whole)
         elif number not in (_GRAPH_NODE, _GRAPH_VALUES):  # shapes in between are found again
-            kept.append(field(number, value))
+            kept.append(whole)
     return b"".join(kept)
 
 

@@ -15,6 +15,7 @@ __all__ = [
     "fields_of",
     "message",
     "packed",
+    "spans",
     "text",
     "walk",
 ]
@@ -53,8 +54,23 @@ def walk(content: memoryview) -> Iterator[tuple[int, Value]]:
     Raises:
         Malformed: The bytes end within a field.
     """
+    return ((number, value) for number, value, _ in spans(content))
+
+
+def spans(content: memoryview) -> Iterator[tuple[int, Value, memoryview]]:
+    """Number and value of every field, and all its bytes: what is to be written as it stands is taken so.
+
+    Raises:
+        Malformed: As `walk`.
+
+    Example:
+        >>> fixed = bytes.fromhex("0d0000803f")
+        >>> [(number, whole == fixed) for number, _, whole in spans(memoryview(fixed))]
+        [(1, True)]
+    """
     place, end = 0, len(content)
     while place < end:
+        start = place
         tag, place = _varint(content, place)
         number, wire = tag >> 3, tag & 7
         value: Value
@@ -68,7 +84,7 @@ def walk(content: memoryview) -> Iterator[tuple[int, Value]]:
             if length > end - place:
                 raise Malformed
             value, place = content[place : place + length], place + length
-        yield number, value
+        yield number, value, content[start:place]
 
 
 def _varint(content: memoryview, place: int) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from fedmed_edge.errors import InputError
 from fedmed_edge.onnx_file import graph_part, model_metadata
+from fedmed_edge.protobuf import field
 
 
 def model() -> onnx.ModelProto:
@@ -56,6 +57,19 @@ def test_a_part_is_what_its_outputs_need(
     assert (part.ir_version, part.opset_import[0].version, len(part.metadata_props)) == (9, 18, 0)
     wanted = onnx.utils.Extractor(model()).extract_model(inputs, outputs)
     assert list(part.graph.node) == list(wanted.graph.node)
+
+
+def test_what_stays_stays_as_it_was_written() -> None:
+    """Fields of numbers of fixed width, which ONNX may have one day, at both levels; an uncommon varint."""
+    fixed, wide, odd = b"\xfd\x3e\0\0\x80\x3f", b"\xf9\x3e" + bytes(8), b"\xf8\x3e\x81\0"
+    made = model()
+    inner = made.graph.SerializeToString() + fixed + wide + odd
+    made.ClearField("graph")
+    content = made.SerializeToString() + field(7, inner) + fixed + odd
+    part = graph_part(content, ["one"], "m")
+    assert part.endswith(fixed + odd) and fixed + wide + odd in part[: -len(fixed + odd)]
+    kept = onnx.load_model_from_string(part)
+    assert [node.op_type for node in kept.graph.node] == ["Mul", "Clip"]
 
 
 def test_texts_are_read() -> None:

@@ -50,7 +50,7 @@ def place_models(folder: Path, config: SiteConfig) -> list[str]:
             inbox.note_placed(one.digest, False)
             continue
         try:
-            chosen = choose(inbox, one, config).model
+            chosen, before = choose(inbox, one, config).model, {entry.name for entry in models.entries()}
             entry = add_model(folder, inbox.path(chosen.digest), trust=config.server_key)
         except TrustError as error:  # it will not get better
             log.warning("model %s: is not placed among the models: %s", one.digest[:12], error)
@@ -59,8 +59,11 @@ def place_models(folder: Path, config: SiteConfig) -> list[str]:
             failed = error
             continue
         else:
-            log.info("model %s of %s: waits for `fedmed-edge model activate`", entry.name, entry.task)
-            placed.append(entry.name)
+            if entry.name in before:  # such as the global one, which does better than what came
+                log.info("model %s of %s: stays; it is %s", entry.name, entry.task, entry.state)
+            else:
+                log.info("model %s of %s: waits for `fedmed-edge model activate`", entry.name, entry.task)
+                placed.append(entry.name)
         inbox.note_placed(one.digest, True)
     if failed is not None:
         raise failed

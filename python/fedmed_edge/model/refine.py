@@ -77,9 +77,9 @@ def gain(judged: Array64) -> tuple[float, float]:
         >>> gain(np.array([[0.9, 1.0], [0.8, 1.0]]))
         (0.15, 0.05)
     """
-    gains, scale = judged[:, 1] - judged[:, 0], float(judged[:, 1].mean())
-    if len(gains) < 2 or scale <= 0.0:
+    if len(judged) < 2 or (scale := float(judged[:, 1].mean())) <= 0.0:
         return 0.0, 0.0
+    gains = judged[:, 1] - judged[:, 0]
     mean, error = float(gains.mean()), float(gains.std(ddof=1) / np.sqrt(len(gains)))
     return round(mean / scale, 12), round(error / scale, 12)
 
@@ -161,37 +161,29 @@ class Way:
 
 
 def _better(trials: Trials, generated: Generated | str, between: SiteMap, site: str) -> Way:
-    """The better of rule, generator and global model, judged on the same units."""
-    rule = trials.judged()
-    by_rule, error = gain(rule)
-    figures: dict[str, Any] = {"by": "global", "gain": by_rule, "standard_error": error}
-    if isinstance(generated, str):
-        by_generator, beside = -np.inf, f"no generator: {generated}"
-    else:
+    """The better of rule, generator and global model; what all of them were judged on is what counts."""
+    rule, judged = trials.judged(), np.empty((0, 2))
+    if not isinstance(generated, str):
         judged = np.array(list(generated.errors.values()))
-        compared = rule
         if trials.unit == "site":
-            compared = rule[[trials.names.index(name) for name in generated.errors]]
-        (by_generator, spread), (as_judged, _) = gain(judged), gain(compared)
-        beside = (
-            f"of the generator's by {_percent(by_generator)}, where the rule's is by {_percent(as_judged)}"
-        )
-        figures["generator"] = {
-            "gain": by_generator,
-            "standard_error": spread,
-            "rule_gain": as_judged,
-            "parameters": dict(generated.parameters),
-        }
-        if by_generator > max(as_judged, 0.0):
-            told = f"the generator's held-out error is lower by {_percent(by_generator)} ± {_percent(spread)}"
-            reason = f"{told}, the rule's by {_percent(as_judged)}: refined by the generator"
-            return Way(generated.weights, generated.ridge, reason, figures | {"by": "generator"})
-    told = f"held-out error of the rule is lower by {_percent(by_rule)} ± {_percent(error)}, {beside}"
-    if by_rule <= 0.0:
-        return Way(None, None, f"{told}: the global one stays", figures)
-    reach, emphasis = trials.best()
-    weights = site_weights(between, site, REACHES[reach], EMPHASES[emphasis])
-    return Way(weights, None, f"{told}: refined by the rule", figures | {"by": "rule"})
+            rule = rule[[trials.names.index(name) for name in generated.errors]]
+    (by_rule, error), (by_generator, spread) = gain(rule), gain(judged)
+    figures: dict[str, Any] = {"by": "global", "gain": by_rule, "standard_error": error}
+    told = f"held-out error is lower by {_percent(by_rule)} ± {_percent(error)} with the rule"
+    if isinstance(generated, str):
+        told += f", no generator: {generated}"
+    else:
+        told += f", by {_percent(by_generator)} ± {_percent(spread)} with the generator"
+        parameters = dict(generated.parameters)
+        figures["generator"] = {"gain": by_generator, "standard_error": spread, "parameters": parameters}
+        if by_generator > max(by_rule, 0.0):
+            reason, figures["by"] = f"{told}: refined by the generator", "generator"
+            return Way(generated.weights, generated.ridge, reason, figures)
+    if by_rule > 0.0:
+        reach, emphasis = trials.best()
+        weights = site_weights(between, site, REACHES[reach], EMPHASES[emphasis])
+        return Way(weights, None, f"{told}: refined by the rule", figures | {"by": "rule"})
+    return Way(None, None, f"{told}: the global one stays", figures)
 
 
 def _percent(share: float) -> str:

@@ -167,7 +167,9 @@ def arrive(site: Path, file: Path, made: float = 0.0) -> str:
     return offered.digest
 
 
-def test_of_refined_and_global_the_one_that_does_better_here_is_kept(kit: ModuleType, copied: Any) -> None:
+def test_of_refined_and_global_the_one_that_does_better_here_is_kept(
+    kit: ModuleType, copied: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     f, store = copied, open_store(read_config(ServerConfig, copied.server))
     plain = parse_model(store.model_content(store.models("tiny")[0].digest), "model")
     for name, head in (("even", plain.head), ("worse", -plain.head)):
@@ -186,7 +188,10 @@ def test_of_refined_and_global_the_one_that_does_better_here_is_kept(kit: Module
     assert pulled["scores"] == {"refined": 0.0, "global": 1.0}
     said = kit.run("fedmed-edge", "pull", "-C", f.root / "a").out
     assert "the global model is kept: on 4 test images of this site refined 0.000, global 1.000" in said
-    assert place_models(f.root / "a", read_config(SiteConfig, f.root / "a")) == [digests["tiny"][:16]]
+    with caplog.at_level("INFO"):  # nothing new waits: the hospital has the global one already
+        assert place_models(f.root / "a", read_config(SiteConfig, f.root / "a")) == []
+    assert f"model {digests['tiny'][:16]} of tiny: stays; it is waiting" in caplog.text
+    assert "waits for" not in caplog.text
     names = [one["name"] for one in f.ask("fedmed-edge", "model", "list", "-C", f.root / "a")["models"]]
     assert sorted(names) == sorted(digests[name][:16] for name in ("tiny", "even"))
     older = Inbox(f.root / "a" / "inbox").path(digests["tiny"])

@@ -52,6 +52,10 @@ def test_who_is_held_back_stays_out_until_released(copied: Any, kit: ModuleType)
     said = kit.run("fedmed-server", "refine", "-C", f.server, "c")
     assert said.code == 1 and "site `c` is held back: labels are being checked" in said.err
     assert "`fedmed-server site release c` takes it in again" in said.err
+    out = ("--from", f.root / "c.contribution", "--out", f.root / "x")
+    said = kit.run("fedmed-server", "generation", "publish", "-C", f.server, *out)
+    assert said.code == 1 and "c.contribution: site `c` is held back: labels are being checked" in said.err
+    assert "`fedmed-server site release c` takes it in again" in said.err
     assert f.admin("rebuild")["sites"] == f.admin("refine", "a")["sites"] == ["a", "b"]
     left = f.admin("withdraw", "b", "--yes")
     assert left["back"] == {done["task"]: []} and left["held_back"] == {done["task"]: why}

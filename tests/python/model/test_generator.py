@@ -105,7 +105,7 @@ def test_refine_keeps_the_generator_where_it_does_better(made: SimpleNamespace) 
     model = refine(contributions, "g", recipe)
     told = model.figures["refine"]
     assert (model.kept, told["by"]) == ("refined", "generator")
-    assert told["generator"]["gain"] > max(told["generator"]["rule_gain"], 0)
+    assert told["generator"]["gain"] > max(told["gain"], 0)
     assert "refined by the generator" in model.reason and "each left out" in model.reason
     assert model.ridge != rebuild(contributions, recipe).ridge
     assert (model.probabilities(sites["g"].rows).argmax(axis=1) == sites["g"].labels).mean() > 0.85

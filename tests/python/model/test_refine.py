@@ -5,8 +5,18 @@ import pytest
 
 from fedmed_edge.errors import InputError
 from fedmed_edge.model.distance import SiteMap, site_map
+from fedmed_edge.model.generator import Generated
 from fedmed_edge.model.rebuild import rebuild
-from fedmed_edge.model.refine import EMPHASES, REACHES, Trials, fold_trials, gain, refine, site_weights
+from fedmed_edge.model.refine import (
+    EMPHASES,
+    REACHES,
+    Trials,
+    _better,
+    fold_trials,
+    gain,
+    refine,
+    site_weights,
+)
 from fedmed_edge.model.sums import read_sums
 
 
@@ -132,6 +142,29 @@ def test_a_rule_is_judged_by_units_that_did_not_choose_it() -> None:
         assert errors[unit].ravel()[left.argmin()] == error
     np.testing.assert_allclose(Trials(errors, "fold").judged(), wanted)
     assert gain(np.array(wanted))[0] == pytest.approx(1.0 - np.mean([1.2, 1.0, 1.4]))
+
+
+@pytest.mark.parametrize(
+    ("by_generator", "wanted", "gained"), [(0.4, "generator", 0.5), (0.8, "rule", 0.5), (1.1, "rule", 0.5)]
+)
+def test_rule_generator_and_global_model_are_judged_on_the_same_units(
+    by_generator: float, wanted: str, gained: float
+) -> None:
+    """The rule does well on the two sites that the generator is judged on, and badly on all the others."""
+
+    class Judged(Trials):
+        def judged(self) -> np.ndarray:
+            return np.array([[1.6, 1.0]] * 4 + [[0.5, 1.0]] * 2)
+
+    names = tuple("abcdef")
+    trials = Judged(np.ones((6, len(REACHES), len(EMPHASES))), "site", names)
+    between = SiteMap((*names, "z"), np.ones((7, 7)))
+    generated = Generated({"a": 1.0}, 0.1, {}, dict.fromkeys("ef", (by_generator, 1.0)))
+    way = _better(trials, generated, between, "z")
+    assert (way.figures["by"], way.figures["gain"]) == (wanted, gained)
+    assert "lower by 50.00 % ± 0.00 % with the rule" in way.reason
+    alone = _better(trials, "too few", between, "z")
+    assert (alone.figures["by"], alone.weights) == ("global", None) and alone.figures["gain"] < 0
 
 
 def test_of_equal_errors_the_global_weights_are_taken() -> None:

@@ -126,6 +126,12 @@ def _named(store: "Store", tasks: Sequence[str], files: Sequence[Path]) -> "list
     }
     for path, one in zip(files, taken, strict=True):
         if one.id not in newest:
+            why = store.held_back.of(one.task).get(one.site)
+            if why is not None:
+                raise InputError(
+                    f"{path}: site `{one.site}` is held back: {why}",
+                    hint=f"`fedmed-server site release {one.site}` takes it in again",
+                )
             raise InputError(
                 f"{path}: is not what site `{one.site}` handed over last for {' or '.join(tasks)}",
                 hint="name the site's newest contribution of that task",
