@@ -129,6 +129,10 @@ class Assembly:
     def put(self, part: int, data: bytes) -> None:
         """Keep one part; the same part again changes nothing.
 
+        One that was being written when a process was killed comes and is encrypted once more, under the same
+        data key: the same bytes are the same ciphertext. A site that sends other bytes the second time gives
+        away how its own two differ, to a thief of the disk who has seen both, and has its file refused.
+
         Raises:
             Incomplete: The file was not begun.
             InputError: The part is not one of it.
@@ -144,7 +148,7 @@ class Assembly:
         if len(data) != wanted:
             raise InputError(f"put: part {part} has {len(data)} bytes, expected {wanted}")
         if have[part]:
-            return  # under one data key no place is encrypted twice
+            return  # under one data key no part that came whole is encrypted twice
         place, start = part * PART_BYTES, self._start()
         if key_of(start):
             place, data = self._cipher.piece(start, self.digest, place, data)

@@ -74,6 +74,27 @@ def test_what_came_in_plain_begins_anew_and_is_written_over(
     assert federation.held() == [parcel.id] and plain_files(federation, alpha.weights) == []
 
 
+def test_a_part_that_a_kill_cut_off_is_the_same_ciphertext_again_or_the_file_begins_anew(
+    tmp_path: Path, key: StoreKey
+) -> None:
+    content = np.random.default_rng(1).bytes(PART_BYTES + 70_000)
+    (tmp_path / "whole").write_bytes(content)
+    file = Assembly(tmp_path, file_digest(tmp_path / "whole"), FileCipher(key))
+    file.begin(len(content))
+    for part in (0, 1):
+        file.put(part, content[part * PART_BYTES :][:PART_BYTES])
+    have, written = file.path.with_suffix(".have"), file.path.read_bytes()
+    have.write_bytes(b"\1\0")  # killed between the part and the list
+    file.put(1, content[PART_BYTES:])
+    assert file.path.read_bytes() == written and bytes(file.content()) == content
+    have.write_bytes(b"\1\0")
+    file.put(1, content[PART_BYTES + 1 :] + b"?")
+    with pytest.raises(Incomplete, match="content is not what its digest says"):
+        file.content()
+    file.begin(len(content))
+    assert file.missing() == (0, 1) and file.path.read_bytes()[:HEADER_BYTES] != written[:HEADER_BYTES]
+
+
 def test_parts_in_any_order_and_twice_are_the_file(tmp_path: Path, key: StoreKey) -> None:
     content = np.random.default_rng(0).bytes(2 * PART_BYTES + 70_000)
     (tmp_path / "whole").write_bytes(content)
