@@ -167,8 +167,8 @@ class FileCipher:
         """Where a piece of the plain content goes in a file that begins so, and as what.
 
         Args:
-            place: Of the piece in the plain content, a multiple of 1 MiB. Never twice with other bytes: how they
-                differ would show.
+            place: Of the piece in the plain content, a multiple of 1 MiB. Never twice with other bytes: how
+                they differ would show.
 
         Raises:
             StoreError: The file is encrypted with another key, or its beginning was changed.
