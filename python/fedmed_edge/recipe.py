@@ -136,7 +136,7 @@ class Training(Frozen):
 
 TRAINING: dict[Kind, Training] = {
     "classification": Training(),
-    "segmentation": Training(maps=1.0),
+    "segmentation": Training(maps=1.0, invariance=0.1),
 }
 """Kind of task → defaults, chosen by sites left out in turn; the figures stand in models/README.md."""
 
