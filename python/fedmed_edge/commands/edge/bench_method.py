@@ -1,13 +1,12 @@
 """`fedmed-edge bench-method`: this method beside its peers, on any folder of tasks."""
 
-import importlib.util
 from pathlib import Path
 
 import click
 
+from fedmed_edge.commands.experiments import policy_option, require_packages
 from fedmed_edge.commands.folders import FOLDER, TORCH_DEVICE, check_writable_folder
 from fedmed_edge.commands.verbs import Output, Verb, complain
-from fedmed_edge.errors import InputError
 
 _NEEDED = ("torch", "monai", "onnx", "onnxruntime", "scipy", "matplotlib")
 
@@ -28,14 +27,7 @@ _NEEDED = ("torch", "monai", "onnx", "onnxruntime", "scipy", "matplotlib")
     show_default=True,
     help="What every method gets: `full` tunes it and trains it to its plateau.",
 )
-@click.option(
-    "--policy",
-    type=click.Choice(["open", "default", "private"]),
-    default="default",
-    show_default=True,
-    help="Site policy: `open` is for public data alone (min_cohort 1), `default` a hospital's (10), "
-    "`private` adds noise (ε 8, rows of 33).",
-)
+@policy_option("--policy", "default")
 @click.option("--device", type=TORCH_DEVICE, default="auto", show_default=True)
 @click.pass_context
 def command(
@@ -56,10 +48,7 @@ def command(
 
     Example: fedmed-edge bench-method tasks --methods rebuilt,refined,fedavg --seeds 5 --out results
     """
-    for name in _NEEDED:
-        if importlib.util.find_spec(name) is None:
-            hint = 'pip install "fedmed-edge[cpu,train,server,study]"'
-            raise InputError(f"bench-method: {name} is not installed", hint=hint)
+    require_packages("bench-method", *_NEEDED, extras="cpu,train,server,study")
     target.mkdir(parents=True, exist_ok=True)
     check_writable_folder(target)
     from fedmed_edge.study.bench_method import Comparison, bench_methods

@@ -1,13 +1,12 @@
 """`fedmed-edge demo`: the whole path on this machine, with a report at the end."""
 
-import importlib.util
 from pathlib import Path
 
 import click
 
+from fedmed_edge.commands.experiments import policy_option, require_packages
 from fedmed_edge.commands.folders import FOLDER, TORCH_DEVICE, check_writable_folder
 from fedmed_edge.commands.verbs import Output, Verb
-from fedmed_edge.errors import InputError
 
 
 @click.command(cls=Verb)
@@ -15,14 +14,7 @@ from fedmed_edge.errors import InputError
     "--data", type=FOLDER, multiple=True, help="Task folder (one dataset folder a site); repeatable."
 )
 @click.option("--out", "target", type=FOLDER, default=Path("demo-output"), show_default=True)
-@click.option(
-    "--setting",
-    type=click.Choice(["open", "default", "private"]),
-    default="open",
-    show_default=True,
-    help="Site policy: `open` is for public data alone (min_cohort 1), `default` a hospital's (10), "
-    "`private` adds noise (ε 8, rows of 33).",
-)
+@policy_option("--setting", "open")
 @click.option("--joining", help="Site that joins by its statistics (default: the last by name).")
 @click.option("--full", is_flag=True, help="Train the networks compared with to their plateau (hours).")
 @click.option("--seeds", type=click.IntRange(1, 100), default=1, show_default=True)
@@ -48,10 +40,8 @@ def command(
     Example: fedmed-edge demo --data tasks/lesions --out lesions-demo
     """
     needed = ("torch", "monai", "sqlalchemy", "onnx", "matplotlib", *(["nvflare"] if federation else []))
-    for name in needed:
-        if importlib.util.find_spec(name) is None:
-            extras = "cpu,train,server" + (",federation" if federation else "")
-            raise InputError(f"demo: {name} is not installed", hint=f'pip install "fedmed-edge[{extras}]"')
+    extras = "cpu,train,server" + (",federation" if federation else "")
+    require_packages("demo", *needed, extras=extras)
     target.mkdir(parents=True, exist_ok=True)
     check_writable_folder(target)
     from fedmed_edge.study.demo import run_demo
