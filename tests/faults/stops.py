@@ -70,15 +70,21 @@ def stop_at(folder: Path, where: str, *, count: int = 1) -> dict[str, str]:
         where: `module:function`.
     """
     mark = {"STOP_AT": where, "STOP_MARK": str(folder / "stopped"), "STOP_COUNT": str(count)}
-    return _customised(folder, _AFTER + _STOPPING) | mark
+    return customised(folder, _STOPPING) | mark
 
 
 def twice_and_late(folder: Path) -> dict[str, str]:
     """Environment of an agent that sends every part twice, and once more behind later ones."""
-    return _customised(folder, _AFTER + _TWICE_AND_LATE)
+    return customised(folder, _TWICE_AND_LATE)
 
 
-def _customised(folder: Path, code: str) -> dict[str, str]:
+def customised(folder: Path, code: str) -> dict[str, str]:
+    """Environment of a process that loads this code first.
+
+    Args:
+        folder: New folder.
+        code: Puts an `After(module, change)` on `sys.meta_path`: `change` gets the module once it is loaded.
+    """
     folder.mkdir()
-    (folder / "sitecustomize.py").write_text(code)
+    (folder / "sitecustomize.py").write_text(_AFTER + code)
     return {"PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))}

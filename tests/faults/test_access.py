@@ -1,10 +1,8 @@
 """Who gets in, and to what: all that must be refused is tried, over the wire, against a real server."""
 
 import json
-import os
 import re
 import shutil
-import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -206,24 +204,8 @@ def test_a_site_is_no_admin(network: Any, net: ModuleType, tmp_path: Path) -> No
 # --- a site that runs code of its own --------------------------------------------------------------------
 
 HOSTILE = """
-import importlib.abc, importlib.util, os, sys
-
-class After(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name != "fedmed_edge.federation.engine.apps":
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        load = spec.loader.exec_module
-        def exec_module(module):
-            load(module)
-            module.sync = hostile
-        spec.loader.exec_module = exec_module
-        return spec
-
 def hostile(channel, folder, config, *, stop):
-    import json, time
-    from pathlib import Path
+    import json
     from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey
     from nvflare.fuel.f3.message import Message
     from fedmed_edge.federation.site_side import SyncResult
@@ -260,16 +242,18 @@ def hostile(channel, folder, config, *, stop):
     send("above the message's cap", b"x" * (80 << 20))
     return SyncResult()
 
-sys.meta_path.insert(0, After())
+def install(made):
+    made.sync = hostile
+
+sys.meta_path.insert(0, After("fedmed_edge.federation.engine.apps", install))
 """
 
 
 @pytest.mark.short
 def test_a_hostile_site_gets_refusals_and_nothing_else(
-    network: Any, net: ModuleType, tmp_path: Path, figure: Any
+    network: Any, net: ModuleType, stops: ModuleType, tmp_path: Path, figure: Any
 ) -> None:
     root, said, other = network.f.root, tmp_path / "said.json", tmp_path / "other"
-    (tmp_path / "sitecustomize.py").write_text(textwrap.dedent(HOSTILE))
 
     # a's job goes on while b tries to get into it
     network.set(root / "a", bytes_per_s=600_000)
@@ -277,8 +261,8 @@ def test_a_hostile_site_gets_refusals_and_nothing_else(
     network.up("a")
     job = net.until("a's job runs", lambda: _job_of(network), seconds=60)
     other.write_text(f"{job} {installed_name(root / 'a')}")
-    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    network.start("b", PYTHONPATH=path, SAID=str(said), OTHER_JOB=str(other))
+    hostile = stops.customised(tmp_path / "hostile", HOSTILE)
+    network.start("b", **hostile, SAID=str(said), OTHER_JOB=str(other))
     net.until(
         "b has tried all",
         lambda: "above the message's cap" in said.read_text() if said.exists() else 0,
