@@ -38,6 +38,11 @@ class Frozen(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @property
+    def text(self) -> str:
+        """Canonical JSON: equal tables are equal texts."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
 
 Settings = TypeVar("Settings", bound=Frozen)
 
@@ -101,8 +106,8 @@ class Training(Frozen):
         consistency: Weight of the difference between the two answers, beside the task's loss on both.
         episodic: The loss on the shifted batch is that after a step on the original one (of first order).
         proximal: μ of μ/2 ‖w − w₀‖², w₀ the weights that training starts from.
-        local_norms: Rounds of a federation from one generation: norm layers go on from where they were at this
-            site.
+        local_norms: Rounds of a federation from one generation: norm layers go on from where they were at
+            this site.
         invariance: ν, the weight that the rebuilt head gives to how far its scores of a shifted view are from
             those of the image. Views are those of `maps` and `inversion`; without any none are compared.
 
@@ -284,8 +289,7 @@ class Recipe(Frozen):
     @property
     def digest(self) -> str:
         """SHA-256 of the recipe's content, in hexadecimal; layout and comments of its file do not count."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        return hashlib.sha256(self.text.encode()).hexdigest()
 
 
 def read_recipe(path: Path | str) -> Recipe:

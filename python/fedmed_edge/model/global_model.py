@@ -1,7 +1,6 @@
 """A model: one linear head over lifted rows, its posterior, and what it was made of."""
 
 import hashlib
-import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -107,7 +106,6 @@ class GlobalModel:
         header = ModelHeader(
             temperature=self.posterior.temperature, **{name: getattr(self, name) for name in names}
         )
-        text = json.dumps(header.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         tensors = dict(
             zip(
                 _TENSORS,
@@ -115,7 +113,7 @@ class GlobalModel:
                 strict=True,
             )
         )
-        return tensor_file(tensors, METADATA_KEY, text)
+        return tensor_file(tensors, METADATA_KEY, header.text)
 
     @cached_property
     def digest(self) -> str:

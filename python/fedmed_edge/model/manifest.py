@@ -189,11 +189,6 @@ class Manifest(Frozen):
                 return f"sample: `{name}` is off by {got:.2g}, expected at most {wanted:g}"
         return ""
 
-    @property
-    def text(self) -> str:
-        """Canonical JSON: equal manifests are equal texts."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-
 
 class Ports(NamedTuple):
     """Names in the graph: of a task's input, and of the two outputs that answer it."""
@@ -241,11 +236,6 @@ class TasksManifest(Frozen):
             Ports(image, f"{one.task}/probabilities", f"{one.task}/distance")
             for image, one in zip(images, self.tasks, strict=True)
         )
-
-    @property
-    def text(self) -> str:
-        """Canonical JSON: equal manifests are equal texts."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
 
 
 def parse_manifest(text: str, where: str) -> Manifest:
