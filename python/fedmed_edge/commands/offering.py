@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from fedmed_edge.atomic import read_regular
 from fedmed_edge.commands.exporting import chosen_model, exported
+from fedmed_edge.commands.server.rebuild import task_of
 from fedmed_edge.errors import InputError
 from fedmed_edge.federation.coordinator import FOLDER
 from fedmed_edge.federation.offers import OnOffer
@@ -38,8 +39,8 @@ class Offering:
         """With the server's key."""
         return Publisher(self.store, self.folder / FOLDER, read_private_key(self.config.key))
 
-    def file(self, path: Path, task: str, *, ask: bool, validate: bool, tolerance: float) -> OnOffer:
-        """Offer a generation or an exported model.
+    def file(self, path: Path, task: str | None, *, ask: bool, validate: bool, tolerance: float) -> OnOffer:
+        """Offer a generation, for a task, or an exported model.
 
         Raises:
             InputError: It is neither, or was not made by this server.
@@ -49,7 +50,7 @@ class Offering:
         if kind == "generation":
             from fedmed_edge.generation import read_generation
 
-            digest, recipe = read_generation(path).digest, self.store.recipe(task)
+            digest, recipe = read_generation(path).digest, self.store.recipe(task_of(self.store, task))
             return self.publisher.generation(digest, recipe, sites=self.sites, ask=ask)
         if kind != "exported model":
             found = f"a {kind}" if kind else "no file of ours"
@@ -68,13 +69,13 @@ class Offering:
         rules = self.config.federation
         return self.publisher.candidate(content, name, rules, sites=self.sites, tolerance=tolerance)
 
-    def newest_model(self, task: str, refined_for: str | None) -> tuple[bytes, str]:
+    def newest_model(self, task: str | None, refined_for: str | None) -> tuple[bytes, str]:
         """The newest model of a task, global or refined for a site, exported; and its name.
 
         Raises:
             InputError: There is none.
         """
-        entry = chosen_model(self.store, task, None, refined_for)
+        entry = chosen_model(self.store, task_of(self.store, task), None, refined_for)
         model, _, content = exported(self.store, entry)
         note_exported(self.store, model, content)
         return content, f"model {entry.digest[:12]}"

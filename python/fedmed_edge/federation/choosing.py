@@ -54,15 +54,16 @@ def choose(inbox: Inbox, newest: Arrived, config: SiteConfig) -> Choice:
 
     Source: method §5.
     """
-    wanted = ("model", "here", newest.task)
-    others = [one for one in inbox.all() if (one.kind, one.state, one.task) == wanted and one != newest]
-    refined = _load(inbox, newest, config) if others else None
+    task = _own_task(config, newest)
+    here = [one for one in inbox.all() if (one.kind, one.state) == ("model", "here") and task in one.tasks]
+    others = [one for one in here if one != newest]
+    refined = _load(inbox, newest, task, config) if newest in here and others else None
     if refined is None or refined.manifest.kept != "refined":
         return Choice(newest)
     for other in reversed(others):
         try:
-            model = _load(inbox, other, config)
-            if model is not None and model.manifest.refined_for is None:
+            model = _load(inbox, other, task, config)
+            if model.manifest.refined_for is None:
                 return _compare(newest, refined, other, model, config)
         except (InputError, TrustError) as error:
             log.warning("model %s: is not compared with %s: %s", newest.digest[:12], other.digest[:12], error)
@@ -82,12 +83,20 @@ def _compare(newest: Arrived, refined: "Model", other: Arrived, model: "Model", 
     return choice
 
 
-def _load(inbox: Inbox, arrived: Arrived, config: SiteConfig) -> "Model | None":
-    """The task's part of a model; None where the file answers several, of which none is refined."""
-    from fedmed_edge.inference.predict import load_models
+def _own_task(config: SiteConfig, newest: Arrived) -> str | None:
+    """Task of the site's own images; where its recipe cannot be read, the model's."""
+    from fedmed_edge.recipe import read_recipe
 
-    models = load_models(inbox.path(arrived.digest), trust=config.server_key, device="cpu")
-    return models[0] if len(models) == 1 else None
+    try:
+        return read_recipe(config.recipe).name
+    except InputError:
+        return newest.task
+
+
+def _load(inbox: Inbox, arrived: Arrived, task: str | None, config: SiteConfig) -> "Model":
+    from fedmed_edge.inference.predict import load_model
+
+    return load_model(inbox.path(arrived.digest), trust=config.server_key, device="cpu", task=task)
 
 
 def _test_images(config: SiteConfig) -> "Dataset | None":

@@ -205,6 +205,8 @@ class _Site:
         figures = {"images": float(len(test))}
         for name, digest in asked.items():
             path = self.inbox.path(digest)
-            model = load_model(path, trust=self.config.server_key, device=self.config.device)
+            model = load_model(
+                path, trust=self.config.server_key, device=self.config.device, task=self.recipe.name
+            )
             figures[name] = round(score_model(model, test), _TOLD_DIGITS)
         return Report(request=ask.id, state="done", figures=figures)

@@ -54,7 +54,7 @@ class Inbox:
     def newest(self, kind: str, *, task: str | None = None) -> Arrived | None:
         """The object of a kind (and task) that was offered last and is published still, or None."""
         fits = [one for one in self.all() if one.kind == kind and one.state == "here"]
-        return next((one for one in reversed(fits) if task in (None, one.task)), None)
+        return next((one for one in reversed(fits) if task is None or task in one.tasks), None)
 
     def path(self, digest: str) -> Path:
         """File of an object that is here; its signature stands beside it.

@@ -153,6 +153,7 @@ class Offered(Fields):
         signature: Of the server's key over the object, as its `.sig` file has it.
         generation: That it belongs to, where it belongs to one.
         model: Digest of the model in an exported one, as `fedmed-server rebuild` prints it.
+        others: Further task → model, where an exported one answers several.
         made: When it was offered last.
     """
 
@@ -163,7 +164,13 @@ class Offered(Fields):
     task: Name | None = None
     generation: Digest | None = None
     model: Digest | None = None
+    others: Annotated[dict[Name, Digest], Field(max_length=64)] = {}
     made: Time = 0.0
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """That it is for."""
+        return (self.task, *self.others) if self.task else ()
 
 
 class Ask(Fields):

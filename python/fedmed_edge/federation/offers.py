@@ -87,6 +87,7 @@ class Offers:
         recipe: str | None = None,
         asks: Mapping[str, Collection[str] | None] | None = None,
         model: str | None = None,
+        others: Mapping[str, str] | None = None,
         contributions: Collection[str] = (),
     ) -> OnOffer:
         """Offer a file from now on; one that is on offer already changes its kind and its sites.
@@ -97,7 +98,7 @@ class Offers:
             sites: Who may have it; None is every site.
             recipe: Of a generation that these sites shall contribute to.
             asks: As of `OnOffer`.
-            model: In an exported model.
+            model, others: In an exported model, as of `Offered`.
             contributions: Ids of those whose styles are in it.
 
         Raises:
@@ -115,6 +116,7 @@ class Offers:
             recipe=recipe,
             asks={one: None if to is None else tuple(sorted(to)) for one, to in (asks or {}).items()},
             model=model,
+            others=dict(others or {}),
             contributions=tuple(contributions),
             made=time.time(),
         )
@@ -190,7 +192,8 @@ class Offers:
             held: Ids of the contributions that the store holds.
         """
         for offer in self.all():
-            gone = offer.model in models or not set(offer.contributions) <= set(held)
+            withdrawn = not {offer.model, *offer.others.values()}.isdisjoint(models)
+            gone = withdrawn or not set(offer.contributions) <= set(held)
             if gone and offer.state != "withdrawn":
                 self.take_back(offer.digest, "withdrawn")
 

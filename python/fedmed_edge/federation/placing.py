@@ -22,9 +22,9 @@ log = logging.getLogger(__name__)
 def to_place(inbox: Inbox) -> list[Arrived]:
     """Models that are to be placed among the site's, or taken away again."""
     models = [one for one in inbox.all() if one.kind == "model"]
-    newest = {one.task: one for one in models if one.state == "here"}
+    newest = {task: one.digest for one in models if one.state == "here" for task in one.tasks}
     gone = [one for one in models if one.state == "taken back" and one.placed]
-    return gone + [one for one in newest.values() if not one.placed]
+    return gone + [one for one in models if one.digest in newest.values() and not one.placed]
 
 
 def place_models(folder: Path, config: SiteConfig) -> list[str]:
@@ -59,10 +59,11 @@ def place_models(folder: Path, config: SiteConfig) -> list[str]:
             failed = error
             continue
         else:
+            tasks = ", ".join(entry.tasks)
             if entry.name in before:  # such as the global one, which does better than what came
-                log.info("model %s of %s: stays; it is %s", entry.name, entry.task, entry.state)
+                log.info("model %s of %s: stays; it is %s", entry.name, tasks, entry.state)
             else:
-                log.info("model %s of %s: waits for `fedmed-edge model activate`", entry.name, entry.task)
+                log.info("model %s of %s: waits for `fedmed-edge model activate`", entry.name, tasks)
                 placed.append(entry.name)
         inbox.note_placed(one.digest, True)
     if failed is not None:

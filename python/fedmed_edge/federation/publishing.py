@@ -104,7 +104,7 @@ class Publisher:
             yield parse_contribution(content, f"contribution {entry.id[:12]}", thorough=False)
 
     def model(self, content: bytes, name: str, *, sites: Collection[str] | None = None) -> OnOffer:
-        """Offer an exported model; one that was refined for a site goes to that site alone.
+        """Offer an exported model, of one task or several; one refined for a site goes to that site alone.
 
         Args:
             content: As `fedmed-server export` wrote it.
@@ -115,11 +115,12 @@ class Publisher:
             InputError: It was not exported from this store.
             StoreError: A site in it has withdrawn.
         """
-        entry = self._exported(content, name)
+        entry, *more = self._exported(content, name)
         to = [entry.refined_for] if entry.refined_for else sites
         told: dict[str, Any] = {"task": entry.task, "generation": entry.generation, "model": entry.digest}
-        offer = self.offers.publish(content, self.key, kind="model", sites=to, **told)
-        self._tell(offer, model=entry.digest)
+        others = {one.task: one.digest for one in more}
+        offer = self.offers.publish(content, self.key, kind="model", sites=to, others=others, **told)
+        self._tell(offer, model=entry.digest, **({"others": others} if others else {}))
         return offer
 
     def candidate(
@@ -140,10 +141,16 @@ class Publisher:
             tolerance: By how much its mean score may be below that of the model before it.
 
         Raises:
-            InputError: As `model`; it was refined for one site; or fewer sites than the quorum.
+            InputError: As `model`; it answers several tasks, or was refined for one site; or fewer sites than
+                the quorum.
             StoreError: As `model`.
         """
-        entry = self._exported(content, name)
+        entry, *more = self._exported(content, name)
+        if more:
+            raise InputError(
+                f"{name}: answers several tasks, expected one to be validated",
+                hint="validate each task's own file, then publish this one without --validate",
+            )
         if entry.refined_for:
             raise InputError(
                 f"{name}: was refined for `{entry.refined_for}`, which alone may have it",
@@ -205,29 +212,26 @@ class Publisher:
         self._styles(recipe, digest, offer.sites)
         return training
 
-    def _exported(self, content: bytes, name: str) -> ModelEntry:
-        """The store's model that a file was exported from, as the ledger tells."""
+    def _exported(self, content: bytes, name: str) -> list[ModelEntry]:
+        """The store's models that a file was exported from, as the ledger tells: one a task, by its name."""
         digest = hashlib.sha256(content).hexdigest()
-        rows = [
-            row for row in self.store.ledger() if row.kind == "exported" and row.details.get("file") == digest
-        ]
-        if len({row.subject for row in rows}) > 1:
-            raise InputError(
-                f"{name}: answers several tasks, expected one",
-                hint="publish each task's model, or hand the file over for `fedmed-edge model add`",
-            )
-        entries = {entry.digest: entry for entry in self.store.models()}
-        entry = entries.get(rows[-1].subject or "") if rows else None
-        if entry is None:
+        exported = {
+            row.subject
+            for row in self.store.ledger()
+            if row.kind == "exported" and row.details.get("file") == digest
+        }
+        entries = [entry for entry in self.store.models() if entry.digest in exported]
+        if not entries:
             raise InputError(
                 f"{name}: was not exported from this store",
                 hint="`fedmed-server export` writes what is published",
             )
-        if entry.withdrawn:
-            raise StoreError(
-                f"{name}: a site in model {entry.digest[:12]} has withdrawn", hint="rebuild first"
-            )
-        return entry
+        for entry in entries:
+            if entry.withdrawn:
+                raise StoreError(
+                    f"{name}: a site in model {entry.digest[:12]} has withdrawn", hint="rebuild first"
+                )
+        return sorted(entries, key=lambda entry: entry.task)
 
     def _enrolled(self) -> list[str]:
         return [one.name for one in self.store.sites() if not one.revoked]

@@ -114,18 +114,21 @@ class Prediction:
         return None if self.threshold is None else self.distance <= self.threshold
 
 
-def load_model(path: Path | str, *, trust: Path | str | None, device: str = "auto") -> Model:
-    """Load a model file of one task after checking its signature.
+def load_model(
+    path: Path | str, *, trust: Path | str | None, device: str = "auto", task: str | None = None
+) -> Model:
+    """Load a model file of one task, or one task of it, after checking its signature.
 
     Args:
         path: ONNX file, its signature `path.sig` beside it.
         trust: PEM file of the server's public key.
         device: `auto`, `cpu`, `cuda` or `tensorrt`.
+        task: Which, where the file answers several.
 
     Raises:
         TrustError: No key to trust, no signature, one by another key, or a file changed since.
         InputError: A file is missing, or the content is no exported model; names what else it is; or it
-            answers several tasks, which `load_models` loads.
+            answers several tasks, of which none is named: `load_models` loads them all.
         DeviceError: The asked device did not come up.
 
     Example:
@@ -136,9 +139,14 @@ def load_model(path: Path | str, *, trust: Path | str | None, device: str = "aut
     """
     path = Path(path)
     content, text = _trusted(path, trust)
-    parse_manifest(text, str(path))
-    (model,) = _opened(path, content, text, device)
-    return model
+    if task is None:
+        parse_manifest(text, str(path))
+    models = _opened(path, content, text, device)
+    found = [one for one in models if len(models) == 1 or one.manifest.task == task]
+    if not found:
+        names = ", ".join(one.manifest.task for one in models)
+        raise InputError(f"{path}: answers {names}, expected {task}")
+    return found[0]
 
 
 def load_models(path: Path | str, *, trust: Path | str | None, device: str = "auto") -> tuple[Model, ...]:

@@ -1,3 +1,4 @@
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -5,6 +6,10 @@ from typing import Any
 
 import pytest
 from kits import load
+
+from fedmed_edge.federation.inbox import Inbox
+from fedmed_edge.federation.messages import Offered
+from fedmed_edge.signing import signature_path
 
 
 @pytest.fixture(scope="session")
@@ -47,3 +52,28 @@ def listing() -> Callable[[Path], dict[str, bytes]]:
         return {str(p.relative_to(folder)): p.read_bytes() for p in found if ".sqlite-" not in p.name}
 
     return files
+
+
+@pytest.fixture
+def arrive() -> Callable[..., str]:
+    """Brings an exported model into a site's inbox as the server's, with what is told of it; its digest."""
+    return _arrive
+
+
+def _arrive(site: Path, file: Path, made: float = 0.0, **told: Any) -> str:
+    """A model comes from the server; its digest."""
+    content, inbox = file.read_bytes(), Inbox(site / "inbox")
+    offered = Offered(
+        kind="model",
+        digest=hashlib.sha256(content).hexdigest(),
+        bytes=len(content),
+        signature=signature_path(file).read_text(),
+        made=made,
+        **{"task": "tiny", **told},
+    )
+    inbox.folder.mkdir(exist_ok=True)
+    coming = inbox.assembly(offered)
+    coming.begin(len(content))
+    coming.put(0, content)
+    inbox.take(offered)
+    return offered.digest

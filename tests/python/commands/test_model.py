@@ -1,7 +1,7 @@
 """A hospital's models from the server's export to `infer`, by command."""
 
-import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +11,6 @@ import pytest
 
 from fedmed_edge.config import ServerConfig, SiteConfig, read_config
 from fedmed_edge.federation.inbox import Inbox
-from fedmed_edge.federation.messages import Offered
 from fedmed_edge.federation.placing import place_models
 from fedmed_edge.inference.choice import read_choice
 from fedmed_edge.inference.model_folder import ModelFolder
@@ -148,27 +147,8 @@ def test_forms_of_export(kit: ModuleType, copied: Any) -> None:
     assert said.code == 1 and "is a folder, expected a file to write" in said.err
 
 
-def arrive(site: Path, file: Path, made: float = 0.0) -> str:
-    """A model comes from the server; its digest."""
-    content, inbox = file.read_bytes(), Inbox(site / "inbox")
-    offered = Offered(
-        kind="model",
-        digest=hashlib.sha256(content).hexdigest(),
-        bytes=len(content),
-        signature=signature_path(file).read_text(),
-        task="tiny",
-        made=made,
-    )
-    inbox.folder.mkdir(exist_ok=True)
-    coming = inbox.assembly(offered)
-    coming.begin(len(content))
-    coming.put(0, content)
-    inbox.take(offered)
-    return offered.digest
-
-
 def test_of_refined_and_global_the_one_that_does_better_here_is_kept(
-    kit: ModuleType, copied: Any, caplog: pytest.LogCaptureFixture
+    kit: ModuleType, copied: Any, arrive: Callable[..., str], caplog: pytest.LogCaptureFixture
 ) -> None:
     f, store = copied, open_store(read_config(ServerConfig, copied.server))
     plain = parse_model(store.model_content(store.models("tiny")[0].digest), "model")
@@ -206,7 +186,9 @@ def test_of_refined_and_global_the_one_that_does_better_here_is_kept(
     assert (pulled["digest"], pulled["kept"], pulled["scores"]) == (digests["worse"], None, {})
 
 
-def test_what_the_agent_fetched_waits_after_pull(kit: ModuleType, copied: Any) -> None:
+def test_what_the_agent_fetched_waits_after_pull(
+    kit: ModuleType, copied: Any, arrive: Callable[..., str]
+) -> None:
     site, content = copied.root / "a", (copied.root / "tiny.onnx").read_bytes()
     arrive(site, copied.root / "tiny.onnx")
     pulled = kit.run("fedmed-edge", "pull", "-C", site, "--json").json

@@ -1,13 +1,20 @@
 """One server with a classification and a segmentation: one signed file, and a hospital that it answers at."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+
+from fedmed_edge.config import ServerConfig, read_config
+from fedmed_edge.errors import InputError
+from fedmed_edge.inference.predict import load_model
+from fedmed_edge.model.global_model import parse_model
+from fedmed_edge.store.store import open_store
 
 EDGE, SERVER = "fedmed-edge", "fedmed-server"
 
@@ -114,8 +121,14 @@ def test_the_file_is_shown_and_kept(both: tuple[Any, Any], kit: ModuleType, tmp_
     assert "outline, tone, 2 site(s)" in line
     refused = kit.run(EDGE, "bench", file, "--trust", tone.trust)
     assert refused.code == 1 and "answers 2 tasks, outline, tone, expected one" in refused.err
-    refused = kit.run(SERVER, "publish", file, "-C", tone.server, "--task", "tone")
-    assert refused.code == 1 and "answers several tasks, expected one" in refused.err
+    refused = kit.run(SERVER, "publish", file, "-C", tone.server, "--validate")
+    assert refused.code == 1 and "answers several tasks, expected one to be validated" in refused.err
+    offered = tone.admin("publish", file)
+    assert (offered["task"], list(offered["others"])) == ("outline", ["tone"])
+    told = tone.admin("log")["rows"][-1]["details"]
+    assert (told["model"], told["others"]) == (offered["model"], offered["others"])
+    taken = tone.admin("rollback", "--task", "tone")
+    assert taken["digest"] == offered["digest"]
 
 
 def test_tasks_of_both_kinds_on_one_generation(
@@ -153,3 +166,25 @@ def test_what_does_not_go_together(both: tuple[Any, Any], kit: ModuleType, tmp_p
     said = kit.run(SERVER, "export", *tasks, "--task", "tone")
     assert said.code == 1 and "expected each once" in said.err
     assert not (tmp_path / "x.onnx").exists()
+
+
+def test_the_global_model_in_a_file_of_several_tasks_is_compared_with_a_refined_one(
+    both: tuple[Any, Any], kit: ModuleType, tmp_path: Path, arrive: Callable[..., str]
+) -> None:
+    tone, store = both[0], open_store(read_config(ServerConfig, both[0].server))
+    file, worse, site = tmp_path / "both.onnx", tmp_path / "worse.onnx", tone.root / "b"
+    tone.admin("export", "--task", "tone", "--task", "outline", "--out", file)
+    plain = parse_model(store.model_content(store.models("tone")[0].digest), "model")
+    store.save_model(replace(plain, head=-plain.head, refined_for="b", kept="refined"))
+    tone.admin("export", "--task", "tone", "--refined", "b", "--out", worse)
+    digest = arrive(site, file, 1.0, task="outline", others={"tone": plain.digest})
+    arrive(site, worse, 2.0, task="tone")
+    pulled = tone.site("b", "pull")
+    assert (pulled["digest"], pulled["kept"]) == (digest, "global")
+    assert (pulled["task"], pulled["others"]) == ("outline", ["tone"])
+    assert pulled["scores"] == {"refined": 0.0, "global": 1.0}
+    assert f"{digest[:16]}  waiting  outline, tone, model" in kit.run(EDGE, "pull", "-C", site).out
+    assert load_model(file, trust=tone.trust, device="cpu", task="tone").manifest.task == "tone"
+    for wrong, message in (("tiny", "answers outline, tone, expected tiny"), (None, "answers 2 tasks")):
+        with pytest.raises(InputError, match=message):
+            load_model(file, trust=tone.trust, device="cpu", task=wrong)

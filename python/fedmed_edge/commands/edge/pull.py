@@ -61,8 +61,8 @@ def command(
         facts = {"out": str(entry.path), "kind": kind, "digest": choice.model.digest}
         told, words = choice.told()
         out.answer(
-            facts | {"task": entry.task, "state": entry.state} | told,
-            [f"{entry.name}  {entry.state}  {entry.task}, model {entry.model[:12]}", *words],
+            facts | {"task": entry.task, "others": list(entry.tasks[1:]), "state": entry.state} | told,
+            [f"{entry.name}  {entry.state}  {', '.join(entry.tasks)}, model {entry.model[:12]}", *words],
         )
         return
     verify_trusted(source, config.server_key)
@@ -70,5 +70,5 @@ def command(
         shutil.copyfile(origin, copy)
     out.answer(
         {"out": str(target), "kind": kind, "digest": found.digest, "task": found.task, "bytes": found.bytes},
-        f"{target}: {kind} {found.digest[:12]}" + (f" for {found.task}" if found.task else ""),
+        f"{target}: {kind} {found.digest[:12]}" + (f" for {', '.join(found.tasks)}" if found.tasks else ""),
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from fedmed_edge.commands.folders import FILE, folder_option, read_server
-from fedmed_edge.commands.server.rebuild import task_of, task_option
+from fedmed_edge.commands.server.rebuild import task_option
 from fedmed_edge.commands.verbs import Output, Verb
 
 
@@ -45,7 +45,7 @@ def command(
     config, store = read_server(folder)
     for site in (*sites, *([refined] if refined else [])):
         store.site(site)
-    task, offering = task_of(store, task), Offering(folder, config, store, sites or None)
+    offering = Offering(folder, config, store, sites or None)
     if file:
         offer = offering.file(file, task, ask=ask, validate=validate, tolerance=tolerance)
     else:
@@ -53,6 +53,6 @@ def command(
         offer = offering.model(*made, validate=validate, tolerance=tolerance)
     out.answer(
         {"digest": offer.digest, "kind": offer.kind, "task": offer.task, "model": offer.model}
-        | {"sites": list(offer.sites or ()) or None},
+        | {"others": offer.others, "sites": list(offer.sites or ()) or None},
         f"{offer.kind} {offer.digest[:12]}: on offer to {', '.join(offer.sites or ()) or 'every hospital'}",
     )

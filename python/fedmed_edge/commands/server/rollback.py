@@ -28,7 +28,7 @@ def command(out: Output, folder: Path, task: str | None, digest: str | None) -> 
     there = [one for one in offers.all() if one.state == "on offer"]
     if digest is None:
         name = task_of(store, task)
-        there = [one for one in there if (one.kind, one.task, one.sites) == ("model", name, None)]
+        there = [one for one in there if (one.kind, one.sites) == ("model", None) and name in one.tasks]
     else:
         there = [one for one in there if one.digest.startswith(digest)]
     if not there or (digest and len(there) > 1):
