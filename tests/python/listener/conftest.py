@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 import pytest
 from kits import load
 
+from fedmed_edge.listener.journal import Journal
+
 
 @pytest.fixture(scope="session")
 def pacs(lacks: Callable[[str], NoReturn]) -> ModuleType:
@@ -31,6 +33,13 @@ def site_of(pacs: ModuleType, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     yield make
     for site in made:
         site.kill()
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    made = Journal(tmp_path / "journal.sqlite")
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 import io
 import shutil
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -21,13 +21,6 @@ Arrive = Callable[..., tuple[Outcome, str]]
 @pytest.fixture(scope="module")
 def kit() -> ModuleType:
     return load("end_to_end/pacs.py")
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Iterator[Journal]:
-    made = Journal(tmp_path / "journal.sqlite")
-    yield made
-    made.close()
 
 
 @pytest.fixture

@@ -15,13 +15,6 @@ JobOf = Callable[..., Job]
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> Journal:
-    made = Journal(tmp_path / "journal.sqlite")
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def receive(journal: Journal) -> Receive:
     def receive(sop_uid: str, series_uid: str = "1.2", *, sha256: str = "ab") -> bool:
         path = Path(f"{sop_uid}.dcm")

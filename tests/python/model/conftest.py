@@ -111,6 +111,17 @@ def ridge_head(
     return head
 
 
+def squared_error(
+    rows: npt.NDArray[np.float64],
+    labels: npt.NDArray[np.int64],
+    head: npt.NDArray[np.float64],
+    weights: npt.NDArray[np.float64],
+) -> float:
+    """Of a head on rows, which count by the weight of their class, by its definition."""
+    residual = rows @ head - np.eye(head.shape[1])[labels]
+    return float(np.sum(weights[labels] * np.sum(residual**2, axis=1)))
+
+
 @pytest.fixture(scope="session")
 def made() -> SimpleNamespace:
     """The functions above: test modules cannot import a conftest."""
@@ -120,5 +131,6 @@ def made() -> SimpleNamespace:
         recipe=recipe_of,
         random=random_site,
         head=ridge_head,
+        error=squared_error,
         statistics=statistics_of,
     )

@@ -10,11 +10,6 @@ from fedmed_edge.model.evaluate import evaluate
 from fedmed_edge.model.rebuild import rebuild
 
 
-def error_of(rows: np.ndarray, labels: np.ndarray, head: np.ndarray, weights: np.ndarray) -> float:
-    residual = rows @ head - np.eye(head.shape[1])[labels]
-    return float(np.sum(weights[labels] * np.sum(residual**2, axis=1)))
-
-
 def without(made: SimpleNamespace, sites: dict, *names: str) -> np.ndarray:
     kept = [site for name, site in sites.items() if name not in names]
     rows = np.vstack([site.rows for site in kept])
@@ -27,14 +22,14 @@ def test_errors_and_worth_equal_their_definitions(made: SimpleNamespace) -> None
     found = evaluate(made.contribute(sites, recipe), recipe, ridge=1e-2)
     weights = np.full(3, 1 / 60)
     for name, site in sites.items():
-        error = error_of(site.rows, site.labels, without(made, sites, name), weights)
+        error = made.error(site.rows, site.labels, without(made, sites, name), weights)
         one = found.sites[name]
         assert one.error == pytest.approx(error, rel=1e-9)
         assert one.relative_error == pytest.approx(error, rel=1e-9)  # a third of the rows of three classes
         assert (one.rows, one.images) == (60, 60)
         worth = sum(
-            error_of(other.rows, other.labels, without(made, sites, name, to), weights)
-            - error_of(other.rows, other.labels, without(made, sites, to), weights)
+            made.error(other.rows, other.labels, without(made, sites, name, to), weights)
+            - made.error(other.rows, other.labels, without(made, sites, to), weights)
             for to, other in sites.items()
             if to != name
         )
@@ -58,7 +53,7 @@ def test_the_error_over_folds_equals_its_definition(made: SimpleNamespace) -> No
         head = without(made, kept)
         for name, site in sites.items():
             held = site.labels[out[name]]
-            error += error_of(site.rows[out[name]], held, head, np.full(3, 1 / 60))
+            error += made.error(site.rows[out[name]], held, head, np.full(3, 1 / 60))
             known += len(held) / 60
     assert found.fold_error == pytest.approx(error / known, rel=1e-9)
 

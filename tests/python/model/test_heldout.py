@@ -16,11 +16,6 @@ from fedmed_edge.model.heldout import (
 from fedmed_edge.model.sums import read_sums
 
 
-def error_of(rows: np.ndarray, labels: np.ndarray, head: np.ndarray, weights: np.ndarray) -> float:
-    residual = rows @ head - np.eye(head.shape[1])[labels]
-    return float(np.sum(weights[labels] * np.sum(residual**2, axis=1)))
-
-
 def test_error_from_sums_equals_error_from_rows(made: SimpleNamespace) -> None:
     recipe, site = made.recipe(3), made.random(3)
     (sums,) = read_sums(made.contribute({"a": site}, recipe), recipe)
@@ -28,7 +23,7 @@ def test_error_from_sums_equals_error_from_rows(made: SimpleNamespace) -> None:
     rng = np.random.default_rng(0)
     for scale in (0.01, 0.3, 5.0):
         head = scale * rng.standard_normal((12, 3))
-        wanted = error_of(site.rows, site.labels, head, weights)
+        wanted = made.error(site.rows, site.labels, head, weights)
         np.testing.assert_allclose(held_out_error(head, sums.total, weights), wanted, rtol=1e-9)
 
 
@@ -43,7 +38,7 @@ def test_leaving_a_site_out_equals_fitting_without_its_rows(made: SimpleNamespac
         rows = np.vstack([other.rows for one, other in sites.items() if one != name])
         labels = np.concatenate([other.labels for one, other in sites.items() if one != name])
         wanted = [
-            error_of(site.rows, site.labels, made.head(rows, labels, 3, ridge), weights) for ridge in RIDGES
+            made.error(site.rows, site.labels, made.head(rows, labels, 3, ridge), weights) for ridge in RIDGES
         ]
         np.testing.assert_allclose(got[name], wanted, rtol=1e-9)
 
@@ -57,7 +52,7 @@ def test_holding_a_fold_out_equals_fitting_without_its_rows(made: SimpleNamespac
     for number in range(5):
         kept = fold != number
         wanted = [
-            error_of(
+            made.error(
                 site.rows[~kept],
                 site.labels[~kept],
                 made.head(site.rows[kept], site.labels[kept], 3, ridge),
@@ -91,4 +86,4 @@ def test_where_something_is_chosen_a_class_counts_as_many_patients_as_it_has(mad
     held = few.fold_of_row() == 1
     head = made.head(few.rows[~held], few.labels[~held], 3, 1e-2)
     got = fold_errors([sums], {"a": 1.0}, [1e-2], judge)
-    np.testing.assert_allclose(got[1], [error_of(few.rows[held], few.labels[held], head, judge)], rtol=1e-9)
+    np.testing.assert_allclose(got[1], [made.error(few.rows[held], few.labels[held], head, judge)], rtol=1e-9)
