@@ -90,12 +90,14 @@ class Candidates:
         Args:
             content: Of the model's file.
             entry: The model in it.
-            asked: Sites that validate it.
+            asked: Sites that validate it, but for those that are held back: they have no say.
             sites: Who gets it once it is published; None is every site.
 
         Raises:
             InputError: Fewer sites than the quorum, or the disk is full.
         """
+        left_out = self._store.held_back.of(recipe.name)
+        asked = [site for site in asked if site not in left_out]
         if len(asked) < quorum:
             raise InputError(f"validation: has {len(asked)} sites, expected at least the quorum {quorum}")
         held = self._records.read(hashlib.sha256(content).hexdigest())
@@ -148,12 +150,14 @@ class Candidates:
         now = time.time() if now is None else now
         found = [self._requests.expect(site, candidate.purpose) for site in candidate.asked]
         requests = [one for one in found if one is not None]
+        left_out = self._store.held_back.of(candidate.task)
+        heard = [one for one in requests if one.site not in left_out]
         scores = {
             one.site: (one.report.figures["score"], one.report.figures.get("current"))
-            for one in requests
+            for one in heard
             if one.report is not None and one.done and _plausible(one.report.figures)
         }
-        waiting = sum(one.state == "open" for one in requests)
+        waiting = sum(one.state == "open" for one in heard)
         if waiting and now < candidate.deadline:
             return candidate
         decided = self._decide(candidate.model_copy(update={"scores": scores}))

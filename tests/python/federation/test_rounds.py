@@ -405,6 +405,24 @@ def test_a_candidate_that_was_rejected_or_taken_back_may_be_tried_again(
     assert federation.offers.read(digest).kind == "model"
 
 
+def test_who_is_held_back_has_no_say_in_a_candidate(
+    make_federation: Any, tmp_path: Path, recipe: Recipe
+) -> None:
+    federation = make_federation(tmp_path, "alpha", "beta", "gamma", "delta")
+    coordinator = federation.coordinator(collect_s=0.001, at_once=4)
+    federation.store.held_back.add(recipe.name, "gamma", "stands out")
+    candidate(federation, coordinator, recipe)
+    coordinator.step()
+    assert federation.requests.open_for("gamma") == []
+    for name, score in (("alpha", 0.8), ("beta", 0.8), ("delta", 0.0)):
+        federation.hospitals[name].answer(state="done", figures={"score": score, "current": 0.8})
+        federation.sync(name)
+    federation.store.held_back.add(recipe.name, "delta", "stands out")
+    coordinator.step()
+    (decided,) = coordinator.candidates.all()
+    assert (decided.state, sorted(decided.scores)) == ("published", ["alpha", "beta"])
+
+
 def test_a_candidate_without_a_quorum_is_rejected_at_its_deadline(federation: Any, recipe: Recipe) -> None:
     coordinator = federation.coordinator(collect_s=0.001)
     candidate(federation, coordinator, recipe)
