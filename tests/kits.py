@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -84,6 +85,13 @@ def ended(pid):
     assert not (os.WIFEXITED(status) and os.WEXITSTATUS(status) == 3), "failed otherwise"
     return status
 """
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @dataclass(frozen=True)

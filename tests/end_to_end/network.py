@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,18 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from kits import free_port
+
+from fedmed_edge.federation.outbox import Outbox
+from fedmed_edge.statistics.contribution import read_contribution
 
 SETTINGS = {"collect_s": 3.0, "sync_s": 60.0, "quorum": 1}
 EDGE, SERVER = "fedmed-edge", "fedmed-server"
 PROGRAM = "import sys; from importlib.metadata import entry_points; sys.argv = sys.argv[1:]; \
 entry, = entry_points(group='console_scripts', name=sys.argv[0]); entry.load()()"
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def until(what: str, said: Callable[[], Any], *, seconds: float = 60.0) -> Any:
@@ -90,6 +86,22 @@ class Network:
                 start_new_session=True,
             )
         return self.processes[name]
+
+    def hand_over(self, name: str, file: Path | None = None) -> Any:
+        """Put a contribution into a site's outbox, by default what it learnt with the others; the parcel."""
+        return Outbox(self.f.root / name / "outbox").add(
+            read_contribution(file or self.f.root / f"{name}.contribution")
+        )
+
+    def until_taken(self, *names: str, seconds: float = 240) -> None:
+        """Wait until the server has all that is in the outboxes of these sites."""
+        for name in names:
+            outbox = Outbox(self.f.root / name / "outbox")
+            until(
+                f"{name} is taken",
+                lambda outbox=outbox: all(one.state == "taken" for one in outbox.all()),
+                seconds=seconds,
+            )
 
     def program(self, *words: object, program: str = EDGE, **environment: str) -> "subprocess.Popen[str]":
         """A command in a process of its own."""

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pydicom
-from kits import load
+from kits import free_port, load
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
@@ -32,12 +31,6 @@ ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("FEDMED_"
     "OMP_NUM_THREADS": "1",
     "FEDMED_THREADS": "1",
 }
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def until(found: Any, seconds: float = 60.0, step: float = 0.02) -> Any:

@@ -16,8 +16,6 @@ from fedmed_edge.federation.engine.authority import Authority
 from fedmed_edge.federation.engine.identities import identities_of
 from fedmed_edge.federation.engine.reachability import Way, try_connection
 from fedmed_edge.federation.engine.site_kit import CERTIFICATE, TLS_KEY, installed_name
-from fedmed_edge.federation.outbox import Outbox
-from fedmed_edge.statistics.contribution import read_contribution
 
 SECONDS = 15
 """Time in which a site that may connect has done so twice over."""
@@ -257,7 +255,7 @@ def test_a_hostile_site_gets_refusals_and_nothing_else(
 
     # a's job goes on while b tries to get into it
     network.set(root / "a", bytes_per_s=600_000)
-    Outbox(root / "a" / "outbox").add(read_contribution(root / "a.contribution"))
+    network.hand_over("a")
     network.up("a")
     job = net.until("a's job runs", lambda: _job_of(network), seconds=60)
     other.write_text(f"{job} {installed_name(root / 'a')}")
@@ -295,18 +293,17 @@ def _job_of(network: Any) -> str | None:
 
 
 def test_no_egress_but_to_the_server(
-    network: Any, net: ModuleType, tmp_path: Path, figure: Any, lacks: Callable[[str], NoReturn]
+    network: Any, tmp_path: Path, figure: Any, lacks: Callable[[str], NoReturn]
 ) -> None:
     """Every address that a process of the agent connects or sends to, as the kernel saw it."""
     if shutil.which("strace") is None:
         lacks("strace: sh tests/packages.sh installs it")
 
-    root, trace = network.f.root, tmp_path / "trace"
-    Outbox(root / "a" / "outbox").add(read_contribution(root / "a.contribution"))
+    trace = tmp_path / "trace"
+    network.hand_over("a")
     network.start("server")
     network.start("a", under=["strace", "-f", "-qq", "-e", "trace=connect,sendto,sendmsg", "-o", str(trace)])
-    outbox = Outbox(root / "a" / "outbox")
-    net.until("a is taken", lambda: all(one.state == "taken" for one in outbox.all()), seconds=240)
+    network.until_taken("a")
     tracer = network.processes.pop("a")
     tracer.children()[0].terminate()
     tracer.wait(30)

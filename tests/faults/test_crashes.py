@@ -14,20 +14,8 @@ import pytest
 from fedmed_edge.federation.egress import read_egress
 from fedmed_edge.federation.outbox import Outbox
 from fedmed_edge.federation.server_side import ROOM_BYTES
-from fedmed_edge.statistics.contribution import read_contribution
 
 PART = 4 << 20
-
-
-def hand_over(network: Any, name: str) -> Any:
-    """Put the site's contribution into its outbox; the parcel."""
-    folder = network.f.root / name
-    return Outbox(folder / "outbox").add(read_contribution(folder.with_suffix(".contribution")))
-
-
-def taken(network: Any, net: ModuleType, name: str, seconds: float = 240) -> None:
-    outbox = Outbox(network.f.root / name / "outbox")
-    net.until(f"{name} is taken", lambda: all(one.state == "taken" for one in outbox.all()), seconds=seconds)
 
 
 def there_once(network: Any, name: str, holds: str = "sums") -> None:
@@ -92,11 +80,11 @@ def test_server_killed_in_ledger_write(
     network: Any, net: ModuleType, stops: ModuleType, tmp_path: Path, figure: Any
 ) -> None:
     """All is written but the transaction's end."""
-    parcel = hand_over(network, "a")
+    parcel = network.hand_over("a")
     network.start("a")
     killed(network, net, stops, tmp_path / "stops", "server", "fedmed_edge.store.ledger:append")
     began = time.monotonic()
-    taken(network, net, "a")
+    network.until_taken("a")
     figure("taken after the server's start, s", round(time.monotonic() - began, 1))
     sent = sum(entry.op == "put" for entry in read_egress(network.f.root / "a"))
     figure("parts sent again", sent + parcel.bytes // -PART)
@@ -118,18 +106,16 @@ def test_server_killed_in_rebuild(network: Any, net: ModuleType, stops: ModuleTy
     network.start("server")
     assert f.admin("status")["models"] == [] and f.admin("status")["faults"] == []
     assert f.admin("rebuild")["digest"] == undisturbed
-    hand_over(network, "c")
-    taken(network, net, "c")
+    network.hand_over("c")
+    network.until_taken("c")
     there_once(network, "c")
 
 
-def test_parts_that_come_twice_and_late(
-    network: Any, net: ModuleType, stops: ModuleType, tmp_path: Path, figure: Any
-) -> None:
-    parcel = hand_over(network, "a")
+def test_parts_that_come_twice_and_late(network: Any, stops: ModuleType, tmp_path: Path, figure: Any) -> None:
+    parcel = network.hand_over("a")
     network.start("server")
     network.start("a", **stops.twice_and_late(tmp_path / "stops"))
-    taken(network, net, "a")
+    network.until_taken("a")
     figure("parts", -(parcel.bytes // -PART))
     there_once(network, "a")
 
@@ -158,7 +144,7 @@ def test_disk_full_at_the_server(network: Any, net: ModuleType, small_disk: Path
     """It fills up while a file comes; the file waits until there is room."""
     folder = network.f.root / "a"
     network.set(folder, bytes_per_s=6_000_000, parts_in_flight=2)
-    parcel = hand_over(network, "a")
+    parcel = network.hand_over("a")
     network.up("a")
     net.until(
         "some parts are sent",
@@ -175,7 +161,7 @@ def test_disk_full_at_the_server(network: Any, net: ModuleType, small_disk: Path
     assert (waiting.state, waiting.why) == ("waiting", "server: cannot take it now")
     filler.unlink()
     began = time.monotonic()
-    taken(network, net, "a", seconds=400)
+    network.until_taken("a", seconds=400)
     figure("taken after there was room, s", round(time.monotonic() - began, 1))
     sent = sum(entry.op == "put" for entry in read_egress(folder))
     figure("parts sent again", sent + parcel.bytes // -PART)
@@ -193,13 +179,13 @@ def clock(tmp_path_factory: pytest.TempPathFactory, lacks: Callable[[str], NoRet
 
 
 @pytest.mark.parametrize("off_s", [600, -600])
-def test_clock_ten_minutes_off(off_s: int, network: Any, net: ModuleType, clock: Path, figure: Any) -> None:
+def test_clock_ten_minutes_off(off_s: int, network: Any, clock: Path, figure: Any) -> None:
     """At the site: its certificate, heartbeats and files do."""
-    hand_over(network, "a")
+    network.hand_over("a")
     network.start("server")
     began = time.monotonic()
     network.start("a", LD_PRELOAD=str(clock), CLOCK_OFF_S=str(off_s))
-    taken(network, net, "a")
+    network.until_taken("a")
     figure("taken after, s", round(time.monotonic() - began, 1))
     assert f"clock: is {off_s} seconds off the server's" in network.log("a")
     there_once(network, "a")

@@ -11,9 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image as Raster
 
-from fedmed_edge.federation.outbox import Outbox
-from fedmed_edge.statistics.contribution import read_contribution
-
 MB = 1e6
 
 
@@ -53,15 +50,6 @@ def _anonymous(pid: int) -> int:
     return 0
 
 
-def hand_over(network: Any, name: str, file: Path) -> int:
-    return int(Outbox(network.f.root / name / "outbox").add(read_contribution(file)).bytes)
-
-
-def taken(network: Any, net: ModuleType, name: str, seconds: float = 600) -> None:
-    outbox = Outbox(network.f.root / name / "outbox")
-    net.until(f"{name} is taken", lambda: all(one.state == "taken" for one in outbox.all()), seconds=seconds)
-
-
 def seconds_of_puts(network: Any, name: str) -> float:
     """From the first part that left to the answer that all were taken."""
     import datetime
@@ -92,7 +80,7 @@ def test_time_to_connect(sites: int, world: Any, net: ModuleType, tmp_path: Path
         figure("agent idle, MB", round(Memory(network, "a").idle / MB))
 
 
-def test_a_small_round(network: Any, net: ModuleType, figure: Any) -> None:
+def test_a_small_round(network: Any, figure: Any) -> None:
     """From the outbox to the ledger, a contribution of about 1 MiB."""
     network.f.recipe.write_text(network.f.recipe.read_text().replace("lift_dim = 1024", "lift_dim = 96"))
     for name in "ab":
@@ -102,8 +90,8 @@ def test_a_small_round(network: Any, net: ModuleType, figure: Any) -> None:
     network.up("a")
     time.sleep(10)
     began = time.monotonic()
-    figure("MB", round(hand_over(network, "a", file) / MB, 2))
-    taken(network, net, "a")
+    figure("MB", round(network.hand_over("a", file).bytes / MB, 2))
+    network.until_taken("a", seconds=600)
     figure("outbox to ledger, s", round(time.monotonic() - began, 1))
     figure("of it the transfer, s", round(seconds_of_puts(network, "a"), 2))
 
@@ -143,9 +131,8 @@ def test_memory_of_the_server(kit: ModuleType, net: ModuleType, tmp_path: Path, 
         with Memory(network, "server") as memory:
             began = time.monotonic()
             for name, file in files.items():
-                figure(f"{name}, MiB", round(hand_over(network, name, file) / 2**20))
-            for name in "ab":
-                taken(network, net, name)
+                figure(f"{name}, MiB", round(network.hand_over(name, file).bytes / 2**20))
+            network.until_taken("a", "b", seconds=600)
             figure("both in the ledger after, s", round(time.monotonic() - began, 1))
         figure("server idle, MB", round(memory.idle / MB))
         figure("server above idle, MB", round((memory.peak - memory.idle) / MB))
@@ -157,14 +144,14 @@ def test_memory_of_the_server(kit: ModuleType, net: ModuleType, tmp_path: Path, 
 @pytest.mark.parametrize("parts", [1, 3])
 @pytest.mark.parametrize("delay_ms", [0, 20])
 def test_goodput_of_a_slow_link(
-    parts: int, delay_ms: int, network: Any, net: ModuleType, link: ModuleType, figure: Any
+    parts: int, delay_ms: int, network: Any, link: ModuleType, figure: Any
 ) -> None:
     rate = 3e6
     with link.Link(bytes_per_s=rate, delay_s=delay_ms / 1e3) as slow:
         network.set(network.f.root / "a", proxy=slow.address, parts_in_flight=parts)
-        size = hand_over(network, "a", network.f.root / "a.contribution")
+        size = network.hand_over("a").bytes
         network.up("a")
-        taken(network, net, "a")
+        network.until_taken("a", seconds=600)
         goodput = size / seconds_of_puts(network, "a")
         figure("MB", round(size / MB))
         figure("goodput, MB/s", round(goodput / MB, 2))

@@ -9,16 +9,8 @@ import pytest
 
 from fedmed_edge.federation.egress import read_egress
 from fedmed_edge.federation.outbox import Outbox
-from fedmed_edge.statistics.contribution import read_contribution
 
 PART = 4 << 20
-
-
-def hand_over(network: Any, name: str) -> Any:
-    """Put the site's contribution into its outbox; the parcel."""
-    return Outbox(network.f.root / name / "outbox").add(
-        read_contribution(network.f.root / f"{name}.contribution")
-    )
 
 
 def state(network: Any, name: str) -> str:
@@ -47,10 +39,19 @@ def sound(network: Any, *names: str) -> None:
     assert not list((network.f.server / "federation" / "inbox").rglob("*.part"))
 
 
+def half_sent(network: Any, net: ModuleType, **pace: int) -> Any:
+    """Have site a send its contribution until some parts of it are there; the parcel."""
+    network.set(network.f.root / "a", bytes_per_s=6_000_000, **pace)
+    parcel = network.hand_over("a")
+    network.up("a")
+    net.until("some parts are sent", lambda: parts_sent(network, "a") >= 3, seconds=120)
+    return parcel
+
+
 def test_time_to_connect_and_memory(network: Any, net: ModuleType, figure: Any) -> None:
     figure("connected after, s", round(network.up("a", "b"), 1))
-    hand_over(network, "a")
-    hand_over(network, "b")
+    network.hand_over("a")
+    network.hand_over("b")
     began = time.monotonic()
     taken(network, net, "a", "b")
     figure("two contributions taken after, s", round(time.monotonic() - began, 1))
@@ -62,7 +63,7 @@ def test_time_to_connect_and_memory(network: Any, net: ModuleType, figure: Any) 
 def test_link_cut_twice(network: Any, net: ModuleType, link: ModuleType, figure: Any) -> None:
     with link.Link(bytes_per_s=6e6) as slow:
         network.set(network.f.root / "a", proxy=slow.address, parts_in_flight=1)
-        parcel = hand_over(network, "a")
+        parcel = network.hand_over("a")
         network.up("a")
         total = -(-parcel.bytes // PART)
         for least in (2, 5):
@@ -79,10 +80,7 @@ def test_link_cut_twice(network: Any, net: ModuleType, link: ModuleType, figure:
 
 
 def test_site_killed_in_upload(network: Any, net: ModuleType, figure: Any) -> None:
-    network.set(network.f.root / "a", bytes_per_s=6_000_000, parts_in_flight=2)
-    parcel = hand_over(network, "a")
-    network.up("a")
-    net.until("some parts are sent", lambda: parts_sent(network, "a") >= 3, seconds=120)
+    parcel = half_sent(network, net, parts_in_flight=2)
     network.kill("a")
     assert state(network, "a") == "waiting"
     network.start("a")
@@ -92,10 +90,7 @@ def test_site_killed_in_upload(network: Any, net: ModuleType, figure: Any) -> No
 
 
 def test_server_killed_while_receiving(network: Any, net: ModuleType, figure: Any) -> None:
-    network.set(network.f.root / "a", bytes_per_s=6_000_000, parts_in_flight=2)
-    parcel = hand_over(network, "a")
-    network.up("a")
-    net.until("some parts are sent", lambda: parts_sent(network, "a") >= 3, seconds=120)
+    parcel = half_sent(network, net, parts_in_flight=2)
     network.kill("server")
     time.sleep(3)
     network.start("server")
@@ -108,10 +103,7 @@ def test_server_killed_while_receiving(network: Any, net: ModuleType, figure: An
 
 @pytest.mark.parametrize("word", ["server_train", "coordinator", "runner_process"])
 def test_one_process_of_the_server_killed(word: str, network: Any, net: ModuleType, figure: Any) -> None:
-    network.set(network.f.root / "a", bytes_per_s=6_000_000)
-    hand_over(network, "a")
-    network.up("a")
-    net.until("some parts are sent", lambda: parts_sent(network, "a") >= 3, seconds=120)
+    half_sent(network, net)
     for process in list(network.below("server", word)):
         process.kill()
     began = time.monotonic()
@@ -121,8 +113,8 @@ def test_one_process_of_the_server_killed(word: str, network: Any, net: ModuleTy
 
 
 def test_a_site_that_is_away_holds_nobody_up(network: Any, net: ModuleType) -> None:
-    hand_over(network, "a")
-    hand_over(network, "b")
+    network.hand_over("a")
+    network.hand_over("b")
     network.up("a")
     taken(network, net, "a")
     assert state(network, "b") == "waiting"
@@ -135,7 +127,7 @@ def test_a_site_that_is_away_holds_nobody_up(network: Any, net: ModuleType) -> N
 def test_one_kit_at_two_places(network: Any, net: ModuleType) -> None:
     """A copied folder: whoever holds the name, what is handed over is there once."""
     shutil.copytree(network.f.root / "a", network.f.root / "twin")
-    hand_over(network, "a")
+    network.hand_over("a")
     network.up("a")
     network.start("twin")
     taken(network, net, "a", seconds=240)
