@@ -24,7 +24,7 @@ ROOT = {
 SHARED_PACKAGES = {"numpy", "pydantic"}
 EVERY_ROOM = {
     *("kernels", "runtime", "images", "features", "statistics", "model", "store", "federation", "universal"),
-    *("hospital", "export", "inference", "listener", "report", "study"),
+    *("hospital", "local_training", "export", "inference", "listener", "report", "study"),
 }
 
 # Room: rooms it may import, packages it may import.
@@ -39,11 +39,13 @@ WALLS: dict[str, tuple[set[str], set[str]]] = {
     "statistics": ({"kernels"}, {"dp_accounting"}),
     # One site's own work: its folder through features and statistics to a contribution.
     "hospital": ({"images", "features", "statistics", "model"}, set()),
+    "local_training": ({"images", "features", "statistics", "model"}, set()),
     "model": ({"statistics", "kernels"}, {"threadpoolctl"}),
     "store": ({"statistics", "model"}, {"sqlalchemy", "fsspec", "cryptography"}),
     # Its site's side asks `hospital`; its server's side loads neither that nor torch: see below.
     "federation": (
-        {"statistics", "store", "model", "kernels", "hospital", "images", "features", "inference"},
+        {"statistics", "store", "model", "kernels", "images", "features", "inference"}
+        | {"hospital", "local_training"},
         {"nvflare", "psutil", "cryptography"},
     ),
     "universal": (
@@ -93,6 +95,7 @@ TRAINING = {
         f"features/{name}.py"
         for name in ("backbones", "encoder_export", "feed", "local_norms", "objectives", "shifts", "training")
     ),
+    "features/private_training.py",
     "study/",
     "universal/",
 }

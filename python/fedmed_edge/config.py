@@ -40,11 +40,14 @@ class Policy(Frozen):
         width_rule: What happens where a Gram that would leave has fewer than `ROWS_A_COLUMN` rows a column.
         parts: Parts of a contribution that may leave.
         share_style: The server may pass the site's style on to the other sites.
-        epsilon: Differential privacy of one contribution: its class Grams leave with noise, and nothing else
-            does. None adds no noise.
-        delta: Of every contribution and of all together; below 1/n² for n patients is wise.
-        clip: Frobenius norm that one patient's scaled Grams are clipped to (`statistics.privacy`).
-        budget: Most ε of all contributions together, at `delta`; what would pass it does not leave.
+        epsilon: Differential privacy of one contribution of sums, and of one training: class Grams leave with
+            noise, weights where they were trained with it, and nothing else does. None adds no noise.
+        delta: Of each of these and of all together; below 1/n² for n patients is wise.
+        clip: Frobenius norm that one patient's scaled Grams are clipped to (`statistics.privacy`), and
+            length of one patient's gradient in a step of a training with noise.
+        sampling: Probability with which a patient is in a step of a training with noise.
+        budget: Most ε of all contributions and trainings together, at `delta`; what would pass it does not
+            leave.
         days_between: Least days between two contributions of sums under one generation.
         update_patients: Patients by which such two must differ, where they differ at all; None is
             `min_cohort`.
@@ -57,6 +60,7 @@ class Policy(Frozen):
     epsilon: Annotated[float, Field(gt=0, le=100)] | None = None
     delta: Annotated[float, Field(gt=0, lt=0.1)] = 1e-5
     clip: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    sampling: Annotated[float, Field(ge=0.001, le=0.5)] = 0.1
     budget: Annotated[float, Field(gt=0, le=1000)] = 8.0
     days_between: Annotated[float, Field(ge=0, le=3660)] = 0.0
     update_patients: Annotated[int, Field(ge=1, le=1 << 20)] | None = None

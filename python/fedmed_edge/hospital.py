@@ -1,32 +1,30 @@
-"""What a hospital computes: train a backbone, make a contribution within the site's policy.
+"""What a hospital hands over: a contribution within the site's policy.
 
-In: a `Dataset`, a `Generation`, the site's settings. Out: a backbone file, a `Contribution` to sign.
+In: a `Dataset`, a `Generation`, the site's settings, weights of `local_training`. Out: a `Contribution` to
+sign.
 """
 
 import logging
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fedmed_edge import __version__
-from fedmed_edge.config import ROWS_A_COLUMN, Part, Policy, SiteConfig
+from fedmed_edge.config import Part, Policy, SiteConfig
 from fedmed_edge.errors import InputError, TrustError, Withheld
-from fedmed_edge.features.encoder import require_fit
-from fedmed_edge.features.extract import RowSample, extract, extract_clipped, extract_with_sample
-from fedmed_edge.features.held_out import head_error, network_error
+from fedmed_edge.features.extract import RowSample, extract_clipped, extract_with_sample
 from fedmed_edge.features.patients import Leaving, Patients
-from fedmed_edge.features.weights import Error, Weights, read_backbone, write_backbone
-from fedmed_edge.generation import Architecture, Generation
+from fedmed_edge.features.weights import Weights, read_backbone
+from fedmed_edge.generation import Generation
 from fedmed_edge.images.dataset import Dataset
 from fedmed_edge.model.own_sums import own_model
-from fedmed_edge.recipe import Recipe, Training
-from fedmed_edge.statistics.accounting import noise_multiplier
+from fedmed_edge.recipe import Recipe
+from fedmed_edge.statistics.accounting import noise_multiplier, step_multiplier
 from fedmed_edge.statistics.calibration import bin_counts
 from fedmed_edge.statistics.contribution import (
     Contribution,
@@ -38,130 +36,48 @@ from fedmed_edge.statistics.contribution import (
 from fedmed_edge.statistics.feature_statistics import FeatureStatistics
 from fedmed_edge.statistics.header import Program
 from fedmed_edge.statistics.privacy import ClippedAccumulator, private_statistics
-from fedmed_edge.statistics.style import Style
+from fedmed_edge.statistics.width_rule import check_width
 
 log = logging.getLogger(__name__)
-
-NORMS = "norms.backbone"
-"""Name of the file, in a site's folder, of norm layers that stay there."""
 
 Progress = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class TrainedBackbone:
-    """A backbone trained at one site: weights by name, images behind it, seconds, last loss, errors."""
+def plan_training(dataset: Dataset, policy: Policy, epochs: float) -> Privacy:
+    """The noise that the policy asks of a training.
 
-    recipe: Recipe
-    architecture: Architecture
-    site: str
-    weights: Weights = field(repr=False)
-    images: int
-    seconds: float
-    loss: float
-    errors: Mapping[Error, float] = field(default_factory=dict)
-
-    def write(self, path: Path) -> None:
-        """Write the backbone file, whole or not at all.
-
-        Raises:
-            InputError: The file cannot be written.
-        """
-        write_backbone(
-            path,
-            self.weights,
-            self.recipe,
-            architecture=self.architecture,
-            trained_by=(self.site,),
-            images=self.images,
-            errors=self.errors,
-        )
-
-
-def train_backbone(
-    dataset: Dataset,
-    start: Generation | None,
-    *,
-    epochs: float,
-    site: str,
-    styles: Sequence[Style] = (),
-    how: Training | None = None,
-    held_out: Dataset | None = None,
-    norms: Path | None = None,
-    rounds_of: Generation | None = None,
-    seed: int = 0,
-    device: str = "auto",
-    progress: Progress | None = None,
-) -> TrainedBackbone:
-    """Train a backbone on the labelled images of a data set. Needs torch and MONAI.
+    How many steps it has follows from the epochs and from the probability that a patient is in one, and from
+    no patient.
 
     Args:
-        dataset: Give `dataset.train`.
-        start: Generation whose backbone it starts from, which may be another than the recipe asks for; None
-            starts the recipe's from random weights.
-        epochs: Passes over the labelled images.
-        styles: Of other sites, towards which images are moved as well.
-        how: Shifts and what else holds the training; default the recipe's `training`.
-        held_out: The site's test images. On them the trained network is asked, and, where `start` is no
-            draft, a head that is solved on its features.
-        norms: File of this site's norm layers, read and written where training has `local_norms`.
-        rounds_of: Generation that rounds began with, whose norm layers alone go on; default `start`.
+        dataset: The site's whole data set.
 
     Raises:
-        InputError: No labelled image, or the recipe's images do not fit the generation.
-        DeviceError: The asked device is not here.
+        InputError: The policy asks for no noise, or lets no weights leave.
+        Withheld: Fewer than `min_cohort` patients.
     """
-    from fedmed_edge.features.backbones import set_state, state_of
-    from fedmed_edge.features.local_norms import keep_norms, kept_norms
-    from fedmed_edge.features.training import build_network, train
-
-    if start is not None:
-        require_fit(start, dataset.recipe)
-    architecture: Architecture = dataset.recipe if start is None else start.header
-    network = build_network(dataset.recipe, seed=seed, architecture=architecture)
-    if start is not None:
-        set_state(network.backbone, start.weights, f"generation {start.digest[:12]}")
-    how = how or dataset.recipe.training
-    begun = rounds_of or start
-    own = norms if how.local_norms and begun is not None else None  # to random weights they mean nothing
-    digest = tensors_digest(begun.weights).hex() if begun is not None else ""
-    if own is not None:
-        kept = kept_norms(own, network.backbone, digest)
-        set_state(network.backbone, {**state_of(network.backbone), **kept})
-    result = train(
-        network, dataset, epochs=epochs, styles=styles, how=how, seed=seed, device=device, progress=progress
+    if policy.epsilon is None:
+        raise InputError(
+            "training: the policy asks for no noise, so there is none to train with",
+            hint="set `epsilon` in the policy of fedmed.toml; or train without --private",
+        )
+    if "weights" not in policy.parts:
+        raise InputError(
+            "training: `parts` in the policy has no weights, so there is nothing to spend ε on",
+            hint="add them in fedmed.toml; or train without --private",
+        )
+    _check_cohort(dataset.train, policy, "training with noise on")
+    _warn_of_delta(policy, len({item.patient for item in dataset.train.labelled}))
+    steps = max(1, round(epochs / policy.sampling))
+    noise = step_multiplier(policy.epsilon, policy.delta, sampling=policy.sampling, steps=steps)
+    return Privacy(
+        epsilon=policy.epsilon,
+        delta=policy.delta,
+        clip=policy.clip,
+        noise=noise,
+        sampling=policy.sampling,
+        steps=steps,
     )
-    if own is not None:
-        keep_norms(own, network.backbone, dataset.recipe, digest)
-    errors: dict[Error, float] = {}
-    if held_out is not None and len(held_out.labelled):
-        try:
-            errors = _errors(network, start, dataset, held_out, device)
-        except InputError as error:  # what was trained is not lost for a test image that cannot be read
-            log.warning("warning: how wrong it is on held-out images was not measured: %s", error)
-    return TrainedBackbone(
-        dataset.recipe,
-        architecture,
-        site,
-        state_of(network.backbone),
-        len(dataset.labelled),
-        result.seconds,
-        float(result.losses[-1]),
-        errors,
-    )
-
-
-def _errors(
-    network: Any, start: Generation | None, dataset: Dataset, held_out: Dataset, device: str
-) -> dict[Error, float]:
-    """What tells whether a generation has grown too old for the site; of one that has no rows yet, half."""
-    errors: dict[Error, float] = {"tuned_error": network_error(network, held_out, device=device)}
-    if start is None or start.draft:
-        return errors
-    sums = extract(start, dataset.labelled, min_cohort=1, device=device)
-    if len({index for _, index in sums.blocks}) > 1:
-        errors["head_error"] = head_error(start, own_model(sums, dataset.recipe), held_out, device=device)
-    return errors
 
 
 @dataclass(frozen=True)
@@ -238,7 +154,7 @@ def prepare(
         device=config.device,
         progress=progress,
     )
-    _check_width(sums, policy)
+    check_width(sums, policy)
     if not generation.draft:
         counts = calibration_counts(sums, sample, dataset.recipe)
         sums = sums if counts is None else replace(sums, calibration=counts)
@@ -256,26 +172,32 @@ def prepare_weights(
 ) -> Prepared:
     """The weights of a backbone that was trained from the generation, as their difference from it.
 
+    Where the policy asks for noise they were trained with it, and neither counts nor figures go with them.
+
     Raises:
         InputError: The file cannot be read, or nothing is left to hand over.
-        Withheld: Too few patients; or the policy asks for noise, which the weights do not have.
+        Withheld: Too few patients; or the policy asks for noise, which the weights were not trained with.
         TrustError: The weights are not of this generation's backbone.
     """
-    policy = config.policy
-    if policy.epsilon is not None:
+    policy, trained = config.policy, read_backbone(weights_file)
+    told = trained.header
+    if policy.epsilon is not None and not told.training:
         raise Withheld(
-            "contribution: weights leave without noise, and `epsilon` in the policy asks for it",
-            hint="sums can leave with noise: contribute without --weights",
+            "contribution: the weights were trained without noise, and `epsilon` in the policy asks for it",
+            hint="`fedmed-edge train --private` trains with noise; sums can leave with it, too",
         )
     _check_cohort(dataset.train, policy)
-    evidence = _evidence(dataset, None)
-    if len({item.patient for item in dataset.test.labelled}) >= policy.min_cohort:
-        told = read_backbone(weights_file).header.errors
-        # more digits would tell, over many contributions, how single test images are answered
-        evidence = evidence.model_copy(update={"metrics": {k: round(v, 2) for k, v in told.items()}})
-    difference = _difference(weights_file, generation)
-    made = _contribution(None, dataset, generation, config, evidence, difference)
-    return Prepared(_leaving(dataset, generation, ("weights",)), lambda: made)
+    evidence, privacy = Evidence(versions=_versions()), told.privacy
+    if policy.epsilon is None:
+        evidence, privacy = _evidence(dataset, None), None
+        if len({item.patient for item in dataset.test.labelled}) >= policy.min_cohort:
+            # more digits would tell, over many contributions, how single test images are answered
+            metrics = {name: round(value, 2) for name, value in told.errors.items()}
+            evidence = evidence.model_copy(update={"metrics": metrics})
+    difference = _difference(trained.weights, generation, str(weights_file))
+    made = _contribution(None, dataset, generation, config, evidence, difference, privacy)
+    leaving = _leaving(dataset, generation, ("weights",))
+    return Prepared(leaving.model_copy(update={"training": told.training}), lambda: made)
 
 
 def _contribution(
@@ -285,8 +207,9 @@ def _contribution(
     config: SiteConfig,
     evidence: Evidence,
     weights: dict[str, npt.NDArray[np.generic]] | None = None,
+    privacy: Privacy | None = None,
 ) -> Contribution:
-    """What of it the policy lets out, without noise."""
+    """What of it the policy lets out; no noise is added here."""
     policy = config.policy
     return new_contribution(
         sums,
@@ -298,6 +221,7 @@ def _contribution(
         parts=policy.parts,
         weights=weights,
         evidence=evidence,
+        privacy=privacy,
         share_style=policy.share_style,
     )
 
@@ -346,11 +270,15 @@ def _prepare_noisy(
     clipped, scale = extract_clipped(
         generation, dataset.train, clip=policy.clip, device=config.device, progress=progress
     )
-    if policy.delta * clipped.patients**2 > 1.0:
-        log.warning("warning: `delta` has %g, wise is at most 1/n² for n patients", policy.delta)
+    _warn_of_delta(policy, clipped.patients)
     noise = noise_multiplier(policy.epsilon, policy.delta)
     draw = partial(_draw, dataset.recipe, generation, config, clipped, scale, noise)
     return Prepared(_leaving(dataset, generation, ("classes",), noise), draw)
+
+
+def _warn_of_delta(policy: Policy, patients: int) -> None:
+    if policy.delta * patients**2 > 1.0:
+        log.warning("warning: `delta` has %g, wise is at most 1/n² for n patients", policy.delta)
 
 
 def _draw(
@@ -418,46 +346,12 @@ def _check_cohort(dataset: Dataset, policy: Policy, what: str = "weights of") ->
         )
 
 
-def _check_width(sums: FeatureStatistics, policy: Policy) -> None:
-    """Method §8: a Gram of fewer rows than its width shows their span, and with it who was in it.
-
-    With a few more than that it still tells; where the line stands was found by attack. Every Gram counts by
-    itself: those of a fold of a class, and of the images, have the fewest.
-    """
-    narrow = [one for one in _grams_told(sums, policy) if one[1] < ROWS_A_COLUMN * one[2]]
-    if policy.width_rule == "off" or not narrow:
-        return
-    label, rows, width = min(narrow, key=lambda one: one[1] / one[2])
-    message = (
-        f"width rule: {len(narrow)} Grams show whose rows are in them; the one of {label} has width {width}, "
-        f"expected at most a third of its {rows} rows"
-    )
-    hint = "noise (`epsilon`), a narrower generation, fewer `parts`, or `width_rule` in the policy"
-    if policy.width_rule == "refuse":
-        raise Withheld(message, hint=hint)
-    log.warning("warning: %s; %s", message, hint)
-
-
-def _grams_told(sums: FeatureStatistics, policy: Policy) -> Iterator[tuple[str, int, int]]:
-    """What it is of, rows and width of every Gram that would leave."""
-    if "classes" in policy.parts:
-        for (_, index), gram in sums.blocks.items():
-            yield f"class `{sums.classes[index]}`", int(gram[-1]), sums.row_dim
-    if "unlabelled" in policy.parts and sums.unlabelled[-1]:
-        yield "unlabelled images", int(sums.unlabelled[-1]), sums.row_dim
-    if "shifts" in policy.parts and sums.shift_gram[-1]:
-        yield "differences to shifted views", int(sums.shift_gram[-1]), sums.row_dim
-    if "images" in policy.parts and sums.images:
-        yield "all images", sums.images, sums.feature_dim + 1
-
-
-def _difference(path: Path, generation: Generation) -> dict[str, npt.NDArray[np.generic]]:
+def _difference(trained: Weights, generation: Generation, where: str) -> dict[str, npt.NDArray[np.generic]]:
     """θ_s − θ⁰, tensor by tensor."""
-    trained = read_backbone(path).weights
     if {name: value.shape for name, value in trained.items()} != {
         name: value.shape for name, value in generation.weights.items()
     }:
-        raise TrustError(f"{path}: has another backbone than generation {generation.digest[:12]}")
+        raise TrustError(f"{where}: has another backbone than generation {generation.digest[:12]}")
     return {
         name: np.asarray(value, np.float32) - np.asarray(generation.weights[name], np.float32)
         for name, value in trained.items()

@@ -15,7 +15,7 @@ from fedmed_edge.config import Policy, SiteConfig
 from fedmed_edge.errors import InputError, TrustError, Withheld
 from fedmed_edge.features.extract import RowSample, extract, extract_with_sample
 from fedmed_edge.features.generations import from_backbone
-from fedmed_edge.features.patients import Patients
+from fedmed_edge.features.patients import Patients, PrivateTraining
 from fedmed_edge.features.publish import complete_generation
 from fedmed_edge.features.weights import read_backbone, write_backbone
 from fedmed_edge.generation import Generation
@@ -23,12 +23,13 @@ from fedmed_edge.hospital import (
     calibration_counts,
     expected,
     make_contribution,
+    plan_training,
     prepare,
     prepare_weights,
-    train_backbone,
 )
 from fedmed_edge.images.dataset import Dataset, read_dataset
 from fedmed_edge.images.fingerprint import content_digest
+from fedmed_edge.local_training import train_backbone
 from fedmed_edge.recipe import Backbone, Intensity, Lift, Recipe, Training
 from fedmed_edge.statistics.accumulate import Accumulator, plan_folds
 from fedmed_edge.statistics.calibration import TEMPERATURES
@@ -227,7 +228,7 @@ def test_the_width_rule(dataset: Dataset, generation: Generation, caplog: pytest
     images = config(width_rule="refuse", parts=("images", "style"))
     with pytest.raises(Withheld, match="all images has width 9, expected at most a third of its 20 rows"):
         make_contribution(dataset, generation, images)
-    with caplog.at_level(logging.WARNING, "fedmed_edge.hospital"):
+    with caplog.at_level(logging.WARNING, "fedmed_edge.statistics.width_rule"):
         make_contribution(dataset, generation, config(width_rule="off"))
         make_contribution(dataset, generation, config(width_rule="refuse", parts=("style",)))
         assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
@@ -392,9 +393,10 @@ def test_with_noise_neither_weights_nor_drafts_leave(
 ) -> None:
     write_backbone(tmp_path / "a.backbone", generation.weights, RECIPE)
     with pytest.raises(
-        Withheld, match="weights leave without noise, and `epsilon` in the policy asks for it"
-    ):
+        Withheld, match="the weights were trained without noise, and `epsilon` in the"
+    ) as told:
         prepare_weights(dataset, generation, noisy(), tmp_path / "a.backbone")
+    assert "`fedmed-edge train --private`" in (told.value.hint or "")
     with pytest.raises(InputError, match="is a draft, whose rows are too wide for noise"):
         make_contribution(dataset, draft, noisy())
     with pytest.raises(
@@ -407,6 +409,57 @@ def test_with_noise_neither_weights_nor_drafts_leave(
         make_contribution(dataset, generation, noisy(parts=("style",)))
     both = prepare(dataset, generation, noisy(parts=("classes", "style", "channels")))
     assert both.leaving.parts == both.contribution().header.parts == ("classes",)
+
+
+def test_weights_that_were_trained_with_noise_leave_and_nothing_exact_beside_them(
+    dataset: Dataset, generation: Generation, tmp_path: Path
+) -> None:
+    spent: list[str] = []
+    noise = plan_training(dataset, noisy(sampling=0.5).policy, 2)
+    assert (noise.steps, noise.sampling, noise.clip, noise.epsilon) == (4, 0.5, 1.0, 90.0)
+    private = PrivateTraining("ab" * 16, noise, lambda: spent.append("all"))
+    norms = tmp_path / "norms.backbone"
+    norms.write_bytes(b"of a training without noise")
+    trained = train_backbone(
+        dataset.train,
+        generation,
+        epochs=2,
+        site="alpha",
+        how=Training(local_norms=True),
+        held_out=dataset.test,
+        norms=norms,
+        private=private,
+        device="cpu",
+    )
+    assert spent == ["all"] and norms.read_bytes() == b"of a training without noise"
+    trained.write(tmp_path / "a.backbone")
+    file = read_backbone(tmp_path / "a.backbone").header
+    assert (file.training, file.privacy) == (private.id, noise) and set(file.errors) > {"tuned_error"}
+    prepared = prepare_weights(dataset, generation, noisy(), tmp_path / "a.backbone")
+    assert prepared.leaving.training == private.id and prepared.leaving.parts == ("weights",)
+    write_contribution(tmp_path / "a.contribution", prepared.contribution())
+    header = read_contribution(tmp_path / "a.contribution").header
+    assert header.privacy == noise and header.parts == ("weights",)
+    assert set(header.values["evidence"]) == {"versions"}
+    # without noise in the policy they are weights like any other
+    plain = prepare_weights(dataset, generation, config(), tmp_path / "a.backbone").contribution().header
+    assert plain.privacy is None and plain.evidence.images == {"train": PATIENTS, "test": 4}
+
+
+def test_how_long_a_training_with_noise_is_follows_from_no_patient(dataset: Dataset) -> None:
+    half = replace(dataset, items=dataset.items[: PATIENTS // 2])
+    policy = noisy(epsilon=3.0, sampling=0.2).policy
+    assert plan_training(dataset, policy, 6) == plan_training(half, policy, 6)
+    assert plan_training(dataset, policy, 0.1).steps == 1
+
+
+def test_a_training_with_noise_that_the_policy_does_not_ask_for_is_refused(dataset: Dataset) -> None:
+    with pytest.raises(InputError, match="training: the policy asks for no noise"):
+        plan_training(dataset, config().policy, 1)
+    with pytest.raises(InputError, match="training: `parts` in the policy has no weights"):
+        plan_training(dataset, noisy(parts=("classes",)).policy, 1)
+    with pytest.raises(Withheld, match=f"training with noise on {PATIENTS} labelled training patients"):
+        plan_training(dataset, noisy(min_cohort=PATIENTS + 1).policy, 1)
 
 
 def test_with_noise_refusals_come_before_the_images_are_read(

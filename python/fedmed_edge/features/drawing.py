@@ -11,10 +11,14 @@ from fedmed_edge.images.dataset import Dataset, Item
 from fedmed_edge.images.preprocess import IGNORE, prepare, prepare_mask
 from fedmed_edge.images.windows import window_of
 
-__all__ = ["CACHE_BYTES", "Case", "Drawing"]
+__all__ = ["CACHE_BYTES", "Case", "Drawing", "Window"]
 
 CACHE_BYTES = 1 << 29
 """Prepared images are kept in memory up to here; later ones are prepared again each time."""
+
+
+Window = tuple[npt.NDArray[np.float32], int, npt.NDArray[np.uint8] | None]
+"""Pixels (channels, *size), label (−1 for segmentation) and mask (*size)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,9 +55,12 @@ class Drawing:
         self._bytes = 0
         self._order = self._draw()
 
-    def next(self) -> tuple[npt.NDArray[np.float32], int, npt.NDArray[np.uint8] | None]:
-        """Window (channels, *size), label (−1 for segmentation) and mask (*size) of the next draw."""
-        index = next(self._order)
+    def next(self) -> Window:
+        """Window of the next draw."""
+        return self.window(next(self._order))
+
+    def window(self, index: int) -> Window:
+        """Window of an item."""
         case, label = self._case(index), self.items[index].label
         pixels, mask = case.pixels, case.mask
         if pixels.shape[1:] != self.recipe.size:

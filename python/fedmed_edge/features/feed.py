@@ -1,8 +1,10 @@
 """Batches of a site's training images: drawn evenly, changed at random."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from monai.transforms.compose import Compose
 from monai.transforms.intensity.array import (
@@ -16,7 +18,7 @@ from monai.transforms.spatial.array import RandAffine, RandFlip, RandRotate90
 from monai.transforms.transform import Transform
 from torch import Tensor
 
-from fedmed_edge.features.drawing import Drawing
+from fedmed_edge.features.drawing import Drawing, Window
 from fedmed_edge.images.dataset import Dataset
 from fedmed_edge.recipe import Recipe
 
@@ -46,11 +48,19 @@ class Feed:
 
     def batch(self) -> tuple[Tensor, Tensor]:
         """Images (B, channels, *size) float32, with labels (B,) or masks (B, *size) int64."""
-        images, targets = zip(*(self._one() for _ in range(self.count)), strict=True)
+        return self._changed([self.drawing.next() for _ in range(self.count)])
+
+    def batch_of(self, items: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """As `batch`, of items by their number in `drawing.items`."""
+        return self._changed([self.drawing.window(item) for item in items])
+
+    def _changed(self, windows: Sequence[Window]) -> tuple[Tensor, Tensor]:
+        images, targets = zip(*(self._one(*window) for window in windows), strict=True)
         return torch.stack(images), torch.stack(targets)
 
-    def _one(self) -> tuple[Tensor, Tensor]:
-        pixels, label, mask = self.drawing.next()
+    def _one(
+        self, pixels: npt.NDArray[np.float32], label: int, mask: npt.NDArray[np.uint8] | None
+    ) -> tuple[Tensor, Tensor]:
         image = torch.from_numpy(pixels)
         if mask is None:
             return self.changes(image, None)[0], torch.tensor(label)

@@ -1,7 +1,8 @@
 """Who is behind a contribution: the training patients of a site, told apart without a name."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from fedmed_edge.config import Part
@@ -10,8 +11,9 @@ from fedmed_edge.features.extract import plan_dataset
 from fedmed_edge.images.dataset import Dataset, Item
 from fedmed_edge.images.fingerprint import Stamp, content_digest, stamp
 from fedmed_edge.recipe import Frozen
+from fedmed_edge.statistics.header import Privacy
 
-__all__ = ["Leaving", "Patients"]
+__all__ = ["Leaving", "Patients", "PrivateTraining"]
 
 
 class Leaving(Frozen):
@@ -24,6 +26,7 @@ class Leaving(Frozen):
         parts: What is in it.
         width: Width of the rows, where an image gives one; None where its pixels do.
         noise: Noise multiplier; None without noise.
+        training: Of weights: id of the training with noise that they came of; it spent what they tell.
         cohort: `DIGEST CLASS` of every patient and class in the sums, sorted; no class for unlabelled images.
             Empty with noise and for weights, which nothing is subtracted from.
     """
@@ -34,7 +37,23 @@ class Leaving(Frozen):
     parts: tuple[Part, ...]
     width: int | None = None
     noise: float | None = None
+    training: str = ""
     cohort: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PrivateTraining:
+    """A training with noise that may begin.
+
+    Attributes:
+        id: 32 hexadecimal digits, drawn; the file of its weights names it.
+        spend: Writes down what the whole training spends; called once, before its first step. A training that
+            is killed has spent all of it.
+    """
+
+    id: str
+    privacy: Privacy
+    spend: Callable[[], None]
 
 
 class Patients:

@@ -182,7 +182,7 @@ def train(
             network,
             place,
             rate,
-            objective=_objective(network.recipe, how, styles, seed),
+            objective=objective_of(network.recipe, how, styles, seed),
             adjust=toward(state_of(network), how.proximal) if how.proximal else None,
         )
         began = time.perf_counter()
@@ -236,7 +236,7 @@ class SiteTraining:
             for index, name in enumerate(sorted(sites))
         }
         self._objectives = {
-            name: _objective(
+            name: objective_of(
                 network.recipe,
                 network.recipe.training,
                 [style for other, style in sorted((styles or {}).items()) if other != name],
@@ -363,10 +363,7 @@ class _Trainer:
         adjust: Adjust | None = None,
     ) -> None:
         self.network, self.place, self.rate = network, place, rate
-        decayed = [value for value in network.parameters() if value.ndim > 1]
-        others = [value for value in network.parameters() if value.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
-        self.optimiser = torch.optim.AdamW(groups, lr=rate)
+        self.optimiser = optimiser_of(network, rate)
         if moments:
             self.optimiser.load_state_dict(moments)
         self.objective, self.adjust = objective, adjust
@@ -404,6 +401,14 @@ class _Trainer:
         return float(loss.detach())
 
 
+def optimiser_of(network: nn.Module, rate: float) -> torch.optim.Optimizer:
+    """AdamW; vectors, such as biases and those of norm layers, do not decay."""
+    decayed = [value for value in network.parameters() if value.ndim > 1]
+    others = [value for value in network.parameters() if value.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=rate)
+
+
 def cycle(part: float) -> float:
     """Learning rate over its peak: a linear warm-up, then a cosine down to 1 %."""
     if part < WARM_UP:
@@ -411,7 +416,8 @@ def cycle(part: float) -> float:
     return 0.01 + 0.495 * (1 + math.cos(math.pi * (part - WARM_UP) / (1 - WARM_UP)))
 
 
-def _objective(recipe: Recipe, how: Training, styles: Sequence[Style], seed: int) -> Objective:
+def objective_of(recipe: Recipe, how: Training, styles: Sequence[Style], seed: int) -> Objective:
+    """The task's loss, with the shifts that `how` states."""
     shift = Shift(recipe, styles=styles, how=how, seed=seed)
     return shifted_objective(recipe, shift, how) if shift.moves else plain_objective(recipe)
 

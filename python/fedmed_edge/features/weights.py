@@ -14,6 +14,7 @@ from pydantic import Field
 from fedmed_edge.atomic import read_regular, write_atomic
 from fedmed_edge.generation import Architecture
 from fedmed_edge.recipe import Backbone, Frozen, Kind, Recipe, parse_settings
+from fedmed_edge.statistics.header import Privacy
 from fedmed_edge.tensorfile import load_tensors, parse_layout, refuse_unusable, strict_json, tensor_file
 
 __all__ = [
@@ -47,6 +48,8 @@ class BackboneHeader(Frozen):
     Attributes:
         trained_by: Sites whose data it learned from.
         images: Training images behind it.
+        privacy: The noise that it was trained with.
+        training: Id of the training with noise, which the site has written down.
         errors: `tuned_error` of the whole trained network on the site's held-out images, and `head_error` of
             a head solved on the generation that it started from; 0 to 1.
         start: Of norm layers that a site keeps, SHA-256 of the weights that its rounds began with.
@@ -61,6 +64,8 @@ class BackboneHeader(Frozen):
     trained_by: tuple[str, ...] = ()
     images: int = Field(default=0, ge=0)
     errors: dict[Error, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
+    privacy: Privacy | None = None
+    training: Annotated[str, Field(pattern=r"^([0-9a-f]{32})?$")] = ""
     start: str = ""
 
 
@@ -81,6 +86,8 @@ def write_backbone(
     trained_by: Sequence[str] = (),
     images: int = 0,
     errors: Mapping[Error, float] | None = None,
+    privacy: Privacy | None = None,
+    training: str = "",
     start: str = "",
 ) -> None:
     """Write a backbone file (safetensors), whole or not at all.
@@ -91,7 +98,7 @@ def write_backbone(
         architecture: Of the backbone, such as the header of a generation; default the recipe's own.
         trained_by: Sites whose data it learned from.
         images: Training images behind it.
-        errors, start: As of `BackboneHeader`.
+        errors, privacy, training, start: As of `BackboneHeader`.
 
     Raises:
         InputError: The file cannot be written.
@@ -106,6 +113,8 @@ def write_backbone(
         trained_by=tuple(sorted(set(trained_by))),
         images=images,
         errors=dict(errors or {}),
+        privacy=privacy,
+        training=training,
         start=start,
     )
     said = json.dumps(header.model_dump(mode="json"), sort_keys=True)
@@ -143,15 +152,17 @@ def image_weights(images: Sequence[int]) -> list[int]:
     together, whatever it claims; of an even number the lower median counts.
 
     Args:
-        images: That each site says it has; at least one counts.
+        images: That each site says it has; 0 where it does not say, as with noise: it counts as the median.
 
     Example:
         >>> image_weights([90, 100, 120, 1_000_000])
         [90, 100, 120, 200]
+        >>> image_weights([0, 100, 300])
+        [100, 100, 200]
     """
-    counts = [min(max(1, count), _MOST_IMAGES) for count in images]
-    most = MOST_MEDIANS * statistics.median_low(counts)
-    return [min(count, most) for count in counts]
+    counts = [min(max(0, count), _MOST_IMAGES) for count in images]
+    typical = statistics.median_low([count for count in counts if count] or [1])
+    return [min(count or typical, MOST_MEDIANS * typical) for count in counts]
 
 
 def average_weights(states: Sequence[Weights], counts: Sequence[float]) -> dict[str, npt.NDArray[np.generic]]:

@@ -21,11 +21,12 @@ from fedmed_edge.federation.inbox import Inbox
 from fedmed_edge.federation.messages import Ask, Report
 from fedmed_edge.federation.outbox import Outbox
 from fedmed_edge.federation.policy import objection, within_hours
-from fedmed_edge.federation.sequence import prepare_allowed, signed_as_next
+from fedmed_edge.federation.sequence import prepare_allowed, private_training, signed_as_next
 from fedmed_edge.federation.styles import styles_here
 from fedmed_edge.generation import Generation, parse_generation
-from fedmed_edge.hospital import NORMS, Prepared, Progress, prepare_weights, train_backbone
+from fedmed_edge.hospital import Prepared, Progress, prepare_weights
 from fedmed_edge.images.dataset import Dataset, read_dataset
+from fedmed_edge.local_training import NORMS, train_backbone
 from fedmed_edge.recipe import Recipe, read_recipe
 from fedmed_edge.signing import read_private_key, verify_trusted
 
@@ -156,6 +157,9 @@ class _Site:
         else:
             content = verify_trusted(self.inbox.path(ask.object), self.config.server_key)
             start = replace(generation, weights=parse_backbone(content, "weights").weights)
+        private = None
+        if self.config.policy.epsilon is not None:
+            private = private_training(self.folder, self.dataset, generation, self.config.policy, ask.epochs)
         trained = train_backbone(
             self.dataset.train,
             start,
@@ -165,6 +169,7 @@ class _Site:
             held_out=self.dataset.test if ask.object is None else None,
             norms=norms,
             rounds_of=generation,
+            private=private,
             seed=ask.seed,
             device=self.config.device,
             progress=self.progress,

@@ -23,8 +23,8 @@ def objection(ask: Ask, config: SiteConfig, own_recipe: str) -> str | None:
     rules = config.federation
     if not getattr(rules, f"may_{ask.kind}"):
         return f"policy: `may_{ask.kind}` is false"
-    if config.policy.epsilon is not None and ask.kind != "contribute":
-        return "policy: nothing leaves but sums with noise"
+    if config.policy.epsilon is not None and ask.kind == "validate":
+        return "policy: nothing leaves without noise"
     if not _listed(ask.generation, rules.generations):
         return "policy: the generation is not in `generations`"
     if rules.recipes and not _listed(ask.recipe, rules.recipes):
@@ -66,7 +66,7 @@ def rules_told(policy: Policy) -> dict[str, str]:
     """
     least = policy.update_patients or policy.min_cohort
     noisy = policy.epsilon is not None
-    parts = [part for part in policy.parts if part == "classes" or not noisy]
+    parts = [part for part in policy.parts if part in ("classes", "weights") or not noisy]
     withheld = [part for part in PARTS if part not in parts]
     return {
         "parts": f"{', '.join(parts) or 'none'}; withheld: {', '.join(withheld) or 'none'}",
@@ -76,7 +76,8 @@ def rules_told(policy: Policy) -> dict[str, str]:
             "refuse": "Grams wider than a third of their rows do not leave",
             "off": "Grams of any width leave",
         }["off" if noisy else policy.width_rule],
-        "noise": f"ε {policy.epsilon:g} and δ {policy.delta:g} a contribution, ε {policy.budget:g} in all"
+        "noise": f"ε {policy.epsilon:g} and δ {policy.delta:g} a contribution or training, "
+        f"ε {policy.budget:g} in all"
         if noisy
         else "none",
         "updates": f"{policy.days_between:g} days apart"

@@ -1,13 +1,15 @@
 """What this site has signed, and whether one more may follow: SITE/releases.jsonl.
 
-One JSON line a contribution, on the disk before it is signed and before its noise is drawn: what is signed,
-and what was drawn in vain, has been counted, wherever a process is killed. It stays at the site; `sequence`
-holds the lock under which it is read and written.
+One JSON line a contribution, on the disk before it is signed and before its noise is drawn, and one a
+training with noise, before its first step: what is signed, and what was drawn in vain, has been counted,
+wherever a process is killed. It stays at the site; `sequence` holds the lock under which it is read and
+written.
 """
 
 import math
 import os
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +21,7 @@ from fedmed_edge.atomic import sync_folder
 from fedmed_edge.config import ROWS_A_COLUMN, Policy
 from fedmed_edge.errors import InputError, StoreError, Withheld
 from fedmed_edge.features.patients import Leaving
-from fedmed_edge.statistics.accounting import composed_multiplier, epsilon_of, noise_multiplier
+from fedmed_edge.statistics.accounting import Steps, composed_multiplier, epsilon_of, noise_multiplier
 
 __all__ = ["FILE_NAME", "Release", "Releases", "Spent"]
 
@@ -33,14 +35,19 @@ class Release(Leaving):
 
     Attributes:
         when: UTC.
-        sequence: Of the contribution; of a `lost` line the highest one that is not known here.
-        state: `lost`: contributions that this folder knows nothing of; `settled`: what those before spent.
+        sequence: Of the contribution; of a `lost` line the highest one that is not known here; of a training
+            0.
+        state: `lost`: contributions that this folder knows nothing of; `settled`: what those before spent;
+            `trained`: a training with noise, written down before it began.
+        sampling, steps: Of a training, as of `Privacy`.
     """
 
     when: AwareDatetime
     sequence: Annotated[int, Field(ge=0)]
-    state: Literal["signed", "lost", "settled"] = "signed"
+    state: Literal["signed", "lost", "settled", "trained"] = "signed"
     noise: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    sampling: Annotated[float, Field(gt=0, le=1)] = 1.0
+    steps: Annotated[int, Field(ge=1)] = 1
 
     @property
     def exact(self) -> bool:
@@ -53,8 +60,9 @@ class Spent:
     """Where a site's privacy budget stands.
 
     Attributes:
-        epsilon: Of all noisy contributions together, at the policy's δ.
-        left: How many more of the policy's kind may follow; None where it asks for no noise.
+        epsilon: Of all noisy contributions and trainings together, at the policy's δ.
+        left: How many more contributions of the policy's kind may follow; None where it asks for no noise.
+        trainings: With noise; whether their weights left, and how often, spends nothing.
         exact: Contributions that left without noise: no ε bounds what they tell.
         lost: Contributions may have left that this folder knows nothing of.
     """
@@ -62,6 +70,7 @@ class Spent:
     epsilon: float
     left: int | None
     noisy: int
+    trainings: int
     exact: int
     lost: bool
 
@@ -83,15 +92,24 @@ class Releases:
     @property
     def lost(self) -> bool:
         """Whether contributions may have left that this folder knows nothing of."""
-        states = [one.state for one in self.lines if one.state != "signed"]
+        states = [one.state for one in self.lines if one.state in ("lost", "settled")]
         return bool(states) and states[-1] == "lost"
 
     def spent(self, policy: Policy) -> Spent:
-        """What the noisy contributions have spent, and how many more the budget allows."""
-        noisy = [one.noise for one in self.lines if one.noise is not None]
+        """What noisy contributions and trainings have spent, and how many more the budget allows."""
+        noisy, trainings = self._noise()
         total = composed_multiplier(noisy)
-        exact = sum(one.state == "signed" and one.noise is None for one in self.lines)
-        return Spent(epsilon_of(total, policy.delta), _left(total, policy), len(noisy), exact, self.lost)
+        exact = [
+            one for one in self.lines if one.state == "signed" and one.noise is None and not one.training
+        ]
+        epsilon, left = epsilon_of(total, policy.delta, trainings), _left(total, trainings, policy)
+        return Spent(epsilon, left, len(noisy), len(trainings), len(exact), self.lost)
+
+    def _noise(self) -> tuple[list[float], list[Steps]]:
+        """Multipliers of the contributions, and the trainings."""
+        told = [(one, one.noise) for one in self.lines if one.noise is not None]
+        trainings = [Steps(noise, one.sampling, one.steps) for one, noise in told if one.state == "trained"]
+        return [noise for one, noise in told if one.state != "trained"], trainings
 
     def refuse(self, leaving: Leaving, policy: Policy) -> None:
         """Refuse a contribution that the policy does not let follow those before.
@@ -100,10 +118,17 @@ class Releases:
 
         Raises:
             Withheld: Some that left are not known here; it lacks the noise that the policy asks for or the
-                budget is exhausted; it comes too early; or it differs from an earlier one by so few patients
-                that their difference shows them.
+                budget is exhausted; weights are of a training whose noise is not written down; it comes too
+                early; or it differs from an earlier one by so few patients that their difference shows them.
         """
         if leaving.parts == ("weights",):
+            trained = {one.training for one in self.lines if one.state == "trained"}
+            if policy.epsilon is not None and leaving.training not in trained:
+                raise Withheld(
+                    f"policy: `epsilon` asks for noise, and {FILE_NAME} knows of no training that made these "
+                    "weights",
+                    hint="train with `--private` in this folder, and hand over what comes of it",
+                )
             return
         if (policy.epsilon is None) != (leaving.noise is None):
             raise Withheld(
@@ -120,12 +145,7 @@ class Releases:
         Raises:
             Withheld: Some that left are not known here, or the privacy budget has no room for another.
         """
-        if self.lost:
-            raise Withheld(
-                f"{FILE_NAME}: the server has contributions of this site that are not in it, "
-                "so what has left is not known",
-                hint="restore a newer copy; or say what they spent: `fedmed-edge budget --settle`",
-            )
+        self._refuse_lost()
         if policy.epsilon is None:
             return
         stands = self.spent(policy)
@@ -134,6 +154,31 @@ class Releases:
                 f"privacy budget: ε {stands.epsilon:.3g} of {policy.budget:g} is spent, "
                 f"another contribution takes {policy.epsilon:g}",
                 hint="nothing leaves until `budget` in the policy is raised; what was spent stays spent",
+            )
+
+    def refuse_training(self, noise: Steps, policy: Policy) -> None:
+        """Refuse a training with noise for which the privacy budget has no room.
+
+        Raises:
+            Withheld: As said; or some contributions that left are not known here.
+        """
+        self._refuse_lost()
+        noisy, trainings = self._noise()
+        total = composed_multiplier(noisy)
+        after = epsilon_of(total, policy.delta, [*trainings, noise])
+        if after > policy.budget * (1 + _SLACK):
+            raise Withheld(
+                f"privacy budget: ε {epsilon_of(total, policy.delta, trainings):.3g} of {policy.budget:g} is "
+                f"spent, with this training it would be {after:.3g}",
+                hint="fewer epochs spend as much: raise `budget` in the policy, or lower `epsilon`",
+            )
+
+    def _refuse_lost(self) -> None:
+        if self.lost:
+            raise Withheld(
+                f"{FILE_NAME}: the server has contributions of this site that are not in it, "
+                "so what has left is not known",
+                hint="restore a newer copy; or say what they spent: `fedmed-edge budget --settle`",
             )
 
     def _refuse_early(self, leaving: Leaving, policy: Policy) -> None:
@@ -183,6 +228,28 @@ class Releases:
             InputError: It cannot be written; then nothing may be signed.
         """
         self._append(Release(**leaving.model_dump(), when=_now(), sequence=sequence))
+
+    def record_training(self, leaving: Leaving, noise: Steps) -> None:
+        """Write down a training that is about to begin, and flush it to the disk.
+
+        Args:
+            leaving: What its weights would tell.
+
+        Raises:
+            InputError: As `record`; then it may not begin.
+        """
+        told = leaving.model_dump(exclude={"noise"})
+        self._append(
+            Release(
+                **told,
+                noise=noise.multiplier,
+                sampling=noise.sampling,
+                steps=noise.steps,
+                when=_now(),
+                sequence=0,
+                state="trained",
+            )
+        )
 
     def record_lost(self, sequence: int) -> None:
         """Write down that contributions up to a sequence left of which nothing is known here.
@@ -246,11 +313,11 @@ def _read(path: Path) -> list[Release]:
         ) from None
 
 
-def _left(total: float, policy: Policy) -> int | None:
-    """The budget is a bound on Σ 1/m²; each contribution takes its own share of that."""
+def _left(total: float, trainings: Collection[Steps], policy: Policy) -> int | None:
+    """Beside trainings the budget is a bound on Σ 1/m²; each contribution takes its own share of that."""
     if policy.epsilon is None:
         return None
-    bound = noise_multiplier(policy.budget * (1 + _SLACK), policy.delta) ** -2
+    bound = noise_multiplier(policy.budget * (1 + _SLACK), policy.delta, trainings) ** -2
     one = noise_multiplier(policy.epsilon, policy.delta) ** -2
     return min(_MANY, max(0, math.floor((bound - total**-2) / one)))
 

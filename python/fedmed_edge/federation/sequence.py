@@ -1,5 +1,6 @@
 """From data set to signed contribution, whose number rises: SITE/sequence, taken under SITE/sequence.lock."""
 
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,18 +9,20 @@ from typing import Final
 from fedmed_edge.atomic import locked, write_atomic
 from fedmed_edge.config import Policy, SiteConfig
 from fedmed_edge.errors import InputError
-from fedmed_edge.features.patients import Patients
+from fedmed_edge.features.patients import Leaving, Patients, PrivateTraining
 from fedmed_edge.federation.releases import Releases
 from fedmed_edge.generation import Generation
-from fedmed_edge.hospital import Prepared, Progress, expected, prepare
+from fedmed_edge.hospital import Prepared, Progress, expected, plan_training, prepare
 from fedmed_edge.images.dataset import Dataset
 from fedmed_edge.signing import PrivateKey
+from fedmed_edge.statistics.accounting import Steps
 from fedmed_edge.statistics.contribution import Contribution
 
 __all__ = [
     "SEQUENCE_FILE",
     "next_sequence",
     "prepare_allowed",
+    "private_training",
     "raise_sequence",
     "settle_lost",
     "signed_as_next",
@@ -96,6 +99,35 @@ def prepare_allowed(
     patients = None if policy.epsilon is not None else Patients(dataset, policy.min_cohort)
     releases.refuse(expected(dataset, generation, policy, patients), policy)
     return prepare(dataset, generation, config, patients=patients, progress=progress)
+
+
+def private_training(
+    folder: Path, dataset: Dataset, start: Generation | None, policy: Policy, epochs: float
+) -> PrivateTraining:
+    """The noise of a training, for which the privacy budget has room; it is spent when the training begins.
+
+    Args:
+        dataset: The site's whole data set.
+        start: What training starts from, if anything.
+
+    Raises:
+        InputError: As `hospital.plan_training`.
+        Withheld: As `hospital.plan_training` or `Releases.refuse_training`; so does `spend`.
+        StoreError: What has left is not known.
+    """
+    privacy, id = plan_training(dataset, policy, epochs), secrets.token_hex(16)
+    noise = Steps(privacy.noise, privacy.sampling, privacy.steps)
+    generation = start.digest if start is not None else ""
+    leaving = Leaving(generation=generation, task=dataset.recipe.name, parts=("weights",), training=id)
+
+    def spend() -> None:
+        with locked(folder / _LOCK):
+            releases = Releases(folder)
+            releases.refuse_training(noise, policy)
+            releases.record_training(leaving, noise)
+
+    Releases(folder).refuse_training(noise, policy)
+    return PrivateTraining(id, privacy, spend)
 
 
 @contextmanager

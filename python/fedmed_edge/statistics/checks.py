@@ -46,7 +46,7 @@ def check_tensors(
     for label, gram in _grams(header, tensors):
         _check_gram(gram, label, where, whole=header.privacy is None)
         looked()
-    if header.privacy is not None:
+    if header.privacy is not None and "rest_grams" in tensors:
         _check_noisy(header, tensors["rest_grams"], where)
     if "class_counts" in tensors:
         _check_classes(header, tensors, where, looked)

@@ -18,13 +18,16 @@ Program = Literal["fedmed_edge", "python", "numpy", "torch", "monai", "onnxrunti
 
 
 class Privacy(Frozen):
-    """Differential privacy of the sums: patient as unit, clipped, Gaussian noise on the Grams alone.
+    """Differential privacy: patient as unit, clipped, Gaussian noise on Grams, or on a training's gradients.
 
     Attributes:
-        epsilon, delta: Of this one release.
-        clip: Most Frobenius norm of one patient's scaled mean Grams, all classes together.
+        epsilon, delta: Of this one release, or of the whole training.
+        clip: Most Frobenius norm of one patient's scaled mean Grams, all classes together; or of one
+            patient's gradient.
         noise: Standard deviation of the noise, over the clip.
         rows: Rows that a patient of a class counts as, so that the sums stand beside exact ones of pixels.
+        sampling: Training: probability with which a patient is in a step.
+        steps: Training: how many it had.
     """
 
     epsilon: Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -32,6 +35,8 @@ class Privacy(Frozen):
     clip: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     noise: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     rows: Annotated[int, Field(ge=1, le=1 << 30)] = 1
+    sampling: Annotated[float, Field(gt=0, le=1)] = 1.0
+    steps: Annotated[int, Field(ge=1, le=1 << 30)] = 1
 
 
 class Evidence(Frozen):
@@ -112,14 +117,16 @@ class ContributionHeader(Frozen):
         sums = self.parts != ("weights",)
         if sums != (self.row_dim > 0) or sums != (self.feature_dim > 0):
             raise ValueError("`row_dim` and `feature_dim` are expected with sums, and only there")
-        if self.privacy is not None and not self._tells_noisy_grams_alone():
-            raise ValueError("`privacy` goes with `classes` alone, without folds, style, images or figures")
+        if self.privacy is not None and not self._tells_noise_alone():
+            raise ValueError(
+                "`privacy` goes with `classes` or `weights` alone, without folds, style, images or figures"
+            )
         return self
 
-    def _tells_noisy_grams_alone(self) -> bool:
+    def _tells_noise_alone(self) -> bool:
         told = self.evidence
         exact = told.images or told.patients or told.metrics or self.share_style or self.folds
-        return self.parts == ("classes",) and not exact
+        return self.parts in (("classes",), ("weights",)) and not exact
 
     @property
     def values(self) -> dict[str, Any]:

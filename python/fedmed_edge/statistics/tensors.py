@@ -39,7 +39,7 @@ class TensorRule(NamedTuple):
 
 def tensor_rules(header: ContributionHeader) -> dict[str, TensorRule]:
     """Every tensor that a contribution with this header may hold, weights apart."""
-    if header.privacy is not None:
+    if header.privacy is not None and "classes" in header.parts:
         shape = (len(header.classes), packed_length(header.row_dim))
         return {"rest_grams": TensorRule("classes", "F64", shape, "Gram of the rows with noise, by class")}
     classes, width = len(header.classes), header.row_dim

@@ -63,7 +63,7 @@ def local_models(
             tensor: (value.astype(np.float64) + moved[tensor].astype(np.float64)).astype(value.dtype)
             for tensor, value in start.weights.items()
         }
-        images = max(1, header.evidence.images.get("train", 0))
+        images = header.evidence.images.get("train", 0)
         models.append(LocalModel(header.site, header.task, one.id, header.generation, weights, images))
     return sorted(models, key=lambda model: (model.site, model.task)), dict(sorted(left_out.items()))
 

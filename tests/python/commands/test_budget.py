@@ -53,6 +53,58 @@ def test_a_budget_is_spent_by_contributions_and_stops_them(copied: Any, kit: Mod
     assert said.code == 1 and "extract: the policy asks for noise" in said.err
 
 
+def test_a_training_with_noise_is_spent_once_however_often_its_weights_leave(
+    copied: Any, kit: ModuleType
+) -> None:
+    folder = with_policy(copied, "c", epsilon=8.0, delta=1e-3, budget=8.0, sampling=0.5)
+    given = ("-C", folder, "--generation", copied.generation)
+    trained, plain = copied.root / "private.backbone", copied.root / "plain.backbone"
+    said = copied.site(
+        "c", "train", "--generation", copied.generation, "--epochs", 2, "--private", "--out", trained
+    )
+    assert said["privacy"]["steps"] == 4 and said["privacy"]["epsilon"] == 8.0
+    stands = copied.site("c", "budget")
+    assert (stands["noisy"], stands["trainings"]) == (0, 1) and 7.9 < stands["epsilon"] <= 8
+    sent = copied.root / "c.weights"
+    for _ in range(2):
+        assert kit.run(EDGE, "contribute", *given, "--weights", trained, "--out", sent).code == 0
+        assert copied.site("c", "budget") == stands
+    header = copied.ask(EDGE, "inspect", sent)["header"]
+    assert header["privacy"] == said["privacy"] and list(header["evidence"]["images"]) == []
+    assert copied.admin("import", sent)["imported"][0]["new"]
+    copied.publish("next.generation", "--from", sent)
+    assert "and 1 trainings" in kit.run(EDGE, "budget", "-C", folder).out
+
+    assert kit.run(EDGE, "train", *given, "--epochs", "0.1", "--out", plain).code == 0
+    said = kit.run(EDGE, "contribute", *given, "--weights", plain, "--out", sent)
+    assert said.code == 1 and "the weights were trained without noise" in said.err
+    (folder / "releases.jsonl").unlink()
+    said = kit.run(EDGE, "contribute", *given, "--weights", trained, "--out", sent)
+    assert said.code == 1 and "releases.jsonl knows of no training that made these weights" in said.err
+    with_policy(copied, "c", budget=1.0)
+    said = kit.run(EDGE, "train", *given, "--private", "--out", plain)
+    assert said.code == 1 and "error: privacy budget: ε 0 of 1 is spent, with this training" in said.err
+    said = kit.run(EDGE, "train", "-C", copied.root / "a", "--private", "--from-scratch", "--out", plain)
+    assert said.code == 1 and "training: the policy asks for no noise" in said.err
+
+
+def test_a_training_that_is_killed_is_spent(copied: Any, kit: ModuleType) -> None:
+    folder = with_policy(copied, "c", epsilon=8.0, delta=1e-3, sampling=0.5)
+    given = ("-C", folder, "--generation", copied.generation, "--private", "--epochs", 5)
+    said = kit.run_alone(
+        EDGE,
+        "train",
+        *given,
+        "--out",
+        copied.root / "cut",
+        stop="fedmed_edge.features.private_training:noisy_gradient",
+        count=2,
+        by="SIGKILL",
+    )
+    assert said.code == -9 and not (copied.root / "cut").exists()
+    assert copied.site("c", "budget")["trainings"] == 1
+
+
 def test_what_a_restored_folder_does_not_know_stops_all_until_it_is_settled(
     copied: Any, kit: ModuleType
 ) -> None:
@@ -91,9 +143,9 @@ def test_dry_run_and_doctor_show_the_policy(copied: Any, kit: ModuleType) -> Non
     said = kit.run(EDGE, "contribute", *given, "--dry-run")
     assert said.code == 1 and "error: policy: the last contribution left on" in said.err
     noisy = kit.run(EDGE, "doctor", "-C", copied.root / "c").out
-    assert "noise: ε 80 and δ 0.001 a contribution, ε 100 in all; updates: 7 days apart" in noisy
+    assert "noise: ε 80 and δ 0.001 a contribution or training, ε 100 in all; updates: 7 days apart" in noisy
     assert (
-        "parts: classes; withheld: unlabelled, shifts, images, channels, style, calibration, weights" in noisy
+        "parts: classes, weights; withheld: unlabelled, shifts, images, channels, style, calibration" in noisy
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image as Raster
 
-from fedmed_edge import hospital
+from fedmed_edge import local_training
 from fedmed_edge.commands import staging
 from fedmed_edge.generation import read_generation
 from fedmed_edge.statistics.contribution import read_contribution
@@ -359,8 +359,8 @@ def test_status_tells_for_whom_a_generation_has_grown_too_old(
     f = staged
     told = {"a": (0.401, 0.1), "b": (0.12, 0.1)}
     for name, (head, tuned) in told.items():
-        monkeypatch.setattr(hospital, "head_error", lambda *_, value=head, **__: value)
-        monkeypatch.setattr(hospital, "network_error", lambda *_, value=tuned, **__: value)
+        monkeypatch.setattr(local_training, "head_error", lambda *_, value=head, **__: value)
+        monkeypatch.setattr(local_training, "network_error", lambda *_, value=tuned, **__: value)
         train(f, name)
         f.admin("import", f.root / f"{name}.weights")
     digest = f.first["digest"]

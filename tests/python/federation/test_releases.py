@@ -20,7 +20,13 @@ from fedmed_edge.federation.releases import FILE_NAME, Releases
 from fedmed_edge.federation.sequence import raise_sequence, signed_as_next
 from fedmed_edge.hospital import Prepared
 from fedmed_edge.signing import PrivateKey, generate_key
-from fedmed_edge.statistics.accounting import composed_multiplier, epsilon_of, noise_multiplier
+from fedmed_edge.statistics.accounting import (
+    Steps,
+    composed_multiplier,
+    epsilon_of,
+    noise_multiplier,
+    step_multiplier,
+)
 from fedmed_edge.statistics.contribution import Contribution
 from fedmed_edge.statistics.feature_statistics import REST, FeatureStatistics, pack
 from fedmed_edge.statistics.header import ContributionHeader, Privacy
@@ -107,6 +113,76 @@ def test_a_contribution_without_the_noise_that_the_policy_asks_for_is_not_signed
     for policy, told in ((PRIVATE, leaving()), (Policy(), leaving(noisy=PRIVATE))):
         with pytest.raises(Withheld, match="`epsilon` is not what the contribution was made with"):
             Releases(tmp_path).refuse(told, policy)
+
+
+# --- trainings -------------------------------------------------------------------------------------------
+
+TRAINING = Steps(step_multiplier(1.0, 1e-5, sampling=0.1, steps=50), 0.1, 50)
+
+
+def trained(number: int) -> Leaving:
+    return leaving(training=f"{number:032x}", width=None, backbone="", **WEIGHTS)
+
+
+def test_trainings_and_contributions_are_counted_together(tmp_path: Path) -> None:
+    recorded(tmp_path, leaving(noisy=PRIVATE))
+    Releases(tmp_path).refuse_training(TRAINING, PRIVATE)
+    Releases(tmp_path).record_training(trained(1), TRAINING)
+    stands = Releases(tmp_path).spent(PRIVATE)
+    both = epsilon_of(noise_multiplier(1.0, 1e-5), 1e-5, [TRAINING])
+    assert stands.epsilon == pytest.approx(both) and 1.3 < both < 2.0
+    assert (stands.noisy, stands.trainings, stands.exact) == (1, 1, 0)
+    assert stands.left is not None and 0 < stands.left < 4
+    for number in range(2, 9):
+        releases = Releases(tmp_path)
+        try:
+            releases.refuse_training(TRAINING, PRIVATE)
+        except Withheld as error:
+            assert f"is spent, with this training it would be {epsilon_after(releases):.3g}" in str(error)
+            break
+        releases.record_training(trained(number), TRAINING)
+    else:
+        pytest.fail("the budget has no end")
+    assert 2.0 < Releases(tmp_path).spent(PRIVATE).epsilon <= 2.5
+
+
+def epsilon_after(releases: Releases) -> float:
+    """With one more training, of one release."""
+    return epsilon_of(noise_multiplier(1.0, 1e-5), 1e-5, [TRAINING] * (releases.spent(PRIVATE).trainings + 1))
+
+
+def test_a_training_of_just_the_budget_fits_once(tmp_path: Path) -> None:
+    policy = Policy(epsilon=1.0, budget=1.0)
+    Releases(tmp_path).refuse_training(TRAINING, policy)
+    Releases(tmp_path).record_training(trained(1), TRAINING)
+    assert Releases(tmp_path).spent(policy).left == 0
+    with pytest.raises(Withheld, match="privacy budget: ε 1 of 1 is spent, with this training"):
+        Releases(tmp_path).refuse_training(TRAINING, policy)
+    with pytest.raises(Withheld, match="privacy budget"):
+        Releases(tmp_path).refuse_any(policy)
+
+
+def test_handing_over_what_was_trained_spends_no_more_and_of_what_was_not_nothing(tmp_path: Path) -> None:
+    Releases(tmp_path).record_training(trained(1), TRAINING)
+    before = Releases(tmp_path).spent(PRIVATE)
+    for sequence in (1, 2):
+        Releases(tmp_path).refuse(trained(1), PRIVATE)
+        Releases(tmp_path).record(trained(1), sequence)
+        assert Releases(tmp_path).spent(PRIVATE) == before
+    for unknown in (trained(2), leaving(**WEIGHTS)):
+        with pytest.raises(Withheld, match=r"releases\.jsonl knows of no training that made these weights"):
+            Releases(tmp_path).refuse(unknown, PRIVATE)
+        Releases(tmp_path).refuse(unknown, Policy())
+    with pytest.raises(StoreError, match="is damaged"):
+        line = json.loads((tmp_path / FILE_NAME).read_text().splitlines()[0]) | {"sampling": 2}
+        (tmp_path / FILE_NAME).write_text(json.dumps(line) + "\n")
+        Releases(tmp_path)
+
+
+def test_nothing_is_trained_with_noise_where_it_is_not_known_what_left(tmp_path: Path) -> None:
+    Releases(tmp_path).record_lost(3)
+    with pytest.raises(Withheld, match="the server has contributions of this site"):
+        Releases(tmp_path).refuse_training(TRAINING, PRIVATE)
 
 
 # --- updates ---------------------------------------------------------------------------------------------
@@ -219,7 +295,7 @@ def test_after_an_older_folder_was_restored_nothing_leaves_before_what_left_is_t
     ) as caught:
         lost.refuse(told, policy)
     assert "fedmed-edge budget --settle" in (caught.value.hint or "")
-    lost.refuse(leaving(**WEIGHTS), policy)
+    lost.refuse(leaving(**WEIGHTS), Policy())
     spent = 1.5 if policy.epsilon else 0.0
     lost.settle(spent, policy)
     settled = Releases(tmp_path)

@@ -31,10 +31,13 @@ from fedmed_edge.federation.placing import place_models
 from fedmed_edge.federation.policy import objection, within_hours
 from fedmed_edge.federation.publishing import Publisher
 from fedmed_edge.federation.records import write_record
+from fedmed_edge.federation.releases import Releases
 from fedmed_edge.federation.wire import Request, encode
-from fedmed_edge.hospital import NORMS
+from fedmed_edge.generation import Generation
 from fedmed_edge.inference.model_folder import ModelFolder
-from fedmed_edge.recipe import Backbone, Recipe, Training, write_recipe
+from fedmed_edge.local_training import NORMS
+from fedmed_edge.recipe import Backbone, Recipe, Training, read_recipe, write_recipe
+from fedmed_edge.statistics.contribution import read_contribution
 
 RECIPE, GENERATION = "a" * 64, "b" * 64
 
@@ -64,6 +67,13 @@ def ask(kind: str = "train", **more: Any) -> Ask:
         (ask("train", epochs=11), {"may_train": True}, {}, "policy: 11 epochs, expected at most 10"),
         (ask("train"), {"may_train": True}, {"parts": ("classes",)}, "policy: `parts` has no weights"),
         (ask("train"), {"may_train": True, "generations": ("bbbbbbbb",), "recipes": ("aaaaaaaa",)}, {}, None),
+        (ask("train"), {"may_train": True}, {"epsilon": 1.0}, None),
+        (
+            ask("validate"),
+            {"may_validate": True},
+            {"epsilon": 1.0},
+            "policy: nothing leaves without noise",
+        ),
         (ask("contribute", epochs=999), {"may_contribute": True}, {"parts": ("classes",)}, None),
     ],
 )
@@ -120,17 +130,7 @@ def test_norm_layers_begin_anew_with_a_training_and_go_on_in_its_rounds(
     alpha = federation.hospitals["alpha"]
     small = {"backbone": Backbone(widths=(4, 8)), "training": Training(local_norms=True)}
     local = recipe.model_copy(update=small)
-    draft = from_backbone(None, local)
-    for name in local.classes:
-        (tmp_path / "data" / name).mkdir(parents=True)
-        for index in range(20):
-            pixels = np.random.default_rng(index).integers(0, 255, (32, 32), np.uint8)
-            Raster.fromarray(pixels).save(tmp_path / "data" / name / f"{index}.png")
-    rules = alpha.config.federation.model_copy(update={"may_train": True})
-    told = {"recipe": alpha.folder / "recipe.toml", "data": tmp_path / "data", "device": "cpu"}
-    config = alpha.config.model_copy(update={**told, "federation": rules})
-    write_recipe(alpha.folder / "recipe.toml", local)
-    federation.offers.publish(draft.content, federation.key, kind="generation")
+    config, draft = hospital_that_trains(federation, local, tmp_path / "data")
     norms, asked = alpha.folder / NORMS, {"recipe": local.digest, "generation": draft.digest, "epochs": 0.1}
     norms.write_bytes(b"cut off with the training before")
     for number in (1, 2):
@@ -145,6 +145,46 @@ def test_norm_layers_begin_anew_with_a_training_and_go_on_in_its_rounds(
     assert before and all(
         np.abs(value - before[name]).max() < 0.5 for name, value in read_backbone(norms).weights.items()
     )
+
+
+def hospital_that_trains(federation: Any, recipe: Recipe, data: Path) -> tuple[Any, Generation]:
+    """The settings of alpha, who may train on forty images, and what it trains from."""
+    alpha, draft = federation.hospitals["alpha"], from_backbone(None, recipe)
+    for name in recipe.classes:
+        (data / name).mkdir(parents=True)
+        for index in range(20):
+            pixels = np.random.default_rng(index).integers(0, 255, (32, 32), np.uint8)
+            Raster.fromarray(pixels).save(data / name / f"{index}.png")
+    rules = alpha.config.federation.model_copy(update={"may_train": True})
+    told = {"recipe": alpha.folder / "recipe.toml", "data": data, "device": "cpu", "federation": rules}
+    write_recipe(alpha.folder / "recipe.toml", recipe)
+    federation.offers.publish(draft.content, federation.key, kind="generation")
+    return alpha.config.model_copy(update=told), draft
+
+
+def test_where_the_policy_asks_for_noise_the_agent_trains_with_it_until_the_budget_is_spent(
+    federation: Any, recipe: Recipe, tmp_path: Path
+) -> None:
+    pytest.importorskip("dp_accounting")
+    alpha, small = federation.hospitals["alpha"], {"backbone": Backbone(widths=(4, 8))}
+    config, draft = hospital_that_trains(federation, recipe.model_copy(update=small), tmp_path / "data")
+    noise = {"epsilon": 8.0, "budget": 9.0, "delta": 1e-3, "sampling": 0.5}
+    config = config.model_copy(update={"policy": config.policy.model_copy(update=noise)})
+    asked = {"recipe": read_recipe(config.recipe).digest, "generation": draft.digest, "epochs": 1.0}
+    report, parcels = Report(request="0" * 32, state="done"), outbox.Outbox(alpha.folder / "outbox")
+    done = 0
+    while report.state == "done" and done < 5:
+        federation.requests.make("alpha", f"round {done}", kind="train", deadline=0, **asked)
+        federation.sync("alpha")
+        (report,) = work(alpha.folder, config)
+        for parcel in parcels.all()[done:]:
+            done += 1
+            header = read_contribution(parcels.path(parcel.digest)).header
+            assert header.parts == ("weights",) and not header.evidence.images and not header.evidence.metrics
+            assert header.privacy is not None and header.privacy.steps == 2
+    assert 1 <= done < 5 and (report.state, report.why) == ("refused", "policy")
+    stands = Releases(alpha.folder).spent(config.policy)
+    assert (stands.trainings, stands.exact) == (done, 0) and 7.9 < stands.epsilon <= 9
 
 
 def test_work_that_fails_tells_its_kind_and_no_path(

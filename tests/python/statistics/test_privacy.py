@@ -253,7 +253,7 @@ def test_the_file_holds_the_noisy_grams_and_nothing_exact(tmp_path: Path) -> Non
     ],
 )
 def test_exact_figures_beside_noise_are_refused(exact: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="`privacy` goes with `classes` alone"):
+    with pytest.raises(InputError, match="`privacy` goes with `classes` or `weights` alone"):
         contribution(**exact)
 
 

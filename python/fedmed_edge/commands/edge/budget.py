@@ -19,10 +19,11 @@ from fedmed_edge.commands.verbs import Output, Verb
 )
 @click.pass_obj
 def command(out: Output, folder: Path, settle: float | None) -> None:
-    """Show what the contributions that were signed here spent of the privacy budget in fedmed.toml.
+    """Show what contributions and trainings with noise spent of the privacy budget in fedmed.toml.
 
-    A contribution counts from when it is signed, whether it arrived or not. Those of all tasks and
-    generations count together, as they may speak of the same patients.
+    A contribution counts from when it is signed, whether it arrived or not; a training from its beginning,
+    and handing over its weights spends no more. Those of all tasks and generations count together, as they
+    may speak of the same patients.
 
     A folder that was restored from an older copy does not know what left after the copy; --settle says it.
 
@@ -35,9 +36,10 @@ def command(out: Output, folder: Path, settle: float | None) -> None:
     releases = Releases(folder) if settle is None else settle_lost(folder, settle, policy)
     stands = releases.spent(policy)
     document = {"epsilon": stands.epsilon, "delta": policy.delta, "budget": policy.budget}
+    trained = f" and {stands.trainings} trainings" if stands.trainings else ""
     lines = [
         f"spent: ε {stands.epsilon:.3g} of {policy.budget:g} at δ {policy.delta:g}, "
-        f"by {stands.noisy} contributions"
+        f"by {stands.noisy} contributions{trained}"
     ]
     if stands.left is None:
         lines.append("policy: no noise (`epsilon` is not set), so no ε bounds what a contribution tells")

@@ -22,6 +22,7 @@ from fedmed_edge.commands.verbs import Output, Verb
 @click.option("--from-scratch", is_flag=True, help="Start from random weights instead of a generation.")
 @click.option("--epochs", type=click.FloatRange(min=0.1), default=30.0, show_default=True)
 @click.option("--shifts/--no-shifts", default=True, help="Whether shifts are generated.", show_default=True)
+@click.option("--private", is_flag=True, help="Train with the noise that the policy asks for; spends budget.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--device", type=TORCH_DEVICE)
 @click.option("--out", "target", type=FILE, required=True, help="Backbone file to write.")
@@ -33,13 +34,15 @@ def command(
     from_scratch: bool,
     epochs: float,
     shifts: bool,
+    private: bool,
     seed: int,
     device: str | None,
     target: Path,
 ) -> None:
     """Train on the images of this site's training split and write the backbone's weights.
 
-    With shifts every batch is also seen as other scanners would show it, by the recipe's `[training]`.
+    With shifts every batch is also seen as other scanners would show it, by the recipe's `[training]`. Where
+    the policy has `epsilon`, weights leave only if they were trained with --private, one patient as the unit.
 
     Example: fedmed-edge train -C hospital-a --generation start.generation --out a.backbone
     """
@@ -50,12 +53,14 @@ def command(
     start = None if from_scratch else read_site_generation(config)
 
     from fedmed_edge.federation.inbox import Inbox
+    from fedmed_edge.federation.sequence import private_training
     from fedmed_edge.federation.styles import styles_here
-    from fedmed_edge.hospital import NORMS, train_backbone
+    from fedmed_edge.local_training import NORMS, train_backbone
 
     how = dataset.recipe.training if shifts else dataset.recipe.training.without_shifts()
     styles = styles_here(Inbox(folder / "inbox"), dataset.recipe, config.server_key)
-    with out.progress("training") as advance:
+    noise = private_training(folder, whole, start, config.policy, epochs) if private else None
+    with out.progress("training", noise.privacy.steps if noise else None) as advance:
         trained = train_backbone(
             dataset,
             start,
@@ -65,6 +70,7 @@ def command(
             how=how,
             held_out=whole.test,
             norms=folder / NORMS,
+            private=noise,
             seed=seed,
             device=config.device,
             progress=advance,
@@ -78,6 +84,7 @@ def command(
             "seconds": round(trained.seconds, 3),
             "loss": trained.loss,
             "errors": dict(trained.errors),
+            "privacy": noise.privacy.model_dump() if noise else None,
         },
         f"{target}: trained on {trained.images} images in {trained.seconds:.0f} s, loss {trained.loss:.3f}"
         + "".join(f", {name.replace('_', ' ')} {error:.2f}" for name, error in trained.errors.items()),

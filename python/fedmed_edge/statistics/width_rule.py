@@ -1,0 +1,48 @@
+"""Whether the Grams that would leave are narrow enough not to show whose rows are in them."""
+
+import logging
+from collections.abc import Iterator
+
+from fedmed_edge.config import ROWS_A_COLUMN, Policy
+from fedmed_edge.errors import Withheld
+from fedmed_edge.statistics.feature_statistics import FeatureStatistics
+
+__all__ = ["check_width"]
+
+log = logging.getLogger(__name__)
+
+
+def check_width(sums: FeatureStatistics, policy: Policy) -> None:
+    """Method §8: a Gram of fewer rows than its width shows their span, and with it who was in it.
+
+    With a few more than that it still tells; where the line stands was found by attack. Every Gram counts by
+    itself: those of a fold of a class, and of the images, have the fewest.
+
+    Raises:
+        Withheld: `width_rule` refuses.
+    """
+    narrow = [one for one in _grams_told(sums, policy) if one[1] < ROWS_A_COLUMN * one[2]]
+    if policy.width_rule == "off" or not narrow:
+        return
+    label, rows, width = min(narrow, key=lambda one: one[1] / one[2])
+    message = (
+        f"width rule: {len(narrow)} Grams show whose rows are in them; the one of {label} has width {width}, "
+        f"expected at most a third of its {rows} rows"
+    )
+    hint = "noise (`epsilon`), a narrower generation, fewer `parts`, or `width_rule` in the policy"
+    if policy.width_rule == "refuse":
+        raise Withheld(message, hint=hint)
+    log.warning("warning: %s; %s", message, hint)
+
+
+def _grams_told(sums: FeatureStatistics, policy: Policy) -> Iterator[tuple[str, int, int]]:
+    """What it is of, rows and width of every Gram that would leave."""
+    if "classes" in policy.parts:
+        for (_, index), gram in sums.blocks.items():
+            yield f"class `{sums.classes[index]}`", int(gram[-1]), sums.row_dim
+    if "unlabelled" in policy.parts and sums.unlabelled[-1]:
+        yield "unlabelled images", int(sums.unlabelled[-1]), sums.row_dim
+    if "shifts" in policy.parts and sums.shift_gram[-1]:
+        yield "differences to shifted views", int(sums.shift_gram[-1]), sums.row_dim
+    if "images" in policy.parts and sums.images:
+        yield "all images", sums.images, sums.feature_dim + 1
