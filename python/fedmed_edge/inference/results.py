@@ -125,12 +125,16 @@ class ResultsFolder:
         return self._keep(given, folder if earlier else None, lambda: result, {}, always=True)
 
     def pass_over(self, given: Input) -> None:
-        """Take away an earlier answer to an input that is not, or no longer, this task's."""
+        """Take away an earlier answer to an input that is not, or no longer, this task's.
+
+        Files that do not say whose they are stay: without `json` another task's lie in the same folder.
+        """
         folder = self._folder(given)
-        for left in _answers_in(folder) if folder.is_dir() else ():
-            (folder / left).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # none is there, or something else is in it
-            folder.rmdir()
+        if self._inside or (folder / _RESULT).exists():
+            for left in _answers_in(folder) if folder.is_dir() else ():
+                (folder / left).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # none is there, or something else is in it
+                folder.rmdir()
         self._gone.add((given.name, self.model.manifest.task))
 
     def write_table(self) -> None:

@@ -189,6 +189,19 @@ def test_an_answer_by_rules_that_have_changed_goes(
     assert rows == {("two.dcm", "lesion")} | both
 
 
+def test_an_answer_that_does_not_say_whose_it_is_stays(model_of, recipe_of, write_dicom, tmp_path):
+    """Two models share a folder without `json`: what one's rules exclude, the other answered there."""
+    folder, out = (
+        write_dicom("in/one.dcm", np.full((8, 8), 170, np.uint16), Modality="DX").parent,
+        tmp_path / "out",
+    )
+    write_dicom("in/two.dcm", np.full((8, 8), 170, np.uint16), SeriesInstanceUID="1.9", Modality="CR")
+    for name, taken in (("lesion", "DX"), ("organs", "CR")):
+        model = model_of(recipe_of("segmentation", name=name, modality=(taken,)), threshold=FAR)
+        answered((model,), [folder], out, formats=frozenset({"png"}))
+    assert len(list(out.rglob("mask.png"))) == 2
+
+
 def test_a_series_is_answered_through_the_one_call(models_of, recipe_of, write_dicom, tmp_path):
     path = write_dicom("one.dcm", np.full((8, 8), 170, np.uint16), Modality="DX")
     models = models_of(
