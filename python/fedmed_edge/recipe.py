@@ -109,7 +109,8 @@ class Training(Frozen):
         local_norms: Rounds of a federation from one generation: norm layers go on from where they were at
             this site.
         invariance: ν, the weight that the rebuilt head gives to how far its scores of a shifted view are from
-            those of the image. Views are those of `maps` and `inversion`; without any none are compared.
+            those of the image. Where `maps` is above 0 every image has one view, of a curve as `maps` and
+            `inversion` draw them.
 
     Source: method §6; FedDG (Liu et al., CVPR 2021), FedProx (Li et al., MLSys 2020), FedBN (Li et al., ICLR
     2021).

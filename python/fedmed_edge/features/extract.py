@@ -216,7 +216,8 @@ class _Extraction:
         self.sums = self.exact if sums is None else sums
         # Noise goes on class Grams alone, and a draft's rows are not those of its head.
         how = dataset.recipe.training
-        self.views = how if how.invariance and sums is None and not self.draft else None
+        asked = how.invariance > 0 and how.maps > 0
+        self.views = how if asked and sums is None and not self.draft else None
 
     def run(self, progress: Progress | None) -> FeatureStatistics:
         self.run_through(progress)

@@ -1,7 +1,9 @@
 """A shifted view of one image, without torch: how it might look from another hospital's scanner or stain.
 
 Intensities go through a random smooth curve, as `shifts` draws them for training; what is drawn depends on
-the image alone, so that its rows never depend on their company.
+the image and the settings alone, so that its rows never depend on their company. Every image has a view, and
+other settings draw all views anew: else a Gram of few of a site's patients, or the difference of two, would
+show them.
 """
 
 import hashlib
@@ -20,12 +22,12 @@ DEGREE = 5
 Float32 = npt.NDArray[np.float32]
 
 
-def shifted_view(pixels: Float32, how: Training) -> Float32 | None:
-    """The image with each channel's intensities through a curve of its own; None where none is drawn.
+def shifted_view(pixels: Float32, how: Training) -> Float32:
+    """The image with each channel's intensities through a curve of its own.
 
     Args:
         pixels: (channels, *grid) float32.
-        how: `maps`, the share of images that have a view; `inversion`, the share of these whose curves fall.
+        how: `inversion`, the share of the images whose curves fall.
 
     Source: method §6; Zhou et al., Models Genesis, MICCAI 2019.
 
@@ -35,10 +37,9 @@ def shifted_view(pixels: Float32, how: Training) -> Float32 | None:
         >>> bool((np.diff(turned.ravel()) <= 0).all()), float(turned.min()), float(turned.max())
         (True, 0.0, 1.0)
     """
-    content = hashlib.sha256(np.ascontiguousarray(pixels).data).digest()
-    random = np.random.Generator(np.random.PCG64(int.from_bytes(content[:8], "little")))
-    if random.random() >= how.maps:
-        return None
+    drawn_by = hashlib.sha256(np.float64(how.inversion).tobytes())
+    drawn_by.update(np.ascontiguousarray(pixels).data)
+    random = np.random.Generator(np.random.PCG64(int.from_bytes(drawn_by.digest()[:8], "little")))
     falls = random.random() < how.inversion
     steps = random.exponential(size=(len(pixels), DEGREE))
     view = np.empty_like(pixels, np.float32)

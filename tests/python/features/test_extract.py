@@ -7,7 +7,7 @@ import pytest
 
 from fedmed_edge.errors import DeviceError, InputError
 from fedmed_edge.features.encoder import Encoder, moments_of, pooled_of
-from fedmed_edge.features.extract import extract, extract_with_sample
+from fedmed_edge.features.extract import extract, extract_clipped, extract_with_sample
 from fedmed_edge.features.lift import Lift, grid_axes
 from fedmed_edge.features.views import shifted_view
 from fedmed_edge.generation import Generation
@@ -90,7 +90,6 @@ def test_rows_of_shifted_views_are_compared_with_those_of_images(
         for item in dataset:
             pixels = prepare(dataset.load(item), recipe).pixels
             view = shifted_view(pixels, training)
-            assert view is not None
             pair = [encoder.maps(one) for one in (pixels, view)]
             if recipe.kind == "classification":
                 rows = [lift.image_row(pooled_of(moments_of(maps))) for maps in pair]
@@ -108,6 +107,21 @@ def test_rows_of_shifted_views_are_compared_with_those_of_images(
         )
         assert not plain.shift_gram.any()
         assert not extract(make.draft(recipe), asked, min_cohort=1).shift_gram.any()
+
+
+def test_shifts_are_of_the_images_that_count_and_of_no_fewer(images_task: Task) -> None:
+    recipe, dataset, generation = images_task
+    labels = np.array([item.label for item in dataset])
+    few = dataset.subset([*np.flatnonzero(labels == 0), *np.flatnonzero(labels == 1)[:3]])
+    for share in (1e-3, 1.0):
+        training = Training(maps=share, invariance=0.3)
+        asked = replace(few, recipe=recipe.model_copy(update={"training": training}))
+        statistics = extract(generation, asked, min_cohort=10)
+        assert statistics.absent == (recipe.classes[1],)
+        # else a share that whoever writes the recipe chooses would leave fewer patients than min_cohort in it
+        assert statistics.shift_gram[-1] == statistics.images == 12
+    # noise goes on class Grams, so with it no view is even encoded
+    assert not hasattr(extract_clipped(generation, asked, clip=1.0)[0], "add_shifts")
 
 
 def test_every_voxel_of_a_volume_counts_once(tmp_path: Path, make: SimpleNamespace) -> None:
