@@ -43,7 +43,7 @@ class Offering:
         """Offer a generation, for a task, or an exported model.
 
         Raises:
-            InputError: It is neither, or was not made by this server.
+            InputError: It is neither, was not made by this server, or is a model of another task.
             StoreError: A site in the model has withdrawn.
         """
         kind = file_kind(path)
@@ -55,6 +55,12 @@ class Offering:
         if kind != "exported model":
             found = f"a {kind}" if kind else "no file of ours"
             raise InputError(f"{path}: is {found}, expected a generation or an exported model")
+        if task is not None:
+            from fedmed_edge.inference.survey import recipes_of
+
+            names = [recipe.name for recipe in recipes_of(path)]
+            if task not in names:
+                raise InputError(f"{path}: answers {', '.join(names)}, expected {task}")
         return self.model(read_regular(path, FILE_CAP), str(path), validate=validate, tolerance=tolerance)
 
     def model(self, content: bytes, name: str, *, validate: bool, tolerance: float) -> OnOffer:

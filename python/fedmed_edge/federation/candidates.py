@@ -96,10 +96,14 @@ class Candidates:
         Raises:
             InputError: Fewer sites than the quorum, or the disk is full.
         """
-        left_out = self._store.held_back.of(recipe.name)
+        held_back = self._store.held_back.of(recipe.name)
+        left_out = {site: why for site, why in held_back.items() if site in asked}
         asked = [site for site in asked if site not in left_out]
         if len(asked) < quorum:
-            raise InputError(f"validation: has {len(asked)} sites, expected at least the quorum {quorum}")
+            raise InputError(
+                f"validation: has {len(asked)} sites, expected at least the quorum {quorum}"
+                + "".join(f"; {site} is held back: {why}" for site, why in left_out.items())
+            )
         held = self._records.read(hashlib.sha256(content).hexdigest())
         if held is not None and self._stands(held):
             return held

@@ -123,12 +123,16 @@ def test_the_file_is_shown_and_kept(both: tuple[Any, Any], kit: ModuleType, tmp_
     assert refused.code == 1 and "answers 2 tasks, outline, tone, expected one" in refused.err
     refused = kit.run(SERVER, "publish", file, "-C", tone.server, "--validate")
     assert refused.code == 1 and "answers several tasks, expected one to be validated" in refused.err
-    offered = tone.admin("publish", file)
+    refused = kit.run(SERVER, "publish", file, "-C", tone.server, "--task", "other")
+    assert refused.code == 1 and "both.onnx: answers outline, tone, expected other" in refused.err
+    offered = tone.admin("publish", file, "--task", "tone")
     assert (offered["task"], list(offered["others"])) == ("outline", ["tone"])
     told = tone.admin("log")["rows"][-1]["details"]
     assert (told["model"], told["others"]) == (offered["model"], offered["others"])
     taken = tone.admin("rollback", "--task", "tone")
-    assert taken["digest"] == offered["digest"]
+    assert (taken["digest"], taken["tasks"]) == (offered["digest"], ["outline", "tone"])
+    told = tone.admin("log")["rows"][-1]
+    assert (told["kind"], told["details"]["others"]) == ("taken back", offered["others"])
 
 
 def test_tasks_of_both_kinds_on_one_generation(

@@ -421,6 +421,10 @@ def test_who_is_held_back_has_no_say_in_a_candidate(
     coordinator.step()
     (decided,) = coordinator.candidates.all()
     assert (decided.state, sorted(decided.scores)) == ("published", ["alpha", "beta"])
+    federation.store.held_back.add(recipe.name, "beta", "stands out")
+    message = "has 1 sites, expected at least the quorum 2; beta is held back: stands out; delta is held back"
+    with pytest.raises(InputError, match=message):
+        candidate(federation, coordinator, recipe)
 
 
 def test_a_candidate_without_a_quorum_is_rejected_at_its_deadline(federation: Any, recipe: Recipe) -> None:

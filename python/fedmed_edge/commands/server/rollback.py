@@ -34,10 +34,13 @@ def command(out: Output, folder: Path, task: str | None, digest: str | None) -> 
     if not there or (digest and len(there) > 1):
         raise NothingMatched(f"rollback: {len(there)} objects on offer fit, expected 1")
     taken = offers.take_back(there[-1].digest, "taken back")
-    store.ledger_append("taken back", subject=taken.digest, details={"kind": taken.kind, "task": taken.task})
+    told = {"kind": taken.kind, "task": taken.task, **({"others": taken.others} if taken.others else {})}
+    store.ledger_append("taken back", subject=taken.digest, details=told)
+    names = ", ".join(taken.tasks)
     before = next((one for one in reversed(there[:-1]) if digest is None), None)
     out.answer(
-        {"digest": taken.digest, "kind": taken.kind, "before": before and before.digest},
-        f"{taken.kind} {taken.digest[:12]}: taken back"
+        {"digest": taken.digest, "kind": taken.kind, "tasks": list(taken.tasks)}
+        | {"before": before and before.digest},
+        f"{taken.kind} {taken.digest[:12]}{f' of {names}' if names else ''}: taken back"
         + (f"; {before.digest[:12]} is the newest again" if before else ""),
     )
