@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from pynetdicom import _config, dimse_messages
 
 from fedmed_edge.heartbeat import running
 from fedmed_edge.listener.dicomweb import SILENT_S
@@ -20,7 +21,15 @@ SiteOf = Callable[..., Any]
 
 
 @pytest.fixture
-def node(pacs: ModuleType, tmp_path: Path) -> Iterator[Node]:
+def own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a node sets in pynetdicom is for a process of its own: here it goes with the node."""
+    for name in ("LOG_HANDLER_LEVEL", "UNRESTRICTED_STORAGE_SERVICE", "STORE_RECV_CHUNKED_DATASET"):
+        monkeypatch.setattr(_config, name, getattr(_config, name))
+    monkeypatch.setattr(dimse_messages, "NamedTemporaryFile", dimse_messages.NamedTemporaryFile)
+
+
+@pytest.fixture
+def node(pacs: ModuleType, tmp_path: Path, own_settings: None) -> Iterator[Node]:
     """A node in this process, with a PACS and a DICOMweb server that are not there."""
     site = pacs.Site(tmp_path / "site")
     settings = Listen(
