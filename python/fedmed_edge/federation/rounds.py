@@ -35,11 +35,11 @@ from fedmed_edge.federation.requests import Requested, Requests
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.signing import PrivateKey
 from fedmed_edge.statistics.contribution import Contribution, parse_contribution
-from fedmed_edge.store.encryption import erase_file
+from fedmed_edge.store.encryption import FileCipher, erase_file
 from fedmed_edge.store.store import Store
 from fedmed_edge.tensorfile import Tensor, load_tensors, parse_layout, tensor_file
 
-__all__ = ["Round", "Rounds", "Rule", "Training"]
+__all__ = ["Round", "Rounds", "Rule", "Training", "discard_unfinished"]
 
 log = logging.getLogger(__name__)
 
@@ -238,6 +238,7 @@ class Rounds:
         told = [f"{site}: {report.why or report.state}" for site, report in reports.items() if report]
         told += [f"{site}: is held back: {why}" for site, why in self._held_back(training).items()]
         why = f"{len(came)} sites handed over weights, expected {training.quorum}; {'; '.join(told)}"
+        self._clear(training)
         log.warning("training %s stopped in round %d: %s", training.id[:12], training.number, why)
         return self._kept(training, state="stopped", why=why[:1000])
 
@@ -318,9 +319,7 @@ class Rounds:
     def _clear(self, training: Training) -> Path:
         """Delete the weights of sites that were put together, or were when a process was killed."""
         place = self._place(training)
-        for path in place.glob("*") if place.is_dir() else ():
-            erase_file(path, self._store.cipher)
-        shutil.rmtree(place, ignore_errors=True)
+        _erase(place, self._store.cipher)
         return place
 
     def backbone_file(self, training: Training) -> Path:
@@ -357,6 +356,25 @@ class Rounds:
         kept = training.model_copy(update=changed)
         self._records.write(training.id, kept)
         return kept
+
+
+def discard_unfinished(folder: Path, cipher: FileCipher) -> None:
+    """Delete the sites' weights that a killed process left where it put a round together.
+
+    Whoever goes on with the round reads them from the store anew.
+
+    Args:
+        folder: `federation/` of the server's folder.
+    """
+    for place in (folder / "trainings").glob("*/*"):
+        if place.is_dir():
+            _erase(place, cipher)
+
+
+def _erase(place: Path, cipher: FileCipher) -> None:
+    for path in place.glob("*") if place.is_dir() else ():
+        erase_file(path, cipher)
+    shutil.rmtree(place, ignore_errors=True)
 
 
 def combine(files: list[Path], weights: list[int], out: Path, rule: Rule, trim: float) -> None:

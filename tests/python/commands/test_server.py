@@ -310,8 +310,13 @@ def test_withdraw_deletes_what_had_not_come_whole(copied: Any, kit: ModuleType) 
     for site in "ab":
         begun = Assembly(inbox / site, "0" * 64)
         begun.begin(10)
+    round_cut_off = inbox.parent / "trainings" / ("1" * 32) / "1"
+    round_cut_off.mkdir(parents=True)
+    (round_cut_off / "b.safetensors").write_bytes(b"its weights")
+    (round_cut_off.with_suffix(".backbone")).write_bytes(b"of an earlier round")
     assert copied.admin("withdraw", "b", "--yes")["arriving"] == 1
     assert [path.parent.name for path in inbox.glob("*/0*")] == ["a", "a"]
+    assert [path.name for path in round_cut_off.parent.iterdir()] == ["1.backbone"]
     assert copied.admin("withdraw", "b", "--yes")["arriving"] == 0
 
 

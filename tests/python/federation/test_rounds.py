@@ -223,8 +223,11 @@ def test_sites_that_are_held_back_make_no_quorum(federation: Any, recipe: Recipe
     coordinator = opened(federation, recipe)
     federation.store.held_back.add(recipe.name, "beta", "stands out")
     federation.hospitals["alpha"].train()
+    left = federation.folder / "trainings" / coordinator.rounds.all()[0].id / "1" / "beta.safetensors"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"of a process that was killed")
     training = finish(federation, coordinator, [])
-    assert training.state == "stopped"
+    assert training.state == "stopped" and not left.parent.exists()
     assert training.why == "1 sites handed over weights, expected 2; beta: is held back: stands out"
     message = "has 1 sites, expected at least the quorum 2; beta is held back: stands out"
     with pytest.raises(InputError, match=message):

@@ -18,8 +18,8 @@ from fedmed_edge.commands.verbs import Output, Verb
 def hold(out: Output, folder: Path, name: str, task: str | None, why: str) -> None:
     """Leave NAME out of the task's models from now on: of `rebuild`, `refine` and what `withdraw` makes.
 
-    Nor does it teach in a `stage`. Its contributions stay stored, and later ones are taken. Models that exist
-    stay as they are.
+    Nor does it teach in a `stage`, train in rounds of `train` or validate a model. Its contributions stay
+    stored, and later ones are taken. Models that exist stay as they are.
 
     Example: fedmed-server site hold -C server hospital-a --why "labels are being checked"
     """
@@ -39,7 +39,7 @@ def hold(out: Output, folder: Path, name: str, task: str | None, why: str) -> No
 @task_option
 @click.pass_obj
 def release(out: Output, folder: Path, name: str, task: str | None) -> None:
-    """Take NAME in again, from the next model on.
+    """Take NAME in again, from the next model and the next round of training on.
 
     Example: fedmed-server site release -C server hospital-a
     """

@@ -29,7 +29,9 @@ def command(out: Output, folder: Path, site: str, yes: bool) -> None:
     Example: fedmed-server withdraw -C server hospital-b --yes
     """
     from fedmed_edge.commands.staging import forget_stages
+    from fedmed_edge.federation.coordinator import FOLDER
     from fedmed_edge.federation.parts import discard_all
+    from fedmed_edge.federation.rounds import discard_unfinished
     from fedmed_edge.store.withdrawal import withdraw_and_rebuild
 
     _, store = read_server(folder)
@@ -37,7 +39,8 @@ def command(out: Output, folder: Path, site: str, yes: bool) -> None:
     if not yes:
         _ask(f"delete everything that {site} contributed ({held} contributions) and rebuild?")
     done, stages = withdraw_and_rebuild(store, site), forget_stages(folder, store)
-    arriving = discard_all(folder / "federation" / "inbox" / site, store.cipher)
+    arriving = discard_all(folder / FOLDER / "inbox" / site, store.cipher)
+    discard_unfinished(folder / FOLDER, store.cipher)
     models = [told(task.model)[0] for task in done.tasks.values() if task.model]
     document = {
         "site": site,
