@@ -152,6 +152,7 @@ def prepare(
         site=config.site,
         min_cohort=policy.min_cohort,
         device=config.device,
+        shifts="shifts" in policy.parts,
         progress=progress,
     )
     check_width(sums, policy)

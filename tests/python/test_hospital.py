@@ -194,6 +194,20 @@ def test_only_what_the_policy_allows_is_in_it(dataset: Dataset, generation: Gene
         make_contribution(dataset, generation, config(parts=("weights",)), sequence=1)
 
 
+def test_shifted_views_are_made_only_where_their_sums_may_leave(
+    dataset: Dataset, generation: Generation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = RECIPE.model_copy(update={"training": Training(maps=1.0, invariance=0.1)})
+    asked, seen = replace(dataset, recipe=recipe), list[Array]()
+    monkeypatch.setattr(
+        "fedmed_edge.features.extract.shifted_view", lambda pixels, how: seen.append(pixels) or pixels
+    )
+    assert "shifts" in make_contribution(asked, generation, config()).header.parts
+    assert len(seen) == PATIENTS
+    made = make_contribution(asked, generation, config(parts=("classes", "calibration")))
+    assert made.header.parts == ("classes", "calibration") and len(seen) == PATIENTS
+
+
 def test_a_class_below_min_cohort_stays(dataset: Dataset, generation: Generation) -> None:
     few = replace(dataset, items=tuple(i for i in dataset if i.label == 0 or i.patient in ("p1", "p3", "p5")))
     made = make_contribution(few, generation, config(min_cohort=4), sequence=1)
