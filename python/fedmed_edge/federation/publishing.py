@@ -96,9 +96,14 @@ class Publisher:
             )
 
     def _newest(self, recipe: Recipe) -> Iterator[Contribution]:
-        """Each site's newest sums for a recipe, one after the other: of many sites they fill the memory."""
+        """Each site's newest sums for a recipe, one after the other: of many sites they fill the memory.
+
+        Who is held back is left out.
+        """
         entries = self.store.contribution_entries(recipe.name)  # by site and sequence
         sums = {one.site: one for one in entries if one.holds == "sums" and one.recipe == recipe.digest}
+        for site in self.store.held_back.of(recipe.name):
+            sums.pop(site, None)
         for entry in sums.values():
             content = self.store.contribution_content(entry.id)
             yield parse_contribution(content, f"contribution {entry.id[:12]}", thorough=False)

@@ -81,15 +81,17 @@ def test_from_rounds_of_training_to_a_validated_model(
     f.admin("publish", tmp_path / "g.generation")
     meet(lambda: held(f, made["digest"]) == ["a", "b", "c"])
 
-    styles = [one for one in inbox(f, "c").all() if one.kind == "styles"]
-    content = verify_trusted(inbox(f, "c").path(styles[-1].digest), f.trust)
-    assert len(parse_styles(content, "styles", read_recipe(f.recipe))) == 2  # of a and b, who consent
+    assert styles_at(f, "c") == 2  # of a and b, who consent
     caplog.set_level("INFO")
     f.admin("train", "--rounds", 1, "--epochs", 0.1)
     meet(lambda: {one["state"] for one in trainings()} == {"finished"})
     assert caplog.text.count("towards 2 styles") == 3
     given = ("--generation", tmp_path / "g.generation", "--epochs", 0.1, "--out", tmp_path / "c.backbone")
     assert f.site("c", "train", *given)["styles"] == 2
+    for change, left in (("hold", 1), ("release", 2)):
+        f.admin("site", change, "b")
+        f.admin("publish", tmp_path / "g.generation", "--no-ask")
+        meet(lambda left=left: styles_at(f, "c") == left)
 
     f.admin("rebuild")
     model = f.export("global.onnx")
@@ -127,6 +129,13 @@ def test_from_rounds_of_training_to_a_validated_model(
 def held(f: Any, generation: str) -> list[str]:
     entries = open_store(read_config(ServerConfig, f.server)).contribution_entries("tiny")
     return sorted(one.site for one in entries if one.generation == generation and one.holds == "sums")
+
+
+def styles_at(f: Any, name: str) -> int:
+    arrived = inbox(f, name).newest("styles")
+    assert arrived is not None
+    content = verify_trusted(inbox(f, name).path(arrived.digest), f.trust)
+    return len(parse_styles(content, "styles", read_recipe(f.recipe)))
 
 
 def inbox(f: Any, name: str) -> Inbox:
