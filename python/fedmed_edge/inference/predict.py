@@ -123,12 +123,12 @@ def load_model(
         path: ONNX file, its signature `path.sig` beside it.
         trust: PEM file of the server's public key.
         device: `auto`, `cpu`, `cuda` or `tensorrt`.
-        task: Which, where the file answers several.
+        task: Which; needed where the file answers several.
 
     Raises:
         TrustError: No key to trust, no signature, one by another key, or a file changed since.
         InputError: A file is missing, or the content is no exported model; names what else it is; or it
-            answers several tasks, of which none is named: `load_models` loads them all.
+            answers several tasks, of which none is named (`load_models` loads them all), or not that one.
         DeviceError: The asked device did not come up.
 
     Example:
@@ -142,7 +142,7 @@ def load_model(
     if task is None:
         parse_manifest(text, str(path))
     models = _opened(path, content, text, device)
-    found = [one for one in models if len(models) == 1 or one.manifest.task == task]
+    found = [one for one in models if task in (None, one.manifest.task)]
     if not found:
         names = ", ".join(one.manifest.task for one in models)
         raise InputError(f"{path}: answers {names}, expected {task}")

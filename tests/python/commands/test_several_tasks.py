@@ -189,6 +189,10 @@ def test_the_global_model_in_a_file_of_several_tasks_is_compared_with_a_refined_
     assert pulled["scores"] == {"refined": 0.0, "global": 1.0}
     assert f"{digest[:16]}  waiting  outline, tone, model" in kit.run(EDGE, "pull", "-C", site).out
     assert load_model(file, trust=tone.trust, device="cpu", task="tone").manifest.task == "tone"
-    for wrong, message in (("tiny", "answers outline, tone, expected tiny"), (None, "answers 2 tasks")):
+    for given, wrong, message in (
+        (file, "tiny", "answers outline, tone, expected tiny"),
+        (worse, "outline", "answers tone, expected outline"),
+        (file, None, "answers 2 tasks"),
+    ):
         with pytest.raises(InputError, match=message):
-            load_model(file, trust=tone.trust, device="cpu", task=wrong)
+            load_model(given, trust=tone.trust, device="cpu", task=wrong)
