@@ -41,6 +41,14 @@ class Held:
         """(R,) the same of several heads (R, D, C)."""
         return held_out_losses(heads, self.upper, self.cross, self.constant)
 
+    def strange(self, head: Array64) -> bool:
+        """Whether no answer at all is better on these rows than the head's.
+
+        An image that is like nothing a head has seen can be off by any factor: one such fold would choose λ
+        and the temperature for all sites.
+        """
+        return self.error(head) > self.constant
+
 
 def hold(part: Part, weights: Array64) -> Held:
     """Prepare rows for scoring.
@@ -155,11 +163,14 @@ def fold_errors(
     weights: Mapping[str, float],
     ridges: Sequence[float],
     judge: Array64 | None = None,
+    *,
+    bounded: bool = False,
 ) -> dict[int, Array64]:
     """Hold one fold of every site out at once: fold → (R,) error at every ridge; empty without folds.
 
     Args:
         judge: (C,) what a held-out row of every class counts; None: w_k over all sites.
+        bounded: A site's fold counts at most what a head of zeros gets on it (`Held.strange`).
     """
     every = all_weights(sites) if judge is None else judge
     errors = {}
@@ -170,6 +181,7 @@ def fold_errors(
         for site in sites:
             if fold in site.folds:
                 held = hold(site.fold(fold), every)
-                total += held.errors(heads)
+                found = held.errors(heads)
+                total += np.minimum(found, held.constant) if bounded else found
         errors[fold] = total
     return errors

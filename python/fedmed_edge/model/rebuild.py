@@ -5,7 +5,7 @@ sites and the order. Source: method §3; AFL (arXiv 2405.16240), Fed3R (ICML 202
 """
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -22,6 +22,7 @@ from fedmed_edge.model.heldout import (
     all_weights,
     fold_constant,
     fold_errors,
+    hold,
     judging_weights,
     normal_without,
     normal_without_fold,
@@ -210,7 +211,7 @@ def choose_ridge(
         if errors:
             return _least("sites", errors.values(), float(np.count_nonzero(all_weights(sites))))
     judge = judging_weights(sites)
-    held = fold_errors(sites, weights, RIDGES, judge)
+    held = fold_errors(sites, weights, RIDGES, judge, bounded=True)
     if not held:
         return RidgeChoice(DEFAULT_RIDGE, "default", {})
     return _least("folds", held.values(), fold_constant(sites, judge))
@@ -231,7 +232,8 @@ def score_gaussians(
 ) -> tuple[ScoreGaussians, list[str]]:
     """Gaussians of the scores as rows that the head has not seen would have them.
 
-    Every class with folds anywhere is measured on them: fold f of all sites under the head fitted without it.
+    Every class with folds anywhere is measured on them: fold f of all sites under the head fitted without it,
+    but for a site's fold that is `strange` to that head.
     A class that is too small for folds everywhere is measured in-sample and stretched by its mean leverage
     (`gaussians`). Leaving sites out is no substitute here: under a head that has never seen a scanner the
     scores of its images can be reversed, and a posterior from them answers wrongly for known scanners too.
@@ -242,17 +244,17 @@ def score_gaussians(
 
     Source: method §3.
     """
-    classes = len(normal.counts)
-    in_folds = np.zeros(classes, bool)
+    classes, told = len(normal.counts), list(_told_by_folds(sites, weights, ridge))
+    in_folds, counts = np.zeros(classes, bool), np.zeros(classes)
+    for _, site, fold in told:
+        part = site.fold(fold)
+        in_folds[part.present] = True
+        counts[part.present] += weights[site.site] * part.counts
     for site in sites:
-        for fold in site.folds if weights[site.site] > 0 else ():
-            in_folds[site.fold(fold).present] = True
-    moments = Moments.zeros(_expected_counts(sites, weights, in_folds), priors)
-    for fold in sorted({fold for site in sites for fold in site.folds}):
-        head = normal_without_fold(sites, weights, fold).head(ridge)
-        for site in sites:
-            if fold in site.folds and weights[site.site] > 0:
-                moments.add(head, site.fold(fold), weights[site.site])
+        counts += np.where(in_folds, 0.0, weights[site.site] * site.counts)
+    moments = Moments.zeros(counts, priors)
+    for head, site, fold in told:
+        moments.add(head, site.fold(fold), weights[site.site])
     gap = np.ones(classes)
     seen = (normal.counts > 0) & ~in_folds
     if seen.any():
@@ -289,16 +291,18 @@ def _only(part: Part, wanted: Mask) -> Part:
     return Part(part.present[kept], part.grams[kept])
 
 
-def _expected_counts(sites: Sequence[SiteSums], weights: Mapping[str, float], in_folds: Mask) -> Array64:
-    """(C,) rows that the moments of every class will be made of, each by its site's weight."""
-    counts = np.zeros(len(in_folds))
-    for site in sites:
-        whole = np.where(in_folds, 0.0, site.counts)
-        for fold in site.folds:
-            part = site.fold(fold)
-            whole[part.present] += part.counts
-        counts += weights[site.site] * whole
-    return counts
+def _told_by_folds(
+    sites: Sequence[SiteSums], weights: Mapping[str, float], ridge: float
+) -> Iterator[tuple[Array64, SiteSums, int]]:
+    """The head that has not seen a fold, a site and the fold, where the site's rows are not strange to it."""
+    judge = judging_weights(sites)
+    for fold in sorted({fold for site in sites for fold in site.folds}):
+        head = normal_without_fold(sites, weights, fold).head(ridge)
+        for site in sites:
+            if weights[site.site] <= 0 or fold not in site.folds:
+                continue
+            if not hold(site.fold(fold), judge).strange(head):
+                yield head, site, fold
 
 
 def _validation_counts(contributions: Collection[Contribution]) -> list[Array64]:

@@ -86,7 +86,12 @@ def gain(judged: Array64) -> tuple[float, float]:
 
 @on_one_thread
 def refine(
-    contributions: Collection[Contribution], site: str, recipe: Recipe, *, ridge: Ridge = "auto"
+    contributions: Collection[Contribution],
+    site: str,
+    recipe: Recipe,
+    *,
+    trained_by: Collection[str] = (),
+    ridge: Ridge = "auto",
 ) -> GlobalModel:
     """The model for one site: a_{s→j} = exp(−d(s, j)² / τ²), its own rows weighing κ.
 
@@ -102,6 +107,9 @@ def refine(
 
     Args:
         site: Name of j; it may have labelled or unlabelled images.
+        trained_by: Sites whose images the backbone learned from, as the generation's header names them. Its
+            features fit those images better than new ones, so that rows held out there are no news: such a
+            site with labels keeps the global model, and its folds choose for nobody else.
         ridge: λ of the global model, which the refined one shares.
 
     Raises:
@@ -133,7 +141,7 @@ def refine(
     model = rebuild(ordered, recipe, ridge=ridge)
     sites = read_sums(ordered, recipe)
     between = _between_all(ordered, site)
-    trials, chosen_by = _trials(sites, site, between, model.ridge)
+    trials, chosen_by = _trials(sites, site, between, model.ridge, trained_by)
     if trials is None:
         return replace(model, refined_for=site, kept="global", reason=chosen_by)
     federation = federation_of(ordered, sites, between, model.ridge)
@@ -228,20 +236,23 @@ def site_weights(between: SiteMap, site: str, reach: float, emphasis: float) -> 
 
 
 def _trials(
-    sites: Sequence[SiteSums], name: str, between: SiteMap, ridge: float
+    sites: Sequence[SiteSums], name: str, between: SiteMap, ridge: float, trained_by: Collection[str]
 ) -> tuple[Trials | None, str]:
     """Held-out errors that choose for site `name`, or None, and in words what was held out or is lacking."""
     own = next(site for site in sites if site.site == name)
     labelled = [site for site in sites if site.blocks]
     if len(labelled) < 2 and own.blocks:
         return None, "no other site has labelled images"
+    if own.blocks and name in trained_by:
+        return None, "the backbone learned from the site's images, so that none of them can be held out"
     if len(own.folds) > 1:
         errors = fold_trials(sites, own, between, ridge)
         return Trials(errors, "fold"), f"over {len(errors)} folds of the site"
     if own.blocks:
         others = [site for site in labelled if site is not own and len(site.folds) > 1]
+        others = [site for site in others if site.site not in trained_by]
         if not others:
-            return None, "the site has no folds to choose by, nor has any other"
+            return None, "the site has no folds to choose by, nor has any other that is new to the backbone"
         return _by_others({one.site: fold_trials(sites, one, between, ridge) for one in others})
     if len(labelled) < 3:
         return None, "the site has no labels, and fewer than three sites have any to choose by"

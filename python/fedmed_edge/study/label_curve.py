@@ -57,7 +57,8 @@ def label_curve(
         heads = {"rebuilt": Head(rebuild([*others, sent], train.recipe), (site,))}
         own: Contribution | None = sent
         if setting.epsilon is None:
-            heads["refined"] = Head(refine([*others, sent], site, train.recipe), (site,))
+            known = generation.header.trained_by
+            heads["refined"] = Head(refine([*others, sent], site, train.recipe, trained_by=known), (site,))
         else:
             own, _ = contribute(generation, some, site, setting.without_noise, device=device, watch=watch)
         if own is not None:

@@ -74,11 +74,11 @@ def tell(
     watch(f"{joining} joins")
     again, _ = server.rebuild()
 
-    refined = {}
+    refined, trained_by = {}, generation.header.trained_by
     began = time.perf_counter()
     noisy = any(one.header.privacy is not None for one, _ in contributions.values())
     for site in () if noisy else sorted(contributions):
-        refined[site] = refine(server.contributions(), site, recipe)
+        refined[site] = refine(server.contributions(), site, recipe, trained_by=trained_by)
         watch(f"refined for {site}")
     events.append(Event("refine", "server", 0.0, 0, time.perf_counter() - began))
 

@@ -52,6 +52,20 @@ def test_any_split_and_any_order_give_the_same_head(
     assert relative(model.head, made.head(whole.rows, whole.labels, 3, ridge)) <= 1e-9
 
 
+def test_one_strange_fold_spoils_the_answers_for_nobody(made: SimpleNamespace) -> None:
+    recipe = made.recipe(3)
+    sites = {name: made.random(seed, rows=90) for seed, name in enumerate("abc")}
+    fresh = made.random(9, rows=300)
+    for site in (*sites.values(), fresh):  # a faint feature that tells the classes apart
+        site.rows[:, 0] = 0.05 * (site.labels - 1)
+    strange = sites["c"].fold_of_row() == 3
+    sites["c"].rows[strange, 0] = 500 * np.random.default_rng(0).standard_normal(strange.sum())
+    model = rebuild(made.contribute(sites, recipe), recipe)
+    of_truth = model.probabilities(fresh.rows)[np.arange(300), fresh.labels]
+    assert of_truth.mean() > 0.9
+    assert set(model.figures["scores_from"].values()) == {"folds"}
+
+
 def test_site_weights_weigh_rows_and_class_weights_see_them(made: SimpleNamespace) -> None:
     recipe = made.recipe(3)
     sites = {"a": made.random(0, rows=30), "b": made.random(1, rows=45, classes=2), "c": made.random(2)}

@@ -32,7 +32,10 @@ def command(out: Output, folder: Path, site: str, task: str | None, ridge: Any) 
             f"refine: site `{site}` is held back: {held_back[site]}",
             hint=f"`fedmed-server site release {site}` takes it in again",
         )
-    model = refine(store.contributions(task), site, store.recipe(task), ridge=ridge)
+    contributions = store.contributions(task)
+    generations = {one.header.generation for one in contributions}
+    trained_by = {name for digest in generations for name in store.generation(digest).header.trained_by}
+    model = refine(contributions, site, store.recipe(task), trained_by=trained_by, ridge=ridge)
     store.save_model(model)
     document, lines = told(model)
     out.answer(document | {"held_back": held_back}, lines + told_held_back(held_back))

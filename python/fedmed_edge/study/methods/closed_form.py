@@ -67,7 +67,8 @@ def refined(case: Case, option: Option) -> Iterator[Learned]:
     began = time.perf_counter()
     model = rebuild(list(made.values()), case.recipe)
     told = made if case.policy.epsilon is None else {}
-    models = {site: refine(list(made.values()), site, case.recipe) for site in told}
+    known = case.reference.generation("lifted").header.trained_by
+    models = {site: refine(list(made.values()), site, case.recipe, trained_by=known) for site in told}
     case.meter.server_seconds += time.perf_counter() - began
     yield Learned(
         head_predictor(case, "lifted", model),
