@@ -94,12 +94,12 @@ class Network:
         )
 
     def until_taken(self, *names: str, seconds: float = 240) -> None:
-        """Wait until the server has all that is in the outboxes of these sites."""
+        """Wait until the server has all that these sites handed over."""
         for name in names:
             outbox = Outbox(self.f.root / name / "outbox")
             until(
                 f"{name} is taken",
-                lambda outbox=outbox: all(one.state == "taken" for one in outbox.all()),
+                lambda outbox=outbox: {one.state for one in outbox.all()} == {"taken"},
                 seconds=seconds,
             )
 

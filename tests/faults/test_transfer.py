@@ -22,11 +22,6 @@ def parts_sent(network: Any, name: str) -> int:
     return sum(entry.op == "put" for entry in read_egress(network.f.root / name))
 
 
-def taken(network: Any, net: ModuleType, *names: str, seconds: float = 180) -> None:
-    for name in names:
-        net.until(f"{name} is taken", lambda name=name: state(network, name) == "taken", seconds=seconds)
-
-
 def sound(network: Any, *names: str) -> None:
     """Every contribution is there once, and the store verifies."""
     status = network.f.admin("status")
@@ -48,12 +43,12 @@ def half_sent(network: Any, net: ModuleType, **pace: int) -> Any:
     return parcel
 
 
-def test_time_to_connect_and_memory(network: Any, net: ModuleType, figure: Any) -> None:
+def test_time_to_connect_and_memory(network: Any, figure: Any) -> None:
     figure("connected after, s", round(network.up("a", "b"), 1))
     network.hand_over("a")
     network.hand_over("b")
     began = time.monotonic()
-    taken(network, net, "a", "b")
+    network.until_taken("a", "b")
     figure("two contributions taken after, s", round(time.monotonic() - began, 1))
     sound(network, "a", "b")
     assert network.f.admin("rebuild")["sites"] == ["a", "b"]
@@ -71,7 +66,7 @@ def test_link_cut_twice(network: Any, net: ModuleType, link: ModuleType, figure:
                 "some parts are sent", lambda least=least: parts_sent(network, "a") >= least, seconds=120
             )
             slow.cut()
-        taken(network, net, "a")
+        network.until_taken("a")
         figure("parts", total)
         figure("parts sent again", parts_sent(network, "a") - total)
         assert parts_sent(network, "a") - total <= 2
@@ -84,7 +79,7 @@ def test_site_killed_in_upload(network: Any, net: ModuleType, figure: Any) -> No
     network.kill("a")
     assert state(network, "a") == "waiting"
     network.start("a")
-    taken(network, net, "a")
+    network.until_taken("a")
     figure("parts sent again", parts_sent(network, "a") + parcel.bytes // -PART)
     sound(network, "a")
 
@@ -95,7 +90,7 @@ def test_server_killed_while_receiving(network: Any, net: ModuleType, figure: An
     time.sleep(3)
     network.start("server")
     began = time.monotonic()
-    taken(network, net, "a", seconds=300)
+    network.until_taken("a", seconds=300)
     figure("taken after the server's start, s", round(time.monotonic() - began, 1))
     figure("parts sent again", parts_sent(network, "a") + parcel.bytes // -PART)
     sound(network, "a")
@@ -107,30 +102,30 @@ def test_one_process_of_the_server_killed(word: str, network: Any, net: ModuleTy
     for process in list(network.below("server", word)):
         process.kill()
     began = time.monotonic()
-    taken(network, net, "a", seconds=300)
+    network.until_taken("a", seconds=300)
     figure("taken after, s", round(time.monotonic() - began, 1))
     sound(network, "a")
 
 
-def test_a_site_that_is_away_holds_nobody_up(network: Any, net: ModuleType) -> None:
+def test_a_site_that_is_away_holds_nobody_up(network: Any) -> None:
     network.hand_over("a")
     network.hand_over("b")
     network.up("a")
-    taken(network, net, "a")
+    network.until_taken("a")
     assert state(network, "b") == "waiting"
     assert network.f.admin("rebuild")["sites"] == ["a"]
     network.start("b")
-    taken(network, net, "b")
+    network.until_taken("b")
     sound(network, "a", "b")
 
 
-def test_one_kit_at_two_places(network: Any, net: ModuleType) -> None:
+def test_one_kit_at_two_places(network: Any) -> None:
     """A copied folder: whoever holds the name, what is handed over is there once."""
     shutil.copytree(network.f.root / "a", network.f.root / "twin")
     network.hand_over("a")
     network.up("a")
     network.start("twin")
-    taken(network, net, "a", seconds=240)
+    network.until_taken("a", seconds=240)
     sound(network, "a")
 
 
