@@ -40,7 +40,7 @@ class Trials:
     Attributes:
         errors: (units, T, K) of one site by fold, or of several by site; [:, 0, 0] is the global model.
         unit: What was held out: `fold` or `site`.
-        names: Of the sites that were held out.
+        names: Of the units, as `Generated.errors` has them; none where it has no such units.
     """
 
     errors: Array64 = field(repr=False)
@@ -172,9 +172,12 @@ def _better(trials: Trials, generated: Generated | str, between: SiteMap, site: 
     """The better of rule, generator and global model; what all of them were judged on is what counts."""
     rule, judged = trials.judged(), np.empty((0, 2))
     if not isinstance(generated, str):
-        judged = np.array(list(generated.errors.values()))
-        if trials.unit == "site":
-            rule = rule[[trials.names.index(name) for name in generated.errors]]
+        both = [name for name in trials.names if name in generated.errors]
+        if len(both) < 2:
+            generated = "it was judged on other sites than the rule"
+        else:
+            rule = rule[[trials.names.index(name) for name in both]]
+            judged = np.array([generated.errors[name] for name in both])
     (by_rule, error), (by_generator, spread) = gain(rule), gain(judged)
     figures: dict[str, Any] = {"by": "global", "gain": by_rule, "standard_error": error}
     told = f"held-out error is lower by {_percent(by_rule)} ± {_percent(error)} with the rule"
@@ -247,7 +250,8 @@ def _trials(
         return None, "the backbone learned from the site's images, so that none of them can be held out"
     if len(own.folds) > 1:
         errors = fold_trials(sites, own, between, ridge)
-        return Trials(errors, "fold"), f"over {len(errors)} folds of the site"
+        names = tuple(f"fold {fold}" for fold in own.folds)
+        return Trials(errors, "fold", names), f"over {len(errors)} folds of the site"
     if own.blocks:
         others = [site for site in labelled if site is not own and len(site.folds) > 1]
         others = [site for site in others if site.site not in trained_by]

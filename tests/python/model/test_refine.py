@@ -61,7 +61,11 @@ def test_what_the_backbone_learned_from_chooses_for_nobody(made: SimpleNamespace
 
     sites["z"].folds = 0
     few = made.contribute(sites, recipe)
-    assert "over 5 folds of the only site" in refine(few, "z", recipe, trained_by=("a", "b")).reason
+    two = refine(few, "z", recipe, trained_by=("a",))  # the generator, too, is judged by these alone
+    assert "with the generator" in two.reason and "over the folds of 2 other sites" in two.reason
+    one = refine(few, "z", recipe, trained_by=("a", "b"))
+    assert "no generator: it was judged on other sites" in one.reason
+    assert "over 5 folds of the only site" in one.reason
     none = refine(few, "z", recipe, trained_by=("a", "b", "c"))
     assert none.kept == "global" and "nor has any other that is new to the backbone" in none.reason
 
