@@ -50,6 +50,41 @@ def mean_of(values: list[float], random: np.random.Generator) -> Figure:
     return (float(np.mean(values)), *_interval(spread))
 
 
+def sum_likelihood(total: Array, count: int, reference: Array, candidates: Array) -> Array:
+    """(N,) log-likelihood ratio of a sum with every candidate in it against one without.
+
+    (T − n μ)ᵀ Σ⁻¹ (v − μ) for Gaussian values, up to what all candidates have in common.
+
+    Args:
+        total: (P,) sum of the values of `count` members.
+        reference: (R, P) values of others, which give μ and Σ.
+        candidates: (N, P).
+    """
+    mean = reference.mean(axis=0)
+    centred = reference - mean
+    level = 0.1 * float((centred**2).mean())
+    # Σ⁻¹ by the reference's own span: (A'A/n + λ)⁻¹ = (I − A'(AA'/n + λ)⁻¹A/n) / λ
+    inner = centred @ centred.T / len(centred) + level * np.eye(len(centred))
+    away = total - count * mean
+    away = (away - centred.T @ np.linalg.solve(inner, centred @ away) / len(centred)) / level
+    return np.asarray((candidates - mean) @ away)
+
+
+def lira(margins: Array, inside: npt.NDArray[np.bool_]) -> Array:
+    """(splits, N) log-likelihood ratio of every image's margin, the split itself not among its shadows."""
+    out = np.zeros_like(margins)
+    for split in range(len(margins)):
+        shadows = np.ones(len(margins), bool)
+        shadows[split] = False
+        logs = []
+        for member in (True, False):
+            chosen = np.where((inside == member) & shadows[:, None], margins, np.nan)
+            mean, deviation = np.nanmean(chosen, axis=0), np.nanstd(chosen, axis=0) + 1e-9
+            logs.append(-(((margins[split] - mean) / deviation) ** 2) / 2 - np.log(deviation))
+        out[split] = logs[0] - logs[1]
+    return out
+
+
 def auc(members: Array, others: Array) -> float:
     """Share of pairs in which the member scores higher; ties count half."""
     ordered = np.sort(others)

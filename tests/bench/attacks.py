@@ -1,7 +1,7 @@
 """What an attacker learns from what leaves a hospital, with figures.
 
     .venv/bin/python tests/bench/attacks.py DATA GENERATION [--only sums,heads,differences,properties]
-        [--draws N] [--features FILE] [--json FILE]
+        [--draws N] [--quick] [--features FILE] [--json FILE]
 
 DATA is a task folder of a classification, GENERATION a generation of its images. Images go through the
 encoder once (kept in --features). Everything the attacker sees is made by the code that a hospital runs:
@@ -20,6 +20,9 @@ poison       What one of four sites does to the others' score, and what is left 
 
 Intervals are 95 % bootstraps over draws. TPR is the share of members found where 0.1 % of the others are
 called members.
+
+What other parts tell has a file of its own: `attack_pixels.py` (sums and shifts of a segmentation),
+`attack_weights.py`, `attack_style.py`, `reconstruction.py` (images from features). All take `--quick`.
 """
 
 import argparse
@@ -35,7 +38,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from attack_scores import Figure, Scores, mean_of
+from attack_scores import Figure, Scores, lira, mean_of
 
 from fedmed_edge.errors import Withheld
 from fedmed_edge.model.global_model import GlobalModel
@@ -373,21 +376,6 @@ def _margins(
     return np.asarray(own - scores.max(axis=1))
 
 
-def lira(margins: Array, inside: Any) -> Array:
-    """(splits, N) log-likelihood ratio of every image's margin, the split itself not among its shadows."""
-    out = np.zeros_like(margins)
-    for split in range(len(margins)):
-        shadows = np.ones(len(margins), bool)
-        shadows[split] = False
-        logs = []
-        for member in (True, False):
-            chosen = np.where((inside == member) & shadows[:, None], margins, np.nan)
-            mean, deviation = np.nanmean(chosen, axis=0), np.nanstd(chosen, axis=0) + 1e-9
-            logs.append(-(((margins[split] - mean) / deviation) ** 2) / 2 - np.log(deviation))
-        out[split] = logs[0] - logs[1]
-    return out
-
-
 # --- attack 4: differences ---------------------------------------------------------------------------------
 
 
@@ -574,9 +562,11 @@ def main() -> None:
     parser.add_argument("generation", type=Path)
     parser.add_argument("--only", default=",".join(ATTACKS))
     parser.add_argument("--draws", type=int, default=64)
+    parser.add_argument("--quick", action="store_true", help="four draws of each")
     parser.add_argument("--features", type=Path, help="file that keeps the images' features")
     parser.add_argument("--json", type=Path, help="file for all figures")
     options = parser.parse_args()
+    options.draws = 4 if options.quick else options.draws
     logging.disable(logging.WARNING)  # classes that are left out, thousands of times
     images = read_images(options.data, options.generation, options.features)
     outcomes = []
