@@ -64,6 +64,7 @@ class Activation:
         score_before: Of the model that was active; None where there was none that could be asked.
         images: How many images these are of.
         forced: Whether it fell by more than the margin and was taken all the same.
+        dropped: Tasks that the model before answered, and this one does not.
     """
 
     entry: ModelEntry
@@ -71,6 +72,7 @@ class Activation:
     score_before: float | None
     images: int
     forced: bool
+    dropped: tuple[str, ...] = ()
 
 
 def add_model(folder: Path, file: Path, *, trust: Path | None) -> ModelEntry:
@@ -205,10 +207,12 @@ def activate(
             raise InputError(
                 f"model {entry.name}: another one became active while it was scored", hint="activate it again"
             )
+        answered = models.find(active).tasks if active else ()
+        dropped = tuple(task for task in answered if task not in entry.tasks)
         models.set_roles(entry.name, active)
         if previous is not None and previous != entry.name:
             models.forget(previous)
-    return Activation(models.find(entry.name), score, before, len(images), fell)
+    return Activation(models.find(entry.name), score, before, len(images), fell, dropped)
 
 
 def rollback(folder: Path, *, trust: Path | None) -> ModelEntry:

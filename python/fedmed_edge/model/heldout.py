@@ -41,13 +41,14 @@ class Held:
         """(R,) the same of several heads (R, D, C)."""
         return held_out_losses(heads, self.upper, self.cross, self.constant)
 
-    def strange(self, head: Array64) -> bool:
-        """Whether no answer at all is better on these rows than the head's.
+    @property
+    def strange(self) -> float:
+        """Error above which rows are like nothing that the head has seen: twice that of sure wrong answers.
 
-        An image that is like nothing a head has seen can be off by any factor: one such fold would choose λ
-        and the temperature for all sites.
+        A row that is answered as another class altogether is off by 2. One whose features run off the scale
+        can be off by any factor, and one fold with it would choose λ and the temperature for all sites.
         """
-        return self.error(head) > self.constant
+        return 4.0 * self.constant
 
 
 def hold(part: Part, weights: Array64) -> Held:
@@ -170,7 +171,7 @@ def fold_errors(
 
     Args:
         judge: (C,) what a held-out row of every class counts; None: w_k over all sites.
-        bounded: A site's fold counts at most what a head of zeros gets on it (`Held.strange`).
+        bounded: A site's fold counts at most `Held.strange`.
     """
     every = all_weights(sites) if judge is None else judge
     errors = {}
@@ -182,6 +183,6 @@ def fold_errors(
             if fold in site.folds:
                 held = hold(site.fold(fold), every)
                 found = held.errors(heads)
-                total += np.minimum(found, held.constant) if bounded else found
+                total += np.minimum(found, held.strange) if bounded else found
         errors[fold] = total
     return errors

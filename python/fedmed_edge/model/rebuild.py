@@ -233,7 +233,7 @@ def score_gaussians(
     """Gaussians of the scores as rows that the head has not seen would have them.
 
     Every class with folds anywhere is measured on them: fold f of all sites under the head fitted without it,
-    but for a site's fold that is `strange` to that head.
+    but for a site's fold that is strange to that head (`Held.strange`).
     A class that is too small for folds everywhere is measured in-sample and stretched by its mean leverage
     (`gaussians`). Leaving sites out is no substitute here: under a head that has never seen a scanner the
     scores of its images can be reversed, and a posterior from them answers wrongly for known scanners too.
@@ -294,14 +294,15 @@ def _only(part: Part, wanted: Mask) -> Part:
 def _told_by_folds(
     sites: Sequence[SiteSums], weights: Mapping[str, float], ridge: float
 ) -> Iterator[tuple[Array64, SiteSums, int]]:
-    """The head that has not seen a fold, a site and the fold, where the site's rows are not strange to it."""
+    """The head that has not seen a fold, a site and the fold, where its rows are not strange to the head."""
     judge = judging_weights(sites)
     for fold in sorted({fold for site in sites for fold in site.folds}):
         head = normal_without_fold(sites, weights, fold).head(ridge)
         for site in sites:
             if weights[site.site] <= 0 or fold not in site.folds:
                 continue
-            if not hold(site.fold(fold), judge).strange(head):
+            held = hold(site.fold(fold), judge)
+            if held.error(head) <= held.strange:
                 yield head, site, fold
 
 

@@ -296,7 +296,10 @@ def test_a_file_of_several_tasks_lives_in_a_site_folder(
         ("a", "signature right, no sample in it"),
         ("b", "signature right, no sample in it"),
     ]
-    assert activate(site, trust=trust).entry.name == entry.name
+    done = activate(site, trust=trust)
+    assert (done.entry.name, done.dropped) == (entry.name, ())
+    assert activate(site, first.name, trust=trust).dropped == ("b",)
+    assert activate(site, entry.name, trust=trust).dropped == ()
     assert [model.manifest.task for model in load_models(entry.path, trust=trust)] == ["a", "b"]
     ModelFolder(site).mark_withdrawn([entry.digests[1]])
     with pytest.raises(TrustError, match=r"model 000000000000 was withdrawn"):

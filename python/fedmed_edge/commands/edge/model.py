@@ -101,10 +101,12 @@ def activate(out: Output, folder: Path, name: str, margin: float | None, force: 
         device=site.device,
     )
     scores = {"score": done.score, "score_before": done.score_before, "images": done.images}
+    others = {"forced": done.forced, "dropped": list(done.dropped)}
     told = "not scored: no labelled test images" if done.score is None else f"score {done.score:.3f}"
     told = "answers already" if active == done.entry.name else told
     told += "" if done.score_before is None else f", before {done.score_before:.3f}"
-    out.answer(_facts(done.entry) | scores | {"forced": done.forced}, f"{_line(done.entry)}  {told}")
+    told += f"; no longer answered: {', '.join(done.dropped)}" if done.dropped else ""
+    out.answer(_facts(done.entry) | scores | others, f"{_line(done.entry)}  {told}")
 
 
 @command.command(cls=Verb)
