@@ -19,7 +19,8 @@ members  Is this image among those that were trained on? Every image is in half 
 
 What leaves is made by the code that a hospital runs: `training.train` over one epoch, as in a round, and over
 30, as by hand; `private_training` with noise. `descent` is one plain step on the images as they are, which no
-part of the product takes: the attack at its strongest. Intervals as of `attacks.py`; PSNR in dB, SSIM.
+part of the product takes; `replayed` makes the changes of the images again, which a seed draws. Intervals as
+of `attacks.py`; PSNR in dB, SSIM.
 """
 
 import argparse
@@ -33,16 +34,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from attack_scores import Scores, lira
+from monai.data.meta_obj import get_track_meta, set_track_meta
 from reconstruction import Prior, interval, prior_of, psnr, searched, ssim
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional
 
-from fedmed_edge.features.backbones import set_state
+from fedmed_edge.features.backbones import seeded, set_state
+from fedmed_edge.features.feed import Changes
 from fedmed_edge.features.objectives import plain_objective
 from fedmed_edge.features.patients import PrivateTraining
 from fedmed_edge.features.private_training import noisy_gradient, train_private
-from fedmed_edge.features.training import Network, build_network, train
+from fedmed_edge.features.training import BATCH, Network, build_network, train
 from fedmed_edge.features.weights import Weights
 from fedmed_edge.generation import read_generation
 from fedmed_edge.images.dataset import Dataset, read_dataset, read_task
@@ -108,6 +111,21 @@ def descent(network: Network, images: Tensor, targets: Tensor) -> Tensor:
     return -flat(torch.autograd.grad(loss, backbone_weights(network), create_graph=images.requires_grad))
 
 
+def replayed(network: Network, images: Tensor, targets: Tensor) -> Tensor:
+    """(W,) as `descent`, of the first step of `training.train` on one image: what it draws, its seed says."""
+    changes, tracked = Changes(network.recipe, 0), get_track_meta()
+    set_track_meta(False)
+    if images.requires_grad:
+        # powers of 0 have no slope
+        images.register_hook(torch.nan_to_num)  # type: ignore[no-untyped-call]
+    try:
+        with seeded(0):
+            batch = torch.stack([changes(images[0], None)[0] for _ in range(BATCH[2])])
+            return descent(network.train(), batch, targets.expand(len(batch)))
+    finally:
+        set_track_meta(tracked)
+
+
 def noisy_descent(network: Network, images: Tensor, targets: Tensor, epsilon: float) -> Tensor:
     """The same with every image clipped and noise on the sum, all of ε being spent on this one step."""
     each = ((image[None], target[None]) for image, target in zip(images, targets, strict=True))
@@ -145,16 +163,18 @@ def inverted(
     *,
     starts: int = 1,
     signs: bool = False,
+    step: Callable[[Network, Tensor, Tensor], Tensor] = descent,
 ) -> Array:
     """Images (B, channels, h, w) of these classes whose gradient points as the weights have moved.
 
     Args:
         network: As it was before.
         signs: The weights moved by the signs of their slopes, as in AdamW's first steps.
+        step: How images move the weights.
     """
 
     def apart(images: Tensor) -> Tensor:
-        made = descent(network, images, targets)
+        made = step(network, images, targets)
         if signs:
             made = made / (made.abs() + made.detach().abs().median())
         return 1 - functional.cosine_similarity(made, moved, dim=0)
@@ -184,6 +204,7 @@ Leaving = Callable[[Site, Numbers], Tensor]
 LEAVING: dict[str, Leaving] = {
     "descent": lambda site, which: descent(site.network(), *site.tensors(which)),
     "1 epoch": lambda site, which: trained(site.network(), site.data.subset(which.tolist()), 1.0, None, 0),
+    "1 epoch, replayed": lambda site, which: LEAVING["1 epoch"](site, which),
     "30 epochs": lambda site, which: trained(site.network(), site.data.subset(which.tolist()), 30.0, None, 0),
     "descent, ε 8": lambda site, which: noisy_descent(site.network(), *site.tensors(which), 8.0),
 }
@@ -191,12 +212,15 @@ LEAVING: dict[str, Leaving] = {
 
 def told_images(site: Site, name: str, count: int, images: int, steps: int, starts: int) -> Iterator[str]:
     """Rows of a table: how near the images come, by what they are compared with."""
+    if "replayed" in name and count > 1:
+        return  # the order of several is not replayed here
+    step = replayed if "replayed" in name else descent
     random, found = np.random.default_rng(0), dict[str, list[tuple[float, float]]]()
     for _ in range(max(2, images // count)):
         which, rest = np.split(random.permutation(len(site.pixels)), [count])
         moved, others = LEAVING[name](site, which), site.pixels[rest]
         given = site.network(), moved, site.tensors(which)[1], prior_of(others)
-        made = inverted(*given, steps, starts=starts, signs="epoch" in name)
+        made = inverted(*given, steps, starts=starts, signs="epoch" in name, step=step)
         for what, figures in compared(made, site.pixels[which], others).items():
             found.setdefault(what, []).extend(figures)
     for what, figures in found.items():
@@ -312,7 +336,8 @@ def main() -> None:
         print("| weights moved by | n | image | PSNR | SSIM | images |\n|---|---|---|---|---|---|")
         for count, name in itertools.product(options.counts.split(","), options.moved.split(";")):
             given = options.images, options.steps, options.starts
-            print("\n".join(told_images(site, name, int(count), *given)), flush=True)
+            for line in told_images(site, name, int(count), *given):
+                print(line, flush=True)
     if "members" in options.only:
         print("\n| training | n | test | AUC | TPR at 0.1 % false positives | trainings |")
         print("|---|---|---|---|---|---|")
