@@ -1,7 +1,7 @@
 """Networks that turn an image into maps at several scales: two of ours, and MONAI's by their stages.
 
-Every network normalises by image (GroupNorm, InstanceNorm, LayerNorm); BatchNorm is refused, since its
-running statistics do not survive several hospitals (method §1).
+Every network normalises by image (GroupNorm, InstanceNorm, LayerNorm). BatchNorm and running statistics are
+refused: they do not survive several hospitals (method §1), and no noise is on them where weights have it.
 """
 
 import math
@@ -88,7 +88,7 @@ def build_backbone(
         size: Input size, two or three sides.
 
     Raises:
-        InputError: Unknown network or argument, BatchNorm in it, or a size that it cannot take.
+        InputError: Unknown network or argument, BatchNorm, running statistics, or a size that it cannot take.
 
     Example:
         >>> net = build_backbone(Backbone(widths=(8, 16)), kind="classification", channels=1, size=(32, 32))
@@ -102,7 +102,7 @@ def build_backbone(
         except (TypeError, ValueError, AssertionError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise InputError(f"backbone: `{backbone.network}` cannot be built: {reason}") from None
-    _refuse_batch_norm(net, backbone.network)
+    _refuse_running_statistics(net, backbone.network)
     model = MultiScale(net, input_scale=kind == "segmentation")
     model.widths = _widths(model, backbone.network, channels, size)
     return model
@@ -132,13 +132,20 @@ def _widths(model: MultiScale, name: str, channels: int, size: tuple[int, ...]) 
     return tuple(int(scale.shape[1]) for scale in maps)
 
 
-def _refuse_batch_norm(net: nn.Module, name: str) -> None:
-    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in net.modules()):
+def _refuse_running_statistics(net: nn.Module, name: str) -> None:
+    norms = nn.modules.batchnorm
+    if any(isinstance(module, norms._BatchNorm) for module in net.modules()):
         raise InputError(
             f"backbone: `{name}` has BatchNorm, expected normalisation by image: its running statistics do "
             "not survive several hospitals",
             hint='set `norm = ["group", {num_groups = 8}]` or `norm = ["instance", {affine = true}]` in '
             "the recipe's `backbone.arguments`",
+        )
+    if any(isinstance(module, norms._NormBase) and module.track_running_stats for module in net.modules()):
+        raise InputError(
+            f"backbone: `{name}` has norm layers with running statistics, expected none: these are sums over "
+            "images, which would leave with the weights",
+            hint="take `track_running_stats` out of the recipe's `backbone.arguments`",
         )
 
 

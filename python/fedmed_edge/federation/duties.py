@@ -130,24 +130,27 @@ class _Site:
         return report
 
     def _do(self, ask: Ask) -> Report:
-        if ask.kind == "contribute":
-            return self._contribute(ask)
-        return self._train(ask) if ask.kind == "train" else self._validate(ask)
+        if ask.kind == "validate":
+            return self._validate(ask)
+        outbox = Outbox(self.folder / "outbox")
+        made = next((one.id for one in outbox.all() if one.request == ask.id), None)
+        if made is None:  # else a killed process put it there, and what it spent is not spent again
+            prepared = self._sums(ask) if ask.kind == "contribute" else self._trained(ask)
+            key = read_private_key(self.config.key)
+            with signed_as_next(self.folder, prepared, key, policy=self.config.policy) as signed:
+                outbox.add(signed, request=ask.id)
+            made = signed.id
+        return Report(request=ask.id, state="done", contribution=made)
 
     def _generation(self, digest: str) -> Generation:
         path = self.inbox.path(digest)
         return parse_generation(verify_trusted(path, self.config.server_key), f"generation {digest[:12]}")
 
-    def _contribute(self, ask: Ask) -> Report:
+    def _sums(self, ask: Ask) -> Prepared:
         generation = self._generation(ask.generation)
-        return self._hand_over(
-            ask,
-            lambda: prepare_allowed(
-                self.folder, self.dataset, generation, self.config, progress=self.progress
-            ),
-        )
+        return prepare_allowed(self.folder, self.dataset, generation, self.config, progress=self.progress)
 
-    def _train(self, ask: Ask) -> Report:
+    def _trained(self, ask: Ask) -> Prepared:
         from fedmed_edge.features.weights import parse_backbone
 
         generation = self._generation(ask.generation)
@@ -166,7 +169,8 @@ class _Site:
             epochs=ask.epochs,
             site=self.config.site,
             styles=styles_here(self.inbox, self.recipe, self.config.server_key),
-            held_out=self.dataset.test if ask.object is None else None,
+            # with noise no figure leaves
+            held_out=self.dataset.test if ask.object is None and private is None else None,
             norms=norms,
             rounds_of=generation,
             private=private,
@@ -177,18 +181,7 @@ class _Site:
         self.scratch.mkdir(exist_ok=True)
         weights = self.scratch / "weights.backbone"
         trained.write(weights)
-        return self._hand_over(ask, lambda: prepare_weights(self.dataset, generation, self.config, weights))
-
-    def _hand_over(self, ask: Ask, prepare: Callable[[], Prepared]) -> Report:
-        """Make a contribution and put it into the outbox; where a killed process did so, that one counts."""
-        outbox = Outbox(self.folder / "outbox")
-        made = next((one.id for one in outbox.all() if one.request == ask.id), None)
-        if made is None:
-            prepared, key = prepare(), read_private_key(self.config.key)
-            with signed_as_next(self.folder, prepared, key, policy=self.config.policy) as signed:
-                outbox.add(signed, request=ask.id)
-            made = signed.id
-        return Report(request=ask.id, state="done", contribution=made)
+        return prepare_weights(self.dataset, generation, self.config, weights)
 
     def _validate(self, ask: Ask) -> Report:
         """How the candidate does here, and the model that it would follow."""

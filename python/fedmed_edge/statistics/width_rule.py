@@ -21,12 +21,12 @@ def check_width(sums: FeatureStatistics, policy: Policy) -> None:
     Raises:
         Withheld: `width_rule` refuses.
     """
-    narrow = [one for one in _grams_told(sums, policy) if one[1] < ROWS_A_COLUMN * one[2]]
-    if policy.width_rule == "off" or not narrow:
+    wide = [one for one in _grams_told(sums, policy) if one[1] < ROWS_A_COLUMN * one[2]]
+    if policy.width_rule == "off" or not wide:
         return
-    label, rows, width = min(narrow, key=lambda one: one[1] / one[2])
+    label, rows, width = min(wide, key=lambda one: one[1] / one[2])
     message = (
-        f"width rule: {len(narrow)} Grams show whose rows are in them; the one of {label} has width {width}, "
+        f"width rule: {len(wide)} Grams show whose rows are in them; the one of {label} has width {width}, "
         f"expected at most a third of its {rows} rows"
     )
     hint = "noise (`epsilon`), a narrower generation, fewer `parts`, or `width_rule` in the policy"

@@ -94,6 +94,14 @@ def test_batch_norm_is_refused(network: str) -> None:
     assert 'norm = ["group", {num_groups = 8}]' in (caught.value.hint or "")
 
 
+@pytest.mark.parametrize("network", ["UNet", "resnet18", "DenseNet121"])
+def test_running_statistics_of_other_norms_are_refused(network: str) -> None:
+    """They would leave beside weights that were trained with noise, and have none themselves."""
+    norm = ["instance", {"affine": True, "track_running_stats": True}]
+    with pytest.raises(InputError, match=f"`{network}` has norm layers with running statistics"):
+        made(network, (32, 32), arguments={"norm": norm})
+
+
 @pytest.mark.parametrize(
     ("network", "size", "fields", "message"),
     [

@@ -174,9 +174,12 @@ def test_where_the_policy_asks_for_noise_the_agent_trains_with_it_until_the_budg
     report, parcels = Report(request="0" * 32, state="done"), outbox.Outbox(alpha.folder / "outbox")
     done = 0
     while report.state == "done" and done < 5:
-        federation.requests.make("alpha", f"round {done}", kind="train", deadline=0, **asked)
+        made = federation.requests.make("alpha", f"round {done}", kind="train", deadline=0, **asked)
         federation.sync("alpha")
         (report,) = work(alpha.folder, config)
+        # killed before it wrote down its answer, it trains no second time
+        write_record(alpha.folder / "requests" / f"{made.ask.id}.json", Duty(ask=made.ask))
+        assert work(alpha.folder, config) == [report]
         for parcel in parcels.all()[done:]:
             done += 1
             header = read_contribution(parcels.path(parcel.digest)).header
