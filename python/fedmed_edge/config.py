@@ -42,7 +42,8 @@ class Policy(Frozen):
         share_style: The server may pass the site's style on to the other sites.
         epsilon: Differential privacy of one contribution of sums, and of one training: class Grams leave with
             noise, weights where they were trained with it, and nothing else does. None adds no noise.
-        delta: Of each of these and of all together; below 1/n² for n patients is wise.
+        delta: Of each of these and of all together; below 1/n² for n patients is wise. Losses of a
+            training are composed in float64, which knows nothing of a δ near 1e-15.
         clip: Frobenius norm that one patient's scaled Grams are clipped to (`statistics.privacy`), and
             length of one patient's gradient in a step of a training with noise.
         sampling: Probability with which a patient is in a step of a training with noise.
@@ -58,7 +59,7 @@ class Policy(Frozen):
     parts: tuple[Part, ...] = PARTS
     share_style: bool = False
     epsilon: Annotated[float, Field(gt=0, le=100)] | None = None
-    delta: Annotated[float, Field(gt=0, lt=0.1)] = 1e-5
+    delta: Annotated[float, Field(ge=1e-12, lt=0.1)] = 1e-5
     clip: Annotated[float, Field(gt=0, le=1000)] = 1.0
     sampling: Annotated[float, Field(ge=0.001, le=0.5)] = 0.1
     budget: Annotated[float, Field(gt=0, le=1000)] = 8.0

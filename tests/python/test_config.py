@@ -88,6 +88,7 @@ def test_the_environment_of_the_process_is_read(file: Path, monkeypatch: pytest.
         ("[policy]\nmin_cohorts = 3", r"unknown key `policy\.min_cohorts`", "did you mean `min_cohort`?"),
         ("device = 'gpu'", r"fedmed\.toml: `device`: Input should be 'auto', 'cpu'", None),
         ("[policy]\nmin_cohort = 0", r"fedmed\.toml: `policy\.min_cohort`: Input should be greater", None),
+        ("[policy]\ndelta = 1e-15", r"fedmed\.toml: `policy\.delta`: Input should be greater", None),
         ("site = '../a'", r"fedmed\.toml: `site`: String should match pattern", None),
         (
             "[policy]\nparts = ['pixels']",

@@ -27,7 +27,10 @@ __all__ = ["FILE_NAME", "Release", "Releases", "Spent"]
 
 FILE_NAME: Final = "releases.jsonl"
 _SLACK: Final = 1e-6
+"""Part of the budget by which rounding may pass it."""
+
 _MANY: Final = 1 << 20
+"""More contributions than this are not told apart."""
 
 
 class Release(Leaving):

@@ -143,6 +143,12 @@ def test_what_a_training_spends_is_what_other_accountants_say(noise: Steps) -> N
     assert ours < moments_epsilon(noise, 1e-5) < 1.4 * ours
 
 
+def test_of_the_least_delta_a_training_keeps_its_promise_too() -> None:
+    noise = Steps(step_multiplier(8.0, 1e-12, sampling=0.1, steps=300), 0.1, 300)
+    assert convolved_epsilon(noise, 1e-12) == pytest.approx(8.0, rel=5e-3)
+    assert moments_epsilon(noise, 1e-12) > 8.0
+
+
 def test_the_tutorials_figure_is_met_from_below() -> None:
     # its README states 3.01, by the accountant of moments, which that of losses undercuts
     assert moments_epsilon(MNIST, 1e-5) == pytest.approx(3.01, abs=0.005)
