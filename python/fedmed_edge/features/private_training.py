@@ -1,9 +1,9 @@
 """Local training under differential privacy: one patient is the unit, whatever images a patient has.
 
-In every step each patient is drawn with the same probability, all apart. Of who is drawn the gradient of the
-loss over some of the images is clipped as a whole; the gradients are added up, and Gaussian noise is added to
-all weights. What comes of it tells of a patient no more than these sums with noise do: the optimiser, the
-cycle of its rate and what is made of the weights later see nothing else.
+In every step each patient is drawn with the same probability, independently of all others. For each one
+drawn, the gradient of the loss over some of the images is clipped as a whole; the gradients are added up, and
+Gaussian noise goes on the sum. The result tells no more of a patient than these noisy sums do: the optimiser,
+the cycle of its rate and whatever is made of the weights later see nothing else.
 
 How many patients there are is in nothing that follows: the number of steps is that of the epochs over the
 probability, and the sums are divided by nothing, since AdamW goes as far whatever the gradients' scale.
@@ -59,9 +59,9 @@ def train_private(
 ) -> TrainResult:
     """Train a network in place on the labelled images of a data set, with noise.
 
-    As `training.train`, but that patients are drawn, not classes; that nobody is drawn, nor any noise, by a
-    seed that somebody else knows; and that the proximal term is left out, whose strength stands beside a
-    mean over patients. Shifts and episodes see the images of one patient at a time.
+    Unlike in `training.train`, patients are drawn, not classes; draws and noise follow from no seed that
+    somebody else knows; and the proximal term is left out, whose strength stands beside a mean over patients.
+    Shifts and episodes see the images of one patient at a time.
 
     Args:
         styles: Of other sites, towards which amplitudes move.

@@ -135,8 +135,8 @@ class _Site:
         outbox = Outbox(self.folder / "outbox")
         made = next((one.id for one in outbox.all() if one.request == ask.id), None)
         if made is None:  # else a killed process put it there, and what it spent is not spent again
+            key = read_private_key(self.config.key)  # first: without it nothing is to be spent
             prepared = self._sums(ask) if ask.kind == "contribute" else self._trained(ask)
-            key = read_private_key(self.config.key)
             with signed_as_next(self.folder, prepared, key, policy=self.config.policy) as signed:
                 outbox.add(signed, request=ask.id)
             made = signed.id

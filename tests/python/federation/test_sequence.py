@@ -8,11 +8,19 @@ import pytest
 
 from fedmed_edge.atomic import locked
 from fedmed_edge.config import Policy
-from fedmed_edge.errors import InputError
+from fedmed_edge.errors import InputError, Withheld
 from fedmed_edge.features.patients import Leaving
 from fedmed_edge.federation.releases import Releases
-from fedmed_edge.federation.sequence import next_sequence, raise_sequence, settle_lost, signed_as_next
+from fedmed_edge.federation.sequence import (
+    next_sequence,
+    private_training,
+    raise_sequence,
+    settle_lost,
+    signed_as_next,
+)
 from fedmed_edge.hospital import Prepared
+from fedmed_edge.images.dataset import Dataset, Item
+from fedmed_edge.recipe import Recipe
 
 
 def test_the_sequence_rises_and_is_never_lowered(tmp_path: Path) -> None:
@@ -61,3 +69,28 @@ def test_what_was_lost_is_settled_behind_who_is_signing(tmp_path: Path) -> None:
         Releases(tmp_path).record(Leaving(generation="ab", task="t", parts=("weights",)), 4)
     settling.join()
     assert [one.state for one in Releases(tmp_path).lines] == ["lost", "signed", "settled"]
+
+
+def test_of_trainings_planned_at_once_no_more_begin_than_the_budget_allows(
+    tmp_path: Path, recipe: Recipe
+) -> None:
+    pytest.importorskip("dp_accounting")
+    items = tuple(Item(Path(f"{n}.png"), 0, None, f"p{n}", "train") for n in range(3))
+    policy = Policy(epsilon=8.0, budget=8.0, delta=1e-3, min_cohort=1, sampling=0.5)
+    dataset = Dataset(tmp_path, recipe, items)
+    planned = [private_training(tmp_path, dataset, None, policy, 2.0) for _ in range(4)]
+    began: list[str] = []
+
+    def begin(training: Any) -> None:
+        try:
+            training.spend()
+        except Withheld:
+            return
+        began.append(training.id)
+
+    threads = [threading.Thread(target=begin, args=(one,)) for one in planned]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [one.training for one in Releases(tmp_path).lines] == began and len(began) == 1
