@@ -7,9 +7,9 @@ Precedence: flag > `FEDMED_*` > file > default. Keys of a table are joined by `_
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, Self, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from fedmed_edge.atomic import write_atomic
 from fedmed_edge.errors import InputError
@@ -24,6 +24,10 @@ Part = Literal["classes", "unlabelled", "shifts", "images", "channels", "style",
 """Parts of a contribution, which a site's policy may allow to leave one by one."""
 
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
+USUAL_PARTS: Final[tuple[Part, ...]] = tuple(part for part in PARTS if part != "style")
+"""Those that leave by default: a style of few patients says who they are (SECURITY.md), and only a recipe's
+`amplitude` asks for it."""
+
 Config = TypeVar("Config", "SiteConfig", "ServerConfig")
 
 
@@ -39,7 +43,7 @@ class Policy(Frozen):
         min_cohort: Patients that every class and fold needs before it may leave.
         width_rule: What happens where a Gram that would leave has fewer than `ROWS_A_COLUMN` rows a column.
         parts: Parts of a contribution that may leave.
-        share_style: The server may pass the site's style on to the other sites.
+        share_style: The server may pass the site's style, which `parts` must name, on to the other sites.
         epsilon: Differential privacy of one contribution of sums, and of one training: class Grams leave with
             noise, weights where they were trained with it, and nothing else does. None adds no noise.
         delta: Of each of these and of all together; below 1/n² for n patients is wise. Losses of a
@@ -56,7 +60,7 @@ class Policy(Frozen):
 
     min_cohort: Annotated[int, Field(ge=1, le=1 << 20)] = 10
     width_rule: Literal["warn", "refuse", "off"] = "warn"
-    parts: tuple[Part, ...] = PARTS
+    parts: tuple[Part, ...] = USUAL_PARTS
     share_style: bool = False
     epsilon: Annotated[float, Field(gt=0, le=100)] | None = None
     delta: Annotated[float, Field(ge=1e-12, lt=0.1)] = 1e-5
@@ -65,6 +69,12 @@ class Policy(Frozen):
     budget: Annotated[float, Field(gt=0, le=1000)] = 8.0
     days_between: Annotated[float, Field(ge=0, le=3660)] = 0.0
     update_patients: Annotated[int, Field(ge=1, le=1 << 20)] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.share_style and "style" not in self.parts:
+            raise ValueError("share_style: has true, expected `style` in `parts`")
+        return self
 
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fedmed_edge.config import ServerConfig, SiteConfig, read_config, write_config
+from fedmed_edge.config import Policy, ServerConfig, SiteConfig, read_config, write_config
 from fedmed_edge.errors import InputError
 
 FULL = """
@@ -54,6 +54,14 @@ def test_a_key_of_a_table_has_the_same_precedence(file: Path) -> None:
     flags = {"policy.min_cohort": 40}
     assert read_config(SiteConfig, file, flags=flags, environment=environment).policy.min_cohort == 40
     assert read(file).policy.parts == ("classes", "images")
+
+
+def test_a_style_leaves_where_it_is_named_alone(file: Path) -> None:
+    assert "style" not in Policy().parts
+    environment = {"FEDMED_POLICY_SHARE_STYLE": "true"}
+    with pytest.raises(InputError, match="`policy`: share_style: has true, expected `style` in `parts`"):
+        read(file, environment)
+    assert read(file, environment | {"FEDMED_POLICY_PARTS": "style"}).policy.share_style
 
 
 def test_paths_of_a_file_and_its_defaults_are_beside_it(file: Path) -> None:

@@ -31,7 +31,8 @@ def meet(copied: Any, monkeypatch: pytest.MonkeyPatch) -> Meet:
         settings = copied.root / name / "fedmed.toml"
         text = settings.read_text() + RULES
         consent = f"share_style = {str(name != 'c').lower()}"
-        settings.write_text(text.replace("share_style = false", consent))
+        text = text.replace("share_style = false", consent).replace('"channels"', '"channels", "style"')
+        settings.write_text(text)
 
     def until(done: Callable[[], bool], turns: int = 12) -> None:
         config = read_config(ServerConfig, copied.server)
