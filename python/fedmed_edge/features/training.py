@@ -433,15 +433,31 @@ def session(
     torch.set_num_threads(thread_count() if os.environ.get("FEDMED_THREADS") else allowed)
     set_track_meta(False)
     try:
-        # U-Nets of this size train 1.2 to 1.5 times as fast with the channels last, encoders no slower.
-        layout = torch.channels_last if dimensions == 2 else torch.channels_last_3d
-        network.to(place).to(memory_format=layout).train(training)  # type: ignore[call-overload]
+        network.to(place).to(memory_format=_layout(network, dimensions)).train(training)  # type: ignore[call-overload]
         with seeded(seed):
             yield place
     finally:
         network.to("cpu").to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
         set_track_meta(tracked)
         torch.set_num_threads(threads)
+
+
+def _layout(network: nn.Module, dimensions: int) -> torch.memory_format:
+    """U-Nets of this size train 1.2 to 1.5 times as fast with the channels last, encoders no slower.
+
+    oneDNN 3.12 (torch 2.13) ends the process there in the backward pass of a 1 x 1 convolution of stride 2
+    that takes fewer than 16 channels, where a batch does not divide evenly among the threads.
+    """
+    if dimensions == 3:
+        return torch.channels_last_3d
+    narrow = any(
+        isinstance(layer, nn.Conv2d)
+        and layer.kernel_size == (1, 1)
+        and layer.stride != (1, 1)
+        and layer.in_channels < 16
+        for layer in network.modules()
+    )
+    return torch.contiguous_format if narrow else torch.channels_last
 
 
 def _device(name: str) -> torch.device:

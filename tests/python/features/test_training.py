@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -5,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from kits import run_python
 from monai.data.meta_obj import get_track_meta
 
 from fedmed_edge.errors import DeviceError, InputError
@@ -218,3 +220,21 @@ def test_training_on_a_gpu(images_task: Task) -> None:
     recipe, dataset, _ = images_task
     network = build_network(recipe)
     assert np.isfinite(train(network, dataset, steps=5, device="cuda").losses).all()
+
+
+def test_narrow_networks_survive_uneven_batches_on_several_threads() -> None:
+    """With the channels last oneDNN 3.12 ended the whole process."""
+    told = run_python(
+        "import torch\n"
+        "from fedmed_edge.features.training import build_network, session\n"
+        "from fedmed_edge.recipe import Backbone, Recipe\n"
+        "narrow = Backbone(network='residual_encoder', widths=(8, 16))\n"
+        "recipe = Recipe(name='r', kind='classification', classes=('a', 'b'), size=[32] * 2, backbone=narrow)\n"
+        "network = build_network(recipe)\n"
+        "with session(network, 'cpu', 0, dimensions=2):\n"
+        "    for step in range(40):\n"
+        "        network(torch.randn(3, 1, 32, 32)).square().mean().backward()\n"
+        "print('survived')\n",
+        environment=os.environ | {"FEDMED_THREADS": "2"},
+    )
+    assert told == "survived\n"
