@@ -1,5 +1,6 @@
 """Where verbs find a site's or server's settings: `-C DIR`, else the folder they run in."""
 
+import math
 import os
 import secrets
 from collections.abc import Callable
@@ -28,6 +29,17 @@ ANY_PATH = click.Path(path_type=Path, readable=False)
 
 DEVICE = click.Choice(["auto", "cpu", "cuda", "tensorrt"])
 TORCH_DEVICE = click.Choice(["auto", "cpu", "cuda"])
+
+
+class Number(click.FloatRange):
+    """A finite number within bounds; `click.FloatRange` takes nan, which no bound excludes."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """What was given as a number; click says in its own words what is wrong with it."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
 
 
 def folder_option(what: Literal["Site", "Server"]) -> Callable[[Decorated], Decorated]:

@@ -48,6 +48,10 @@ def infer_with(f: Any, *inputs: object, model: str = "tiny.onnx", trust: bool = 
         ([EDGE, "init", "x"], "give --site NAME", "init --help"),
         ([EDGE, "infer"], "missing argument 'INPUTS...'", "see `fedmed-edge infer --help`"),
         ([EDGE, "train", "--out", "x", "--epochs", "0"], "invalid value for '--epochs'", None),
+        ([EDGE, "train", "--out", "x", "--epochs", "nan"], "'--epochs': nan is not a finite number", None),
+        ([EDGE, "train", "--out", "x", "--epochs", "inf"], "'--epochs': inf is not in the range", None),
+        ([EDGE, "budget", "--settle", "nan"], "'--settle': nan is not a finite number", None),
+        ([SERVER, "stage", "--epochs", "inf"], "'--epochs': inf is not a finite number", None),
         (
             [EDGE, "infer", "x", "-o", "y", "--format", "pdf"],
             "`--format` has pdf, expected some of",

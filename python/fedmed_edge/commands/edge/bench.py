@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fedmed_edge.commands.folders import FILE, folder_option, read_site, read_site_data
+from fedmed_edge.commands.folders import FILE, Number, folder_option, read_site, read_site_data
 from fedmed_edge.commands.verbs import Output, Verb
 from fedmed_edge.errors import InputError
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.option(
     "--images", type=click.IntRange(0, 1000), default=16, help="Images of the site to compare on; default 16."
 )
-@click.option("--seconds", type=click.FloatRange(0, 600), default=2.0, help="Time for each row; default 2.")
+@click.option("--seconds", type=Number(0, 600), default=2.0, help="Time for each row; default 2.")
 @click.pass_obj
 def command(out: Output, folder: Path, model: str, trust: Path | None, images: int, seconds: float) -> None:
     """Measure MODEL, a file or the name of a model here (default: the active one), and keep what is best.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from fedmed_edge.commands.folders import folder_option, read_site
+from fedmed_edge.commands.folders import Number, folder_option, read_site
 from fedmed_edge.commands.verbs import Output, Verb
 
 
@@ -13,7 +13,7 @@ from fedmed_edge.commands.verbs import Output, Verb
 @folder_option("Site")
 @click.option(
     "--settle",
-    type=click.FloatRange(0, 1000),
+    type=Number(0, 1000),
     metavar="EPSILON",
     help="What contributions spent that the server has and this folder does not know; 0 without noise.",
 )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fedmed_edge.commands.folders import FILE, folder_option, read_site, read_site_data
+from fedmed_edge.commands.folders import FILE, Number, folder_option, read_site, read_site_data
 from fedmed_edge.commands.verbs import Output, Verb
 from fedmed_edge.inference.model_folder import ModelFolder
 
@@ -76,9 +76,7 @@ def verify(out: Output, folder: Path, name: str) -> None:
 @command.command(cls=Verb)
 @folder_option("Site")
 @click.argument("name", default="")
-@click.option(
-    "--margin", type=click.FloatRange(0, 1), help="How far the site's score may fall; default 0.02."
-)
+@click.option("--margin", type=Number(0, 1), help="How far the site's score may fall; default 0.02.")
 @click.option("--force", is_flag=True, help="Take it however low it scores.")
 @click.pass_obj
 def activate(out: Output, folder: Path, name: str, margin: float | None, force: bool) -> None:

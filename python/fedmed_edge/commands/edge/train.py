@@ -7,6 +7,7 @@ import click
 from fedmed_edge.commands.folders import (
     FILE,
     TORCH_DEVICE,
+    Number,
     check_writable,
     folder_option,
     read_site,
@@ -20,7 +21,7 @@ from fedmed_edge.commands.verbs import Output, Verb
 @folder_option("Site")
 @click.option("--generation", type=FILE, help="Generation to start from (default: that of fedmed.toml).")
 @click.option("--from-scratch", is_flag=True, help="Start from random weights instead of a generation.")
-@click.option("--epochs", type=click.FloatRange(0.1, 1000), default=30.0, show_default=True)
+@click.option("--epochs", type=Number(0.1, 1000), default=30.0, show_default=True)
 @click.option("--shifts/--no-shifts", default=True, help="Whether shifts are generated.", show_default=True)
 @click.option("--private", is_flag=True, help="Train with the noise that the policy asks for; spends budget.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from fedmed_edge.commands.folders import FILE, folder_option, read_server
+from fedmed_edge.commands.folders import FILE, Number, folder_option, read_server
 from fedmed_edge.commands.server.rebuild import task_option
 from fedmed_edge.commands.verbs import Output, Verb
 
@@ -17,7 +17,7 @@ from fedmed_edge.commands.verbs import Output, Verb
 @click.option("--site", "sites", multiple=True, help="Hospital that may have it; repeatable (default: all).")
 @click.option("--ask/--no-ask", default=True, help="Of a generation: ask for contributions (default: yes).")
 @click.option("--validate", is_flag=True, help="Of a model: ask hospitals first how it does on their images.")
-@click.option("--tolerance", type=click.FloatRange(0, 1), default=0.02, help="Of --validate (default: 0.02).")
+@click.option("--tolerance", type=Number(0, 1), default=0.02, help="Of --validate (default: 0.02).")
 @click.pass_obj
 def command(
     out: Output,

@@ -9,6 +9,7 @@ from fedmed_edge.commands.folders import (
     FILE,
     FOLDER,
     TORCH_DEVICE,
+    Number,
     check_writable,
     folder_option,
     read_server,
@@ -38,7 +39,7 @@ SOME_FAILED = 3
 @click.option("--without", multiple=True, help="Site that does not teach; repeatable.")
 @click.option("--merge", type=click.Choice(MERGES), default="mean", show_default=True, help="Where to start.")
 @click.option("--steps", type=click.IntRange(min=1), help="Batches; or give --epochs.")
-@click.option("--epochs", type=click.FloatRange(0, min_open=True), help="Passes over the pool (default: 50).")
+@click.option("--epochs", type=Number(0, min_open=True), help="Passes over the pool (default: 50).")
 @click.option("--seed", type=click.IntRange(0, 1 << 30), default=0, show_default=True)
 @click.option("--device", type=TORCH_DEVICE, default="auto", show_default=True)
 @click.option("--draft", is_flag=True, help="Leave the standardisation to the sites.")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from fedmed_edge.commands.folders import folder_option, read_server
+from fedmed_edge.commands.folders import Number, folder_option, read_server
 from fedmed_edge.commands.server.rebuild import task_of, task_option
 from fedmed_edge.commands.verbs import Output, Verb
 from fedmed_edge.signing import read_private_key
@@ -21,9 +21,9 @@ RULES: Final = ["mean", "median", "trimmed_mean"]
 @task_option
 @click.option("--generation", help="Digest (or its beginning) to start from; default the newest.")
 @click.option("--rounds", type=click.IntRange(1, 10_000), default=5, show_default=True)
-@click.option("--epochs", type=click.FloatRange(0, 1000, min_open=True), default=1.0, show_default=True)
+@click.option("--epochs", type=Number(0, 1000, min_open=True), default=1.0, show_default=True)
 @click.option("--rule", type=click.Choice(RULES), default="mean", show_default=True)
-@click.option("--trim", type=click.FloatRange(0, 0.49), default=0.1, help="Of trimmed_mean (default: 0.1).")
+@click.option("--trim", type=Number(0, 0.49), default=0.1, help="Of trimmed_mean (default: 0.1).")
 @click.option("--site", "sites", multiple=True, help="Hospital that trains; repeatable (default: all).")
 @click.option("--seed", type=click.IntRange(0, 1 << 30), default=0, show_default=True)
 @click.option("--list", "listing", is_flag=True, help="Begin nothing: how far are they?")
