@@ -1,7 +1,8 @@
 """What the server asked, done at the site within its policy: statistics, training, validation.
 
 Each request is answered once: done, refused by the policy, or failed for the third time. Work that was cut
-off is done anew. What comes of it goes into the outbox, and the next sync hands it over.
+off is done anew; but a training with noise is begun once a request, since each spends its ε. What comes of it
+goes into the outbox, and the next sync hands it over.
 """
 
 import logging
@@ -15,12 +16,13 @@ from pathlib import Path
 from fedmed_edge.atomic import locked
 from fedmed_edge.backoff import wait_s
 from fedmed_edge.config import SiteConfig
-from fedmed_edge.errors import FedmedError, Withheld
+from fedmed_edge.errors import FedmedError, InputError, StoreError, Withheld
 from fedmed_edge.federation.asked import Asked
 from fedmed_edge.federation.inbox import Inbox
 from fedmed_edge.federation.messages import Ask, Report
 from fedmed_edge.federation.outbox import Outbox
 from fedmed_edge.federation.policy import objection, within_hours
+from fedmed_edge.federation.releases import Releases
 from fedmed_edge.federation.sequence import prepare_allowed, private_training, signed_as_next
 from fedmed_edge.federation.styles import styles_here
 from fedmed_edge.generation import Generation, parse_generation
@@ -75,7 +77,13 @@ def work(
             if report is None:
                 continue
             shutil.rmtree(site.scratch, ignore_errors=True)
-            if report.state == "failed" and duty.tries + 1 < TRIES:
+            if report.state == "failed" and site.began_with_noise(duty.ask):
+                log.warning(
+                    "request %s: its training spent ε and came to nothing; it is not begun again. "
+                    "The server's admin may ask anew, which spends as much once more",
+                    duty.ask.id[:12],
+                )
+            elif report.state == "failed" and duty.tries + 1 < TRIES:
                 asked.put_off(duty, wait_s(duty.tries, _FIRST_WAIT_S, _LONGEST_WAIT_S))
                 continue
             asked.answer(duty, report)
@@ -135,12 +143,23 @@ class _Site:
         outbox = Outbox(self.folder / "outbox")
         made = next((one.id for one in outbox.all() if one.request == ask.id), None)
         if made is None:  # else a killed process put it there, and what it spent is not spent again
+            if self.began_with_noise(ask):
+                raise InputError("training with noise: it began before and was cut off")
             key = read_private_key(self.config.key)  # first: without it nothing is to be spent
             prepared = self._sums(ask) if ask.kind == "contribute" else self._trained(ask)
             with signed_as_next(self.folder, prepared, key, policy=self.config.policy) as signed:
                 outbox.add(signed, request=ask.id)
             made = signed.id
         return Report(request=ask.id, state="done", contribution=made)
+
+    def began_with_noise(self, ask: Ask) -> bool:
+        """Whether it is a training whose ε is spent, whatever came of it: it is not begun again."""
+        if self.config.policy.epsilon is None:
+            return False
+        try:
+            return Releases(self.folder).began_training(ask.id)
+        except StoreError:  # then none may begin
+            return False
 
     def _generation(self, digest: str) -> Generation:
         path = self.inbox.path(digest)
@@ -162,7 +181,9 @@ class _Site:
             start = replace(generation, weights=parse_backbone(content, "weights").weights)
         private = None
         if self.config.policy.epsilon is not None:
-            private = private_training(self.folder, self.dataset, generation, self.config.policy, ask.epochs)
+            private = private_training(
+                self.folder, self.dataset, generation, self.config.policy, ask.epochs, request=ask.id
+            )
         trained = train_backbone(
             self.dataset.train,
             start,

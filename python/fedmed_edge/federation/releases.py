@@ -43,6 +43,7 @@ class Release(Leaving):
         state: `lost`: contributions that this folder knows nothing of; `settled`: what those before spent;
             `trained`: a training with noise, written down before it began.
         sampling, steps: Of a training, as of `Privacy`.
+        request: Of the server, that the training was for; none where it was begun by hand.
     """
 
     when: AwareDatetime
@@ -51,6 +52,7 @@ class Release(Leaving):
     noise: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     sampling: Annotated[float, Field(gt=0, le=1)] = 1.0
     steps: Annotated[int, Field(ge=1)] = 1
+    request: str = ""
 
     @property
     def exact(self) -> bool:
@@ -107,6 +109,10 @@ class Releases:
         ]
         epsilon, left = epsilon_of(total, policy.delta, trainings), _left(total, trainings, policy)
         return Spent(epsilon, left, len(noisy), len(trainings), len(exact), self.lost)
+
+    def began_training(self, request: str) -> bool:
+        """Whether a training with noise began for a request of the server: its ε is spent."""
+        return any(one.state == "trained" and one.request == request for one in self.lines)
 
     def _noise(self) -> tuple[list[float], list[Steps]]:
         """Multipliers of the contributions, and the trainings."""
@@ -232,11 +238,12 @@ class Releases:
         """
         self._append(Release(**leaving.model_dump(), when=_now(), sequence=sequence))
 
-    def record_training(self, leaving: Leaving, noise: Steps) -> None:
+    def record_training(self, leaving: Leaving, noise: Steps, request: str = "") -> None:
         """Write down a training that is about to begin, and flush it to the disk.
 
         Args:
             leaving: What its weights would tell.
+            request: As of `Release`.
 
         Raises:
             InputError: As `record`; then it may not begin.
@@ -248,6 +255,7 @@ class Releases:
                 noise=noise.multiplier,
                 sampling=noise.sampling,
                 steps=noise.steps,
+                request=request,
                 when=_now(),
                 sequence=0,
                 state="trained",

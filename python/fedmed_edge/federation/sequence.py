@@ -102,13 +102,20 @@ def prepare_allowed(
 
 
 def private_training(
-    folder: Path, dataset: Dataset, start: Generation | None, policy: Policy, epochs: float
+    folder: Path,
+    dataset: Dataset,
+    start: Generation | None,
+    policy: Policy,
+    epochs: float,
+    *,
+    request: str = "",
 ) -> PrivateTraining:
     """The noise of a training, for which the privacy budget has room; it is spent when the training begins.
 
     Args:
         dataset: The site's whole data set.
         start: What training starts from, if anything.
+        request: Of the server, that it is for.
 
     Raises:
         InputError: As `hospital.plan_training`.
@@ -124,7 +131,7 @@ def private_training(
         with locked(folder / _LOCK):
             releases = Releases(folder)
             releases.refuse_training(noise, policy)
-            releases.record_training(leaving, noise)
+            releases.record_training(leaving, noise, request)
 
     Releases(folder).refuse_training(noise, policy)
     return PrivateTraining(id, privacy, spend)

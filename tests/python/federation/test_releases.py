@@ -162,6 +162,15 @@ def test_a_training_of_just_the_budget_fits_once(tmp_path: Path) -> None:
         Releases(tmp_path).refuse_any(policy)
 
 
+def test_a_line_names_the_request_and_one_of_an_older_version_none(tmp_path: Path) -> None:
+    asked = "a" * 32
+    Releases(tmp_path).record_training(trained(1), TRAINING)  # by hand, and as older versions wrote it
+    assert "request" not in (tmp_path / FILE_NAME).read_text()
+    assert not Releases(tmp_path).began_training(asked)
+    Releases(tmp_path).record_training(trained(2), TRAINING, asked)
+    assert Releases(tmp_path).began_training(asked) and not Releases(tmp_path).began_training("b" * 32)
+
+
 def test_handing_over_what_was_trained_spends_no_more_and_of_what_was_not_nothing(tmp_path: Path) -> None:
     Releases(tmp_path).record_training(trained(1), TRAINING)
     before = Releases(tmp_path).spent(PRIVATE)

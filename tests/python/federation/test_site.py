@@ -9,15 +9,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image as Raster
 
 from fedmed_edge.atomic import write_atomic
 from fedmed_edge.config import Policy, ServerConfig, SiteConfig, SiteFederation, write_config
 from fedmed_edge.errors import InputError, StoreError
-from fedmed_edge.features.generations import from_backbone
-from fedmed_edge.features.weights import read_backbone, write_backbone
 from fedmed_edge.federation import coordinator as coordinating
 from fedmed_edge.federation import outbox
 from fedmed_edge.federation.asked import Asked, Duty
@@ -31,13 +27,9 @@ from fedmed_edge.federation.placing import place_models
 from fedmed_edge.federation.policy import objection, within_hours
 from fedmed_edge.federation.publishing import Publisher
 from fedmed_edge.federation.records import write_record
-from fedmed_edge.federation.releases import Releases
 from fedmed_edge.federation.wire import Request, encode
-from fedmed_edge.generation import Generation
 from fedmed_edge.inference.model_folder import ModelFolder
-from fedmed_edge.local_training import NORMS
-from fedmed_edge.recipe import Backbone, Recipe, Training, read_recipe, write_recipe
-from fedmed_edge.statistics.contribution import read_contribution
+from fedmed_edge.recipe import Recipe, write_recipe
 
 RECIPE, GENERATION = "a" * 64, "b" * 64
 
@@ -122,72 +114,6 @@ def test_a_request_is_refused_with_the_rule_and_the_server_hears_it(federation: 
     assert federation.sync("alpha").reported == [made.ask.id]
     assert federation.requests.read("alpha", made.ask.id).report == report
     assert federation.sync("alpha").reported == []
-
-
-def test_norm_layers_begin_anew_with_a_training_and_go_on_in_its_rounds(
-    federation: Any, recipe: Recipe, tmp_path: Path
-) -> None:
-    alpha = federation.hospitals["alpha"]
-    small = {"backbone": Backbone(widths=(4, 8)), "training": Training(local_norms=True)}
-    local = recipe.model_copy(update=small)
-    config, draft = hospital_that_trains(federation, local, tmp_path / "data")
-    norms, asked = alpha.folder / NORMS, {"recipe": local.digest, "generation": draft.digest, "epochs": 0.1}
-    norms.write_bytes(b"cut off with the training before")
-    for number in (1, 2):
-        federation.requests.make("alpha", f"round {number}", kind="train", deadline=0, **asked)
-        federation.sync("alpha")
-        before = read_backbone(norms).weights if number == 2 else {}
-        (report,) = work(alpha.folder, config)
-        assert report.state == "done", report
-        mean = tmp_path / "mean"
-        write_backbone(mean, {name: value * 0 + 5 for name, value in draft.weights.items()}, local)
-        asked["object"] = federation.offers.publish(mean, federation.key, kind="backbone").digest
-    assert before and all(
-        np.abs(value - before[name]).max() < 0.5 for name, value in read_backbone(norms).weights.items()
-    )
-
-
-def hospital_that_trains(federation: Any, recipe: Recipe, data: Path) -> tuple[Any, Generation]:
-    """The settings of alpha, who may train on forty images, and what it trains from."""
-    alpha, draft = federation.hospitals["alpha"], from_backbone(None, recipe)
-    for name in recipe.classes:
-        (data / name).mkdir(parents=True)
-        for index in range(20):
-            pixels = np.random.default_rng(index).integers(0, 255, (32, 32), np.uint8)
-            Raster.fromarray(pixels).save(data / name / f"{index}.png")
-    rules = alpha.config.federation.model_copy(update={"may_train": True})
-    told = {"recipe": alpha.folder / "recipe.toml", "data": data, "device": "cpu", "federation": rules}
-    write_recipe(alpha.folder / "recipe.toml", recipe)
-    federation.offers.publish(draft.content, federation.key, kind="generation")
-    return alpha.config.model_copy(update=told), draft
-
-
-def test_where_the_policy_asks_for_noise_the_agent_trains_with_it_until_the_budget_is_spent(
-    federation: Any, recipe: Recipe, tmp_path: Path
-) -> None:
-    pytest.importorskip("dp_accounting")
-    alpha, small = federation.hospitals["alpha"], {"backbone": Backbone(widths=(4, 8))}
-    config, draft = hospital_that_trains(federation, recipe.model_copy(update=small), tmp_path / "data")
-    noise = {"epsilon": 8.0, "budget": 9.0, "delta": 1e-3, "sampling": 0.5}
-    config = config.model_copy(update={"policy": config.policy.model_copy(update=noise)})
-    asked = {"recipe": read_recipe(config.recipe).digest, "generation": draft.digest, "epochs": 1.0}
-    report, parcels = Report(request="0" * 32, state="done"), outbox.Outbox(alpha.folder / "outbox")
-    done = 0
-    while report.state == "done" and done < 5:
-        made = federation.requests.make("alpha", f"round {done}", kind="train", deadline=0, **asked)
-        federation.sync("alpha")
-        (report,) = work(alpha.folder, config)
-        # killed before it wrote down its answer, it trains no second time
-        write_record(alpha.folder / "requests" / f"{made.ask.id}.json", Duty(ask=made.ask))
-        assert work(alpha.folder, config) == [report]
-        for parcel in parcels.all()[done:]:
-            done += 1
-            header = read_contribution(parcels.path(parcel.digest)).header
-            assert header.parts == ("weights",) and not header.evidence.images and not header.evidence.metrics
-            assert header.privacy is not None and header.privacy.steps == 2
-    assert 1 <= done < 5 and (report.state, report.why) == ("refused", "policy")
-    stands = Releases(alpha.folder).spent(config.policy)
-    assert (stands.trainings, stands.exact) == (done, 0) and 7.9 < stands.epsilon <= 9
 
 
 def test_work_that_fails_tells_its_kind_and_no_path(

@@ -1,0 +1,162 @@
+"""Trainings that the server asked for: what goes on from round to round, and what noise they spend."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image as Raster
+
+from fedmed_edge.config import SiteConfig, write_config
+from fedmed_edge.errors import InputError
+from fedmed_edge.features import private_training
+from fedmed_edge.features.generations import from_backbone
+from fedmed_edge.features.weights import read_backbone, write_backbone
+from fedmed_edge.federation.asked import Asked, Duty
+from fedmed_edge.federation.duties import work
+from fedmed_edge.federation.messages import Report
+from fedmed_edge.federation.outbox import Outbox
+from fedmed_edge.federation.records import write_record
+from fedmed_edge.federation.releases import Releases
+from fedmed_edge.generation import Generation
+from fedmed_edge.local_training import NORMS
+from fedmed_edge.recipe import Backbone, Recipe, Training, read_recipe, write_recipe
+from fedmed_edge.statistics.contribution import read_contribution
+
+
+def test_norm_layers_begin_anew_with_a_training_and_go_on_in_its_rounds(
+    federation: Any, recipe: Recipe, tmp_path: Path
+) -> None:
+    alpha = federation.hospitals["alpha"]
+    small = {"backbone": Backbone(widths=(4, 8)), "training": Training(local_norms=True)}
+    local = recipe.model_copy(update=small)
+    config, draft = hospital_that_trains(federation, local, tmp_path / "data")
+    norms, asked = alpha.folder / NORMS, {"recipe": local.digest, "generation": draft.digest, "epochs": 0.1}
+    norms.write_bytes(b"cut off with the training before")
+    for number in (1, 2):
+        federation.requests.make("alpha", f"round {number}", kind="train", deadline=0, **asked)
+        federation.sync("alpha")
+        before = read_backbone(norms).weights if number == 2 else {}
+        (report,) = work(alpha.folder, config)
+        assert report.state == "done", report
+        mean = tmp_path / "mean"
+        write_backbone(mean, {name: value * 0 + 5 for name, value in draft.weights.items()}, local)
+        asked["object"] = federation.offers.publish(mean, federation.key, kind="backbone").digest
+    assert before and all(
+        np.abs(value - before[name]).max() < 0.5 for name, value in read_backbone(norms).weights.items()
+    )
+
+
+def hospital_that_trains(federation: Any, recipe: Recipe, data: Path) -> tuple[Any, Generation]:
+    """The settings of alpha, who may train on forty images, and what it trains from."""
+    alpha, draft = federation.hospitals["alpha"], from_backbone(None, recipe)
+    for name in recipe.classes:
+        (data / name).mkdir(parents=True)
+        for index in range(20):
+            pixels = np.random.default_rng(index).integers(0, 255, (32, 32), np.uint8)
+            Raster.fromarray(pixels).save(data / name / f"{index}.png")
+    rules = alpha.config.federation.model_copy(update={"may_train": True})
+    told = {"recipe": alpha.folder / "recipe.toml", "data": data, "device": "cpu", "federation": rules}
+    write_recipe(alpha.folder / "recipe.toml", recipe)
+    federation.offers.publish(draft.content, federation.key, kind="generation")
+    return alpha.config.model_copy(update=told), draft
+
+
+def test_where_the_policy_asks_for_noise_the_agent_trains_with_it_until_the_budget_is_spent(
+    federation: Any, recipe: Recipe, tmp_path: Path
+) -> None:
+    pytest.importorskip("dp_accounting")
+    alpha, small = federation.hospitals["alpha"], {"backbone": Backbone(widths=(4, 8))}
+    config, draft = hospital_that_trains(federation, recipe.model_copy(update=small), tmp_path / "data")
+    noise = {"epsilon": 8.0, "budget": 9.0, "delta": 1e-3, "sampling": 0.5}
+    config = config.model_copy(update={"policy": config.policy.model_copy(update=noise)})
+    asked = {"recipe": read_recipe(config.recipe).digest, "generation": draft.digest, "epochs": 1.0}
+    report, parcels = Report(request="0" * 32, state="done"), Outbox(alpha.folder / "outbox")
+    done = 0
+    while report.state == "done" and done < 5:
+        made = federation.requests.make("alpha", f"round {done}", kind="train", deadline=0, **asked)
+        federation.sync("alpha")
+        (report,) = work(alpha.folder, config)
+        # killed before it wrote down its answer, it trains no second time
+        write_record(alpha.folder / "requests" / f"{made.ask.id}.json", Duty(ask=made.ask))
+        assert work(alpha.folder, config) == [report]
+        for parcel in parcels.all()[done:]:
+            done += 1
+            header = read_contribution(parcels.path(parcel.digest)).header
+            assert header.parts == ("weights",) and not header.evidence.images and not header.evidence.metrics
+            assert header.privacy is not None and header.privacy.steps == 2
+    assert 1 <= done < 5 and (report.state, report.why) == ("refused", "policy")
+    stands = Releases(alpha.folder).spent(config.policy)
+    assert (stands.trainings, stands.exact) == (done, 0) and 7.9 < stands.epsilon <= 9
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from fedmed_edge.features import private_training
+from fedmed_edge.federation.engine.processes import work_once
+private_training.noisy_gradient = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+work_once(Path(sys.argv[1]))
+"""
+
+
+def killed(folder: Path, config: SiteConfig) -> None:
+    """Begin what is asked in a process of its own, which is killed in the first step."""
+    write_config(folder / "fedmed.toml", config)
+    quiet = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run([sys.executable, "-c", KILLED, folder], env=quiet, timeout=120, check=False)
+    assert done.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("end", ["killed", "failed"])
+def test_a_training_with_noise_that_comes_to_nothing_is_begun_once_a_request(
+    federation: Any,
+    recipe: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    end: str,
+) -> None:
+    pytest.importorskip("dp_accounting")
+    alpha, small = federation.hospitals["alpha"], {"backbone": Backbone(widths=(4, 8))}
+    config, draft = hospital_that_trains(federation, recipe.model_copy(update=small), tmp_path / "data")
+    noise = {"epsilon": 8.0, "budget": 100.0, "delta": 1e-3, "sampling": 0.5}
+    config = config.model_copy(update={"policy": config.policy.model_copy(update=noise)})
+    asked = {"recipe": read_recipe(config.recipe).digest, "generation": draft.digest, "epochs": 1.0}
+
+    def begun(purpose: str) -> str:
+        made = federation.requests.make("alpha", purpose, kind="train", deadline=0, **asked)
+        federation.sync("alpha")
+        return str(made.ask.id)
+
+    def trainings() -> list[str]:
+        return [one.request for one in Releases(alpha.folder).lines if one.state == "trained"]
+
+    first, why = begun("round"), "could not be done: InputError"
+    if end == "killed":
+        killed(alpha.folder, config)
+        assert [duty.state for duty in Asked(alpha.folder / "requests").all()] == ["open"]
+        assert trainings() == [first]
+        assert work(alpha.folder, config) == [Report(request=first, state="failed", why=why)]
+        assert "training with noise: it began before and was cut off" in caplog.text
+    else:
+        with monkeypatch.context() as patched:
+            patched.setattr(private_training, "noisy_gradient", fail)
+            assert work(alpha.folder, config) == [Report(request=first, state="failed", why=why)]
+    assert "not begun again" in caplog.text and "admin may ask anew, which spends as much" in caplog.text
+    assert work(alpha.folder, config) == [] and trainings() == [first]
+    federation.sync("alpha")
+    assert federation.requests.read("alpha", first).report.state == "failed"
+
+    federation.requests.forget_undone("round")
+    second = begun("round")
+    (report,) = work(alpha.folder, config)
+    assert report.state == "done" and trainings() == [first, second] and first != second
+
+
+def fail(*_: object) -> list[float]:
+    raise InputError("/secret/image.png: cannot be read")
