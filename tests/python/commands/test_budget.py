@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fedmed_edge.config import PARTS
+from fedmed_edge.config import USUAL_PARTS
 from fedmed_edge.federation.sequence import raise_sequence
 
 pytest.importorskip("dp_accounting")
@@ -131,7 +131,7 @@ def test_dry_run_and_doctor_show_the_policy(copied: Any, kit: ModuleType) -> Non
     given = ("-C", copied.root / "c", "--generation", copied.generation)
     said = kit.run(EDGE, "contribute", *given, "--dry-run")
     for line in (
-        f"policy: parts: {', '.join(PARTS)}; withheld: none",
+        f"policy: parts: {', '.join(USUAL_PARTS)}; withheld: style",
         "policy: min_cohort: 2 patients in every class and fold",
         "policy: width: Grams of any width leave",
         "policy: noise: none",
