@@ -31,9 +31,9 @@ USUAL_PARTS: Final[tuple[Part, ...]] = tuple(part for part in PARTS if part != "
 Config = TypeVar("Config", "SiteConfig", "ServerConfig")
 
 
-ROWS_A_COLUMN: Final = 3
-"""Rows that a Gram needs for each of its columns: with fewer, over 1 % of those in it are found where 0.1 %
-of others are taken for them (SECURITY.md)."""
+PATIENTS_A_COLUMN: Final = 3
+"""Patients that a Gram needs for each of its columns: with fewer, over 1 % of those in it are found where
+0.1 % of others are taken for them (SECURITY.md)."""
 
 
 class Policy(Frozen):
@@ -41,7 +41,8 @@ class Policy(Frozen):
 
     Attributes:
         min_cohort: Patients that every class and fold needs before it may leave.
-        width_rule: What happens where a Gram that would leave has fewer than `ROWS_A_COLUMN` rows a column.
+        width_rule: What happens where a Gram that would leave has fewer than `PATIENTS_A_COLUMN` patients a
+            column.
         parts: Parts of a contribution that may leave.
         share_style: The server may pass the site's style, which `parts` must name, on to the other sites.
         epsilon: Differential privacy of one contribution of sums, and of one training: class Grams leave with

@@ -225,7 +225,7 @@ def test_under_a_draft_neither_classes_nor_calibration_are_measured(
 def test_the_width_rule_holds_for_drafts_whose_rows_are_the_widest(
     dataset: Dataset, draft: Generation
 ) -> None:
-    with pytest.raises(Withheld, match=r"2 Grams .* unlabelled images has width 21, .* of its 20 rows"):
+    with pytest.raises(Withheld, match=r"2 Grams .* unlabelled images has width 21, .* of its 20 patients"):
         make_contribution(dataset, draft, config(width_rule="refuse"))
     make_contribution(dataset, draft, config(width_rule="refuse", parts=("channels", "style")))
 
@@ -233,14 +233,12 @@ def test_the_width_rule_holds_for_drafts_whose_rows_are_the_widest(
 def test_the_width_rule(dataset: Dataset, generation: Generation, caplog: pytest.LogCaptureFixture) -> None:
     """Rows of 13, features of 9 with their 1; ten images of each class, in five folds of two."""
     assert (generation.row_dim, generation.feature_dim) == (13, 8)
-    with pytest.raises(
-        Withheld, match="width rule: 11 Grams show whose rows are in them; the one of"
-    ) as told:
+    with pytest.raises(Withheld, match="width rule: 11 Grams show who is in them; the one of") as told:
         make_contribution(dataset, generation, config(width_rule="refuse"))
-    assert "has width 13, expected at most a third of its 2 rows" in str(told.value)
+    assert "has width 13, expected at most a third of its 2 patients" in str(told.value)
     assert "epsilon" in (told.value.hint or "")
     images = config(width_rule="refuse", parts=("images", "style"))
-    with pytest.raises(Withheld, match="all images has width 9, expected at most a third of its 20 rows"):
+    with pytest.raises(Withheld, match="all images has width 9, expected at most a third of its 20 patients"):
         make_contribution(dataset, generation, images)
     with caplog.at_level(logging.WARNING, "fedmed_edge.statistics.width_rule"):
         make_contribution(dataset, generation, config(width_rule="off"))

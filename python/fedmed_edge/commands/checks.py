@@ -14,7 +14,7 @@ from pathlib import Path
 from fedmed_edge.commands import inference_checks
 from fedmed_edge.commands.connection_checks import connection_looks
 from fedmed_edge.commands.folders import read_site, read_site_data, read_site_generation
-from fedmed_edge.config import ROWS_A_COLUMN, SiteConfig
+from fedmed_edge.config import PATIENTS_A_COLUMN, SiteConfig
 from fedmed_edge.errors import FedmedError, InputError
 from fedmed_edge.kernels import thread_count
 from fedmed_edge.recipe import read_recipe
@@ -113,8 +113,8 @@ def _policy(folder: Path, config: SiteConfig) -> Answer:
         return "ok", found
     width, train = read_site_generation(config).row_dim, read_site_data(config).train
     sent = [count for count in train.counts().values() if count >= policy.min_cohort]
-    rows, wanted = min(sent, default=0), ROWS_A_COLUMN * width
-    if train.recipe.kind == "classification" and rows < wanted and policy.width_rule != "off":
+    rows, wanted = min(sent, default=0), PATIENTS_A_COLUMN * width
+    if rows < wanted and policy.width_rule != "off":
         level = "fault" if policy.width_rule == "refuse" else "warning"
         hint = (
             f"a Gram of {width} columns shows who is in a class of {rows} patients, expected {wanted}: "

@@ -72,8 +72,8 @@ def rules_told(policy: Policy) -> dict[str, str]:
         "parts": f"{', '.join(parts) or 'none'}; withheld: {', '.join(withheld) or 'none'}",
         "min_cohort": f"{policy.min_cohort} patients in every class and fold",
         "width": {
-            "warn": "Grams wider than a third of their rows leave with a warning",
-            "refuse": "Grams wider than a third of their rows do not leave",
+            "warn": "Grams wider than a third of their patients leave with a warning",
+            "refuse": "Grams wider than a third of their patients do not leave",
             "off": "Grams of any width leave",
         }["off" if noisy else policy.width_rule],
         "noise": f"ε {policy.epsilon:g} and δ {policy.delta:g} a contribution or training, "

@@ -18,7 +18,7 @@ from typing import Annotated, Final, Literal
 from pydantic import AwareDatetime, Field, ValidationError
 
 from fedmed_edge.atomic import sync_folder
-from fedmed_edge.config import ROWS_A_COLUMN, Policy
+from fedmed_edge.config import PATIENTS_A_COLUMN, Policy
 from fedmed_edge.errors import InputError, StoreError, Withheld
 from fedmed_edge.features.patients import Leaving
 from fedmed_edge.statistics.accounting import Steps, composed_multiplier, epsilon_of, noise_multiplier
@@ -214,7 +214,7 @@ class Releases:
         """
         least = policy.update_patients or policy.min_cohort
         if policy.width_rule == "refuse" and leaving.width is not None:
-            least = max(least, ROWS_A_COLUMN * leaving.width)
+            least = max(least, PATIENTS_A_COLUMN * leaving.width)
         now = frozenset(leaving.cohort)
         for release in self.lines:
             if not release.exact or not _can_be_subtracted(release, leaving):
