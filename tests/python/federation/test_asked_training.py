@@ -24,7 +24,7 @@ from fedmed_edge.federation.records import write_record
 from fedmed_edge.federation.releases import Releases
 from fedmed_edge.generation import Generation
 from fedmed_edge.local_training import NORMS
-from fedmed_edge.recipe import Backbone, Recipe, Training, read_recipe, write_recipe
+from fedmed_edge.recipe import Backbone, Recipe, Training, write_recipe
 from fedmed_edge.statistics.contribution import read_contribution
 
 
@@ -66,15 +66,23 @@ def hospital_that_trains(federation: Any, recipe: Recipe, data: Path) -> tuple[A
     return alpha.config.model_copy(update=told), draft
 
 
+def hospital_with_noise(
+    federation: Any, recipe: Recipe, data: Path, *, budget: float
+) -> tuple[Any, dict[str, Any]]:
+    """The settings of alpha, whose policy asks for noise, and what an epoch of training is asked by."""
+    small = recipe.model_copy(update={"backbone": Backbone(widths=(4, 8))})
+    config, draft = hospital_that_trains(federation, small, data)
+    noise = {"epsilon": 8.0, "budget": budget, "delta": 1e-3, "sampling": 0.5}
+    config = config.model_copy(update={"policy": config.policy.model_copy(update=noise)})
+    return config, {"recipe": small.digest, "generation": draft.digest, "epochs": 1.0}
+
+
 def test_where_the_policy_asks_for_noise_the_agent_trains_with_it_until_the_budget_is_spent(
     federation: Any, recipe: Recipe, tmp_path: Path
 ) -> None:
     pytest.importorskip("dp_accounting")
-    alpha, small = federation.hospitals["alpha"], {"backbone": Backbone(widths=(4, 8))}
-    config, draft = hospital_that_trains(federation, recipe.model_copy(update=small), tmp_path / "data")
-    noise = {"epsilon": 8.0, "budget": 9.0, "delta": 1e-3, "sampling": 0.5}
-    config = config.model_copy(update={"policy": config.policy.model_copy(update=noise)})
-    asked = {"recipe": read_recipe(config.recipe).digest, "generation": draft.digest, "epochs": 1.0}
+    alpha = federation.hospitals["alpha"]
+    config, asked = hospital_with_noise(federation, recipe, tmp_path / "data", budget=9.0)
     report, parcels = Report(request="0" * 32, state="done"), Outbox(alpha.folder / "outbox")
     done = 0
     while report.state == "done" and done < 5:
@@ -122,11 +130,8 @@ def test_a_training_with_noise_that_comes_to_nothing_is_begun_once_a_request(
     end: str,
 ) -> None:
     pytest.importorskip("dp_accounting")
-    alpha, small = federation.hospitals["alpha"], {"backbone": Backbone(widths=(4, 8))}
-    config, draft = hospital_that_trains(federation, recipe.model_copy(update=small), tmp_path / "data")
-    noise = {"epsilon": 8.0, "budget": 100.0, "delta": 1e-3, "sampling": 0.5}
-    config = config.model_copy(update={"policy": config.policy.model_copy(update=noise)})
-    asked = {"recipe": read_recipe(config.recipe).digest, "generation": draft.digest, "epochs": 1.0}
+    alpha = federation.hospitals["alpha"]
+    config, asked = hospital_with_noise(federation, recipe, tmp_path / "data", budget=100.0)
 
     def begun(purpose: str) -> str:
         made = federation.requests.make("alpha", purpose, kind="train", deadline=0, **asked)
