@@ -251,7 +251,7 @@ def _leaving(
         backbone=tensors_digest(generation.weights).hex(),
         task=dataset.recipe.name,
         parts=tuple(parts),
-        width=generation.row_dim if dataset.recipe.kind == "classification" else None,
+        width=generation.row_dim,
         noise=noise,
     )
 

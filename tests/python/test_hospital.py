@@ -569,6 +569,15 @@ def test_what_is_prepared_knows_its_patients_and_refuses_files_that_changed(
         prepare(moved, generation, config(), patients=patients)
 
 
+@pytest.mark.parametrize("kind", ["classification", "segmentation"])
+def test_how_wide_rows_are_is_told_of_images_and_of_pixels(
+    dataset: Dataset, generation: Generation, kind: str
+) -> None:
+    """The guard of updates asks for patients by it, as the width rule does of both."""
+    told = replace(dataset, recipe=RECIPE.model_copy(update={"kind": kind}))
+    assert expected(told, generation, config().policy).width == generation.row_dim
+
+
 def test_sums_under_a_draft_and_its_generation_are_of_the_same_images(
     dataset: Dataset, generation: Generation, draft: Generation
 ) -> None:

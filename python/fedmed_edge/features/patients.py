@@ -24,7 +24,7 @@ class Leaving(Frozen):
         backbone: Digest of its weights: a draft and the generation it became have the same.
         task: Name of the recipe.
         parts: What is in it.
-        width: Width of the rows, where an image gives one; None where its pixels do.
+        width: Width of the rows; None where it was not said, as by older versions of pixels.
         noise: Noise multiplier; None without noise.
         training: Of weights: id of the training with noise that they came of; it spent what they tell.
         cohort: `DIGEST CLASS` of every patient and class in the sums, sorted; no class for unlabelled images.

@@ -209,8 +209,8 @@ class Releases:
     def _refuse_difference(self, leaving: Leaving, policy: Policy) -> None:
         """Sums are exact, so two of them show the sums of the patients in whom they differ.
 
-        Their difference is a Gram like any other: where the policy refuses one that is too wide for its rows,
-        it refuses such a difference.
+        Their difference is a Gram like any other: where the policy refuses one that is too wide for its
+        patients, it refuses such a difference.
         """
         least = policy.update_patients or policy.min_cohort
         if policy.width_rule == "refuse" and leaving.width is not None:
