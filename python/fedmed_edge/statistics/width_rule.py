@@ -39,9 +39,9 @@ def check_width(sums: FeatureStatistics, policy: Policy) -> None:
 
 
 def _grams_told(sums: FeatureStatistics, policy: Policy) -> Iterator[tuple[str, int, int]]:
-    """What it is of, most patients and width of every Gram that would leave.
+    """What it is of, patients and width of every Gram that would leave.
 
-    Folds have as many patients of a class as each other, to one. Of the others the images are known.
+    Folds have about as many patients of a class as each other. Of the others the images are known: no fewer.
     """
     if "classes" in policy.parts:
         folds = Counter(index for _, index in sums.blocks)
