@@ -34,6 +34,7 @@ from fedmed_edge.features.training import (
     objective_of,
     optimiser_of,
     session,
+    set_rate,
 )
 from fedmed_edge.images.dataset import Dataset
 from fedmed_edge.recipe import Training
@@ -82,8 +83,7 @@ def train_private(
         private.spend()
         began, losses = time.perf_counter(), []
         for step in range(privacy.steps):
-            for group in optimiser.param_groups:
-                group["lr"] = rate * cycle(step / privacy.steps)
+            set_rate(optimiser, rate * cycle(step / privacy.steps))
             losses += noisy_gradient(network, objective, feed.draw(privacy.sampling), privacy)
             optimiser.step()
             if progress:

@@ -375,8 +375,7 @@ class _Trainer:
         """Losses of the given steps of a cycle of `total`."""
         losses = []
         for step in steps:
-            for group in self.optimiser.param_groups:
-                group["lr"] = self.rate * cycle(step / max(1, total))
+            set_rate(self.optimiser, self.rate * cycle(step / max(1, total)))
             losses.append(self._step(*feed.batch()))
             if not math.isfinite(losses[-1]):
                 raise InputError(
@@ -401,12 +400,24 @@ class _Trainer:
         return float(loss.detach())
 
 
-def optimiser_of(network: nn.Module, rate: float) -> torch.optim.Optimizer:
+def optimiser_of(
+    network: nn.Module,
+    rate: float,
+    *,
+    decay: float = WEIGHT_DECAY,
+    betas: tuple[float, float] = (0.9, 0.999),
+) -> torch.optim.Optimizer:
     """AdamW; vectors, such as biases and those of norm layers, do not decay."""
     decayed = [value for value in network.parameters() if value.ndim > 1]
     others = [value for value in network.parameters() if value.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=rate)
+    groups = [{"params": decayed, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=rate, betas=betas)
+
+
+def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """Learning rate of the next step, of all weights."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate
 
 
 def cycle(part: float) -> float:

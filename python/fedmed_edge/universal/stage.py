@@ -31,7 +31,7 @@ from torch.nn import functional
 from fedmed_edge.atomic import read_regular, write_atomic
 from fedmed_edge.errors import InputError
 from fedmed_edge.features.backbones import MultiScale, backbone_of, seeded, set_state, state_of
-from fedmed_edge.features.training import cycle, session
+from fedmed_edge.features.training import cycle, optimiser_of, session, set_rate
 from fedmed_edge.features.weights import Weights
 from fedmed_edge.generation import Architecture
 from fedmed_edge.images.windows import window_of
@@ -181,10 +181,7 @@ class _Learner:
         self.student, self.plan, self.place = student, plan, place
         self.began, self.before = began, 0.0
         self.teachers = teachers
-        decayed = [value for value in student.parameters() if value.ndim > 1]
-        others = [value for value in student.parameters() if value.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
-        self.optimiser = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.95))
+        self.optimiser = optimiser_of(student, LEARNING_RATE, decay=WEIGHT_DECAY, betas=(0.9, 0.95))
         self.maps = [LinearMaps() for _ in ROW_GRIDS[len(student.size)]]
         self.done = 0
         self.mim: list[float] = []
@@ -217,8 +214,7 @@ class _Learner:
         """From where it is to the end of the plan."""
         saved = time.monotonic()
         while self.done < self.plan.steps:
-            for group in self.optimiser.param_groups:
-                group["lr"] = LEARNING_RATE * cycle(self.done / self.plan.steps)
+            set_rate(self.optimiser, LEARNING_RATE * cycle(self.done / self.plan.steps))
             self._step(*feed(self.done))
             self.done += 1
             if save and (time.monotonic() - saved >= save_s or self.done == self.plan.steps):
