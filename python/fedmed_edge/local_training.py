@@ -113,9 +113,10 @@ def train_backbone(
         set_state(network.backbone, start.weights, f"generation {start.digest[:12]}")
     how = how or dataset.recipe.training
     begun = rounds_of or start
-    # to random weights they mean nothing
-    own = norms if how.local_norms and begun is not None and private is None else None
-    digest = tensors_digest(begun.weights).hex() if begun is not None else ""
+    own: Path | None = None
+    digest = ""
+    if how.local_norms and begun is not None and private is None:  # to random weights they mean nothing
+        own, digest = norms, tensors_digest(begun.weights).hex()
     if own is not None:
         kept = kept_norms(own, network.backbone, digest)
         set_state(network.backbone, {**state_of(network.backbone), **kept})
