@@ -41,7 +41,8 @@ def check_width(sums: FeatureStatistics, policy: Policy) -> None:
 def _grams_told(sums: FeatureStatistics, policy: Policy) -> Iterator[tuple[str, int, int]]:
     """What it is of, patients and width of every Gram that would leave.
 
-    Folds have about as many patients of a class as each other. Of the others the images are known: no fewer.
+    Folds have about as many patients of a class as each other. Of the others images count, of which there are
+    no fewer than patients.
     """
     if "classes" in policy.parts:
         folds = Counter(index for _, index in sums.blocks)
