@@ -47,12 +47,15 @@ def network() -> Network:
 def test_one_step_on_one_image_shows_it_and_with_noise_does_not(images: np.ndarray, network: Network) -> None:
     truth, others = images[2:3], np.delete(images, 2, axis=0)
     given = torch.tensor(truth, dtype=torch.float32), torch.tensor([1])
-    reached = []
-    for moved in (descent(network, *given), noisy_descent(network, *given, 8.0)):
-        made = inverted(network, moved, given[1], prior_of(others), 100, starts=2)
-        found = compared(made, truth, others)
-        reached.append(found["optimised"][0][0] - found["mean of the others"][0][0])
-    assert reached[0] > 6 and reached[1] < 1
+
+    def nearer(moved: torch.Tensor) -> float:
+        """Than the mean image, in dB."""
+        found = compared(inverted(network, moved, given[1], prior_of(others), 100, starts=2), truth, others)
+        return found["optimised"][0][0] - found["mean of the others"][0][0]
+
+    # one draw of the noise may bring it 5 dB nearer by luck, and most bring it further away
+    noisy = [nearer(noisy_descent(network, *given, 8.0)) for _ in range(4)]
+    assert nearer(descent(network, *given)) > 6 and np.mean(noisy) < 3
 
 
 def test_a_style_is_told_with_gradients_as_it_leaves() -> None:
