@@ -48,8 +48,14 @@ def command(out: Output, /, folder: Path, host: str, port: int, **places: Any) -
     write_public_key(public, key.public_key())
     store_folder, place = folder / config.store, {"index": found.index, "objects": found.objects}
     there = Store.exists(store_folder, **place)
-    if found.store_key and not found.store_key.exists() and not there:
-        make_store_key(found.store_key)  # beside a store it would be a key that opens nothing
+    if found.store_key and not found.store_key.exists():
+        if there:  # a new key would open nothing
+            raise InputError(
+                f"`store_key`: {found.store_key}: no such file, expected the key of the store that is there",
+                hint="put the store's key back; where it has none leave out --store-key, and encrypt it "
+                "afterwards by `fedmed-server store key` and `store encrypt`",
+            )
+        make_store_key(found.store_key)
     cipher = FileCipher(read_store_key(found.store_key) if found.store_key else None)
     store = (Store.open if there else Store.create)(store_folder, cipher=cipher, **place)
     connects = importlib.util.find_spec("nvflare") is not None
