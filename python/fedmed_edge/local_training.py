@@ -6,6 +6,7 @@ In: a `Dataset`, a `Generation` to start from. Out: a backbone file.
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,11 +121,11 @@ def train_backbone(
     if own is not None:
         kept = kept_norms(own, network.backbone, digest)
         set_state(network.backbone, {**state_of(network.backbone), **kept})
-    given: Any = {"styles": styles, "how": how, "device": device, "progress": progress}
     if private is None:
-        result = train(network, dataset, epochs=epochs, seed=seed, **given)
+        learn = partial(train, epochs=epochs, seed=seed)
     else:
-        result = train_private(network, dataset, private, **given)
+        learn = partial(train_private, private=private)
+    result = learn(network, dataset, styles=styles, how=how, device=device, progress=progress)
     if own is not None:
         keep_norms(own, network.backbone, dataset.recipe, digest)
     errors: dict[Error, float] = {}
