@@ -188,8 +188,8 @@ def _better(trials: Trials, generated: Generated | str, between: SiteMap, site: 
         parameters = dict(generated.parameters)
         figures["generator"] = {"gain": by_generator, "standard_error": spread, "parameters": parameters}
         if by_generator > max(by_rule, 0.0):
-            reason, figures["by"] = f"{told}: refined by the generator", "generator"
-            return Way(generated.weights, generated.ridge, reason, figures)
+            reason = f"{told}: refined by the generator"
+            return Way(generated.weights, generated.ridge, reason, figures | {"by": "generator"})
     if by_rule > 0.0:
         reach, emphasis = trials.best()
         weights = site_weights(between, site, REACHES[reach], EMPHASES[emphasis])
