@@ -140,7 +140,7 @@ def prepare(
     Raises:
         InputError: An image cannot be used or changed meanwhile, no class reaches `min_cohort`, or nothing is
             left to hand over.
-        Withheld: The policy refuses: rows too wide for the site's images, or too few patients for the noise.
+        Withheld: The policy refuses: Grams too wide for the site's patients, or too few of these for noise.
         DeviceError: The asked device did not come up.
     """
     policy = config.policy

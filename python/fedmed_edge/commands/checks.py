@@ -113,11 +113,11 @@ def _policy(folder: Path, config: SiteConfig) -> Answer:
         return "ok", found
     width, train = read_site_generation(config).row_dim, read_site_data(config).train
     sent = [count for count in train.counts().values() if count >= policy.min_cohort]
-    rows, wanted = min(sent, default=0), PATIENTS_A_COLUMN * width
-    if rows < wanted and policy.width_rule != "off":
+    patients, wanted = min(sent, default=0), PATIENTS_A_COLUMN * width
+    if patients < wanted and policy.width_rule != "off":
         level = "fault" if policy.width_rule == "refuse" else "warning"
         hint = (
-            f"a Gram of {width} columns shows who is in a class of {rows} patients, expected {wanted}: "
+            f"a Gram of {width} columns shows who is in a class of {patients} patients, expected {wanted}: "
             "set `epsilon`, or ask for a narrower generation"
         )
         return level, found, hint

@@ -1,4 +1,7 @@
-"""From data set to signed contribution, whose number rises: SITE/sequence, taken under SITE/sequence.lock."""
+"""From data set to signed contribution, whose number rises: SITE/sequence, taken under SITE/sequence.lock.
+
+A training with noise spends under the same lock.
+"""
 
 import secrets
 from collections.abc import Iterator
