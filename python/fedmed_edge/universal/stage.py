@@ -72,6 +72,7 @@ class Plan:
         steps: Batches.
         merge: What it starts from: the local models merged, or with `none` the generation's own weights.
         seed: Of everything that is drawn.
+        batch: Images a step; default `BATCH`.
     """
 
     steps: int
