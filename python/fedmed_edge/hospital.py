@@ -67,7 +67,7 @@ def plan_training(dataset: Dataset, policy: Policy, epochs: float) -> Privacy:
             hint="add them in fedmed.toml; or train without --private",
         )
     _check_cohort(dataset.train, policy, "training with noise on")
-    _warn_of_delta(policy, len({item.patient for item in dataset.train.labelled}))
+    _warn_of_delta(policy, len(dataset.train.labelled.patients))
     steps = max(1, round(epochs / policy.sampling))
     noise = step_multiplier(policy.epsilon, policy.delta, sampling=policy.sampling, steps=steps)
     return Privacy(
@@ -191,7 +191,7 @@ def prepare_weights(
     evidence, privacy = Evidence(versions=_versions()), told.privacy
     if policy.epsilon is None:
         evidence, privacy = _evidence(dataset, None), None
-        if len({item.patient for item in dataset.test.labelled}) >= policy.min_cohort:
+        if len(dataset.test.labelled.patients) >= policy.min_cohort:
             # more digits would tell, over many contributions, how single test images are answered
             metrics = {name: round(value, 2) for name, value in told.errors.items()}
             evidence = evidence.model_copy(update={"metrics": metrics})
@@ -338,7 +338,7 @@ def calibration_counts(
 
 def _check_cohort(dataset: Dataset, policy: Policy, what: str = "weights of") -> None:
     """Weights learn from every image at once, so the guard counts all patients that they learned from."""
-    patients = len({item.patient for item in dataset.labelled})
+    patients = len(dataset.labelled.patients)
     if patients < policy.min_cohort:
         raise Withheld(
             f"contribution: {what} {patients} labelled training patients, "

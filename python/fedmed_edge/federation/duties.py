@@ -210,7 +210,7 @@ class _Site:
         from fedmed_edge.inference.scoring import score_model
 
         test = self.dataset.test.labelled
-        patients = len({item.patient for item in test})
+        patients = len(test.patients)
         if patients < self.config.policy.min_cohort:
             raise Withheld(
                 f"validation: {patients} labelled test patients, "

@@ -86,6 +86,11 @@ class Dataset:
         wanted = "label" if self.recipe.kind == "classification" else "mask"
         return replace(self, items=tuple(item for item in self.items if getattr(item, wanted) is not None))
 
+    @property
+    def patients(self) -> frozenset[str]:
+        """Ids of the patients of all items."""
+        return frozenset(item.patient for item in self.items)
+
     def subset(self, indices: Sequence[int]) -> "Dataset":
         """The items at `indices`, in that order."""
         return replace(self, items=tuple(self.items[index] for index in indices))

@@ -60,7 +60,7 @@ def contribute(
 
     None where the setting lets nothing leave: too few patients, or noise in which no class stands out.
     """
-    began, patients = time.perf_counter(), {item.patient for item in dataset.labelled}
+    began, patients = time.perf_counter(), dataset.labelled.patients
     if patients and not reaches_cohort(dataset, setting):
         return None, 0.0
     config = SiteConfig(site=site, device=cast(Device, device), policy=setting.policy(len(patients)))

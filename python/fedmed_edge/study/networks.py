@@ -185,7 +185,7 @@ def split_by_patient(dataset: Dataset, seed: int) -> tuple[Dataset, Dataset]:
     Args:
         seed: Of the draw of `VALIDATION_SHARE` of the patients.
     """
-    patients = sorted({item.patient for item in dataset.items})
+    patients = sorted(dataset.patients)
     order = np.random.default_rng(seed).permutation(len(patients))
     held = {patients[index] for index in order[: max(1, round(VALIDATION_SHARE * len(patients)))]}
     return (

@@ -137,7 +137,7 @@ def _others(train: Sites, site: str) -> dict[str, Dataset]:
 
 
 def _half(data: Dataset, seed: int) -> Dataset:
-    patients = sorted({item.patient for item in data})
+    patients = sorted(data.patients)
     drawn = np.random.default_rng((seed, 1)).permutation(len(patients))[: max(1, len(patients) // 2)]
     kept = {patients[index] for index in drawn}
     return data.subset([index for index, item in enumerate(data) if item.patient in kept])
@@ -149,7 +149,7 @@ def _curve(setting: str, train: Sites, site: str, seed: int, *, keep_rest: bool)
     A method is tuned with as many labels as it then has, those of the first seed's draw.
     """
     others = _others(train, site)
-    patients = len({item.patient for item in train[site].labelled})
+    patients = len(train[site].labelled.patients)
     for count in (*(count for count in LABEL_COUNTS if count < patients), patients):
         own, first = (_drawn(train[site], count, draw, keep_rest=keep_rest) for draw in (seed, 0))
         question = Question(setting, site, {**others, site: own}, others, labels=count)
@@ -159,7 +159,7 @@ def _curve(setting: str, train: Sites, site: str, seed: int, *, keep_rest: bool)
 
 def _drawn(data: Dataset, count: int, seed: int, *, keep_rest: bool) -> Dataset:
     """A data set with the labels of so many patients; the other images without labels, or not at all."""
-    patients = sorted({item.patient for item in data.labelled})
+    patients = sorted(data.labelled.patients)
     order = np.random.default_rng((seed, 0)).permutation(len(patients))
     drawn = {patients[index] for index in order[:count]}
     items = []

@@ -154,7 +154,7 @@ def _together(sites: Mapping[str, Dataset]) -> Dataset:
 
 def _by_patient(data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
     """Images of about so many of the patients, and of the others."""
-    patients = sorted({item.patient for item in data})
+    patients = sorted(data.patients)
     order = np.random.default_rng((seed, 2)).permutation(len(patients))
     first = {patients[index] for index in order[: round(share * len(patients))]}
     sides: tuple[list[int], list[int]] = ([], [])
@@ -168,7 +168,7 @@ def _labelled(data: Dataset, share: float, seed: int) -> Dataset:
     if share >= 1:
         return data
     kept, _ = _by_patient(data, share, seed + 1)
-    patients = {item.patient for item in kept}
+    patients = set(kept.patients)
     present = {index for item in kept for index in data.classes_of(item)}
     for item in data:
         if not set(data.classes_of(item)) <= present:

@@ -37,6 +37,7 @@ def test_a_table_gives_items(tmp_path: Path) -> None:
     assert [len(part) for part in (found, found.train, found.test)] == [2, 1, 1]
     assert list(found.subset([1, 0])) == [found.items[1], found.items[0]]
     assert list(found.labelled) == [found.items[0]] and found.labelled.recipe is found.recipe
+    assert found.labelled.patients == {found.items[0].patient} < found.patients
     assert [found.classes_of(item) for item in found] == [(1,), ()]
     assert found.counts() == {"benign": 0, "malignant": 1}
     assert found.load(found.items[0]).shape == (4, 6)

@@ -26,7 +26,7 @@ Families, one file each: `controls`, `closed_form`, `averaging` (networks traine
 `domain_shifts`, `masked`, `trained` (alone, or in one place), `merging`, `heads`, `adaptation`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -109,7 +109,7 @@ class Case(Work):
             fit, check = split_by_patient(data, self.seed)
             if not len(fit) or not len(check):
                 continue
-            held, kept_out[site] = {item.patient for item in check}, check
+            held, kept_out[site] = check.patients, check
             fitted[site] = _without(self.sites[site], held)
             if site in founders:
                 founders[site] = _without(founders[site], held)
@@ -117,5 +117,5 @@ class Case(Work):
         return replace(self, sites=fitted, reference=reference, meter=Meter()), kept_out
 
 
-def _without(data: Dataset, patients: set[str]) -> Dataset:
+def _without(data: Dataset, patients: Collection[str]) -> Dataset:
     return data.subset([index for index, item in enumerate(data) if item.patient not in patients])
