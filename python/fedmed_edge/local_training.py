@@ -4,6 +4,7 @@ In: a `Dataset`, a `Generation` to start from. Out: a backbone file.
 """
 
 import logging
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -76,7 +77,7 @@ def train_backbone(
     norms: Path | None = None,
     rounds_of: Generation | None = None,
     private: PrivateTraining | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     device: str = "auto",
     progress: Progress | None = None,
 ) -> TrainedBackbone:
@@ -93,6 +94,9 @@ def train_backbone(
             draft, a head that is solved on its features.
         norms: File of this site's norm layers, read and written where training has `local_norms`.
         rounds_of: Generation that rounds began with, whose norm layers alone go on; default `start`.
+        seed: Of what the training draws: images, shifts, dropout, a fresh head. Default drawn here and told
+            to nobody, since who knows it and the weights can make a first step again from an image. Random
+            weights to start from are those of this seed, or of 0, so that hospitals begin alike.
         private: Train with this noise, which also says for how long. Norm layers of the site's then stay out
             of it: they may be of a training without noise.
 
@@ -109,7 +113,9 @@ def train_backbone(
     if start is not None:
         require_fit(start, dataset.recipe)
     architecture: Architecture = dataset.recipe if start is None else start.header
-    network = build_network(dataset.recipe, seed=seed, architecture=architecture)
+    drawn = secrets.randbits(31) if seed is None else seed
+    first = drawn if start is not None else seed or 0
+    network = build_network(dataset.recipe, seed=first, architecture=architecture)
     if start is not None:
         set_state(network.backbone, start.weights, f"generation {start.digest[:12]}")
     how = how or dataset.recipe.training
@@ -122,7 +128,7 @@ def train_backbone(
         kept = kept_norms(own, network.backbone, digest)
         set_state(network.backbone, {**state_of(network.backbone), **kept})
     if private is None:
-        learn = partial(train, epochs=epochs, seed=seed)
+        learn = partial(train, epochs=epochs, seed=drawn)
     else:
         learn = partial(train_private, private=private)
     result = learn(network, dataset, styles=styles, how=how, device=device, progress=progress)

@@ -4,9 +4,9 @@
         [--size 32] [--counts 1,10] [--images 10] [--steps 400] [--trainings 16] [--quick]
 
 DATA is a task folder of a classification; its largest site trains, from random weights as in a first round,
-or from those of a generation. Who attacks knows the weights before and after, the task's head before (it is
-drawn from a seed that is 0 by default), the settings of the training, how many images there are and of which
-classes, and has images of other patients of the site.
+or from those of a generation. Who attacks knows the weights before and after, the task's head before (a
+hospital draws it, but for weights from scratch), the settings of the training, how many images there are and
+of which classes, and has images of other patients of the site.
 
 images   The images whose gradient points as the weights have moved (Geiping et al., Inverting Gradients,
          NeurIPS 2020), by optimisation through the backbone, among images made of the principal axes of the
@@ -19,8 +19,8 @@ members  Is this image among those that were trained on? Every image is in half 
 
 What leaves is made by the code that a hospital runs: `training.train` over one epoch, as in a round, and over
 30, as by hand; `private_training` with noise. `descent` is one plain step on the images as they are, which no
-part of the product takes; `replayed` makes the changes of the images again, which a seed draws. Intervals as
-of `attacks.py`; PSNR in dB, SSIM.
+part of the product takes; `replayed` makes the changes of the images again, whose seed a hospital draws and
+keeps. Intervals as of `attacks.py`; PSNR in dB, SSIM.
 """
 
 import argparse

@@ -101,6 +101,16 @@ def test_training_starts_from_the_generation_and_is_written_whole(
         trained.write(tmp_path / "none" / "a.backbone")
 
 
+def test_what_a_training_draws_is_drawn_at_the_site(dataset: Dataset, draft: Generation) -> None:
+    """Who could draw it again could make a first step again from an image that may be in it."""
+
+    def trained(**seed: int) -> bytes:
+        weights = train_backbone(dataset.train, draft, epochs=0.1, site="alpha", device="cpu", **seed).weights
+        return tensors_digest(weights)
+
+    assert len({trained(), trained(), trained(seed=0), trained(seed=0), trained(seed=1)}) == 4
+
+
 def test_training_takes_the_generations_backbone_whatever_the_recipe_asks_for(
     dataset: Dataset, tmp_path: Path
 ) -> None:

@@ -195,7 +195,6 @@ class _Site:
             norms=norms,
             rounds_of=generation,
             private=private,
-            seed=ask.seed,
             device=self.config.device,
             progress=self.progress,
         )

@@ -188,7 +188,6 @@ class Ask(Fields):
     generation: Digest
     object: Digest | None = None
     epochs: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] = 1.0
-    seed: Annotated[int, Field(ge=0, le=1 << 31)] = 0
     deadline: Time
 
 

@@ -81,7 +81,6 @@ class Training(BaseModel):
     generation: Digest
     rounds: Annotated[int, Field(ge=1, le=10_000)]
     epochs: Annotated[float, Field(gt=0, le=1000)] = 1.0
-    seed: int = 0
     rule: Rule = "mean"
     trim: Annotated[float, Field(ge=0, lt=0.5)] = 0.1
     sites: tuple[str, ...]
@@ -199,7 +198,6 @@ class Rounds:
                 generation=training.generation,
                 object=training.backbone,
                 epochs=training.epochs,
-                seed=training.seed + training.number,
                 deadline=now + training.deadline_s,
             )
         return self._kept(training, opened=now)

@@ -24,7 +24,9 @@ from fedmed_edge.commands.verbs import Output, Verb
 @click.option("--epochs", type=Number(0.1, 1000), default=30.0, show_default=True)
 @click.option("--shifts/--no-shifts", default=True, help="Whether shifts are generated.", show_default=True)
 @click.option("--private", is_flag=True, help="Train with the noise that the policy asks for; spends budget.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--seed", type=click.IntRange(0, (1 << 31) - 1), help="Repeat a training (default: drawn anew)."
+)
 @click.option("--device", type=TORCH_DEVICE)
 @click.option("--out", "target", type=FILE, required=True, help="Backbone file to write.")
 @click.pass_obj
@@ -36,7 +38,7 @@ def command(
     epochs: float,
     shifts: bool,
     private: bool,
-    seed: int,
+    seed: int | None,
     device: str | None,
     target: Path,
 ) -> None:

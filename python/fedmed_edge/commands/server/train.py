@@ -25,7 +25,6 @@ RULES: Final = ["mean", "median", "trimmed_mean"]
 @click.option("--rule", type=click.Choice(RULES), default="mean", show_default=True)
 @click.option("--trim", type=Number(0, 0.49), default=0.1, help="Of trimmed_mean (default: 0.1).")
 @click.option("--site", "sites", multiple=True, help="Hospital that trains; repeatable (default: all).")
-@click.option("--seed", type=click.IntRange(0, 1 << 30), default=0, show_default=True)
 @click.option("--list", "listing", is_flag=True, help="Begin nothing: how far are they?")
 @click.pass_obj
 def command(
@@ -39,7 +38,6 @@ def command(
     epochs: float,
     rule: "Rule",
     trim: float,
-    seed: int,
 ) -> None:
     """Ask hospitals to train the backbone in rounds; `start` carries them on, hospitals come and go.
 
@@ -59,7 +57,7 @@ def command(
         trainings = known.all()
     else:
         recipe = store.recipe(task_of(store, task))
-        asked = {"rounds": rounds, "epochs": epochs, "rule": rule, "trim": trim, "seed": seed}
+        asked = {"rounds": rounds, "epochs": epochs, "rule": rule, "trim": trim}
         publisher = Publisher(store, folder / FOLDER, key)
         trainings = [publisher.training(recipe, config.federation, generation or "", sites, asked)]
     rows = [{**one.model_dump(mode="json"), "file": _file(known, one)} for one in trainings]
