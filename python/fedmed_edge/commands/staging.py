@@ -79,17 +79,22 @@ class Staging:
     def place(self, pool: Pool, plan: "Plan") -> Iterator[Path]:
         """Where the stage keeps what it needs to go on, the same for the same arguments; in the end it goes.
 
+        However it ends, nothing stays that has learned from who withdrew meanwhile.
+
         Raises:
             InputError: The same stage is running.
         """
         place, done = self.folder / FOLDER / self._identity(pool, plan), False
-        with locked(place / "lock", busy="stage: the very same one is running"):
-            try:
-                yield place
-                done = True
-            finally:
-                if done or not {_BEGUN, _CHECKPOINT} & {one.name for one in place.iterdir()}:
-                    shutil.rmtree(place, ignore_errors=True)
+        try:
+            with locked(place / "lock", busy="stage: the very same one is running"):
+                try:
+                    yield place
+                    done = True
+                finally:
+                    if done or not {_BEGUN, _CHECKPOINT} & {one.name for one in place.iterdir()}:
+                        shutil.rmtree(place, ignore_errors=True)
+        finally:  # behind the lock: a withdrawal from here on finds the folder free
+            forget_stages(self.folder, self.store)
 
     def _identity(self, pool: Pool, plan: "Plan") -> str:
         said = {
@@ -305,7 +310,7 @@ def _begun(place: Path) -> list[str] | None:
 def forget_stages(folder: Path, store: "Store") -> list[str]:
     """Delete what unfinished stages keep that have learned from weights which the store no longer holds.
 
-    A stage that is running is left alone: it publishes nothing.
+    A stage that is running is left alone: it publishes nothing, and does this itself when it ends.
 
     Args:
         folder: The server's.

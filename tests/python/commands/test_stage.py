@@ -201,6 +201,7 @@ def test_nothing_is_published_that_learned_from_who_withdrew_meanwhile(
         said, "stage: learned from a, whose weights were withdrawn meanwhile", "run the same command again"
     )
     assert not (f.root / "next.generation").exists() and f.admin("status")["generations"] == before
+    assert not list((f.server / "stages").iterdir())  # nor does anything stay that learned from a
     assert set(stage(f)["teachers"]) == {"b/tiny"}
 
 
