@@ -21,7 +21,6 @@ from fedmed_edge.generation import Architecture, Generation
 from fedmed_edge.images.dataset import Dataset
 from fedmed_edge.model.own_sums import own_model
 from fedmed_edge.recipe import Recipe, Training
-from fedmed_edge.statistics.contribution import tensors_digest
 from fedmed_edge.statistics.style import Style
 
 log = logging.getLogger(__name__)
@@ -75,7 +74,7 @@ def train_backbone(
     how: Training | None = None,
     held_out: Dataset | None = None,
     norms: Path | None = None,
-    rounds_of: Generation | None = None,
+    rounds_of: str = "",
     private: PrivateTraining | None = None,
     seed: int | None = None,
     device: str = "auto",
@@ -93,7 +92,7 @@ def train_backbone(
         held_out: The site's test images. On them the trained network is asked, and, where `start` is no
             draft, a head that is solved on its features.
         norms: File of this site's norm layers, read and written where training has `local_norms`.
-        rounds_of: Generation that rounds began with, whose norm layers alone go on; default `start`.
+        rounds_of: Names the training that this is a round of; norm layers of another do not go on in it.
         seed: Of what the training draws: images, shifts, dropout, a fresh head. Default drawn here and told
             to nobody, since who knows it and the weights can make a first step again from an image. Random
             weights to start from are those of this seed, or of 0, so that hospitals begin alike.
@@ -119,13 +118,10 @@ def train_backbone(
     if start is not None:
         set_state(network.backbone, start.weights, f"generation {start.digest[:12]}")
     how = how or dataset.recipe.training
-    begun = rounds_of or start
-    own: Path | None = None
-    digest = ""
-    if how.local_norms and begun is not None and private is None:  # to random weights they mean nothing
-        own, digest = norms, tensors_digest(begun.weights).hex()
+    # to random weights they mean nothing
+    own = norms if how.local_norms and start is not None and private is None else None
     if own is not None:
-        kept = kept_norms(own, network.backbone, digest)
+        kept = kept_norms(own, network.backbone, rounds_of)
         set_state(network.backbone, {**state_of(network.backbone), **kept})
     if private is None:
         learn = partial(train, epochs=epochs, seed=drawn)
@@ -133,7 +129,7 @@ def train_backbone(
         learn = partial(train_private, private=private)
     result = learn(network, dataset, styles=styles, how=how, device=device, progress=progress)
     if own is not None:
-        keep_norms(own, network.backbone, dataset.recipe, digest)
+        keep_norms(own, network.backbone, dataset.recipe, rounds_of)
     errors: dict[Error, float] = {}
     if held_out is not None and len(held_out.labelled):
         try:

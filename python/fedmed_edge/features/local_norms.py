@@ -1,7 +1,7 @@
 """Norm layers that go on from where they were at this site, from one round of a federation to the next.
 
-They are handed over all the same: the next generation is one for everybody. Beside weights that began
-elsewhere they mean nothing, so their file names what the rounds began with.
+They are handed over all the same: the next generation is one for everybody. Beside the weights of another
+training they mean nothing, so their file names the training whose rounds it is of.
 
 Source: Li et al., FedBN, ICLR 2021, of which our backbones, that normalise by image, have the affine part.
 """
@@ -34,21 +34,21 @@ def norm_names(network: nn.Module) -> set[str]:
     }
 
 
-def keep_norms(path: Path, backbone: nn.Module, recipe: Recipe, start: str) -> None:
+def keep_norms(path: Path, backbone: nn.Module, recipe: Recipe, training: str) -> None:
     """Write the norm layers of a backbone to a file.
 
     Args:
-        start: Digest of the weights that the rounds began with.
+        training: Names the training whose rounds they go on in.
 
     Raises:
         InputError: The file cannot be written.
     """
     state = state_of(backbone)
-    write_backbone(path, {name: state[name] for name in norm_names(backbone)}, recipe, start=start)
+    write_backbone(path, {name: state[name] for name in norm_names(backbone)}, recipe, start=training)
 
 
-def kept_norms(path: Path, backbone: nn.Module, start: str) -> Weights:
-    """The norm layers in a file; none where there is no file, or one of another backbone or beginning.
+def kept_norms(path: Path, backbone: nn.Module, training: str) -> Weights:
+    """The norm layers in a file; none where there is no file, or one of another backbone or training.
 
     Raises:
         InputError: The file is damaged.
@@ -58,4 +58,4 @@ def kept_norms(path: Path, backbone: nn.Module, start: str) -> Weights:
     state, kept = state_of(backbone), read_backbone(path)
     shapes = {name: state[name].shape for name in norm_names(backbone)}
     fits = {name: value.shape for name, value in kept.weights.items()} == shapes
-    return kept.weights if fits and kept.header.start == start else {}
+    return kept.weights if fits and kept.header.start == training else {}

@@ -52,7 +52,7 @@ class BackboneHeader(Frozen):
         training: Id of the training with noise, which the site has written down.
         errors: `tuned_error` of the whole trained network on the site's held-out images, and `head_error` of
             a head solved on the generation that it started from; 0 to 1.
-        start: Of norm layers that a site keeps, SHA-256 of the weights that its rounds began with.
+        start: Of norm layers that a site keeps, the training in whose rounds they go on.
     """
 
     format_version: Literal[1] = 1

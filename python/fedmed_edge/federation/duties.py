@@ -175,7 +175,7 @@ class _Site:
         generation = self._generation(ask.generation)
         start, norms = generation, self.folder / NORMS
         if ask.object is None:
-            norms.unlink(missing_ok=True)  # of an earlier training, or of a first round that was cut off
+            norms.unlink(missing_ok=True)  # of an earlier training, or of this round where it was cut off
         else:
             content = verify_trusted(self.inbox.path(ask.object), self.config.server_key)
             start = replace(generation, weights=parse_backbone(content, "weights").weights)
@@ -193,7 +193,7 @@ class _Site:
             # with noise no figure leaves
             held_out=self.dataset.test if ask.object is None and private is None else None,
             norms=norms,
-            rounds_of=generation,
+            rounds_of=ask.training or ask.generation,
             private=private,
             device=self.config.device,
             progress=self.progress,

@@ -179,6 +179,7 @@ class Ask(Fields):
     Attributes:
         kind: `contribute` sums under a generation; `train` from a generation (or from `object`, weights of
             the same backbone) and contribute weights; `validate` the model `object`.
+        training: Whose round it is, of `train`; None from a server that does not say it yet.
         deadline: When the server goes on without the site.
     """
 
@@ -187,6 +188,7 @@ class Ask(Fields):
     recipe: Digest
     generation: Digest
     object: Digest | None = None
+    training: Id | None = None
     epochs: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] = 1.0
     deadline: Time
 

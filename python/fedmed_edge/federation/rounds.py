@@ -197,6 +197,7 @@ class Rounds:
                 recipe=training.recipe,
                 generation=training.generation,
                 object=training.backbone,
+                training=training.id,
                 epochs=training.epochs,
                 deadline=now + training.deadline_s,
             )

@@ -83,17 +83,18 @@ def test_rounds_take_the_mean_by_images_and_go_on_from_it(federation: Any, recip
 def test_the_next_round_goes_out_from_the_last_one(federation: Any, recipe: Recipe) -> None:
     coordinator = federation.coordinator(collect_s=0.001)
     begin(federation, coordinator, recipe, rounds=3)
-    alpha, heard = federation.hospitals["alpha"], list[str | None]()
+    alpha, heard = federation.hospitals["alpha"], list[tuple[str | None, str | None]]()
     train = alpha.train
 
     def listening() -> None:
-        heard.extend(duty.ask.object for duty in Asked(alpha.folder / "requests").open())
+        heard.extend((duty.ask.object, duty.ask.training) for duty in Asked(alpha.folder / "requests").open())
         train()
 
     alpha.train = listening
     training = finish(federation, coordinator, ["alpha", "beta"])
     assert [one.number for one in training.ended] == [1, 2, 3]
-    assert heard == [None, training.ended[0].backbone, training.ended[1].backbone]
+    starts = [None, training.ended[0].backbone, training.ended[1].backbone]
+    assert heard == [(start, training.id) for start in starts]
     assert [one.digest for one in federation.offers.all()] == [training.ended[2].backbone]
     federation.sync("alpha")
     (file,) = (alpha.folder / "inbox").glob("*.backbone")

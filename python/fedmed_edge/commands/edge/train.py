@@ -58,7 +58,7 @@ def command(
     from fedmed_edge.federation.inbox import Inbox
     from fedmed_edge.federation.sequence import private_training
     from fedmed_edge.federation.styles import styles_here
-    from fedmed_edge.local_training import NORMS, train_backbone
+    from fedmed_edge.local_training import train_backbone
 
     how = dataset.recipe.training if shifts else dataset.recipe.training.without_shifts()
     styles = styles_here(Inbox(folder / "inbox"), dataset.recipe, config.server_key)
@@ -72,7 +72,6 @@ def command(
             styles=styles,
             how=how,
             held_out=whole.test,
-            norms=folder / NORMS,
             private=noise,
             seed=seed,
             device=config.device,
