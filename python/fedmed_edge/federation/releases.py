@@ -23,9 +23,12 @@ from fedmed_edge.errors import InputError, StoreError, Withheld
 from fedmed_edge.features.patients import Leaving
 from fedmed_edge.statistics.accounting import Steps, composed_multiplier, epsilon_of, noise_multiplier
 
-__all__ = ["FILE_NAME", "Release", "Releases", "Spent"]
+__all__ = ["FILE_NAME", "SEQUENCE_FILE", "Release", "Releases", "Spent"]
 
 FILE_NAME: Final = "releases.jsonl"
+SEQUENCE_FILE: Final = "sequence"
+"""Number of the last contribution; it follows the line that tells of it."""
+
 _SLACK: Final = 1e-6
 """Part of the budget by which rounding may pass it."""
 
@@ -88,17 +91,28 @@ class Releases:
 
     Raises:
         StoreError: The file is damaged: what was spent is not known.
+        InputError: The file of the sequence is damaged.
     """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE_NAME
+        self._counted = _read_sequence(folder / SEQUENCE_FILE)  # before the lines: who signs writes it behind
         self.lines = _read(self._path)
 
     @property
+    def sequence(self) -> int:
+        """Number of the last contribution, as far as either file knows."""
+        return max(self._counted, self._told)
+
+    @property
+    def _told(self) -> int:
+        return max((one.sequence for one in self.lines), default=0)
+
+    @property
     def lost(self) -> bool:
-        """Whether contributions may have left that this folder knows nothing of."""
+        """Whether contributions may have left that are not in the file: the server or the sequence knows."""
         states = [one.state for one in self.lines if one.state in ("lost", "settled")]
-        return bool(states) and states[-1] == "lost"
+        return states[-1:] == ["lost"] or self._told < self._counted
 
     def spent(self, policy: Policy) -> Spent:
         """What noisy contributions and trainings have spent, and how many more the budget allows."""
@@ -185,8 +199,7 @@ class Releases:
     def _refuse_lost(self) -> None:
         if self.lost:
             raise Withheld(
-                f"{FILE_NAME}: the server has contributions of this site that are not in it, "
-                "so what has left is not known",
+                f"{FILE_NAME}: lacks contributions that this site signed, so what has left is not known",
                 hint="restore a newer copy; or say what they spent: `fedmed-edge budget --settle`",
             )
 
@@ -279,7 +292,6 @@ class Releases:
         if not self.lost:
             raise InputError(f"budget: {FILE_NAME} lacks nothing, so there is nothing to settle")
         noise = noise_multiplier(epsilon, policy.delta) if epsilon else None
-        sequence = self.lines[-1].sequence
         self._append(
             Release(
                 generation="",
@@ -287,7 +299,7 @@ class Releases:
                 parts=(),
                 noise=noise,
                 when=_now(),
-                sequence=sequence,
+                sequence=self.sequence,
                 state="settled",
             )
         )
@@ -309,6 +321,17 @@ class Releases:
                 hint="nothing is signed that is not written down: make room and try again",
             ) from None
         self.lines.append(release)
+
+
+def _read_sequence(path: Path) -> int:
+    try:
+        return int(path.read_text())
+    except FileNotFoundError:
+        return 0
+    except ValueError:
+        raise InputError(
+            f"{path}: not a number", hint="write the highest sequence that `fedmed-server status` shows"
+        ) from None
 
 
 def _read(path: Path) -> list[Release]:

@@ -11,9 +11,8 @@ from typing import Final
 
 from fedmed_edge.atomic import locked, write_atomic
 from fedmed_edge.config import Policy, SiteConfig
-from fedmed_edge.errors import InputError
 from fedmed_edge.features.patients import Leaving, Patients, PrivateTraining
-from fedmed_edge.federation.releases import Releases
+from fedmed_edge.federation.releases import SEQUENCE_FILE, Releases
 from fedmed_edge.generation import Generation
 from fedmed_edge.hospital import Prepared, Progress, expected, plan_training, prepare
 from fedmed_edge.images.dataset import Dataset
@@ -31,7 +30,6 @@ __all__ = [
     "signed_as_next",
 ]
 
-SEQUENCE_FILE: Final = "sequence"
 _LOCK: Final = "sequence.lock"
 
 
@@ -40,16 +38,9 @@ def next_sequence(folder: Path) -> int:
 
     Raises:
         InputError: The file that keeps it is damaged.
+        StoreError: What has left is not known.
     """
-    path = folder / SEQUENCE_FILE
-    try:
-        return int(path.read_text()) + 1
-    except FileNotFoundError:
-        return 1
-    except ValueError:
-        raise InputError(
-            f"{path}: not a number", hint="write the highest sequence that `fedmed-server status` shows"
-        ) from None
+    return Releases(folder).sequence + 1
 
 
 def raise_sequence(folder: Path, least: int) -> None:
@@ -96,7 +87,6 @@ def prepare_allowed(
         InputError: As `hospital.prepare` or `next_sequence`.
         StoreError: What has left is not known.
     """
-    next_sequence(folder)
     releases, policy = Releases(folder), config.policy
     releases.refuse_any(policy)
     patients = None if policy.epsilon is not None else Patients(dataset, policy.min_cohort)
@@ -161,9 +151,9 @@ def signed_as_next(
     with locked(folder / _LOCK):
         releases = Releases(folder)
         releases.refuse(prepared.leaving, policy)
-        sequence = next_sequence(folder)
-        _keep(folder, sequence)  # first: a gap does no harm, a number used twice does
+        sequence = releases.sequence + 1
         releases.record(prepared.leaving, sequence)
+        _keep(folder, sequence)  # last: where it counts more than is written down, something was lost
         yield prepared.contribution(sequence).sign(key)
 
 

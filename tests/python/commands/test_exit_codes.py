@@ -324,7 +324,8 @@ def test_5_a_generation_that_the_server_did_not_sign(verb: str, copied: Any, kit
 def test_1_an_older_sequence(copied: Any, kit: ModuleType) -> None:
     f = copied
     f.admin("import", f.root / "c.contribution")
-    (f.root / "c" / "sequence").unlink()
+    for name in ("sequence", "releases.jsonl"):  # as in a folder made anew with an old key
+        (f.root / "c" / name).unlink()
     table = f.root / "c-data" / "labels.csv"
     table.write_text("\n".join(table.read_text().splitlines()[:-8]) + "\n")
     path = f.contribute("c", file="x")

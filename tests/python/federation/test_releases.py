@@ -190,7 +190,7 @@ def test_handing_over_what_was_trained_spends_no_more_and_of_what_was_not_nothin
 
 def test_nothing_is_trained_with_noise_where_it_is_not_known_what_left(tmp_path: Path) -> None:
     Releases(tmp_path).record_lost(3)
-    with pytest.raises(Withheld, match="the server has contributions of this site"):
+    with pytest.raises(Withheld, match="lacks contributions that this site signed"):
         Releases(tmp_path).refuse_training(TRAINING, PRIVATE)
 
 
@@ -300,7 +300,7 @@ def test_after_an_older_folder_was_restored_nothing_leaves_before_what_left_is_t
     lost = Releases(tmp_path)
     assert len(lost.lines) == 2 and lost.lines[-1].sequence == 3 and lost.spent(policy).lost
     with pytest.raises(
-        Withheld, match="the server has contributions of this site that are not in it"
+        Withheld, match=r"releases\.jsonl: lacks contributions that this site signed"
     ) as caught:
         lost.refuse(told, policy)
     assert "fedmed-edge budget --settle" in (caught.value.hint or "")
@@ -316,6 +316,32 @@ def test_after_an_older_folder_was_restored_nothing_leaves_before_what_left_is_t
     settled.refuse(told, policy)
     with pytest.raises(InputError, match=r"budget: releases\.jsonl lacks nothing"):
         settled.settle(1.0, policy)
+
+
+@pytest.mark.parametrize("kept", [None, 0, 1], ids=["gone", "emptied", "cut off"])
+def test_a_file_that_lacks_what_the_sequence_counts_lets_nothing_leave(
+    kept: int | None, tmp_path: Path
+) -> None:
+    told = leaving(noisy=PRIVATE)
+    for _ in range(2):
+        with signed_as_next(tmp_path, prepared(PRIVATE), generate_key(), policy=PRIVATE):
+            pass
+    path = tmp_path / FILE_NAME
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.unlink()
+    if kept is not None:
+        path.write_bytes(b"".join(lines[:kept]) + lines[kept][:40])
+    releases = Releases(tmp_path)
+    assert releases.spent(PRIVATE).lost and releases.sequence == 2
+    with (
+        pytest.raises(Withheld, match=r"releases\.jsonl: lacks contributions that this site signed"),
+        signed_as_next(tmp_path, prepared(PRIVATE), generate_key(), policy=PRIVATE),
+    ):
+        pytest.fail("was signed")
+    releases.settle(1.5, PRIVATE)
+    settled = Releases(tmp_path)
+    assert not settled.lost and settled.sequence == 2
+    settled.refuse(told, PRIVATE)
 
 
 # --- the file --------------------------------------------------------------------------------------------

@@ -34,6 +34,16 @@ def test_the_sequence_rises_and_is_never_lowered(tmp_path: Path) -> None:
     assert "fedmed-server status" in (caught.value.hint or "")
 
 
+@pytest.mark.parametrize("damage", [None, "-7", "3"])
+def test_a_sequence_that_is_lost_or_too_low_goes_on_behind_what_was_written_down(
+    damage: str | None, tmp_path: Path
+) -> None:
+    Releases(tmp_path).record(Leaving(generation="ab", task="t", parts=("weights",)), 41)
+    if damage is not None:
+        (tmp_path / "sequence").write_text(damage)
+    assert next_sequence(tmp_path) == 42
+
+
 def test_what_is_made_at_once_gets_numbers_in_the_order_of_the_outbox(federation: Any) -> None:
     alpha = federation.hospitals["alpha"]
     made = [alpha.contribution() for _ in range(8)]

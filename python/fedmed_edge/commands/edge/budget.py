@@ -48,5 +48,5 @@ def command(out: Output, folder: Path, settle: float | None) -> None:
     if stands.exact:
         lines.append(f"{stands.exact} contributions left without noise; no ε bounds what they tell")
     if stands.lost:
-        lines.append("the server has contributions that are not known here: nothing leaves before --settle")
+        lines.append("contributions were signed that are not known here: no sums leave before --settle")
     out.answer({**asdict(stands), **document}, lines)
