@@ -28,8 +28,10 @@ def told(found: "Evaluation") -> tuple[dict[str, Any], list[str]]:
             f"{_number(site.expected_recall, 7)} {_number(site.worth, 9)} {_number(site.mean_distance, 9)}"
             for name, site in found.sites.items()
         ),
-        f"ridge {found.ridge:g}; left-out error and recall are of a head fitted without the site: "
-        "0 is perfect, 1 knows nothing",
+        f"ridge {found.ridge:g}; left-out error (0 is perfect, 1 knows nothing) and recall are of a head "
+        "that was fitted without the site",
+        "worth: by how much the other sites' left-out errors would rise in sum without it; distance: mean "
+        "squared Mahalanobis distance of its images to the reference",
         *([f"known-image threshold {found.known_threshold:.1f}"] if found.known_threshold else []),
         *(_between(between) if between else []),
     ]

@@ -324,5 +324,5 @@ def _score_of_active(
     try:
         return _score(verify_models(models.active().path, trust=trust, device=device), check_set, force=False)
     except FedmedError as error:
-        log.info("the new model is compared with none: %s", error)
+        log.info("nothing to compare the new model with: %s", error)
         return None

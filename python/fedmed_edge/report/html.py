@@ -149,7 +149,7 @@ def _score(value: Value | None) -> str:
 def _interval(value: Value | None) -> str:
     if value is None or value.low is None or value.high is None or value.low != value.low:
         return ""
-    return f"{value.low:.2f}–{value.high:.2f}"
+    return f"{value.low:.2f}{'–' if value.low >= 0 else ' to '}{value.high:.2f}"
 
 
 def seconds(value: float) -> str:

@@ -217,7 +217,7 @@ def test_what_cannot_be_published_is_refused(copied: Any, kit: ModuleType) -> No
 
 
 def test_a_site_that_never_connected_has_nothing_in_its_log(copied: Any, kit: ModuleType) -> None:
-    assert kit.run(EDGE, "log", "-C", copied.root / "a").out == "nothing left this site yet\n"
+    assert kit.run(EDGE, "log", "-C", copied.root / "a").out == "nothing left this site by its agent yet\n"
 
 
 def test_a_refined_model_goes_to_its_own_hospital_alone(copied: Any, kit: ModuleType, meet: Meet) -> None:

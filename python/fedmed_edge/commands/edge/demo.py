@@ -16,7 +16,7 @@ from fedmed_edge.commands.verbs import Output, Verb
 @click.option("--out", "target", type=FOLDER, default=Path("demo-output"), show_default=True)
 @policy_option("--setting", "open")
 @click.option("--joining", help="Site that joins by its statistics (default: the last by name).")
-@click.option("--full", is_flag=True, help="Train the networks compared with to their plateau (hours).")
+@click.option("--full", is_flag=True, help="Train fedavg and pooled to their plateau (hours).")
 @click.option("--seeds", type=click.IntRange(1, 100), default=1, show_default=True)
 @click.option("--device", type=TORCH_DEVICE, default="auto", show_default=True)
 @click.option("--federation", is_flag=True, help="Tell the story again over processes that connect by TLS.")

@@ -38,7 +38,10 @@ def command(out: Output, folder: Path, since: datetime | None) -> None:
     shown = [_line(list(one)) for _, one in groupby(rows, key=lambda row: (_about(row), row.rule))]
     out.answer(
         {"bytes": total, "requests": [asdict(row) for row in rows]},
-        [*shown, f"{total:,} bytes in {len(rows)} requests" if rows else "nothing left this site yet"],
+        [
+            *shown,
+            f"{total:,} bytes in {len(rows)} requests" if rows else "nothing left this site by its agent yet",
+        ],
     )
 
 

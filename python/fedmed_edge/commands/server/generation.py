@@ -89,6 +89,10 @@ def publish(
     store.publish_generation(generation.content)
     signature = write_signed(target, generation.content, key)
     header = generation.header
+    if backbone or sources or from_store:
+        work = "contribute under this draft"
+    else:
+        work = "train from this draft and contribute --weights"
     out.answer(
         {
             "out": str(target),
@@ -104,7 +108,7 @@ def publish(
             f"rows of {generation.row_dim}, trained by {', '.join(header.trained_by) or 'nobody yet'}; "
             f"hand it over with its signature {signature}",
             *(
-                ["next: hospitals contribute under this draft, then publish again with --from those files"]
+                [f"next: hospitals {work}, then publish again with --from those files"]
                 if generation.draft
                 else []
             ),
