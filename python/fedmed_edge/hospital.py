@@ -155,7 +155,7 @@ def prepare(
         shifts="shifts" in policy.parts,
         progress=progress,
     )
-    check_width(sums, policy)
+    check_width(sample.plan, generation, dataset.recipe, policy)
     if not generation.draft:
         counts = calibration_counts(sums, sample, dataset.recipe)
         sums = sums if counts is None else replace(sums, calibration=counts)
@@ -163,7 +163,7 @@ def prepare(
     cohort: tuple[str, ...] = ()
     if patients is not None:
         patients.refuse_changed()
-        cohort = patients.cohort(made.header.parts, sample.patients)
+        cohort = patients.cohort(made.header.parts, sample.plan.patients)
     leaving = _leaving(dataset, generation, made.header.parts)
     return Prepared(leaving.model_copy(update={"cohort": cohort}), lambda: made)
 

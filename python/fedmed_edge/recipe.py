@@ -135,6 +135,11 @@ class Training(Frozen):
         """Whether any shift is generated."""
         return max(self.amplitude, self.maps, self.moments) > 0
 
+    @property
+    def compares_views(self) -> bool:
+        """Whether a site tells how rows of its images differ from those of shifted views."""
+        return self.invariance > 0 and self.maps > 0
+
     def without_shifts(self) -> "Training":
         """The same on the images as they are."""
         return self.model_copy(update={"amplitude": 0.0, "maps": 0.0, "moments": 0.0})

@@ -250,6 +250,10 @@ def test_the_width_rule(dataset: Dataset, generation: Generation, caplog: pytest
     images = config(width_rule="refuse", parts=("images", "style"))
     with pytest.raises(Withheld, match="all images has width 9, expected at most a third of its 20 patients"):
         make_contribution(dataset, generation, images)
+    several = replace(dataset, items=tuple(replace(i, patient=f"{i.label}-{i.split}") for i in dataset))
+    images = images.model_copy(update={"policy": images.policy.model_copy(update={"min_cohort": 1})})
+    with pytest.raises(Withheld, match="all images has width 9, expected at most a third of its 2 patients"):
+        make_contribution(several, generation, images)
     with caplog.at_level(logging.WARNING, "fedmed_edge.statistics.width_rule"):
         make_contribution(dataset, generation, config(width_rule="off"))
         make_contribution(dataset, generation, config(width_rule="refuse", parts=("style",)))
@@ -318,7 +322,7 @@ def test_calibration_counts_the_answers_on_the_folds_held_out() -> None:
         accumulator.add_rows(row[None], np.array([number], np.int32), name)
     sums = accumulator.result()
     folds = np.array([plan.fold(name, number) for name, number in zip(names, truth, strict=True)], np.int32)
-    counts = calibration_counts(sums, RowSample(rows, truth, folds), RECIPE)
+    counts = calibration_counts(sums, RowSample(rows, truth, folds, accumulator.came), RECIPE)
     assert sums.folds == 5 and counts is not None
     rows = rows.astype(np.float64)
     answers = np.zeros((PATIENTS, 2))

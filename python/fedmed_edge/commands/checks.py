@@ -14,7 +14,7 @@ from pathlib import Path
 from fedmed_edge.commands import inference_checks
 from fedmed_edge.commands.connection_checks import connection_looks
 from fedmed_edge.commands.folders import read_site, read_site_data, read_site_generation
-from fedmed_edge.config import PATIENTS_A_COLUMN, SiteConfig
+from fedmed_edge.config import SiteConfig
 from fedmed_edge.errors import FedmedError, InputError
 from fedmed_edge.kernels import thread_count
 from fedmed_edge.recipe import read_recipe
@@ -101,8 +101,10 @@ def _generation(config: SiteConfig) -> Answer:
 
 
 def _policy(folder: Path, config: SiteConfig) -> Answer:
+    from fedmed_edge.features.extract import plan_dataset
     from fedmed_edge.federation.policy import rules_told
     from fedmed_edge.federation.releases import Releases
+    from fedmed_edge.statistics.width_rule import too_wide
 
     policy = config.policy
     found = "; ".join(f"{name}: {rule}" for name, rule in rules_told(policy).items())
@@ -111,16 +113,12 @@ def _policy(folder: Path, config: SiteConfig) -> Answer:
     Releases(folder).refuse_any(policy)
     if policy.epsilon is not None or not config.generation.exists():
         return "ok", found
-    width, train = read_site_generation(config).row_dim, read_site_data(config).train
-    sent = [count for count in train.counts().values() if count >= policy.min_cohort]
-    patients, wanted = min(sent, default=0), PATIENTS_A_COLUMN * width
-    if patients < wanted and policy.width_rule != "off":
+    train = read_site_data(config).train
+    _, plan = plan_dataset(train, policy.min_cohort)
+    fault = too_wide(plan, read_site_generation(config), train.recipe, policy)
+    if fault is not None:
         level = "fault" if policy.width_rule == "refuse" else "warning"
-        hint = (
-            f"a Gram of {width} columns shows who is in a class of {patients} patients, expected {wanted}: "
-            "set `epsilon`, or ask for a narrower generation"
-        )
-        return level, found, hint
+        return level, found, f"{fault}; {fault.hint}"
     return "ok", found
 
 

@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -53,13 +53,13 @@ class RowSample:
         rows: (N, D) float32.
         classes: (N,) class index.
         folds: (N,) fold in which the row's class statistics stand; −1 for the part never held out.
-        patients: Class index → ids of the patients whose rows of it were added up.
+        plan: Folds and patients of the sums, as they came.
     """
 
     rows: Float32 = field(repr=False)
     classes: npt.NDArray[np.int32]
     folds: npt.NDArray[np.int32]
-    patients: Mapping[int, frozenset[str]] = field(default_factory=dict, repr=False)
+    plan: FoldPlan
 
 
 def extract(
@@ -118,8 +118,8 @@ def extract_with_sample(
     sampler = _Sampler(max(1, limit // max(1, len(dataset))), np.random.Generator(np.random.PCG64(seed)))
     extraction = _Extraction(generation, dataset, site, min_cohort, device, sampler, shifts=shifts)
     statistics = extraction.run(progress)
-    sample = _as_counted(sampler.result(generation.row_dim), statistics)
-    return statistics, replace(sample, patients=extraction.exact.patients)
+    sample = sampler.result(generation.row_dim, extraction.exact.came)
+    return statistics, _as_counted(sample, statistics)
 
 
 def _as_counted(sample: RowSample, statistics: FeatureStatistics) -> RowSample:
@@ -128,7 +128,7 @@ def _as_counted(sample: RowSample, statistics: FeatureStatistics) -> RowSample:
     rows, classes, folds = sample.rows[kept], sample.classes[kept], sample.folds[kept]
     pairs = zip(folds.tolist(), classes.tolist(), strict=True)
     held = np.array([pair in statistics.blocks for pair in pairs], bool)
-    return RowSample(rows, classes, np.where(held, folds, REST).astype(np.int32))
+    return RowSample(rows, classes, np.where(held, folds, REST).astype(np.int32), sample.plan)
 
 
 def extract_clipped(
@@ -220,8 +220,7 @@ class _Extraction:
         self.sums = self.exact if sums is None else sums
         # Noise goes on class Grams alone, and a draft's rows are not those of its head.
         how = dataset.recipe.training
-        asked = shifts and how.invariance > 0 and how.maps > 0
-        self.views = how if asked and sums is None and not self.draft else None
+        self.views = how if shifts and how.compares_views and sums is None and not self.draft else None
 
     def run(self, progress: Progress | None) -> FeatureStatistics:
         self.run_through(progress)
@@ -354,11 +353,11 @@ class _Sampler:
         folds = np.array([plan.fold(patient, int(index)) for index in classes], np.int32)
         self.kept.append((rows, classes, folds))
 
-    def result(self, row_dim: int) -> RowSample:
+    def result(self, row_dim: int, plan: FoldPlan) -> RowSample:
         none = np.zeros(0, np.int32)
         parts = [(np.zeros((0, row_dim), np.float32), none, none), *self.kept]
         rows, classes, folds = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-        return RowSample(rows, classes, folds)
+        return RowSample(rows, classes, folds, plan)
 
 
 def _added(one: Moments, other: Moments) -> Moments:

@@ -1,6 +1,7 @@
 """Rows and images of one site into its sums, one image at a time."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -199,12 +200,16 @@ class Accumulator:
         self._style_count += 1.0
 
     @property
-    def patients(self) -> dict[int, frozenset[str]]:
-        """Class index → ids of the patients whose rows of it have been added; to stay at the site."""
-        found: dict[int, set[str]] = {}
-        for (_, index), ids in self._patients.items():
-            found.setdefault(index, set()).update(ids)
-        return {index: frozenset(ids) for index, ids in found.items()}
+    def came(self) -> FoldPlan:
+        """The plan by the rows that really came, once `result` was asked; to stay at the site."""
+        counted = self._patients if self.pooled else self._blocks
+        patients = {index: self._patients_of(index) for index in sorted({index for _, index in counted})}
+        folds = {index: 0 if (REST, index) in self._blocks else self.plan.folds[index] for index in patients}
+        return replace(self.plan, folds=folds, patients=patients)
+
+    def _patients_of(self, index: int) -> frozenset[str]:
+        """Whose rows of a class were added."""
+        return frozenset().union(*(ids for (_, of), ids in self._patients.items() if of == index))
 
     def result(self) -> FeatureStatistics:
         """The sums; nothing may be added after.
@@ -248,7 +253,7 @@ class Accumulator:
         present: dict[int, int] = {}
         for index in sorted({index for _, index in self._blocks}):
             keys = sorted(key for key in self._blocks if key[1] == index)
-            patients = set().union(*(self._patients[key] for key in keys))
+            patients = self._patients_of(index)
             whole = len(keys) == max(1, self.plan.folds[index])
             if whole and all(len(self._patients[key]) >= self.plan.min_cohort for key in keys):
                 present[index] = len(patients)
@@ -265,8 +270,8 @@ class Accumulator:
 
     def _refuse_pooled(self) -> None:
         """Rows cannot be taken out of a pool again, and sums by class, where they lack, would show them."""
-        for index, ids in sorted(self.patients.items()):
-            if len(ids) < self.plan.min_cohort:
+        for index in sorted({index for _, index in self._patients}):
+            if len(self._patients_of(index)) < self.plan.min_cohort:
                 raise self._too_few(index)
 
     def _refuse_lost(self, lost: set[int]) -> None:
@@ -278,7 +283,7 @@ class Accumulator:
     def _too_few(self, index: int) -> InputError:
         return InputError(
             f"statistics: class `{self.classes[index]}` has rows of fewer than {self.plan.min_cohort} "
-            f"patients, the folds were planned with {self.plan.patients[index]}",
+            f"patients, the folds were planned with {len(self.plan.patients[index])}",
             hint="take images that cannot be read, or whose grid misses a class, out of the data set and run "
             "it again",
         )

@@ -22,15 +22,15 @@ class FoldPlan:
         folds: Class index → 5, 2, or 0 for a class that goes whole into the rest; absent classes are not
             in it.
         numbers: Patient → its number in the deal, from 0.
-        patients: Class index → how many patients it has; absent classes are not in it.
-        unlabelled: True where enough patients have unlabelled images.
+        patients: Class index → ids of its patients; absent classes are not in it.
+        unlabelled: Ids of the patients with unlabelled images; empty where they are too few.
     """
 
     min_cohort: int
     folds: Mapping[int, int]
     numbers: Mapping[str, int] = field(repr=False)
-    patients: Mapping[int, int]
-    unlabelled: bool = False
+    patients: Mapping[int, frozenset[str]] = field(repr=False)
+    unlabelled: frozenset[str] = field(default=frozenset(), repr=False)
 
     def fold(self, patient: str, index: int) -> int | None:
         """Fold of a patient's rows of class `index`: `REST` without folds, None for a class left out."""
@@ -46,7 +46,7 @@ class FoldPlan:
         their difference to the class sums would show the very rows that `min_cohort` guards.
         """
         present = set(classes)
-        return self.unlabelled if not present else any(index in self.folds for index in present)
+        return bool(self.unlabelled) if not present else any(index in self.folds for index in present)
 
 
 def plan_folds(
@@ -76,7 +76,7 @@ def plan_folds(
     """
     if min_cohort < 1:
         raise ValueError(f"`min_cohort` has {min_cohort}, expected at least 1")
-    members = {index: set(patients) for index, patients in sorted(patients_by_class.items())}
+    members = {index: frozenset(patients) for index, patients in sorted(patients_by_class.items())}
     numbers = _deal(members)
     folds: dict[int, int] = {}
     for index, patients in members.items():
@@ -84,15 +84,14 @@ def plan_folds(
             log.warning("class %d is left out: patients %d, min_cohort %d", index, len(patients), min_cohort)
             continue
         folds[index] = _folds_of([numbers[patient] for patient in patients], min_cohort)
-    enough = len(set(unlabelled)) >= min_cohort
-    if unlabelled and not enough:
-        log.warning(
-            "unlabelled images are left out: patients %d, min_cohort %d", len(set(unlabelled)), min_cohort
-        )
-    return FoldPlan(min_cohort, folds, numbers, {index: len(members[index]) for index in folds}, enough)
+    pooled = frozenset(unlabelled)
+    if 0 < len(pooled) < min_cohort:
+        log.warning("unlabelled images are left out: patients %d, min_cohort %d", len(pooled), min_cohort)
+        pooled = frozenset()
+    return FoldPlan(min_cohort, folds, numbers, {index: members[index] for index in folds}, pooled)
 
 
-def _deal(members: Mapping[int, set[str]]) -> dict[str, int]:
+def _deal(members: Mapping[int, frozenset[str]]) -> dict[str, int]:
     rarest: dict[str, tuple[int, int]] = {}
     for index, patients in members.items():
         for patient in patients:

@@ -1,6 +1,7 @@
 """`fedmed-edge doctor`: every check, where all is well and where it is not."""
 
 import os
+import re
 import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -161,6 +162,39 @@ def edit(path: Path, old: str, new: str) -> None:
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
+
+
+def test_the_policy_check_says_of_the_width_what_contribute_says(site: Path, kit: ModuleType) -> None:
+    """Rows of 57: the 171 patients of a class are enough in one Gram, and not in five folds."""
+    edit(site / "fedmed.toml", 'width_rule = "off"', 'width_rule = "refuse"')
+    data = site.parent / "a-data"
+    with (data / "labels.csv").open("a") as table:
+        for index in range(100, 422):
+            (data / f"{index}.png").hardlink_to(data / f"{index % 2}.png")
+            table.write(f"{index}.png,{('dark', 'bright')[index % 2]},,p{index},train\n")
+
+    def both(parts: str, min_cohort: int) -> tuple[checks.Check, Any]:
+        text = (site / "fedmed.toml").read_text()
+        text = re.sub(r"(?m)^min_cohort = .*$", f"min_cohort = {min_cohort}", text)
+        (site / "fedmed.toml").write_text(re.sub(r"(?m)^parts = .*$", f"parts = {parts}", text))
+        out = ("--out", site / "made")
+        return look(site, "policy"), kit.run("fedmed-edge", "contribute", "-C", site, *out)
+
+    for parts, min_cohort, width, patients in (
+        ('["classes"]', 2, 57, 34),
+        ('["classes"]', 100, 57, None),  # one Gram a class
+        ('["images", "channels"]', 2, 17, None),
+        ('["channels"]', 2, 0, None),
+    ):
+        check, said = both(parts, min_cohort)
+        if patients is None:
+            assert check.level == "ok" and said.code == 0, (check, said.err)
+            continue
+        told = f"width {width}, expected at most a third of its {patients} patients"
+        assert check.level == "fault" and told in (check.hint or ""), check
+        assert said.code != 0 and told in said.err
+    edit(site / "fedmed.toml", "min_cohort = 2", "min_cohort = 1000")
+    assert look(site, "policy").level == "ok"  # nothing leaves, as the data's check says
 
 
 def test_unlabelled_images_may_be_enough(site: Path) -> None:

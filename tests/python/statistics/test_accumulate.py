@@ -87,6 +87,8 @@ def test_folds_that_lost_their_cohort_go_into_the_rest() -> None:
     assert list(result.blocks) == [(REST, 0)]
     assert result.folds == 0
     assert result.patients.tolist() == [9, 0, 0]
+    assert sums.plan.folds == {0: 5} and sums.came.folds == {0: 0}
+    assert sums.came.patients == {0: set(sorted(members[0])[:-1])}
 
 
 def test_a_class_that_lost_its_cohort_is_absent_where_its_images_hold_others() -> None:
@@ -98,6 +100,7 @@ def test_a_class_that_lost_its_cohort_is_absent_where_its_images_hold_others() -
     result = sums.result()
     assert result.absent == ("b", "c")
     assert result.class_counts.tolist() == [2, 0, 0]
+    assert sums.came.patients == {0: {"p", "q"}} and sums.came.folds == {0: 0}
 
 
 def test_a_class_that_lost_its_cohort_is_refused_where_its_images_stand_alone_in_the_image_sums() -> None:
