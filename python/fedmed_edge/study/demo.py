@@ -122,6 +122,7 @@ def run_demo(
         pages.append(_page(task, runs, out / task.name / f"seed-{runs.first.seed}", watch))
     facts = {
         "version": __version__,
+        "images": ", ".join(folder.name for folder in data) or "a synthetic cohort, of no patient",
         "seeds": str(seeds),
         "seconds": f"{time.perf_counter() - began:.0f} in this run",
     }
@@ -134,7 +135,7 @@ def run_demo(
     shown = ReportData(
         title="FedMed Edge",
         summary="A backbone learned without one hospital, which then joined by its statistics alone; "
-        "a hospital withdrew; the model was exported and asked about held-out images.",
+        "the model of all was exported and asked about held-out images; a hospital withdrew.",
         tasks=tuple(pages),
         facts=facts,
         notes=("Small data sets: no clinical claim can rest on these figures.",),
