@@ -360,6 +360,23 @@ def test_1_a_contribution_that_was_replaced_makes_no_generation(copied: Any, kit
     refused(said, 1, "older: is not what site `a` handed over last for tiny", "newest contribution")
 
 
+def test_1_a_recipe_takes_no_place_by_a_command_that_fails(copied: Any, kit: ModuleType) -> None:
+    f, other = copied, copied.root / "other.toml"
+    other.write_text(f.recipe.read_text().replace("classes = [", 'classes = ["third", '))
+    publish = ("generation", "publish", "-C", f.server, "--recipe", other, "--out", f.root / "x")
+    for given in (("--backbone", f.root / "none"), ("--from", f.root / "none")):
+        refused(kit.run(SERVER, *publish, *given), 1, "none: no such file")
+    model = f.admin("export", "--out", f.root / "m.onnx")["out"]
+    take = ("generation", "import", "-C", f.server, model, "--recipe", other, "--trust", f.trust)
+    refused(kit.run(SERVER, *take), 1, "m.onnx: not a generation file")
+    assert f.admin("rebuild")["sites"]
+    f.ask(SERVER, *publish)
+    said = kit.run(SERVER, "rebuild", "-C", f.server)
+    refused(said, 1, "no site contributed under the newest recipe of tiny", "makes that the newest again")
+    f.admin("generation", "publish", "--recipe", f.recipe, "--out", f.root / "x")
+    assert f.admin("rebuild")["sites"]
+
+
 # --- settings --------------------------------------------------------------------------------------------
 
 

@@ -70,22 +70,27 @@ def publish(
         raise click.UsageError("give either --backbone or --from or --stored")
     from fedmed_edge.features.generations import from_backbone, from_contributions
     from fedmed_edge.recipe import read_recipe
+    from fedmed_edge.statistics.contribution import read_contribution
     from fedmed_edge.universal.pool import pool_recipe
 
     config, store = read_server(folder)
     key = read_private_key(config.key)
     check_writable(target)
-    if recipe_file:
-        recipe = read_recipe(recipe_file)
-        store.add_recipe(recipe)
-        task = recipe.name
+    recipe = read_recipe(recipe_file) if recipe_file else None
+    for path in sources:
+        read_contribution(path)
     if sources or from_store:
+        if recipe:  # contributions may be under it
+            store.add_recipe(recipe)
+            task = recipe.name
         tasks = [task_of(store, task)] if task else store.tasks()
         given = _named(store, tasks, sources) if sources else _under_newest_draft(store, tasks)
         recipes = [store.recipe(one) for one in sorted({one.header.task for one in given})]
         generation = from_contributions(given, pool_recipe(recipes), store.generation, seed=seed)
     else:
-        generation = from_backbone(backbone, store.recipe(task_of(store, task)), seed=seed)
+        generation = from_backbone(backbone, recipe or store.recipe(task_of(store, task)), seed=seed)
+        if recipe:  # it takes the place of the one before: not for a generation that cannot be made
+            store.add_recipe(recipe)
     store.publish_generation(generation.content)
     signature = write_signed(target, generation.content, key)
     header = generation.header
@@ -189,11 +194,13 @@ def take(out: Output, folder: Path, file: Path, recipe_file: Path, trust: Path) 
 
     Example: fedmed-server generation import -C east start.generation --recipe lesion.toml --trust centre.pub
     """
+    from fedmed_edge.generation import parse_generation
     from fedmed_edge.recipe import read_recipe
     from fedmed_edge.signing import verify_trusted
 
     _, store = read_server(folder)
-    content = verify_trusted(file, trust)
-    store.add_recipe(read_recipe(recipe_file))
+    content, recipe = verify_trusted(file, trust), read_recipe(recipe_file)
+    parse_generation(content, str(file))
+    store.add_recipe(recipe)
     digest = store.publish_generation(content)
     out.answer({"digest": digest}, f"{file}: generation {digest[:12]}, as its server signed it")

@@ -12,6 +12,7 @@ from fedmed_edge.errors import InputError
 
 if TYPE_CHECKING:
     from fedmed_edge.model.global_model import GlobalModel
+    from fedmed_edge.recipe import Recipe
     from fedmed_edge.store.store import Store
 
 
@@ -67,6 +68,8 @@ def command(
     if unknown:
         raise InputError(f"rebuild: no site `{sorted(unknown)[0]}` is enrolled")
     contributions, recipe = store.contributions(task, without=without), store.recipe(task)
+    if not contributions:
+        _refuse_unheard(store, recipe)
     quarantined = stand_out(read_sums(contributions, recipe)) if quarantine else {}
     for site, how in quarantined.items():
         store.held_back.add(task, site, how)
@@ -76,6 +79,17 @@ def command(
     held_back = store.held_back.of(task)
     more = {"quarantined": quarantined, "held_back": held_back}
     out.answer(document | more, lines + told_held_back(held_back))
+
+
+def _refuse_unheard(store: "Store", recipe: "Recipe") -> None:
+    """Say so where the store has sums of the task, and all are under recipes before the newest."""
+    sums = [one for one in store.contribution_entries(recipe.name) if one.holds == "sums"]
+    if sums and all(one.recipe != recipe.digest for one in sums):
+        raise InputError(
+            f"rebuild: no site contributed under the newest recipe of {recipe.name}, {recipe.digest[:12]}",
+            hint="hospitals contribute under it; or `fedmed-server generation publish --recipe FILE` with "
+            "the one before makes that the newest again",
+        )
 
 
 def task_of(store: "Store", task: str | None) -> str:
