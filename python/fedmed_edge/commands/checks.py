@@ -14,6 +14,7 @@ from pathlib import Path
 from fedmed_edge.commands import inference_checks
 from fedmed_edge.commands.connection_checks import connection_looks
 from fedmed_edge.commands.folders import read_site, read_site_data, read_site_generation
+from fedmed_edge.commands.handing_over import newest_generation
 from fedmed_edge.config import SiteConfig
 from fedmed_edge.errors import FedmedError, InputError
 from fedmed_edge.kernels import thread_count
@@ -44,13 +45,22 @@ def examine(folder: Path) -> Iterator[Check]:
     """Every check of the site in `folder`; what one of them raises is its fault and ends no other."""
     config, looks = SiteConfig(site="unset", key=folder / "site.key"), MACHINE_LOOKS
     try:
-        config = read_site(folder)
+        config = _with_what_came(folder, read_site(folder))
         looks = site_looks(folder) | connection_looks(folder) | MACHINE_LOOKS
         yield Check("settings", "ok", f"{folder / 'fedmed.toml'}: site {config.site}")
     except FedmedError as error:
         yield Check("settings", "fault", str(error), error.hint)
     for name, look in looks.items():
         yield guarded(name, look, config)
+
+
+def _with_what_came(folder: Path, config: SiteConfig) -> SiteConfig:
+    """The settings; as for `contribute`, with the newest generation that came where theirs is not here."""
+    try:
+        came = None if config.generation.exists() else newest_generation(folder)
+    except InputError:
+        came = None
+    return config.model_copy(update={"generation": came}) if came else config
 
 
 def guarded(name: str, look: Look, config: SiteConfig) -> Check:

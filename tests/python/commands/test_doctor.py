@@ -1,5 +1,6 @@
 """`fedmed-edge doctor`: every check, where all is well and where it is not."""
 
+import hashlib
 import os
 import re
 import time
@@ -12,6 +13,8 @@ import pytest
 from fedmed_edge.commands import checks
 from fedmed_edge.config import SiteConfig, read_config
 from fedmed_edge.errors import DeviceError, InputError
+from fedmed_edge.federation.inbox import Arrived
+from fedmed_edge.federation.records import write_record
 from fedmed_edge.inference.model_folder import ModelFolder
 
 SITE = ["settings", "recipe", "data", "generation", "policy", "key", "server key", "model"]
@@ -35,6 +38,19 @@ def look(site: Path, name: str) -> checks.Check:
         return next(checks.examine(site))
     looks = checks.site_looks(site) | checks.MACHINE_LOOKS
     return checks.guarded(name, looks[name], read_config(SiteConfig, site))
+
+
+def test_a_generation_that_came_by_the_agent_counts(site: Path) -> None:
+    named, inbox = site / "generation.safetensors", site / "inbox"
+    digest = hashlib.sha256(named.read_bytes()).hexdigest()
+    inbox.mkdir()
+    for end in ("", ".sig"):
+        Path(f"{named}{end}").rename(inbox / f"{digest}.generation{end}")
+    assert {one.name: one for one in checks.examine(site)}["generation"].level == "warning"
+    arrived = Arrived(kind="generation", digest=digest, bytes=1, signature="", came=0.0)
+    write_record(inbox / f"{digest}.json", arrived)
+    found = {one.name: one for one in checks.examine(site)}["generation"]
+    assert found.level == "ok" and digest[:12] in found.found
 
 
 def test_a_sound_site(site: Path, kit: ModuleType) -> None:

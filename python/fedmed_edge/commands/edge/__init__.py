@@ -15,7 +15,7 @@ _VERBS = {
     "contribute": "Extract, sign and hand over a contribution.",
     "agent": "Stay connected to the server, within the site's policy.",
     "pull": "The newest model that the server published.",
-    "log": "Every byte that left this site, and under which rule.",
+    "log": "Every byte that left this site by its agent, and under which rule.",
     "budget": "Privacy spent, and what is left of it.",
     "inspect": "What is in a contribution, generation or model, tensor by tensor.",
     "model": "Models here: bring one, have it answer, go back.",
