@@ -16,6 +16,8 @@ FileKind = Literal[
     "public key",
     "private key",
     "signature",
+    "request",
+    "server's answer",
 ]
 
 HEADER_CAP: Final = 1 << 22
@@ -71,8 +73,12 @@ def content_kind(start: bytes) -> FileKind | None:
 def _text_kind(start: bytes) -> FileKind | None:
     if b"PRIVATE KEY-----" in start:
         return "private key"
-    if b"-----BEGIN PUBLIC KEY-----" in start:
+    if start.lstrip().startswith(b"-----BEGIN PUBLIC KEY-----"):
         return "public key"
+    if start.startswith(b"{") and b'"fedmed site request v1"' in start:
+        return "request"
+    if start.startswith(b"{") and b'"fedmed site answer v1"' in start:
+        return "server's answer"
     if start.startswith(b"{") and b'"signer"' in start and b'"signature"' in start:
         return "signature"
     try:

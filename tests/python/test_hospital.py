@@ -1,6 +1,7 @@
 """What a hospital computes, within its policy."""
 
 import logging
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -529,6 +530,12 @@ def test_a_cohort_tells_patients_apart_by_what_their_images_hold(dataset: Datase
     (tmp_path / "elsewhere" / "0.png").unlink()
     with pytest.raises(InputError, match=r"0.png: cannot be read"):
         cohort(moved)
+
+
+def test_a_pipe_in_the_place_of_an_image_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(InputError, match=r"a\.png: not a file"):
+        content_digest(tmp_path / "a.png")
 
 
 def test_neither_names_nor_order_of_the_files_of_a_series_count(tmp_path: Path) -> None:

@@ -192,6 +192,23 @@ def _signature(file: Path) -> Told:
     return {"signer": signer, "of": str(signed)}, [f"{file}: signature by {signer} of {signed}, {beside}"]
 
 
+def _request(file: Path) -> Told:
+    from fedmed_edge.federation.engine.enrolment import read_request
+    from fedmed_edge.signing import fingerprint
+
+    request = read_request(file)
+    mark = fingerprint(request.signing_key)
+    return {"site": request.site, "fingerprint": mark}, [f"{file}: request of site {request.site}, {mark}"]
+
+
+def _answer(file: Path) -> Told:
+    from fedmed_edge.federation.engine.enrolment import read_unchecked_answer
+
+    told = read_unchecked_answer(file)
+    where = f"{told['host']}:{told['port']}"
+    return told, [f"{file}: answer to site {told['site']} of the server at {where}, {told['fingerprint']}"]
+
+
 def _shapes(weights: Mapping[str, Any]) -> dict[str, list[int]]:
     return {name: list(value.shape) for name, value in weights.items()}
 
@@ -218,4 +235,6 @@ _TELLERS: dict[FileKind, Callable[[Path], Told]] = {
     "public key": _public_key,
     "private key": _private_key,
     "signature": _signature,
+    "request": _request,
+    "server's answer": _answer,
 }

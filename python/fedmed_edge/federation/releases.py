@@ -340,6 +340,10 @@ def _read(path: Path) -> list[Release]:
         return [Release.model_validate_json(line) for line in whole.splitlines()]
     except FileNotFoundError:
         return []
+    except PermissionError as error:
+        raise StoreError(
+            f"{path}: cannot be read: {error.strerror}", hint="check who owns it and its permissions"
+        ) from None
     except (OSError, UnicodeDecodeError, ValidationError):
         raise StoreError(
             f"{path}: is damaged: what has left is not known",

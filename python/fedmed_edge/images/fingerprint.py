@@ -1,8 +1,10 @@
 """Whether a file, or a folder of them, is what it was: by its bytes, or at a glance."""
 
 import hashlib
+import sys
 from pathlib import Path
 
+from fedmed_edge.atomic import open_regular
 from fedmed_edge.errors import InputError
 
 __all__ = ["content_digest", "stamp"]
@@ -14,15 +16,15 @@ def content_digest(path: Path) -> str:
     """SHA-256 of a file, or of the files of a folder, in hexadecimal; neither names nor their order count.
 
     Raises:
-        InputError: A file cannot be read.
+        InputError: A file cannot be read, or is none: a pipe would be waited for, a device read for ever.
     """
     held = []
-    try:
-        for one in _files(path):
-            with one.open("rb") as file:
-                held.append(hashlib.file_digest(file, "sha256").digest())
-    except OSError as error:
-        raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from None
+    for one in _files(path):
+        digest = hashlib.sha256()
+        with open_regular(one, sys.maxsize) as (file, _):
+            while piece := file.read(1 << 20):
+                digest.update(piece)
+        held.append(digest.digest())
     return hashlib.sha256(b"".join(sorted(held))).hexdigest()
 
 

@@ -83,7 +83,11 @@ class Index:
         made = inspect(connection).has_table("settings")
         version = connection.scalar(select(settings.c.value).where(_VERSION_ROW)) if made else None
         if version is None:
-            raise StoreError(f"{place}: store was not finished", hint="run `fedmed-server init` again")
+            raise StoreError(
+                f"{place}: store was not finished",
+                hint="where an `init` was cut off run `fedmed-server init` again; else restore the index "
+                "from a backup",
+            )
         if not version.isdecimal() or int(version) > SCHEMA_VERSION:
             raise StoreError(
                 f"{place}: store has schema version {version[:20]}, expected at most {SCHEMA_VERSION}",

@@ -34,7 +34,11 @@ class SqliteFile:
         try:
             self.path.stat()
         except (FileNotFoundError, NotADirectoryError):
-            raise StoreError(f"{self.place}: no store here", hint="`fedmed-server init` makes one") from None
+            raise StoreError(
+                f"{self.place}: no store here",
+                hint="`fedmed-server init` makes one; where there was one, "
+                f"restore {self.path.name} from a backup",
+            ) from None
         except OSError as error:
             raise StoreError(f"{self.path}: cannot be read: {error.strerror}", hint=_PERMISSIONS) from None
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fedmed_edge.kinds import content_kind
 from fedmed_edge.model.global_model import GlobalModel
 from fedmed_edge.model.posterior import Posterior
 from fedmed_edge.recipe import read_recipe
@@ -68,6 +69,11 @@ KINDS: dict[str, tuple[Callable[[Any, Path], Path], list[str], set[str]]] = {
         ["signature by SHA256:", "tiny.onnx"],
         {"signer", "of"},
     ),
+    "request": (
+        lambda f, _: f.root / "a" / "a.request",
+        ["request of site a, SHA256:"],
+        {"site", "fingerprint"},
+    ),
 }
 
 
@@ -81,6 +87,12 @@ def test_every_kind_of_file_is_named_and_shown(
     assert document["kind"] == kind and keys <= set(document)
     out = kit.run(EDGE, "inspect", path).out
     assert out.startswith(f"{path}: ") and not [word for word in words if word not in out], out
+
+
+def test_what_only_holds_a_public_key_is_none(tmp_path: Path) -> None:
+    pem = b"-----BEGIN PUBLIC KEY-----\n"
+    assert content_kind(b"\n" + pem) == "public key" and content_kind(b"SQLite format 3\0" + pem) is None
+    assert content_kind(b'{"kind": "fedmed site answer v1", "server_key": "' + pem) == "server's answer"
 
 
 def test_a_private_key_is_named_by_its_fingerprint_alone(world: Any, kit: ModuleType) -> None:

@@ -74,7 +74,7 @@ def test_a_store_is_made_once(store: Store, tmp_path: Path) -> None:
         Store.create(store.folder)
     with pytest.raises(StoreError, match="nothing: no store here") as refusal:
         Store.open(tmp_path / "nothing")
-    assert refusal.value.hint == "`fedmed-server init` makes one"
+    assert "`fedmed-server init` makes one; where there was one, restore" in str(refusal.value.hint)
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StoreError, match="file: cannot be made: File exists"):
         Store.create(tmp_path / "file")
@@ -113,7 +113,7 @@ def test_a_store_of_a_newer_version_or_a_damaged_one_is_refused(store: Store) ->
     (store.folder / "index.sqlite").write_bytes(b"")
     with pytest.raises(StoreError, match="store was not finished") as refusal:
         Store.open(store.folder)
-    assert refusal.value.hint == "run `fedmed-server init` again"
+    assert "run `fedmed-server init` again; else restore the index" in str(refusal.value.hint)
     Store.create(store.folder)
     assert Store.open(store.folder).tasks() == []
 

@@ -62,7 +62,7 @@ def test_a_database_that_does_not_answer_is_named_without_its_password(tmp_path:
 def test_a_database_without_a_store_says_so_and_one_is_made_once(tmp_path: Path, database: str) -> None:
     with pytest.raises(StoreError, match="store was not finished") as no:
         Store.open(tmp_path / "store", index=database)
-    assert no.value.hint == "run `fedmed-server init` again"
+    assert "run `fedmed-server init` again" in str(no.value.hint)
     assert not Store.exists(tmp_path / "store", index=database)
     Store.create(tmp_path / "store", index=database)
     assert Store.exists(tmp_path / "store", index=database)

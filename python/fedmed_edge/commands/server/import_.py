@@ -70,4 +70,6 @@ _TAKEN_BY: dict[FileKind, str] = {
     "public key": "`fedmed-server site add NAME --key FILE` takes it",
     "private key": "private keys never travel: leave it where it was made",
     "signature": "it belongs beside the file that it signs",
+    "request": "`fedmed-server site add NAME --request FILE` takes it",
+    "server's answer": "the hospital takes it: `fedmed-edge init FOLDER --install FILE`",
 }

@@ -40,6 +40,7 @@ __all__ = [
     "make_tls_key",
     "read_answer",
     "read_request",
+    "read_unchecked_answer",
     "write_answer",
     "write_request",
 ]
@@ -215,6 +216,17 @@ def read_answer(path: Path, trusted: str, tls_key: rsa.RSAPrivateKey) -> Answer:
     )
 
 
+def read_unchecked_answer(path: Path) -> dict[str, Any]:
+    """Site, host, port and fingerprint that an answer claims, to be looked at: no signature is checked.
+
+    Raises:
+        InputError: The file is no answer.
+    """
+    fields = _read(path, _ANSWER, _ANSWER_KEYS, "server's answer")
+    key = parse_public_key(_pem(fields, "server_key", path), str(path))
+    return {**{name: fields[name] for name in ("site", "host", "port")}, "fingerprint": fingerprint(key)}
+
+
 def _certificate(pem: bytes, path: Path) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(pem)
@@ -247,7 +259,11 @@ def _verify(fields: Mapping[str, Any], domain: str, key: PublicKey, path: Path) 
 
 
 def _read(path: Path, kind: str, keys: set[str], what: str) -> dict[str, Any]:
-    fields = strict_json(read_regular(path, FILE_CAP), str(path))
+    content = read_regular(path, FILE_CAP)
+    try:
+        fields = strict_json(content, str(path))
+    except InputError as error:
+        raise InputError(f"{path}: not a {what}: {str(error).removeprefix(f'{path}: ')}") from None
     if set(fields) != keys or fields["kind"] != kind or fields["format_version"] != 1:
         raise InputError(f"{path}: not a {what}")
     for name in ("site", "name", "host", "server_name"):  # in settings, certificates and names of files

@@ -15,11 +15,13 @@ from fedmed_edge.federation.engine.enrolment import (
     make_tls_key,
     read_answer,
     read_request,
+    read_unchecked_answer,
     write_answer,
     write_request,
 )
 from fedmed_edge.federation.engine.identities import Identities, Identity, certificate_name
 from fedmed_edge.federation.engine.site_kit import install, installed_name, server_address, set_server
+from fedmed_edge.kinds import file_kind
 from fedmed_edge.signing import fingerprint, generate_key
 
 pytest.importorskip("nvflare")
@@ -96,6 +98,19 @@ def test_a_request_for_another_name_is_found_out(request_file: Path) -> None:
 def test_what_is_no_request(request_file: Path, fields: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         read_request(changed(request_file, **fields))
+
+
+def test_a_file_without_json_is_no_request(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"\x89PNG")
+    with pytest.raises(InputError, match="a: not a request of a site: header is no JSON"):
+        read_request(tmp_path / "a")
+
+
+def test_an_answer_is_looked_at_before_it_is_trusted(request_file: Path, tmp_path: Path) -> None:
+    path, trusted = answered(tmp_path, request_file)
+    assert file_kind(path) == "server's answer" and file_kind(request_file) == "request"
+    told = read_unchecked_answer(path)
+    assert told["fingerprint"] == trusted and told["site"] == "a"
 
 
 def test_an_answer_becomes_a_kit(request_file: Path, tmp_path: Path) -> None:
