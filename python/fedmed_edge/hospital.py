@@ -176,12 +176,17 @@ def prepare_weights(
     Where the policy asks for noise they were trained with it, and neither counts nor figures go with them.
 
     Raises:
-        InputError: The file cannot be read, or nothing is left to hand over.
+        InputError: The file cannot be read, is of another site, or nothing is left to hand over.
         Withheld: Too few patients; or the policy asks for noise, which the weights were not trained with.
         TrustError: The weights are not of this generation's backbone.
     """
     policy, trained = config.policy, read_backbone(weights_file)
     told = trained.header
+    if told.trained_by and config.site not in told.trained_by:
+        raise InputError(
+            f"{weights_file}: was trained by {', '.join(told.trained_by)}, expected {config.site}",
+            hint="`fedmed-edge train` writes this site's own",
+        )
     if policy.epsilon is not None and not told.training:
         raise Withheld(
             "contribution: the weights were trained without noise, and `epsilon` in the policy asks for it",

@@ -290,6 +290,14 @@ def test_weights_go_alone_as_their_difference_to_the_generation(
         prepare_weights(dataset, generation, sums_only, path)
 
 
+def test_weights_that_another_site_trained_are_not_handed_over_as_ones_own(
+    dataset: Dataset, generation: Generation, tmp_path: Path
+) -> None:
+    write_backbone(tmp_path / "b.backbone", generation.weights, RECIPE, trained_by=("beta",))
+    with pytest.raises(InputError, match=r"b\.backbone: was trained by beta, expected alpha"):
+        prepare_weights(dataset, generation, config(), tmp_path / "b.backbone")
+
+
 def test_weights_of_another_backbone_are_not_trusted(
     dataset: Dataset, generation: Generation, tmp_path: Path
 ) -> None:

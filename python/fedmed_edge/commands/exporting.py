@@ -23,8 +23,8 @@ Precision = Literal["fp16", "int8"]
 
 def chosen_model(store: "Store", task: str, model: str | None, site: str | None) -> "ModelEntry":
     """The model that was asked for, if no site in it has withdrawn."""
-    entries = [entry for entry in store.models(task) if model is None or entry.digest.startswith(model)]
-    if model is None:
+    entries = [entry for entry in store.models(task) if entry.digest.startswith(model or "")]
+    if not model:  # none was named, nor by a variable of a script that holds nothing
         entries = [entry for entry in entries if entry.refined_for == site and not entry.withdrawn]
     if not entries:
         raise InputError(

@@ -75,7 +75,7 @@ class Activation:
     dropped: tuple[str, ...] = ()
 
 
-def add_model(folder: Path, file: Path, *, trust: Path | None) -> ModelEntry:
+def add_model(folder: Path, file: Path, *, trust: Path | None, site: str | None = None) -> ModelEntry:
     """Take a model file, and the variants of other precision beside it, into a site folder; it then waits.
 
     The same file again changes nothing, but mends what is damaged.
@@ -83,6 +83,7 @@ def add_model(folder: Path, file: Path, *, trust: Path | None) -> ModelEntry:
     Args:
         folder: The site folder.
         trust: PEM file of the server's public key.
+        site: Name of the site; one that was refined for another is refused then.
 
     Raises:
         TrustError: A signature is missing or wrong, an embedded sample is answered otherwise than it says, a
@@ -97,7 +98,7 @@ def add_model(folder: Path, file: Path, *, trust: Path | None) -> ModelEntry:
         new.mkdir(mode=0o700)
         try:
             _copy(file, content, new)
-            facts = _verified(new, file, trust)
+            facts = _verified(new, file, trust, site)
             models.refuse_withdrawn([one["model"] for one in (facts, *facts.get("others", []))], file)
             write_document(new / FACTS, facts)
             if _is_sound(models.path / name, trust):
@@ -245,10 +246,16 @@ def _copy(file: Path, content: bytes, target: Path) -> None:
             write_atomic(signature_path(kept), read_regular(signature_path(source), 1 << 12))
 
 
-def _verified(new: Path, file: Path, trust: Path | None) -> dict[str, Any]:
+def _verified(new: Path, file: Path, trust: Path | None, site: str | None) -> dict[str, Any]:
     """What the copied model says of itself, once every file of it was verified."""
     models, precisions = verify_models(new / MODEL, trust=trust, device="cpu"), ["fp32"]
     first = models[0].manifest
+    for refined_for in (model.manifest.refined_for for model in models):
+        if site is not None and refined_for not in (None, site):
+            raise InputError(
+                f"{file}: was refined for {refined_for}, expected {site} or the global model",
+                hint=f"`fedmed-server export` writes the global one, `--refined {site}` that of this site",
+            )
     if first.precision != "fp32":
         raise InputError(
             f"{file}: `precision` has {first.precision}, expected fp32",
@@ -280,7 +287,8 @@ def _verified(new: Path, file: Path, trust: Path | None) -> dict[str, Any]:
 def _is_sound(kept: Path, trust: Path | None) -> bool:
     """Whether the model is kept there already, undamaged."""
     try:
-        return bool(read_document(kept / FACTS)["precisions"] == _verified(kept, kept, trust)["precisions"])
+        facts = _verified(kept, kept, trust, None)
+        return bool(read_document(kept / FACTS)["precisions"] == facts["precisions"])
     except FedmedError:
         return False
 

@@ -20,7 +20,9 @@ def test_the_sums_are_told_and_drawn(copied: Any, kit: ModuleType) -> None:
     assert said.code == 1 and "nowhere" in said.err
 
 
-def test_a_hospital_without_labels_gets_a_model_of_its_own_or_is_told_why_not(copied: Any) -> None:
+def test_a_hospital_without_labels_gets_a_model_of_its_own_or_is_told_why_not(
+    copied: Any, kit: ModuleType
+) -> None:
     f = copied
     unlabel(f.root / "c-data" / "labels.csv")
     f.admin("import", f.contribute("c", file="bare.contribution"))
@@ -37,7 +39,12 @@ def test_a_hospital_without_labels_gets_a_model_of_its_own_or_is_told_why_not(co
     assert "no generator: 3 other sites can be learned from, 4 are needed" in told["reason"]
     assert told["figures"]["refine"]["unit"] == "site"
     assert f.admin("evaluate")["sites"]["c"]["error"] is None
+    for named in ((), ("--model", "")):  # a variable of a script that holds nothing names no model
+        f.admin("export", *named, "--out", f.root / "all.onnx")
+        assert f.ask("fedmed-edge", "inspect", f.root / "all.onnx")["refined_for"] is None
     assert f.admin("export", "--refined", "c", "--out", f.root / "c.onnx")["sites"] == ["a", "b", "c", "d"]
+    said = kit.run("fedmed-edge", "model", "add", "-C", f.root / "b", f.root / "c.onnx")
+    assert said.code == 1 and "c.onnx: was refined for c, expected b or the global model" in said.err
 
 
 def unlabel(file: Path) -> None:

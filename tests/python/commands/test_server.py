@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from fedmed_edge.features.weights import read_backbone, write_backbone
 from fedmed_edge.federation.parts import Assembly
+from fedmed_edge.recipe import read_recipe
 from fedmed_edge.store.store import Store
 
 EDGE, SERVER = "fedmed-edge", "fedmed-server"
@@ -155,7 +157,11 @@ def test_status_tells_what_is_held_by_site_and_task(copied: Any, kit: ModuleType
     table = f.root / "a-data" / "labels.csv"
     table.write_text("\n".join(table.read_text().splitlines()[:-8]) + "\n")
     f.join("a")
-    f.admin("import", f.contribute("b", "--weights", f.root / "a.backbone", file="w"))
+    own = f.root / "b.backbone"
+    write_backbone(
+        own, read_backbone(f.root / "a.backbone").weights, read_recipe(f.recipe), trained_by=("b",)
+    )
+    f.admin("import", f.contribute("b", "--weights", own, file="w"))
     f.admin("site", "revoke", "c")
     said = kit.run(SERVER, "status", "-C", f.server)
     lines = said.out.splitlines()

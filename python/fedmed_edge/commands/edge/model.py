@@ -33,7 +33,8 @@ def add(out: Output, folder: Path, file: Path) -> None:
     """
     from fedmed_edge.inference.models import add_model
 
-    entry = add_model(folder, file, trust=read_site(folder).server_key)
+    config = read_site(folder)
+    entry = add_model(folder, file, trust=config.server_key, site=config.site)
     out.answer(_facts(entry), _line(entry))
 
 
