@@ -66,6 +66,8 @@ class Staging:
         recipes: Of the tasks that share the encoder.
         stored: Take local models of every generation, not of the newest alone.
         without: Sites that do not teach.
+        given: Recipe that comes with the stage; the store keeps it, in the place of the task's one before,
+            once the generation is made.
     """
 
     folder: Path
@@ -74,6 +76,7 @@ class Staging:
     recipes: Sequence[Recipe]
     stored: bool
     without: Sequence[str] = ()
+    given: Recipe | None = None
 
     @contextmanager
     def place(self, pool: Pool, plan: "Plan") -> Iterator[Path]:
@@ -191,6 +194,8 @@ class Staging:
                 hint="run the same command again: it begins anew with those who are left",
             )
         signature = write_signed(out, generation.content, key)
+        if self.given is not None:
+            self.store.add_recipe(self.given)
         self.store.publish_generation(generation.content)
         details = {
             "start": self.start and self.start.digest,
@@ -261,20 +266,19 @@ def staging_of(
     Args:
         tasks: That share the encoder; none: all whose images fit the generation.
         generation: Digest or its beginning; empty for the newest.
-        recipe: Of one task more, or of the first; kept in the store.
+        recipe: Of one task more, or of the first.
 
     Raises:
         InputError: The store has no task, or no generation to start from.
         StoreError: There is no task of a name.
     """
-    if recipe is not None:
-        store.add_recipe(recipe)
-    known = store.tasks()
+    given = {} if recipe is None else {recipe.name: recipe}
+    known = sorted({*store.tasks(), *given})
     if not known:
         raise InputError("stage: the store has no task", hint="give the recipe of one with --recipe FILE")
     start = None if from_scratch else _start(store, generation)
-    named = [*tasks, *([recipe.name] if recipe and tasks else [])]
-    recipes = [store.recipe(task) for task in dict.fromkeys(named or known)]
+    named = [*tasks, *given] if tasks else known
+    recipes = [given.get(task) or store.recipe(task) for task in dict.fromkeys(named)]
     if start is not None and not tasks:
         header = start.header
         recipes = [one for one in recipes if (one.channels, one.size) == (header.channels, header.size)]
@@ -285,7 +289,7 @@ def staging_of(
             )
     if recipe is not None:
         recipes.sort(key=lambda one: one.name != recipe.name)
-    return Staging(folder, store, start, recipes, stored, without)
+    return Staging(folder, store, start, recipes, stored, without, recipe)
 
 
 def _start(store: "Store", generation: str) -> Generation:

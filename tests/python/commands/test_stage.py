@@ -345,6 +345,12 @@ def test_refusals_say_what_to_do(staged: Any, kit: ModuleType, tmp_path: Path) -
     )
     usage = asked(*given(f, "--epochs", 2))
     assert usage.code == 2 and "give either --steps or --epochs" in usage.err
+    other = f.root / "other.toml"
+    other.write_text((f.root / "tiny.toml").read_text().replace("classes = [", 'classes = ["third", '))
+    before = f.admin("log")
+    failed = asked("--from-scratch", "--recipe", other, "--pool", f.root / "none", "--out", f.root / "x")
+    refused(failed, f"{f.root / 'none'}: no such folder", "")
+    assert f.admin("log") == before  # no recipe took the place of another
     new = kit.run(SERVER, "init", tmp_path / "server")
     assert new.code == 0
     nothing = kit.run(SERVER, "stage", "-C", tmp_path / "server", *given(f))
