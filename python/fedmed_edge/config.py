@@ -4,6 +4,8 @@ Precedence: flag > `FEDMED_*` > file > default. Keys of a table are joined by `_
 `FEDMED_POLICY_MIN_COHORT=20`.
 """
 
+import difflib
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,6 +31,8 @@ USUAL_PARTS: Final[tuple[Part, ...]] = tuple(part for part in PARTS if part != "
 `amplitude` asks for it."""
 
 Config = TypeVar("Config", "SiteConfig", "ServerConfig")
+
+log = logging.getLogger(__name__)
 
 
 PATIENTS_A_COLUMN: Final = 3
@@ -203,7 +207,8 @@ def read_config(
         model: `SiteConfig` or `ServerConfig`.
         path: `fedmed.toml`, or the folder that holds it; None reads no file.
         flags: Values by key (`policy.min_cohort` for a table's key); None values count as not given.
-        environment: Default `os.environ`. Names that belong to no key are left alone.
+        environment: Default `os.environ`. Names that belong to no key are left alone; of one that is nearly a
+            key's a warning says so.
 
     Raises:
         InputError: The file is missing or no TOML, or a key or value is not one; names where it came from.
@@ -221,6 +226,7 @@ def read_config(
         values = read_toml(file)
         _resolve(model, values, file.parent)
     environment = os.environ if environment is None else environment
+    _warn_of_misspelt(environment)
     given: list[tuple[str, tuple[str, ...], object]] = [
         (name, key, _from_text(model, key, environment[name]))
         for name, key in variables(model).items()
@@ -236,6 +242,14 @@ def read_config(
         return parse_settings(model, values, where)
     except InputError as error:
         raise _fault(model, values, given, where) or error from None
+
+
+def _warn_of_misspelt(environment: Mapping[str, str]) -> None:
+    known = [*variables(SiteConfig), *variables(ServerConfig)]
+    for name in sorted(set(environment) - set(known)):
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.9) if name.startswith(PREFIX) else []
+        if near:
+            log.warning("%s: is no setting and does nothing; did you mean %s?", name, near[0])
 
 
 def variables(model: type[BaseModel]) -> dict[str, tuple[str, ...]]:

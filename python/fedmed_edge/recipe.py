@@ -11,7 +11,7 @@ import math
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -37,6 +37,18 @@ class Frozen(BaseModel):
     """A settings table: immutable, unknown keys refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_are_numbers(cls, values: Any) -> Any:
+        """By itself `true` would be 1, and as a policy's `min_cohort` let out what it is to keep in."""
+        for name, field in cls.model_fields.items() if isinstance(values, dict) else ():
+            kinds = {
+                getattr(one, "__origin__", one) for one in (field.annotation, *get_args(field.annotation))
+            }
+            if isinstance(values.get(name), bool) and kinds & {int, float} and bool not in kinds:
+                raise ValueError(f"{name}: has {str(values[name]).lower()}, expected a number")
+        return values
 
     @property
     def text(self) -> str:

@@ -84,6 +84,28 @@ def test_other_names_of_the_environment_are_left_alone(file: Path) -> None:
     ) == read(file)
 
 
+def test_a_name_that_is_nearly_a_settings_is_told(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    said = {"FEDMED_POLCY_EPSILON": "1", "FEDMED_STORE": "s", "FEDMED_DATASET": "d", "FEDMED_MODEL": "m"}
+    assert read_config(SiteConfig, file, environment=said).policy.epsilon is None
+    assert caplog.messages == [
+        "FEDMED_POLCY_EPSILON: is no setting and does nothing; did you mean FEDMED_POLICY_EPSILON?"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("threads = true", "threads: has true, expected a number"),
+        ("[policy]\nmin_cohort = true", "`policy`: min_cohort: has true, expected a number"),
+        ("[policy]\nepsilon = false", "`policy`: epsilon: has false, expected a number"),
+    ],
+)
+def test_true_is_no_number(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "fedmed.toml").write_text(f'site = "alpha"\n{text}\n')
+    with pytest.raises(InputError, match=message):
+        read_config(SiteConfig, tmp_path, environment={})
+
+
 def test_the_environment_of_the_process_is_read(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEDMED_SITE", "beta")
     assert read_config(SiteConfig, file).site == "beta"

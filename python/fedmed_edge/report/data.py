@@ -266,8 +266,10 @@ def read_data(path: Path) -> ReportData:
         data = _decode(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: not the figures of a report: {error}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise InputError(f"{path}: not the figures of a report") from None
     if not isinstance(data, ReportData):
         raise InputError(f"{path}: not the figures of a report")
     return data

@@ -36,6 +36,7 @@ def test_figures_survive_the_file(data, text, tmp_path):
     [
         "no json",
         "[]",
+        "[" * 50_000,
         json.dumps({"is": "Path", "x": 1}),
         json.dumps({"is": "Value", "value": 1.0}),
         json.dumps({"is": "ReportData", "titel": "x"}),
