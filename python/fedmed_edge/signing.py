@@ -103,7 +103,8 @@ def read_private_key(path: Path) -> PrivateKey:
     """Read a private Ed25519 key from a PEM file.
 
     Raises:
-        InputError: The file is missing, or no such key.
+        InputError: The file is missing, no such key, or another one than the public key beside it, of the
+            same name with the ending `.pub`.
     """
     content = _read(path, _KEY_CAP)
     if path.stat().st_mode & 0o077:
@@ -114,7 +115,24 @@ def read_private_key(path: Path) -> PrivateKey:
         raise InputError(f"{path}: not a private key in PEM form") from None
     if not isinstance(key, Ed25519PrivateKey):
         raise InputError(f"{path}: has another kind of key, expected Ed25519")
+    _refuse_exchanged(path, key)
     return key
+
+
+def _refuse_exchanged(path: Path, key: PrivateKey) -> None:
+    """One of a pair was replaced: what the key signs from now on, nobody trusts who was given the other."""
+    beside = path.with_suffix(".pub")
+    if not beside.is_file():
+        return
+    try:
+        given = read_public_key(beside)
+    except InputError:  # it is needed for nothing else
+        return
+    if fingerprint(given) != fingerprint(key.public_key()):
+        raise InputError(
+            f"{path}: is of {fingerprint(key.public_key())}, expected {fingerprint(given)} as {beside.name}",
+            hint="put back the one that was replaced; others trust the key that they were given",
+        )
 
 
 def read_public_key(path: Path) -> PublicKey:

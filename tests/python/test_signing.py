@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -147,6 +148,19 @@ def test_a_signature_of_one_kind_of_thing_is_worthless_for_another() -> None:
     verify_digest("fedmed contribution v1", digest, signature, key.public_key(), "x")
     with pytest.raises(TrustError, match="x: wrong signature"):
         verify_digest(FILE_DOMAIN, digest, signature, key.public_key(), "x")
+
+
+def test_a_key_that_is_not_that_of_the_public_one_beside_it_is_refused(tmp_path: Path) -> None:
+    key, other = generate_key(), generate_key()
+    write_key(tmp_path / "server.key", key)
+    write_public_key(tmp_path / "server.pub", other.public_key())
+    wanted = fingerprint(other.public_key())
+    with pytest.raises(InputError, match=rf"server\.key: is of SHA256:.*, expected {re.escape(wanted)}"):
+        read_private_key(tmp_path / "server.key")
+    write_public_key(tmp_path / "server.pub", key.public_key())
+    read_private_key(tmp_path / "server.key")
+    (tmp_path / "server.pub").write_bytes(b"")
+    read_private_key(tmp_path / "server.key")
 
 
 def test_what_is_no_ed25519_key_is_refused(tmp_path: Path) -> None:
