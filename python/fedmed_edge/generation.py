@@ -216,8 +216,9 @@ class Generation:
         """Squared distance of an image of the reference, as if the reference had been measured without it.
 
         An image pulls mean and covariance towards itself, the more so the fewer images there are for the
-        width of the features; a new image does not. d²·n/(n − 1) / (1 − d²/(n − 1)), by the inverse of a
-        rank-one change; that the shrinkage moves too is left out.
+        width of the features; a new image does not. d²·n/(n − 1) / (1 − (1 − s)·d²/(n − 1)), by the inverse
+        of a rank-one change of the share 1 − s of the covariance that is not shrunk; that its level moves too
+        is left out.
 
         Args:
             squared: d² of the image to this reference of n images.
@@ -227,7 +228,7 @@ class Generation:
         others = self.header.reference_images - 1
         if others < 1:
             return squared
-        return squared * (others + 1) / others / max(1.0 - squared / others, _LEAST_GAP)
+        return squared * (others + 1) / others / max(1.0 - (1.0 - SHRINKAGE) * squared / others, _LEAST_GAP)
 
     @cached_property
     def content(self) -> bytes:

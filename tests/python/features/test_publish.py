@@ -161,10 +161,12 @@ def test_completing_needs_no_torch(tmp_path: Path, images_task: Task, make: Simp
     assert run_python(script, path, dataset.folder, recipe.model_dump_json()).split() == [whole.digest]
 
 
-def test_a_distance_left_out_is_that_to_a_reference_without_the_image(images_task: Task) -> None:
+@pytest.mark.parametrize("images", [60, 16])
+def test_a_distance_left_out_is_that_to_a_reference_without_the_image(images_task: Task, images: int) -> None:
+    """With more images than features, and with fewer, where shrinkage alone makes a distance finite."""
     _, _, generation = images_task
     spread = np.linspace(0.2, 3, generation.feature_dim)
-    features = np.random.default_rng(0).normal(size=(60, len(spread))) * spread
+    features = np.random.default_rng(0).normal(size=(images, len(spread))) * spread
 
     def distance(kept: npt.NDArray[np.float64], image: npt.NDArray[np.float64]) -> float:
         whole = replace(
@@ -175,13 +177,13 @@ def test_a_distance_left_out_is_that_to_a_reference_without_the_image(images_tas
         )
         return float(whole.squared_distance(image[None])[0])
 
-    whole = replace(generation, header=generation.header.model_copy(update={"reference_images": 60}))
+    whole = replace(generation, header=generation.header.model_copy(update={"reference_images": images}))
     inside = np.array([distance(features, image) for image in features])
-    wanted = np.array([distance(np.delete(features, i, axis=0), features[i]) for i in range(60)])
+    wanted = np.array([distance(np.delete(features, i, axis=0), features[i]) for i in range(images)])
     got = np.array([whole.left_out(float(squared)) for squared in inside])
     assert inside.sum() < 0.75 * wanted.sum()
-    np.testing.assert_allclose(got, wanted, rtol=0.1)
-    assert got.sum() == pytest.approx(wanted.sum(), rel=0.05)
+    np.testing.assert_allclose(got, wanted, rtol=0.15)
+    assert got.sum() == pytest.approx(wanted.sum(), rel=0.1)
 
 
 def test_extraction_leaves_out_where_the_reference_was_measured(images_task: Task) -> None:
