@@ -379,14 +379,19 @@ def one_place_head(
 ) -> npt.NDArray[np.float64]:
     """Class-balanced ridge regression (D, C) of one-hot targets on rows (N, D), by NumPy alone.
 
+    By an orthogonal factor of the rows themselves: a Gram would square their condition, and its rounding
+    would count as a difference.
+
     Args:
         classes: (N,) class index of each row.
         count: C.
         ridge: λ, relative to the mean diagonal of the weighted Gram.
     """
     sizes = np.bincount(classes, minlength=count)
-    weights = np.divide(1.0, sizes, out=np.zeros(count), where=sizes > 0)[classes]
-    gram = rows.T @ (rows * weights[:, None])
-    targets = np.eye(count)[classes]
-    gram += ridge * np.trace(gram) / len(gram) * np.eye(len(gram))
-    return np.asarray(np.linalg.solve(gram, rows.T @ (targets * weights[:, None])), np.float64)
+    roots = np.sqrt(np.divide(1.0, sizes, out=np.zeros(count), where=sizes > 0))[classes, None]
+    width = rows.shape[1]
+    known = np.asarray(np.linalg.qr(np.hstack([rows, np.eye(count)[classes]]) * roots, mode="r"))
+    level = ridge * np.sum(known[:, :width] ** 2) / width
+    held = np.hstack([np.sqrt(level) * np.eye(width), np.zeros((width, count))])
+    factor = np.asarray(np.linalg.qr(np.vstack([known, held]), mode="r"))[:width]
+    return np.asarray(np.linalg.solve(factor[:, :width], factor[:, width:]), np.float64)
