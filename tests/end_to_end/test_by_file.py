@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fedmed_edge.config import Policy
+from fedmed_edge.federation.sequence import raise_sequence, settle_lost
+
 KINDS = ["classification", "segmentation"]
 
 
@@ -122,13 +125,15 @@ def test_a_withdrawal_leaves_the_bytes_of_a_federation_that_never_had_the_site(
     f.server = never
     (never / "server.key").unlink()
     kit.run(kit.SERVER, "init", other)
-    shutil.copyfile(other / "server.key", never / "server.key")
+    for name in ("server.key", "server.pub"):
+        shutil.copyfile(other / name, never / name)
     for name in "ab":
         folder = f.root / f"new-{name}"
         given = ("--recipe", f.recipe, "--server-key", f.trust)
         f.ask(kit.EDGE, "init", folder, "--site", name, "--data", f.root / f"{name}-data", *given)
         shutil.copyfile(f.root / name / "fedmed.toml", folder / "fedmed.toml")
-        (folder / "sequence").write_text("50\n")
+        raise_sequence(folder, 51)
+        settle_lost(folder, 0.0, Policy())
         f.admin("site", "revoke", name)
         f.admin("site", "add", name, "--key", folder / f"{name}.pub")
         f.admin("import", f.contribute(f"new-{name}"))
