@@ -84,7 +84,7 @@ def test_two_tasks_in_one_file_from_server_to_scanner(
     assert len({row["details"]["file"] for row in rows[:2]}) == 1
     assert {row["details"]["task"] for row in rows[:2]} == {"tone", "outline"}
 
-    images = [tone.root / "a-data" / "22.png", outline.root / "c-data" / "8.png"]
+    images = [tone.root / "a-data" / "22.png", outline.root / "c-data" / "9.png"]
     trust = ("--trust", tone.trust, "--device", "cpu", "--json")
     said = kit.run(EDGE, "infer", *images, "--model", file, "-o", tmp_path / "out", *trust)
     assert said.code == 0, said.err
