@@ -19,6 +19,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Every room may import these, numpy and pydantic, and nothing else that the tables do not name.
 ROOT = {
     *("errors", "atomic", "backoff", "recipe", "listening", "config", "signing", "generation", "kinds"),
+    "validation",
     *("protobuf", "onnx_file", "encoder_graph", "tensorfile", "heartbeat", "machine", "metrics"),
 }
 SHARED_PACKAGES = {"numpy", "pydantic"}
@@ -74,10 +75,11 @@ ROOT_MODULES: dict[str, tuple[set[str], set[str]]] = {
     "__init__": (EVERY_ROOM | ROOT, set()),
     "errors": (set(), set()),
     "atomic": ({"errors"}, set()),
-    "recipe": ({"errors", "atomic"}, set()),
-    "listening": ({"recipe"}, set()),
+    "validation": (set(), {"pydantic_core"}),
+    "recipe": ({"errors", "atomic", "validation"}, set()),
+    "listening": ({"recipe", "validation"}, set()),
     "backoff": (set(), set()),
-    "config": ({"errors", "atomic", "recipe", "listening"}, set()),
+    "config": ({"errors", "atomic", "recipe", "listening", "validation"}, set()),
     "signing": ({"errors", "atomic"}, {"cryptography"}),
     "tensorfile": ({"errors"}, {"safetensors"}),
     "protobuf": (set(), set()),

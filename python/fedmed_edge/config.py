@@ -17,6 +17,7 @@ from fedmed_edge.atomic import write_atomic
 from fedmed_edge.errors import InputError
 from fedmed_edge.listening import Listen
 from fedmed_edge.recipe import Frozen, Name, parse_settings, read_toml, toml_lines
+from fedmed_edge.validation import spelt
 
 FILE_NAME: Final = "fedmed.toml"
 PREFIX: Final = "FEDMED_"
@@ -82,9 +83,9 @@ class Policy(Frozen):
         return self
 
 
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
-Address = Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]{1,253}:[0-9]{1,5}$")]
-Hours = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$")]
+Digest = Annotated[str, spelt(r"[0-9a-f]{8,64}", "8 to 64 hexadecimal digits in lower case")]
+Address = Annotated[str, spelt(r"[A-Za-z0-9.-]{1,253}:[0-9]{1,5}", "HOST:PORT")]
+Hours = Annotated[str, spelt(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d", "HH:MM-HH:MM")]
 
 
 class SiteFederation(Frozen):
@@ -134,7 +135,7 @@ class ServerFederation(Frozen):
         deadline_s: A round goes on without those who have not answered by then, once there is a quorum.
     """
 
-    host: Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]{1,253}$")] = "localhost"
+    host: Annotated[str, spelt(r"[A-Za-z0-9.-]{1,253}", "a host's name or address")] = "localhost"
     port: Annotated[int, Field(ge=0, le=65535)] = 8002
     collect_s: Annotated[float, Field(gt=0, le=86400)] = 300.0
     sync_s: Annotated[float, Field(gt=0, le=86400)] = 1800.0

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from fedmed_edge.recipe import Frozen
+from fedmed_edge.validation import spelt
 
 Seconds = Annotated[float, Field(gt=0, le=86400)]
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -135,7 +136,9 @@ class Listen(Frozen):
         ('PACS@10.1.2.4:104',)
     """
 
-    aet: Annotated[str, Field(pattern=rf"^{_AET}$")] = "FEDMED"
+    aet: Annotated[str, spelt(_AET, "1 to 16 characters of ASCII, no backslash, no space at an end")] = (
+        "FEDMED"
+    )
     port: Port = 11112
     bind: Address = ipaddress.IPv4Address("127.0.0.1")
     allow: tuple[str, ...] = ("*@127.0.0.1",)

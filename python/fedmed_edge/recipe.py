@@ -4,7 +4,6 @@ A recipe is written once (`models/NAME.toml`), shared by every site of a federat
 digest. The same recipe prepares images for training, for extraction and at the scanner.
 """
 
-import difflib
 import hashlib
 import json
 import math
@@ -25,9 +24,16 @@ from pydantic import (
 
 from fedmed_edge.atomic import read_regular, write_atomic
 from fedmed_edge.errors import InputError
+from fedmed_edge.validation import spelt, told_fault
 
 Kind = Literal["classification", "segmentation"]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+Name = Annotated[
+    str,
+    spelt(
+        r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}",
+        "1 to 64 unaccented letters, digits, `_`, `.` and `-`, first a letter or digit",
+    ),
+]
 """Name of a site or a task: it may stand in a file's name."""
 
 TOML_CAP = 1 << 16
@@ -181,7 +187,12 @@ class SeriesRules(Frozen):
     """
 
     orientation: tuple[Literal["axial", "coronal", "sagittal"], ...] = ()
-    image_type: tuple[Annotated[str, Field(pattern=r"^!?[A-Z0-9 _]{1,16}$")], ...] = ()
+    image_type: tuple[
+        Annotated[
+            str, spelt(r"!?[A-Z0-9 _]{1,16}", "1 to 16 of A to Z, digits, `_` and spaces, `!` in front")
+        ],
+        ...,
+    ] = ()
     description: Annotated[str, Field(max_length=200)] = ""
     slices: tuple[Annotated[int, Field(ge=1)], int] | None = None
     distance_mm: Range | None = None
@@ -213,11 +224,13 @@ class ClassCode(Frozen):
         'SCT'
     """
 
-    value: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,16}$")]
-    meaning: Annotated[str, Field(pattern=r"^[^\x00-\x1f\\]{1,64}$")]
-    scheme: Annotated[str, Field(pattern=r"^[A-Z0-9_.-]{1,16}$")] = "SCT"
+    value: Annotated[str, spelt(r"[A-Za-z0-9._-]{1,16}", "1 to 16 letters, digits, `.`, `_` and `-`")]
+    meaning: Annotated[
+        str, spelt(r"[^\x00-\x1f\\]{1,64}", "1 to 64 characters, no control character or backslash")
+    ]
+    scheme: Annotated[str, spelt(r"[A-Z0-9_.-]{1,16}", "1 to 16 of A to Z, digits, `_`, `.` and `-`")] = "SCT"
     category: Literal["anatomy", "abnormality", "region"] = "region"
-    colour: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")] | None = None
+    colour: Annotated[str, spelt(r"#[0-9a-fA-F]{6}", "`#` and 6 hexadecimal digits")] | None = None
 
 
 class Recipe(Frozen):
@@ -381,15 +394,8 @@ def parse_settings(model: type[Settings], values: dict[str, Any], where: str) ->
     try:
         return model.model_validate(values)
     except ValidationError as failure:
-        fault = failure.errors(include_url=False, include_input=False)[0]
-        place = [str(part) for part in fault["loc"]]
-        if fault["type"] == "extra_forbidden":
-            nearest = difflib.get_close_matches(place[-1], _keys(model), n=1, cutoff=0.0)
-            raise InputError(
-                f"{where}: unknown key `{'.'.join(place)}`", hint=f"did you mean `{nearest[0]}`?"
-            ) from None
-        message = fault["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list")
-        raise InputError(": ".join([where, *([f"`{'.'.join(place)}`"] if place else []), message])) from None
+        told, hint = told_fault(failure, _keys(model))
+        raise InputError(f"{where}: {told}", hint=hint) from None
 
 
 def _keys(model: type[BaseModel]) -> list[str]:

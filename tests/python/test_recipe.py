@@ -15,11 +15,22 @@ PLAIN = 'name = "r"\nkind = "classification"\nclasses = ["a", "b"]\n'
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ('[intensity]\nrule = "range"\nlow = 5\nhigh = 5', "low: has 5.0, expected less than high, 5.0"),
+        (
+            '[intensity]\nrule = "range"\nlow = 5\nhigh = 5',
+            "`intensity.low` has 5.0, expected less than high, 5.0",
+        ),
         ('[intensity]\nrule = "range"\nlow = nan\nhigh = 5', "`intensity.low`"),
         ('[intensity]\nrule = "percentile"\nlow = -1\nhigh = 99', "expected 0 to 100"),
-        ("size = [1024, 1024, 1024]\nspacing_mm = [1, 1, 1]", "size: has 1073741824 elements"),
+        ("size = [1024, 1024, 1024]\nspacing_mm = [1, 1, 1]", "`size` has 1073741824 elements"),
         ("pixel_strde = 2", "unknown key `pixel_strde`"),
+        ("pixel_stride = 2.5", "`pixel_stride` has 2.5, expected a whole number"),
+        ('priors = ["even"]', "`priors` has ['even'], expected uniform or counted"),
+        ('spacing_mm = [1, "\\u001b[2J", 1]', r"`spacing_mm.1` has '\x1b[2J', expected a number"),
+        ('modality = "CT"', "`modality` has CT, expected a list"),
+        ("intensity = 1", "`intensity` has 1, expected a table"),
+        ('[codes]\na = { value = "", meaning = "a" }', "`codes.a.value` has '', expected 1 to 16 letters"),
+        ("[lift]\nlift_dim = 2000", "`lift.lift_dim` has 2000, expected at most 1024"),
+        (f'[series]\ndescription = "{"x" * 300}"', f"has {'x' * 63}…, expected at most 200 characters"),
     ],
 )
 def test_a_recipe_that_nobody_could_use_is_refused(tmp_path: Path, table: str, message: str) -> None:
@@ -29,6 +40,15 @@ def test_a_recipe_that_nobody_could_use_is_refused(tmp_path: Path, table: str, m
         read_recipe(path)
     assert message in str(failure.value)
     assert str(path) in str(failure.value)
+
+
+def test_a_value_that_is_nearly_one_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text(PLAIN + '[intensity]\nrule = "rnage"\n')
+    with pytest.raises(InputError) as failure:
+        read_recipe(path)
+    assert str(failure.value) == f"{path}: `intensity.rule` has rnage, expected range, percentile or zscore"
+    assert failure.value.hint == "did you mean `range`?"
 
 
 def test_a_control_character_in_a_class_is_refused(tmp_path: Path) -> None:
@@ -64,7 +84,7 @@ def test_codes_are_of_classes_and_no_codes_change_no_digest() -> None:
     assert "codes" not in plain.model_dump() and plain.digest != coded.digest
     assert Recipe.model_validate(coded.model_dump(mode="json")) == coded
     for wrong, message in (
-        ({"kidney": code}, "codes: has kidney, expected one of liver, spleen"),
+        ({"kidney": code}, "`codes` has kidney, expected one of liver, spleen"),
         ({"liver": {**code, "colour": "red"}}, "codes.liver.colour"),
     ):
         with pytest.raises(InputError, match=re.escape(message)):

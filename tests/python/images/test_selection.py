@@ -135,7 +135,7 @@ def test_a_recipe_of_2d_images_takes_all_but_localizers_unless_it_asks_for_them(
     ("rules", "message"),
     [
         ({"description": "("}, "description: not a regular expression"),
-        ({"slices": [5, 3]}, r"slices: has 5 to 3, expected the least first"),
+        ({"slices": [5, 3]}, r"`series.slices` has 5 to 3, expected the least first"),
         ({"image_type": ["original"]}, "image_type"),
         ({"orientation": ["oblique"]}, "orientation"),
         ({"thicknes_mm": [0, 1]}, "unknown key `series.thicknes_mm`"),
