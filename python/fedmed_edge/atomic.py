@@ -135,6 +135,36 @@ def locked(path: Path, *, busy: str | None = None, hint: str | None = None) -> I
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Write in a folder as the only one; what a killed process left half-written there is deleted.
+
+    For a folder whose every writer does so: a temporary file in it is nobody's then. On a disk without locks
+    nobody waits, and nothing is deleted.
+
+    Raises:
+        InputError: The folder is missing or cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = (folder / f"{TEMPORARY}0").write_text("half")
+        >>> with alone_in(folder):
+        ...     list(folder.iterdir())
+        []
+    """
+    with _naming(folder):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            for left in folder.glob(f"{TEMPORARY}*"):
+                left.unlink()
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _close(file: BinaryIO) -> None:
     with contextlib.suppress(OSError):  # what was to be kept is on the disk by now
         file.close()

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from fedmed_edge.atomic import write_together
+from fedmed_edge.atomic import TEMPORARY, alone_in, write_together
 from fedmed_edge.errors import FedmedError, InputError
 from fedmed_edge.images.series import safe_name
 from fedmed_edge.inference.answer import Answer
@@ -223,9 +223,10 @@ class ResultsFolder:
             if always or "json" in self.options.formats:
                 files = {**files, _RESULT: document()}
             _make(folder)
-            write_together({folder / name: content for name, content in files.items()})
-            for left in _answers_in(folder) - {*files}:
-                (folder / left).unlink(missing_ok=True)
+            with alone_in(folder):
+                write_together({folder / name: content for name, content in files.items()})
+                for left in _answers_in(folder) - {*files}:
+                    (folder / left).unlink(missing_ok=True)
         result = results[0] if results else told()
         self._rows.append(row_of(result.document()))
         return result
@@ -287,7 +288,8 @@ def _same(path: Path, source: str, task: str) -> bool:
         # No result: a new folder, or one that a run was cut off in.
         if not path.parent.exists():
             return True
-        return {inside.name for inside in path.parent.iterdir()} <= _answers_in(path.parent)
+        inside = {one.name for one in path.parent.iterdir() if not one.name.startswith(TEMPORARY)}
+        return inside <= _answers_in(path.parent)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

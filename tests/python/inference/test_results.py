@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
+from fedmed_edge.atomic import alone_in
 from fedmed_edge.errors import InputError
 from fedmed_edge.images.image import read_image, read_mask
 from fedmed_edge.inference.batch import exit_code
@@ -221,6 +222,30 @@ def test_two_runs_at_once_lose_no_row(model_of, recipe_of, tmp_path):
     for run in runs:
         run.join()
     assert {row["input"] for row in table(out)} == {str(p) for p in paths}
+
+
+def test_what_a_killed_run_left_half_written_goes_with_the_next_answer(model_of, recipe_of, tmp_path):
+    out, path = tmp_path / "out", picture(tmp_path / "a.png")
+    (out / "a").mkdir(parents=True)
+    left = out / "a" / ".part-0123456789abcdef"
+    left.write_text("half a mask")
+    (result,) = infer(model_of(recipe_of()), [path], out)
+    assert result.output == str(out / "a") and not left.exists()
+
+
+def test_what_another_run_is_writing_stays(model_of, recipe_of, tmp_path):
+    out, path = tmp_path / "out", picture(tmp_path / "a.png")
+    (out / "a").mkdir(parents=True)
+    being_written = out / "a" / ".part-0123456789abcdef"
+    model = model_of(recipe_of())
+    run = threading.Thread(target=lambda: list(infer(model, [path], out)))
+    with alone_in(out / "a"):
+        being_written.write_text("half a mask")
+        run.start()
+        run.join(0.5)
+        assert run.is_alive() and being_written.exists()
+    run.join()
+    assert not being_written.exists() and (out / "a" / "result.json").exists()
 
 
 def test_a_table_of_something_else_is_not_touched(model_of, recipe_of, tmp_path):
