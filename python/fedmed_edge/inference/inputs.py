@@ -67,6 +67,7 @@ class Found:
     """What there is to answer; use it as a context, what was unpacked is deleted at its end.
 
     Attributes:
+        inputs: In the order in which they are answered: by path.
         refused: What cannot be answered, and why: inputs that failed.
         not_taken: Series that the rules or the ranking passed over, and why: no failures.
         excluded: Those that rules passed over, with the numbers of these recipes: what was answered there by
@@ -181,7 +182,20 @@ def _chosen(sources: Sources, recipes: Sequence[Recipe], series: str | None, eve
             not_taken.append((names[path], f"holds {kind}, no image"))
     taken, excluded, passed = _by_the_rules(sources, names, grouped, recipes, series, every)
     not_taken += [(name, "; ".join(why)) for name, why in passed.items() if len(why) == len(recipes)]
-    return Found((*inputs, *taken), tuple(refused), tuple(not_taken), tuple(excluded), sources)
+    return Found(
+        _in_order([*inputs, *taken], sources), tuple(refused), tuple(not_taken), tuple(excluded), sources
+    )
+
+
+def _in_order(inputs: list[Input], sources: Sources) -> tuple[Input, ...]:
+    """As the first files of their names were found: by path; series of one folder by their numbers."""
+    places = {source.path: place for place, source in enumerate(sources.files)}
+    firsts: dict[str, int] = {}
+    for one in inputs:
+        files = one.series.files if one.series else (one.path,)
+        name, first = one.name.partition("#")[0], min(places[path] for path in files)
+        firsts[name] = min(first, firsts.get(name, first))
+    return tuple(sorted(inputs, key=lambda one: firsts[one.name.partition("#")[0]]))
 
 
 def _by_the_rules(

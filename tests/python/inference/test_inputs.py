@@ -57,6 +57,26 @@ def test_series_folders_are_one_input_each_for_a_model_of_volumes(cohort, recipe
     assert len(find_inputs([series[0]], recipe_of()).inputs) == len(list(series[0].iterdir()))
 
 
+def test_slices_are_answered_in_order_of_their_names_pictures_among_them(cohort, recipe_of, tmp_path):
+    series = min((cohort[ABDOMEN] / "harbour" / "series").iterdir())
+    folder = shutil.copytree(series, tmp_path / "flat")
+    slices = sorted(folder.iterdir())
+    picture = png(slices[1].with_suffix(".png"))
+    with find_inputs([folder], recipe_of()) as found:
+        assert names(found) == sorted([*slices, picture])
+        by_position = {frame.path: place for place, frame in enumerate(volume_of(folder, recipe_of).frames)}
+    assert [by_position[path] for path in slices] != sorted(by_position.values()), "they lie in another order"
+
+
+def volume_of(folder, recipe_of):
+    (one,) = (
+        one
+        for one in find_inputs([folder], recipe_of("segmentation", (16, 16, 16)), every=True).inputs
+        if one.series
+    )
+    return one.series
+
+
 def test_folder_of_single_images_gives_one_input_each(cohort, recipe_of):
     images = cohort[CHEST] / "harbour" / "images"
     assert sorted(names(find_inputs([images], recipe_of()))) == sorted(images.iterdir())
@@ -116,8 +136,8 @@ def test_an_empty_zip_is_named_and_a_folder_of_copies_is_not(
 
 def test_one_folder_of_many_series_gives_the_best_stack(scan, recipe_of):
     with find_inputs([scan], recipe_of("segmentation", (16, 16, 16), modality=("MR",))) as found:
-        assert [one.name for one in found.inputs] == [str(scan / "picture.png"), f"{scan}#1"]
-        volume = found.inputs[1]
+        assert [one.name for one in found.inputs] == [f"{scan}#1", str(scan / "picture.png")]
+        volume = found.inputs[0]
         (image,) = volume.images()
         assert image.shape == (5, 6, 4) and image.source == scan == volume.path
         assert dict(found.not_taken) == {
@@ -205,11 +225,11 @@ def test_a_zip_is_read_and_cleaned_up(scan, recipe_of, tmp_path):
             archive.write(file, f"exam/{file.name}")
     recipe = recipe_of("segmentation", (16, 16, 16), modality=("MR",))
     with find_inputs([path], recipe) as found:
-        assert [one.name for one in found.inputs] == [f"{path}/exam/picture.png", f"{path}/exam#1"]
-        assert [image.shape for image in found.inputs[1].images()] == [(5, 6, 4)]
+        assert [one.name for one in found.inputs] == [f"{path}/exam#1", f"{path}/exam/picture.png"]
+        assert [image.shape for image in found.inputs[0].images()] == [(5, 6, 4)]
         assert str(dict(found.refused)[f"{path}/exam/cut.dcm"]) == f"{path}/exam/cut.dcm: is empty"
         unpacked = found.sources.unpacked
-        for file in found.inputs[1].series.files:
+        for file in found.inputs[0].series.files:
             file.write_bytes(file.read_bytes()[:-200])
         with pytest.raises(InputError, match=rf"^{path}/exam/\d+-000.dcm: pixel data are missing, cut off"):
             list(found.inputs[1].images())
