@@ -136,7 +136,8 @@ def run(group: click.Group, program: str) -> None:
     except (click.Abort, KeyboardInterrupt) as stop:
         if stop.__cause__ is None:  # the line of an unanswered question is still open
             click.echo(err=True)
-        complain("interrupted", "what was finished is kept; run the same command again to go on")
+        told = str(stop.__cause__ or stop)  # of a verb that keeps nothing before its end
+        complain("interrupted", told or "what was finished is kept; run the same command again to go on")
         code = 130
     except FedmedError as error:
         complain(str(error), error.hint)

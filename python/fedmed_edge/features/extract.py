@@ -79,8 +79,8 @@ def extract(
 
     Args:
         dataset: Only what is handed over is read: give `dataset.train`.
-        site: Its name. Where the generation's reference was measured on it, the distances of its images are
-            those to a reference without the image (`Generation.left_out`).
+        site: Its name, for the log. Where the generation's reference was measured on it, the distances of its
+            images are those to a reference without the image (`Generation.left_out`).
         min_cohort: Patients that a class needs.
         device: `auto`, `cpu`, `cuda` or `tensorrt`.
         progress: Called after every image with what to show.
@@ -209,7 +209,11 @@ class _Extraction:
         self.dataset, self.recipe, self.sampler = dataset, dataset.recipe, sampler
         self.encoder, self.lift, self.draft = Encoder(generation, device), Lift(generation), generation.draft
         self.generation, self.in_reference = generation, site in generation.header.measured_at
+        self.site = site
         self.classes, self.plan = plan_dataset(dataset, min_cohort)
+        for index, patients in self.plan.too_few.items():
+            what = "unlabelled images are" if index is None else f"class {self.recipe.classes[index]} is"
+            log.warning("%s left out: patients %d, min_cohort %d", what, patients, min_cohort)
         self.exact = Accumulator(
             self.recipe.classes,
             row_dim=self.lift.row_dim,
@@ -234,9 +238,8 @@ class _Extraction:
                 counted += 1
             if progress:
                 progress(f"{index + 1} of {len(self.dataset)}")
-        log.info(
-            "extracted %d of %d images in %.1f s", counted, len(self.dataset), time.perf_counter() - began
-        )
+        images = f"{counted} of {len(self.dataset)} images{f' of {self.site}' if self.site else ''}"
+        log.info("extracted %s in %.1f s", images, time.perf_counter() - began)
 
     def _add(self, item: Item, labelled: bool) -> None:
         image = self.dataset.load(item)

@@ -180,11 +180,11 @@ def _better(trials: Trials, generated: Generated | str, between: SiteMap, site: 
             judged = np.array([generated.errors[name] for name in both])
     (by_rule, error), (by_generator, spread) = gain(rule), gain(judged)
     figures: dict[str, Any] = {"by": "global", "gain": by_rule, "standard_error": error}
-    told = f"held-out error is lower by {_percent(by_rule)} ± {_percent(error)} with the rule"
+    told = f"held-out error changes by {_change(by_rule)} ± {_percent(error)} with the rule"
     if isinstance(generated, str):
         told += f", no generator: {generated}"
     else:
-        told += f", by {_percent(by_generator)} ± {_percent(spread)} with the generator"
+        told += f", by {_change(by_generator)} ± {_percent(spread)} with the generator"
         parameters = dict(generated.parameters)
         figures["generator"] = {"gain": by_generator, "standard_error": spread, "parameters": parameters}
         if by_generator > max(by_rule, 0.0):
@@ -195,6 +195,11 @@ def _better(trials: Trials, generated: Generated | str, between: SiteMap, site: 
         weights = site_weights(between, site, REACHES[reach], EMPHASES[emphasis])
         return Way(weights, None, f"{told}: refined by the rule", figures | {"by": "rule"})
     return Way(None, None, f"{told}: the global one stays", figures)
+
+
+def _change(gain: float) -> str:
+    """With its sign: below 0 is better than the global model."""
+    return f"{round(-100 * gain, 2) + 0.0:+.2f} %"  # + 0.0: no change has no minus sign
 
 
 def _percent(share: float) -> str:

@@ -200,28 +200,39 @@ class ReportData:
 
 
 def plain_statements(task: TaskFigures) -> list[str]:
-    """What the table says of `rebuilt` against the controls, ties and losses included.
+    """What the table says of `rebuilt` against the controls, ties and losses included, and what is above it.
 
-    Two figures tie where the interval of their paired difference holds 0.
+    Two figures tie where the interval of their paired difference holds 0. Other columns have no such interval
+    here: they are named where their figure is higher.
 
     Example:
         >>> scores = {"rebuilt": Value(0.8), "own_sums": Value(0.75), "threshold": Value(0.95)}
         >>> gains = {"": {"own_sums": Value(0.05, -0.01, 0.11), "threshold": Value(-0.15, -0.2, -0.1)}}
         >>> task = TaskFigures("t", "segmentation", "Dice", "open", "b", tuple(scores), {}, scores, gains)
         >>> plain_statements(task)
-        ['On average, rebuilt (0.80) ties with own_sums (0.75), is below threshold (0.95).']
+        ['On average, rebuilt (0.80) ties with own_sums (0.75) and is below threshold (0.95).']
     """
     rows = [("On average", "", task.mean), (f"At {task.joined}, which joined", task.joined, {})]
     said = []
     for where, site, row in rows:
         row = task.scores.get(site, row)
         by_verdict: dict[str, list[str]] = {}
-        for column, gain in task.gains.get(site, {}).items():
+        gains = task.gains.get(site, {})
+        for column, gain in gains.items():
             by_verdict.setdefault(_verdict(gain), []).append(f"{column} ({row[column].value:.2f})")
         parts = [f"{verdict} {_listed(names)}" for verdict, names in by_verdict.items()]
         if parts:
-            said.append(f"{where}, rebuilt ({row['rebuilt'].value:.2f}) {', '.join(parts)}.")
+            higher = _higher(row, {*OURS, *gains})
+            said.append(f"{where}, rebuilt ({row['rebuilt'].value:.2f}) {_listed(parts)}{higher}.")
     return said + _curve_statement(task)
+
+
+def _higher(row: Mapping[str, Value], told: set[str]) -> str:
+    """The columns that nothing was said of and whose figure, as it is shown, is above that of `rebuilt`."""
+    least = round(row["rebuilt"].value, 2)
+    above = {column: one.value for column, one in row.items() if column not in told}
+    names = [f"{column} ({value:.2f})" for column, value in above.items() if round(value, 2) > least]
+    return f"; higher {'are' if len(names) > 1 else 'is'} {_listed(names)}" if names else ""
 
 
 def _curve_statement(task: TaskFigures) -> list[str]:
@@ -233,7 +244,7 @@ def _curve_statement(task: TaskFigures) -> list[str]:
                 by_verdict.setdefault(_verdict(point.gains[column]), []).append(str(point.labels))
         parts = [f"with {_listed(counts)} {verdict}" for verdict, counts in by_verdict.items()]
         if parts:
-            said.append(f"{column} {', '.join(parts)} own_sums")
+            said.append(f"{column} {_listed(parts)} own_sums")
     return [f"By labelled images at {task.joined}: {'; '.join(said)}."] if said else []
 
 

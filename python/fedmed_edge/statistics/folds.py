@@ -1,13 +1,10 @@
 """Who is held out together, and which classes are too small to leave the hospital."""
 
 import hashlib
-import logging
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from fedmed_edge.statistics.feature_statistics import REST
-
-log = logging.getLogger(__name__)
 
 FOLD_NUMBERS = (5, 2)
 """Numbers of folds that are tried for a class, best first."""
@@ -24,6 +21,8 @@ class FoldPlan:
         numbers: Patient → its number in the deal, from 0.
         patients: Class index → ids of its patients; absent classes are not in it.
         unlabelled: Ids of the patients with unlabelled images; empty where they are too few.
+        too_few: Class index → number of its patients where they are fewer than `min_cohort`, so that it is
+            left out; None for those with unlabelled images.
     """
 
     min_cohort: int
@@ -31,6 +30,7 @@ class FoldPlan:
     numbers: Mapping[str, int] = field(repr=False)
     patients: Mapping[int, frozenset[str]] = field(repr=False)
     unlabelled: frozenset[str] = field(default=frozenset(), repr=False)
+    too_few: Mapping[int | None, int] = field(default_factory=dict)
 
     def fold(self, patient: str, index: int) -> int | None:
         """Fold of a patient's rows of class `index`: `REST` without folds, None for a class left out."""
@@ -79,16 +79,17 @@ def plan_folds(
     members = {index: frozenset(patients) for index, patients in sorted(patients_by_class.items())}
     numbers = _deal(members)
     folds: dict[int, int] = {}
+    too_few: dict[int | None, int] = {}
     for index, patients in members.items():
         if len(patients) < min_cohort:
-            log.warning("class %d is left out: patients %d, min_cohort %d", index, len(patients), min_cohort)
+            too_few[index] = len(patients)
             continue
         folds[index] = _folds_of([numbers[patient] for patient in patients], min_cohort)
     pooled = frozenset(unlabelled)
     if 0 < len(pooled) < min_cohort:
-        log.warning("unlabelled images are left out: patients %d, min_cohort %d", len(pooled), min_cohort)
+        too_few[None] = len(pooled)
         pooled = frozenset()
-    return FoldPlan(min_cohort, folds, numbers, {index: members[index] for index in folds}, pooled)
+    return FoldPlan(min_cohort, folds, numbers, {index: members[index] for index in folds}, pooled, too_few)
 
 
 def _deal(members: Mapping[int, frozenset[str]]) -> dict[str, int]:

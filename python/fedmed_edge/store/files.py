@@ -89,5 +89,5 @@ class Files:
         with self._index.write(wait_s=wait_s) as connection:
             left = journal.loosened(connection) - holdings.known_objects(connection)
             for place in self._objects.delete(left):
-                log.info("swept %s", place.rpartition("/")[2])
+                log.debug("swept %s", place.rpartition("/")[2])
             journal.clear(connection)

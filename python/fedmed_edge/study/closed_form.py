@@ -41,7 +41,7 @@ def publish(
         recipe, state_of(network.backbone), trained_by=tuple(sorted(founders)), seed=seed
     )
     sums = {
-        name: extract(draft, founders[name], min_cohort=1, device=device, progress=watch)
+        name: extract(draft, founders[name], site=name, min_cohort=1, device=device, progress=watch)
         for name in sorted(founders)
     }
     return complete_generation(draft, setting.rows_of(recipe), sums, seed=seed)

@@ -294,6 +294,7 @@ def test_withdraw_tells_digests_before_and_after_and_what_stays(copied: Any, kit
     complete = f.admin("status")["generations"][0]
     other = f.copy(f.root / "other")
     told = f.admin("withdraw", "b", "--yes")
+    assert told["exported"] == [before]
     after = told["digest"]
     assert told["tasks"] == {"tiny": {"before": before, "after": after}} and before != after
     assert told["stays"] == {"backbones": [], "measurements": [complete]}
@@ -304,6 +305,8 @@ def test_withdraw_tells_digests_before_and_after_and_what_stays(copied: Any, kit
         f"tiny: model {before[:12]} before, {after[:12]} now, of a",
         f"stays until the next generation: standardisation and reference of {complete[:12]}, "
         "measured with images of b",
+        f"model {before[:12]} was exported and still answers at hospitals that do not connect: "
+        "export anew and hand it over",
     ]
     last = kit.run(SERVER, "withdraw", "-C", f.server, "a", "--yes").out
     assert f"tiny: model {after[:12]} before, no model was rebuilt from those who are left: " in last
@@ -333,3 +336,30 @@ def test_withdraw_names_the_backbone_that_learned_from_the_site(copied: Any, kit
     assert learned in f.admin("withdraw", "a", "--yes")["stays"]["backbones"]
     said = kit.run(SERVER, "withdraw", "-C", f.server, "a", "--yes")
     assert f"what the backbone of {learned[:12]} learned from images of a\n" in said.out
+
+
+def test_rebuild_says_what_was_chosen_without_folds(copied: Any, kit: ModuleType) -> None:
+    f, settings = copied, copied.root / "c" / "fedmed.toml"
+    settings.write_text(settings.read_text().replace("min_cohort = 2", "min_cohort = 10"))
+    site = ("-C", f.root / "c", "--generation", f.generation)
+    assert kit.run(EDGE, "contribute", *site, "--out", f.root / "whole.contribution").code == 0
+    f.admin("import", f.root / "whole.contribution")
+    said = kit.run(SERVER, "rebuild", "-C", f.server, "--without", "a", "--without", "b")
+    assert said.out.splitlines()[2:] == [
+        "ridge 0.01, temperature 8.000",
+        "ridge: default, no class has folds",
+        "temperature: no folds, from rows that the head has seen, so that it may be too sure: dark, bright",
+    ]
+
+
+def test_contribute_names_a_class_that_stays_once(copied: Any, kit: ModuleType) -> None:
+    f, settings = copied, copied.root / "c" / "fedmed.toml"
+    settings.write_text(settings.read_text().replace("min_cohort = 2", "min_cohort = 10"))
+    for name in ("releases.jsonl", "sequence"):  # as if nothing had left yet
+        (f.root / "c" / name).unlink()
+    labels = f.root / "c-data" / "labels.csv"
+    labels.write_text(labels.read_text().replace("1.png,bright", "1.png,dark"))
+    site = ("-C", f.root / "c", "--generation", f.generation)
+    said = kit.run(EDGE, "contribute", *site, "--out", f.root / "few.contribution")
+    assert said.err.count("left out") == 1, said.err
+    assert "class bright is left out: patients 8, min_cohort 10" in said.err

@@ -67,3 +67,8 @@ def test_a_report_and_a_demo(copied: Any, kit: ModuleType) -> None:
     assert said.code == 1 and "x.html: cannot be written: No such file or directory" in said.err
     said = kit.run(EDGE, "demo", "--out", f.root / "tiny.onnx" / "out")
     assert said.code == 1 and "tiny.onnx/out: not a directory" in said.err
+    for there in (False, True):  # an empty folder goes again only where it was made for it
+        if there:
+            (f.root / "out").mkdir()
+        said = kit.run(EDGE, "demo", "--data", f.root / "none", "--out", f.root / "out")
+        assert said.code == 1 and (f.root / "out").exists() == there

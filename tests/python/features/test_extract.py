@@ -1,3 +1,4 @@
+import logging
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -178,10 +179,14 @@ def test_a_draft_takes_every_item_as_unlabelled(images_task: Task, make: SimpleN
     assert statistics.images == 24 and not statistics.distance_moments.any()
 
 
-def test_small_classes_stay_at_home_whole(tmp_path: Path, make: SimpleNamespace, images_task: Task) -> None:
+def test_small_classes_stay_at_home_whole(images_task: Task, caplog: pytest.LogCaptureFixture) -> None:
     _, dataset, generation = images_task
     few = dataset.subset([*range(0, 24, 2), 1, 3])
-    statistics = extract(generation, few, min_cohort=5)
+    with caplog.at_level(logging.INFO, "fedmed_edge.features.extract"):
+        statistics = extract(generation, few, site="alpha", min_cohort=5)
+    left_out, done = caplog.messages
+    assert left_out == "class bright is left out: patients 2, min_cohort 5"
+    assert done.startswith("extracted 12 of 14 images of alpha in ")
     assert statistics.absent == ("bright",)
     assert statistics.images == statistics.style_count == 12
     with pytest.raises(InputError, match="no class has 13 patients, which `min_cohort` asks for"):

@@ -182,9 +182,12 @@ def test_rule_generator_and_global_model_are_judged_on_the_same_units(
     generated = Generated({"a": 1.0}, 0.1, {}, dict.fromkeys("ef", (by_generator, 1.0)))
     way = _better(trials, generated, between, "z")
     assert (way.figures["by"], way.figures["gain"]) == (wanted, gained)
-    assert "lower by 50.00 % ± 0.00 % with the rule" in way.reason
+    assert "held-out error changes by -50.00 % ± 0.00 % with the rule, by " in way.reason
     alone = _better(trials, "too few", between, "z")
     assert (alone.figures["by"], alone.weights) == ("global", None) and alone.figures["gain"] < 0
+    assert "changes by +23.33 % ± " in alone.reason
+    same = Trials(np.ones((3, len(REACHES), len(EMPHASES))), "fold")
+    assert "changes by +0.00 % ± 0.00 %" in _better(same, "too few", between, "z").reason
 
 
 def test_of_equal_errors_the_global_weights_are_taken() -> None:

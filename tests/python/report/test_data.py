@@ -61,6 +61,10 @@ def test_losses_and_ties_are_said():
         "own_sums": Value(0.70),
         "untrained": Value(0.78),
         "threshold": Value(0.95),
+        "reference": Value(0.804),
+        "local": Value(0.81),
+        "refined": Value(0.90),
+        "pooled": Value(0.91),
     }
     gains = {
         "own_sums": Value(0.10, 0.02, 0.18),
@@ -68,7 +72,8 @@ def test_losses_and_ties_are_said():
         "threshold": Value(-0.15, -0.20, -0.10),
     }
     verdict = (
-        "rebuilt (0.80) is above own_sums (0.70), ties with untrained (0.78), is below threshold (0.95)."
+        "rebuilt (0.80) is above own_sums (0.70), ties with untrained (0.78) and is below threshold (0.95); "
+        "higher are local (0.81) and pooled (0.91)."
     )
     said = plain_statements(task_of(row, gains={"": gains, "b": gains}))
     assert said == [f"On average, {verdict}", f"At b, which joined, {verdict}"]
@@ -80,7 +85,7 @@ def test_the_label_curve_is_said():
     points = tuple(CurvePoint(labels, {}, gain) for labels, gain in gains.items())
     said = plain_statements(task_of({"rebuilt": Value(0.8)}, curve=points))
     assert said == [
-        "By labelled images at b: rebuilt with 5 and 10 is above, with 20 ties with own_sums; "
+        "By labelled images at b: rebuilt with 5 and 10 is above and with 20 ties with own_sums; "
         "refined with 20 is above own_sums."
     ]
 

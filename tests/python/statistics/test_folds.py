@@ -43,12 +43,12 @@ def test_a_large_class_has_five_folds_a_smaller_one_two_or_none(
     assert plan_folds({0: PATIENTS[:patients]}, min_cohort).folds == {0: folds}
 
 
-def test_a_class_below_the_cohort_is_absent(caplog: pytest.LogCaptureFixture) -> None:
-    plan = plan_folds({0: PATIENTS[:10], 1: PATIENTS[:9]}, 10)
+def test_a_class_below_the_cohort_is_absent() -> None:
+    plan = plan_folds({0: PATIENTS[:10], 1: PATIENTS[:9]}, 10, unlabelled=PATIENTS[:8])
     assert plan.folds == {0: 0}
     assert plan.patients == {0: frozenset(PATIENTS[:10])}
     assert plan.fold("p1", 1) is None
-    assert "class 1 is left out: patients 9, min_cohort 10" in caplog.text
+    assert plan.too_few == {1: 9, None: 8}
 
 
 def test_an_image_counts_only_with_a_class_that_may_leave() -> None:

@@ -1,5 +1,7 @@
 """`fedmed-edge demo`: the whole path on this machine, with a report at the end."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import click
@@ -42,12 +44,10 @@ def command(
     needed = ("torch", "monai", "sqlalchemy", "onnx", "matplotlib", *(["nvflare"] if federation else []))
     extras = "cpu,train,server" + (",federation" if federation else "")
     require_packages("demo", *needed, extras=extras)
-    target.mkdir(parents=True, exist_ok=True)
-    check_writable_folder(target)
     from fedmed_edge.study.demo import run_demo
     from fedmed_edge.study.plan import POLICIES
 
-    with out.progress("demo") as advance:
+    with _made(target), out.progress("demo") as advance:
         result = run_demo(
             target,
             data=data,
@@ -61,3 +61,17 @@ def command(
         )
     first, *more = result.documents
     out.answer({**first, "more_tasks": more} if more else first, result.lines)
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """A folder to write in; where it was made for that and stays empty, it goes again."""
+    new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        check_writable_folder(folder)
+        yield
+    finally:
+        if new:
+            with suppress(OSError):  # something is in it
+                folder.rmdir()

@@ -1,5 +1,7 @@
 """`fedmed-edge train`: the backbone, trained on this site's images."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -15,6 +17,8 @@ from fedmed_edge.commands.folders import (
     read_site_generation,
 )
 from fedmed_edge.commands.verbs import Output, Verb
+
+ERRORS = "error: 1 − balanced accuracy, of masks 1 − Dice, on held-out images"
 
 
 @click.command(cls=Verb)
@@ -63,7 +67,7 @@ def command(
     how = dataset.recipe.training if shifts else dataset.recipe.training.without_shifts()
     styles = styles_here(Inbox(folder / "inbox"), dataset.recipe, config.server_key)
     noise = private_training(folder, whole, start, config.policy, epochs) if private else None
-    with out.progress("training", noise.privacy.steps if noise else None) as advance:
+    with _begins_anew(), out.progress("training", noise.privacy.steps if noise else None) as advance:
         trained = train_backbone(
             dataset,
             start,
@@ -77,7 +81,7 @@ def command(
             device=config.device,
             progress=advance,
         )
-    trained.write(target)
+        trained.write(target)
     out.answer(
         {
             "out": str(target),
@@ -89,5 +93,15 @@ def command(
             "privacy": noise.privacy.model_dump() if noise else None,
         },
         f"{target}: trained on {trained.images} images in {trained.seconds:.0f} s, loss {trained.loss:.3f}"
-        + "".join(f", {name.replace('_', ' ')} {error:.2f}" for name, error in trained.errors.items()),
+        + "".join(f", {name.replace('_', ' ')} {error:.2f}" for name, error in trained.errors.items())
+        + (f" ({ERRORS})" if trained.errors else ""),
     )
+
+
+@contextmanager
+def _begins_anew() -> Iterator[None]:
+    """A training keeps nothing before its end."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("nothing of the training is kept; the same command begins it anew") from None

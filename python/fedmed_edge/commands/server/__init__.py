@@ -18,7 +18,7 @@ _VERBS = {
     "log": "The ledger: who did what, and whether anybody changed it.",
     "rebuild": "The global model, from the stored contributions alone.",
     "refine": "One site's model, from the stored contributions alone.",
-    "withdraw": "Delete a site's contributions, rebuild and prove it.",
+    "withdraw": "Delete a site's contributions, and rebuild without them.",
     "evaluate": "What the sums tell: held-out errors, worth, distances.",
     "plan": "What a federation of some size will ask of its server.",
     "export": "One signed file that `fedmed-edge infer` runs.",

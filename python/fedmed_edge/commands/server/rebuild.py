@@ -110,6 +110,16 @@ def told_held_back(held_back: Mapping[str, str]) -> list[str]:
     return [f"{site} is left out, its contribution stays stored: {why}" for site, why in held_back.items()]
 
 
+def _not_held_out(figures: Mapping[str, Any]) -> list[str]:
+    """What was chosen without held-out rows, which small classes and sums with noise do not have."""
+    lines = ["ridge: default, no class has folds"] if figures.get("ridge_by") == "default" else []
+    seen = [name for name, how in figures.get("scores_from", {}).items() if how == "leverage"]
+    if seen and figures.get("temperature_from") == "gaussians":
+        why = "no folds, from rows that the head has seen, so that it may be too sure"
+        lines.append(f"temperature: {why}: {', '.join(seen)}")
+    return lines
+
+
 def told(model: "GlobalModel") -> tuple[dict[str, Any], list[str]]:
     """A model's digest, sites and figures, as JSON values and as lines for people."""
     document = {
@@ -136,6 +146,7 @@ def told(model: "GlobalModel") -> tuple[dict[str, Any], list[str]]:
         f"model {model.digest[:12]}  {model.recipe.name}  {kind}",
         f"sites: {', '.join(model.sites)}",
         f"ridge {model.ridge:g}, temperature {model.posterior.temperature:.3f}",
+        *_not_held_out(model.figures),
     ]
     absent = model.figures.get("absent", [])
     return document, lines + ([f"no site has: {', '.join(absent)}"] if absent else [])

@@ -1,4 +1,4 @@
-"""`fedmed-server withdraw`: delete a site's contributions, rebuild, and prove it."""
+"""`fedmed-server withdraw`: delete a site's contributions and rebuild without them."""
 
 import sys
 from pathlib import Path
@@ -12,6 +12,7 @@ from fedmed_edge.commands.verbs import Output, Verb
 from fedmed_edge.errors import InputError
 
 if TYPE_CHECKING:
+    from fedmed_edge.store.store import Store
     from fedmed_edge.store.withdrawal import Rebuilt, Withdrawn
 
 
@@ -24,7 +25,8 @@ def command(out: Output, folder: Path, site: str, yes: bool) -> None:
     """Delete everything that SITE contributed and rebuild every task it took part in.
 
     The new model has the same bytes as one of a federation that SITE never contributed to. What the shared
-    backbone learned from it stays until the next generation.
+    backbone learned from it stays until the next generation. Files that were exported before still answer at
+    hospitals that do not connect: export anew and hand it over.
 
     Example: fedmed-server withdraw -C server hospital-b --yes
     """
@@ -41,11 +43,13 @@ def command(out: Output, folder: Path, site: str, yes: bool) -> None:
     done, stages = withdraw_and_rebuild(store, site), forget_stages(folder, store)
     arriving = discard_all(folder / FOLDER / "inbox" / site, store.cipher)
     discard_unfinished(folder / FOLDER, store.cipher)
+    exported = _exported(store, site)
     models = [told(task.model)[0] for task in done.tasks.values() if task.model]
     document = {
         "site": site,
         "deleted": list(done.deleted.contributions),
         "withdrawn_models": list(done.deleted.models),
+        "exported": exported,
         "tasks": {
             name: {"before": task.before, "after": task.model.digest if task.model else None}
             for name, task in done.tasks.items()
@@ -63,8 +67,21 @@ def command(out: Output, folder: Path, site: str, yes: bool) -> None:
     more = {"back": {name: list(task.back) for name, task in done.tasks.items()}, "held_back": held_back}
     lines = [f"stage {one[:12]} was not finished and had learned from it: deleted" for one in stages]
     lines += [f"files of {site} that had not come whole: {arriving} deleted"] if arriving else []
+    lines += [
+        f"model {digest[:12]} was exported and still answers at hospitals that do not connect: "
+        "export anew and hand it over"
+        for digest in exported
+    ]
     lines += [line for held in held_back.values() for line in told_held_back(held)]
     out.answer(document | more, _lines(site, done) + lines)
+
+
+def _exported(store: "Store", site: str) -> list[str]:
+    """Digests of the withdrawn models with the site in them of which a file was written."""
+    files = {row.subject for row in store.ledger() if row.kind == "exported"}
+    return [
+        one.digest for one in store.models() if one.withdrawn and site in one.sites and one.digest in files
+    ]
 
 
 def _ask(question: str) -> None:
