@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fedmed_edge.errors import InputError
+from fedmed_edge.kinds import TEXT_CAP, content_kind, with_article
 
 TEMPORARY = ".part-"
 """Beginning of a temporary file's name; one that is found was left by a process that was killed."""
@@ -227,7 +228,9 @@ def open_regular(path: Path, cap: int) -> Iterator[tuple[BinaryIO, int]]:
             if not stat.S_ISREG(status.st_mode):
                 raise InputError(f"{path}: not a file")
             if status.st_size > cap:
-                raise InputError(f"{path}: has {status.st_size} bytes, expected at most {cap}")
+                kind = content_kind(file.read(TEXT_CAP))
+                hint = f"it is {with_article(kind)}" if kind else None
+                raise InputError(f"{path}: has {status.st_size} bytes, expected at most {cap}", hint=hint)
             yield file, status.st_size
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None

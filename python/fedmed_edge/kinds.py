@@ -56,6 +56,29 @@ def file_kind(path: Path) -> FileKind | None:
     return content_kind(start)
 
 
+def mistaken(file: Path | bytes, wanted: str) -> str | None:
+    """What to say of a file of ours, or of its beginning, where `wanted` is another kind of file.
+
+    Example:
+        >>> mistaken(b"-----BEGIN PUBLIC KEY-----", "exported model")
+        'is a public key, expected an exported model'
+    """
+    kind = file_kind(file) if isinstance(file, Path) else content_kind(file[: HEADER_CAP + 8])
+    if kind is None or kind == wanted:
+        return None
+    return f"is {with_article(kind)}, expected {with_article(wanted)}"
+
+
+def with_article(noun: str) -> str:
+    """A kind of file as a sentence names one.
+
+    Example:
+        >>> with_article("exported model")
+        'an exported model'
+    """
+    return f"{'an' if noun.startswith('e') else 'a'} {noun}"
+
+
 def content_kind(start: bytes) -> FileKind | None:
     """What a file is that begins so; None where it is none of ours.
 
@@ -67,7 +90,7 @@ def content_kind(start: bytes) -> FileKind | None:
     if 2 <= length <= HEADER_CAP:
         said = re.search(rb'"__metadata__"\s*:\s*\{\s*"(\w+)"', start[8 : 8 + length])
         return _TENSOR_FILES.get(said[1]) if said else None
-    return "exported model" if start.startswith(_ONNX_START) else _text_kind(start)
+    return "exported model" if start.startswith(_ONNX_START) else _text_kind(start[:TEXT_CAP])
 
 
 def _text_kind(start: bytes) -> FileKind | None:

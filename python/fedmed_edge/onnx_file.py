@@ -6,6 +6,7 @@ Source: onnx.proto3 of ONNX 1.17.
 from collections.abc import Collection
 
 from fedmed_edge.errors import InputError
+from fedmed_edge.kinds import mistaken
 from fedmed_edge.protobuf import Malformed, Value, as_bytes, field, fields_of, spans, walk
 
 __all__ = ["graph_part", "model_metadata"]
@@ -36,6 +37,8 @@ def model_metadata(content: bytes, where: str) -> dict[str, str]:
                 found[key] = text
         return found
     except (Malformed, KeyError, UnicodeDecodeError):
+        if said := mistaken(content, "exported model"):
+            raise InputError(f"{where}: {said}") from None
         raise _no_onnx(where) from None
 
 

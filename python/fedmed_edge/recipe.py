@@ -24,6 +24,7 @@ from pydantic import (
 
 from fedmed_edge.atomic import read_regular, write_atomic
 from fedmed_edge.errors import InputError
+from fedmed_edge.kinds import mistaken
 from fedmed_edge.validation import spelt, told_fault
 
 Kind = Literal["classification", "segmentation"]
@@ -379,6 +380,8 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(content.decode())
     except (ValueError, RecursionError) as error:
+        if said := mistaken(content, "TOML file"):
+            raise InputError(f"{path}: {said}") from None
         raise InputError(f"{path}: not a readable TOML file: {error}") from None
 
 

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from fedmed_edge.atomic import read_regular, write_atomic, write_together
 from fedmed_edge.errors import InputError, TrustError
+from fedmed_edge.kinds import mistaken
 
 __all__ = [
     "FILE_DOMAIN",
@@ -112,6 +113,8 @@ def read_private_key(path: Path) -> PrivateKey:
     try:
         key = serialization.load_pem_private_key(content, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
+        if said := mistaken(content, "private key"):
+            raise InputError(f"{path}: {said}") from None
         raise InputError(f"{path}: not a private key in PEM form") from None
     if not isinstance(key, Ed25519PrivateKey):
         raise InputError(f"{path}: has another kind of key, expected Ed25519")
@@ -157,6 +160,8 @@ def parse_public_key(content: bytes, where: str) -> PublicKey:
     try:
         key = serialization.load_pem_public_key(content)
     except (ValueError, UnsupportedAlgorithm):
+        if said := mistaken(content, "public key"):
+            raise InputError(f"{where}: {said}") from None
         raise InputError(f"{where}: not a public key in PEM form") from None
     if not isinstance(key, Ed25519PublicKey):
         raise InputError(f"{where}: has another kind of key, expected Ed25519")

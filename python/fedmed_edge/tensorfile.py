@@ -17,6 +17,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from fedmed_edge.errors import InputError
+from fedmed_edge.kinds import HEADER_CAP as KIND_CAP
+from fedmed_edge.kinds import mistaken
 
 __all__ = [
     "HEADER_CAP",
@@ -114,6 +116,7 @@ def parse_layout(content: Content, key: str | None, where: str, *, header_cap: i
         raise InputError(f"{where}: cut off: has {len(content)} bytes")
     length = int.from_bytes(content[:8], "little")
     if not 2 <= length <= header_cap:
+        _refuse_mistaken(content, kind, where)
         raise InputError(f"{where}: not a {kind} file: header has {length} bytes, expected 2 to {header_cap}")
     if 8 + length > len(content):
         raise InputError(f"{where}: cut off: header has {len(content) - 8} bytes, expected {length}")
@@ -122,11 +125,17 @@ def parse_layout(content: Content, key: str | None, where: str, *, header_cap: i
     if key is None and metadata is None:
         key, metadata = "", {"": ""}
     if not isinstance(metadata, dict) or list(metadata) != [key] or not isinstance(metadata[key], str):
+        _refuse_mistaken(content, kind, where)
         raise InputError(f"{where}: not a {kind} file: `__metadata__` has no `{key}` alone")
     if len(table) > TENSOR_CAP:
         raise InputError(f"{where}: has {len(table)} tensors, expected at most {TENSOR_CAP}")
     entries = {name: _entry(name, entry, where) for name, entry in table.items()}
     return Layout(metadata[key], entries, 8 + length)
+
+
+def _refuse_mistaken(content: Content, kind: str, where: str) -> None:
+    if said := mistaken(bytes(content[: KIND_CAP + 8]), kind):
+        raise InputError(f"{where}: {said}")
 
 
 def strict_json(content: bytes | str, where: str) -> dict[str, Any]:

@@ -163,8 +163,11 @@ def read_site_data(config: "SiteConfig") -> "Dataset":
 def read_site_generation(config: "SiteConfig") -> "Generation":
     """The generation of the site's settings, signed by the server that the site trusts."""
     from fedmed_edge.generation import parse_generation
+    from fedmed_edge.kinds import mistaken
     from fedmed_edge.signing import verify_trusted
 
+    if said := mistaken(config.generation, "generation"):  # which has no signature, or another one
+        raise InputError(f"{config.generation}: {said}")
     return parse_generation(verify_trusted(config.generation, config.server_key), str(config.generation))
 
 

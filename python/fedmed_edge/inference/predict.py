@@ -14,7 +14,7 @@ from fedmed_edge.images.image import Float32, Float64, Image, UInt8, read_image
 from fedmed_edge.images.preprocess import prepare, restore
 from fedmed_edge.images.windows import window_starts
 from fedmed_edge.inference.usage import Stopwatch
-from fedmed_edge.kinds import file_kind
+from fedmed_edge.kinds import mistaken
 from fedmed_edge.model.manifest import (
     METADATA_KEY,
     ONE_TASK,
@@ -163,11 +163,8 @@ def _trusted(path: Path, trust: Path | str | None) -> tuple[bytes, str]:
             hint="name the server's public key as `server_key` in fedmed.toml, or with --trust where a verb "
             "takes it",
         )
-    kind = file_kind(path)
-    if kind not in ("exported model", None):
-        raise InputError(
-            f"{path}: is a {kind}, expected an exported model", hint="`fedmed-server export` writes one"
-        )
+    if said := mistaken(path, "exported model"):
+        raise InputError(f"{path}: {said}", hint="`fedmed-server export` writes one")
     # Loads a cryptography library: only where a signature is checked.
     from fedmed_edge.signing import read_public_key, verify_file
 

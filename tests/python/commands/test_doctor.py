@@ -281,7 +281,7 @@ def test_the_processor(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEDMED_THREADS", "256")
     assert look(site, "processor").level == "warning"
     monkeypatch.setenv("FEDMED_THREADS", "many")
-    assert look(site, "settings").found.startswith("FEDMED_THREADS: `threads`: ")
+    assert look(site, "settings").found.startswith("FEDMED_THREADS: `threads` has ")
 
 
 def test_the_active_model_is_verified(site: Path, copied: Any, kit: ModuleType) -> None:

@@ -232,7 +232,7 @@ def test_a_zip_is_read_and_cleaned_up(scan, recipe_of, tmp_path):
         for file in found.inputs[0].series.files:
             file.write_bytes(file.read_bytes()[:-200])
         with pytest.raises(InputError, match=rf"^{path}/exam/\d+-000.dcm: pixel data are missing, cut off"):
-            list(found.inputs[1].images())
+            list(found.inputs[0].images())
     assert not unpacked.exists()
 
 

@@ -9,7 +9,7 @@ from fedmed_edge.commands.folders import ANY_PATH, folder_option, read_server
 from fedmed_edge.commands.regions import contribution_files
 from fedmed_edge.commands.verbs import Output, Verb, complain
 from fedmed_edge.errors import FedmedError, InputError
-from fedmed_edge.kinds import FileKind, file_kind
+from fedmed_edge.kinds import FileKind, file_kind, mistaken
 
 
 @click.command("import", cls=Verb)
@@ -52,11 +52,8 @@ def command(ctx: click.Context, folder: Path, files: tuple[Path, ...]) -> None:
 
 def _other_kind(file: Path) -> InputError | None:
     """What to say of a file of ours that is no contribution."""
-    kind = file_kind(file)
-    if kind is None or kind == "contribution":
-        return None
-    article = "an" if kind.startswith("e") else "a"
-    return InputError(f"{file}: is {article} {kind}, expected a contribution", hint=_TAKEN_BY[kind])
+    kind, said = file_kind(file), mistaken(file, "contribution")
+    return InputError(f"{file}: {said}", hint=_TAKEN_BY[kind]) if kind and said else None
 
 
 _TAKEN_BY: dict[FileKind, str] = {
