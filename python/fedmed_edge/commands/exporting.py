@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fedmed_edge.errors import InputError, StoreError
+from fedmed_edge.store.entries import named_by
 from fedmed_edge.store.exports import note_exported
 
 if TYPE_CHECKING:
@@ -23,8 +24,11 @@ Precision = Literal["fp16", "int8"]
 
 def chosen_model(store: "Store", task: str, model: str | None, site: str | None) -> "ModelEntry":
     """The model that was asked for, if no site in it has withdrawn."""
-    entries = [entry for entry in store.models(task) if entry.digest.startswith(model or "")]
-    if not model:  # none was named, nor by a variable of a script that holds nothing
+    entries = store.models(task)
+    if model:
+        named = named_by(model, [entry.digest for entry in entries], f"models of {task}")
+        entries = [entry for entry in entries if entry.digest == named]
+    else:  # none was named, nor by a variable of a script that holds nothing
         entries = [entry for entry in entries if entry.refined_for == site and not entry.withdrawn]
     if not entries:
         raise InputError(

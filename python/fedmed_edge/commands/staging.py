@@ -16,6 +16,7 @@ from fedmed_edge.generation import Generation
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.signing import PrivateKey, write_signed
 from fedmed_edge.statistics.contribution import Contribution, parse_contribution
+from fedmed_edge.store.entries import named_by
 from fedmed_edge.universal.local_models import LocalModel, local_models
 from fedmed_edge.universal.pool import Pool
 
@@ -293,7 +294,7 @@ def staging_of(
 
 
 def _start(store: "Store", generation: str) -> Generation:
-    digest = next((one for one in store.generations() if one.startswith(generation)), None)
+    digest = named_by(generation, store.generations(), "generations")
     if digest is None:
         raise StoreError(
             f"store: no generation {generation[:12] or 'is published'}",

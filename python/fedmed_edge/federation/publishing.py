@@ -16,7 +16,7 @@ from fedmed_edge.federation.styles import collect_styles
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.signing import PrivateKey
 from fedmed_edge.statistics.contribution import Contribution, parse_contribution
-from fedmed_edge.store.entries import ModelEntry
+from fedmed_edge.store.entries import ModelEntry, named_by
 from fedmed_edge.store.store import Store
 
 __all__ = ["Publisher"]
@@ -193,9 +193,9 @@ class Publisher:
 
         Raises:
             InputError: Fewer sites than the quorum.
-            StoreError: No such generation or site.
+            StoreError: No such generation or site, or several generations begin so.
         """
-        digest = next((one for one in self.store.generations() if one.startswith(generation)), None)
+        digest = named_by(generation, self.store.generations(), "generations")
         if digest is None:
             raise StoreError(
                 f"store: no generation {generation[:12] or 'is published'}",

@@ -14,8 +14,13 @@ from fedmed_edge.store.tables import contributions, generations, recipes, tombst
 Verdict = Literal["new", "same", "renewed"]
 
 
-def check_known(connection: Connection, header: ContributionHeader, where: str) -> Recipe:
+def check_known(
+    connection: Connection, header: ContributionHeader, where: str, given: Recipe | None = None
+) -> Recipe:
     """Check generation and recipe of a contribution against those of the store; `where` names its file.
+
+    Args:
+        given: A recipe that counts as one of the store's.
 
     Raises:
         InputError: Another generation or recipe, or something that does not fit them.
@@ -28,6 +33,15 @@ def check_known(connection: Connection, header: ContributionHeader, where: str) 
             f"{where}: `generation` has {header.generation[:12]}, expected {newest}",
             hint="pull the newest generation and run `fedmed-edge contribute` again",
         )
+    if given is not None and given.digest == header.recipe:
+        recipe = given
+    else:
+        recipe = _stored_recipe(connection, header, where)
+    _check_header(header, recipe, generation, where)
+    return recipe
+
+
+def _stored_recipe(connection: Connection, header: ContributionHeader, where: str) -> Recipe:
     content = connection.scalar(select(recipes.c.content).where(recipes.c.digest == header.recipe))
     if content is None:
         newest_recipe = select(recipes.c.digest).where(recipes.c.task == header.task)
@@ -37,9 +51,7 @@ def check_known(connection: Connection, header: ContributionHeader, where: str) 
             + (wanted[:12] if wanted else f"one of the store's, which has no task `{header.task}`"),
             hint="site and server must have the same recipe file",
         )
-    recipe = Recipe.model_validate_json(content)
-    _check_header(header, recipe, generation, where)
-    return recipe
+    return Recipe.model_validate_json(content)
 
 
 def _check_header(header: ContributionHeader, recipe: Recipe, generation: Any, where: str) -> None:

@@ -1,7 +1,10 @@
 """What a store tells of what it holds."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from fedmed_edge.errors import StoreError
 
 Holds = Literal["sums", "weights"]
 """What a contribution is for: the closed form, or the next backbone."""
@@ -113,3 +116,26 @@ class Import:
     task: str
     sequence: int
     new: bool
+
+
+def named_by(beginning: str, digests: Sequence[str], what: str) -> str | None:
+    """The digest that begins so; the first where nothing is named; None where none does.
+
+    Args:
+        digests: Newest first.
+        what: The things of these digests, for the message.
+
+    Raises:
+        StoreError: Several begin so.
+
+    Example:
+        >>> named_by("ab", ["abc", "def"], "generations"), named_by("", ["abc", "def"], "generations")
+        ('abc', 'abc')
+    """
+    fitting = [digest for digest in digests if digest.startswith(beginning)]
+    if beginning and len(fitting) > 1:
+        raise StoreError(
+            f"store: {len(fitting)} {what} begin with `{beginning}`, expected one",
+            hint=f"give more of its digest: {', '.join(digest[:12] for digest in fitting[:8])}",
+        )
+    return next(iter(fitting), None)

@@ -32,14 +32,21 @@ def newest_recipe(connection: Connection, task: str) -> Recipe:
 
 def record_recipe(connection: Connection, recipe: Recipe) -> None:
     """Write the row of a recipe, which becomes the newest of its task."""
+    keep_recipe(connection, recipe)
     # the foreign key from contributions forbids to delete and insert; a rising number is set instead
     newest = (connection.scalar(select(func.max(recipes.c.number))) or 0) + 1
-    known = update(recipes).where(recipes.c.digest == recipe.digest)
-    if connection.execute(known.values(number=newest)).rowcount == 0:
-        content = canonical_json(recipe.model_dump(mode="json"))
-        values = {"number": newest, "digest": recipe.digest, "task": recipe.name, "content": content}
-        connection.execute(insert(recipes).values(**values))
-        ledger.append(connection, "recipe added", subject=recipe.digest, details={"task": recipe.name})
+    connection.execute(update(recipes).where(recipes.c.digest == recipe.digest).values(number=newest))
+
+
+def keep_recipe(connection: Connection, recipe: Recipe) -> None:
+    """Write the row of a recipe, unless it is there, below those of its task: none of them is replaced."""
+    if connection.scalar(select(recipes.c.number).where(recipes.c.digest == recipe.digest)) is not None:
+        return
+    oldest = (connection.scalar(select(func.min(recipes.c.number))) or 1) - 1
+    content = canonical_json(recipe.model_dump(mode="json"))
+    values = {"number": oldest, "digest": recipe.digest, "task": recipe.name, "content": content}
+    connection.execute(insert(recipes).values(**values))
+    ledger.append(connection, "recipe added", subject=recipe.digest, details={"task": recipe.name})
 
 
 def record_generation(connection: Connection, generation: Generation, stored: str) -> None:
@@ -114,18 +121,18 @@ def entries(connection: Connection, task: str | None) -> list[ContributionEntry]
 
 
 def current(
-    connection: Connection, task: str, generation: str | None, holds: Holds
+    connection: Connection, task: str, generation: str | None, holds: Holds, recipe: Recipe | None
 ) -> tuple[list[ContributionEntry], dict[str, str]]:
     """Entries that a rebuild of the task takes, by site name; and contribution id → digest of its file.
 
     Raises:
         StoreError: No such task.
     """
-    recipe = newest_recipe(connection, task).digest
+    recipe = recipe or newest_recipe(connection, task)
     found = [
         entry
         for entry in entries(connection, task)
-        if entry.current and entry.recipe == recipe and entry.holds == holds
+        if entry.current and entry.recipe == recipe.digest and entry.holds == holds
     ]
     if generation is None:
         # A draft only measures features: while sites do so, the generation in use stays the one before.

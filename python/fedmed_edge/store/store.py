@@ -44,18 +44,7 @@ from fedmed_edge.tensorfile import Content
 
 log = logging.getLogger(__name__)
 
-__all__ = [
-    "ContributionEntry",
-    "GenerationEntry",
-    "Import",
-    "LedgerEntry",
-    "LedgerHead",
-    "ModelEntry",
-    "SiteEntry",
-    "Store",
-    "Withdrawal",
-    "open_store",
-]
+__all__ = ["Store", "open_store"]
 
 
 class Store:
@@ -237,7 +226,12 @@ class Store:
     # --- contributions -----------------------------------------------------------------------------
 
     def import_contribution(
-        self, given: str | Path | Content, *, where: str = "", details: Mapping[str, Any] | None = None
+        self,
+        given: str | Path | Content,
+        *,
+        where: str = "",
+        details: Mapping[str, Any] | None = None,
+        recipe: Recipe | None = None,
     ) -> Import:
         """Take a contribution: its file, which nobody else may write to meanwhile, or its bytes.
 
@@ -248,6 +242,7 @@ class Store:
         Args:
             where: Names it in messages; default the file's path.
             details: What the ledger shall tell beside, such as how it came.
+            recipe: Kept with a contribution under it, without becoming its task's newest.
 
         Raises:
             InputError: The file is not as it must be, or is of another generation or recipe, or older than
@@ -259,17 +254,19 @@ class Store:
         where = where or str(given)
         envelope, digest = parse_envelope(content, where), digest_of(content)
         try:
-            return self._take(content, digest, where, details or {})
+            return self._take(content, digest, where, details or {}, recipe)
         except (InputError, TrustError) as refusal:
             why = {"file": digest, "why": str(refusal).removeprefix(f"{where}: "), "signer": envelope.signer}
             self._refuse(envelope.header.site, holdings.told(envelope.header) | why | dict(details or {}))
             raise
 
-    def _take(self, content: Content, digest: str, where: str, details: Mapping[str, Any]) -> Import:
+    def _take(
+        self, content: Content, digest: str, where: str, details: Mapping[str, Any], given: Recipe | None
+    ) -> Import:
         envelope = parse_envelope(content, where)
         with self._index.read() as connection:
             key = enrolment.signing_key(connection, envelope.signer, envelope.header.site, where)
-            recipe = admission.check_known(connection, envelope.header, where)
+            recipe = admission.check_known(connection, envelope.header, where, given)
         # outside a transaction: it takes a while, and a reader would hold up every writer's commit
         contribution = parse_contribution(content, where, verify_key=key)
         with self._index.read() as connection:
@@ -281,6 +278,7 @@ class Store:
                 verdict = admission.admit(connection, contribution, recipe, where)
                 if verdict != "same":  # another process may have taken it meanwhile
                     stored = self._objects.write(content, digest)
+                    holdings.keep_recipe(connection, recipe)
                     holdings.record(connection, contribution, stored, len(content), public_pem(key), details)
         if verdict == "renewed":
             self._files.sweep()
@@ -307,6 +305,7 @@ class Store:
         held_back: bool = False,
         generation: str | None = None,
         holds: Holds = "sums",
+        recipe: Recipe | None = None,
     ) -> list[Contribution]:
         """What a rebuild takes: each site's newest contribution for the task's newest recipe, by site name.
 
@@ -315,12 +314,13 @@ class Store:
             held_back: Take those that are held back all the same.
             generation: Digest; default the newest complete one that holds a contribution for the recipe.
             holds: `sums` for a rebuild; `weights` for the next backbone.
+            recipe: Default the task's newest.
 
         Raises:
             StoreError: No such task, or a file is damaged or went away while it was read.
         """
         with self._index.read() as connection:
-            entries, stored = holdings.current(connection, task, generation, holds)
+            entries, stored = holdings.current(connection, task, generation, holds, recipe)
             left_out = {*without, *(() if held_back else sites_of(connection, task))}
         # the numbers were checked at import, and a file's content is what its digest says
         return [

@@ -368,13 +368,39 @@ def test_1_a_recipe_takes_no_place_by_a_command_that_fails(copied: Any, kit: Mod
         refused(kit.run(SERVER, *publish, *given), 1, "none: no such file")
     model = f.admin("export", "--out", f.root / "m.onnx")["out"]
     take = ("generation", "import", "-C", f.server, model, "--recipe", other, "--trust", f.trust)
-    refused(kit.run(SERVER, *take), 1, "m.onnx: not a generation file")
+    refused(kit.run(SERVER, *take), 1, "m.onnx: is an exported model, expected a generation")
     assert f.admin("rebuild")["sites"]
     f.ask(SERVER, *publish)
     said = kit.run(SERVER, "rebuild", "-C", f.server)
     refused(said, 1, "no site contributed under the newest recipe of tiny", "makes that the newest again")
     f.admin("generation", "publish", "--recipe", f.recipe, "--out", f.root / "x")
     assert f.admin("rebuild")["sites"]
+
+
+def test_1_a_recipe_takes_no_place_by_contributions_that_fail(copied: Any, kit: ModuleType) -> None:
+    f, other = copied, copied.root / "other.toml"
+    publish = ("generation", "publish", "-C", f.server, "--recipe", other, "--out", f.root / "x")
+    f.admin("site", "revoke", "c")
+    for old, new in (("pixel_stride = 4", "pixel_stride = 8"), ('"tiny"', '"new"')):
+        other.write_text(f.recipe.read_text().replace(old, new))
+        said = kit.run(SERVER, *publish, "--from", f.root / "c.contribution")
+        refused(said, 5, "c.contribution: site `c` was revoked")
+        said = kit.run(SERVER, *publish, "--from", f.root / "a.contribution")
+        refused(said, 1, "a.contribution: is not what site `a` handed over last for ")
+        assert f.admin("rebuild")["sites"]  # of the only task, under the recipe of before
+
+
+def test_contributions_come_with_the_recipe_that_they_are_under(copied: Any, kit: ModuleType) -> None:
+    f, other = copied, copied.root / "other.toml"
+    other.write_text(f.recipe.read_text().replace("pixel_stride = 4", "pixel_stride = 8"))
+    f.generation = f.root / "start.generation"
+    under = ("--set", f"recipe={other}")
+    files = [f.contribute(name, *under, file=f"{name}.new") for name in "ab"]
+    refused(kit.run(SERVER, "import", "-C", f.server, files[0]), 1, "a.new: `recipe` has ")
+    told = f.publish("new.generation", "--recipe", other, "--from", files[0], "--from", files[1])
+    assert not told["draft"]
+    f.admin("import", *(f.contribute(name, *under) for name in "ab"))
+    assert f.admin("rebuild")["sites"] == ["a", "b"]
 
 
 # --- settings --------------------------------------------------------------------------------------------

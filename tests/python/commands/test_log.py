@@ -70,6 +70,26 @@ def test_a_generation_is_written_once_more_where_its_signature_was_lost(copied: 
     assert said.code == 1 and "error: store: no generation ffff" in said.err
 
 
+def test_a_beginning_that_several_digests_have_is_refused(copied: Any, kit: ModuleType) -> None:
+    f, files = copied, ("--out", copied.root / "x")
+    found = f.admin("status")["generations"]
+    shared, seed = "", 1
+    while not shared:  # the 17th digest begins as another one at the latest
+        found.append(f.admin("generation", "publish", *files, "--seed", seed)["digest"])
+        begins, seed = [digest[0] for digest in found], seed + 1
+        shared = next((one for one in begins if begins.count(one) > 1), "")
+    told = f"error: store: 2 generations begin with `{shared}`, expected one"
+    said = kit.run(SERVER, "generation", "export", "-C", f.server, "--generation", shared, *files)
+    assert said.code == 1 and told in said.err and found[-1][:12] in said.err
+    given = ("--generation", shared, "--site", "a", "--site", "b")
+    assert told in kit.run(SERVER, "train", "-C", f.server, *given).err
+    begins = []
+    while len(begins) == len({*begins}):
+        begins.append(f.admin("rebuild", "--ridge", 1.0 + len(begins))["digest"][0])
+    said = kit.run(SERVER, "export", "-C", f.server, "--model", begins[-1], *files)
+    assert said.code == 1 and "models of tiny begin with `" in said.err
+
+
 def test_the_folder_of_a_server_is_no_hospitals_to_doctor(copied: Any, kit: ModuleType) -> None:
     said = kit.run(EDGE, "doctor", "-C", copied.server)
     first = said.out.splitlines()[0]

@@ -13,6 +13,7 @@ from fedmed_edge.errors import InputError
 from fedmed_edge.signing import read_private_key, write_signed
 
 if TYPE_CHECKING:
+    from fedmed_edge.recipe import Recipe
     from fedmed_edge.statistics.contribution import Contribution
     from fedmed_edge.store.store import Store
 
@@ -80,17 +81,14 @@ def publish(
     for path in sources:
         read_contribution(path)
     if sources or from_store:
-        if recipe:  # contributions may be under it
-            store.add_recipe(recipe)
-            task = recipe.name
-        tasks = [task_of(store, task)] if task else store.tasks()
-        given = _named(store, tasks, sources) if sources else _under_newest_draft(store, tasks)
-        recipes = [store.recipe(one) for one in sorted({one.header.task for one in given})]
+        given = (_named if sources else _under_newest_draft)(store, task, recipe, sources)
+        own = {recipe.name: recipe} if recipe else {}
+        recipes = [own.get(one) or store.recipe(one) for one in sorted({one.header.task for one in given})]
         generation = from_contributions(given, pool_recipe(recipes), store.generation, seed=seed)
     else:
         generation = from_backbone(backbone, recipe or store.recipe(task_of(store, task)), seed=seed)
-        if recipe:  # it takes the place of the one before: not for a generation that cannot be made
-            store.add_recipe(recipe)
+    if recipe:  # it takes the place of the one before: not for a generation that cannot be made
+        store.add_recipe(recipe)
     store.publish_generation(generation.content)
     signature = write_signed(target, generation.content, key)
     header = generation.header
@@ -121,17 +119,20 @@ def publish(
     )
 
 
-def _named(store: "Store", tasks: Sequence[str], files: Sequence[Path]) -> "list[Contribution]":
+def _named(
+    store: "Store", task: str | None, recipe: "Recipe | None", files: Sequence[Path]
+) -> "list[Contribution]":
     """Contributions of these files, imported; each has to be what its site handed over last."""
     from fedmed_edge.store.entries import Holds
 
-    taken = [store.import_contribution(path) for path in files]
+    taken = [store.import_contribution(path, recipe=recipe) for path in files]
+    tasks = _tasks(store, task, recipe)
     newest = {
         one.id: one
         for task in tasks
         for digest in store.generations()
         for holds in get_args(Holds)
-        for one in store.contributions(task, generation=digest, holds=holds)
+        for one in store.contributions(task, generation=digest, holds=holds, recipe=recipe)
     }
     for path, one in zip(files, taken, strict=True):
         if one.id not in newest:
@@ -149,15 +150,25 @@ def _named(store: "Store", tasks: Sequence[str], files: Sequence[Path]) -> "list
     return [one for one in newest.values() if one.id in wanted]
 
 
-def _under_newest_draft(store: "Store", tasks: Sequence[str]) -> "list[Contribution]":
+def _under_newest_draft(
+    store: "Store", task: str | None, recipe: "Recipe | None", _: Sequence[Path]
+) -> "list[Contribution]":
+    tasks = _tasks(store, task, recipe)
     draft = next((one.digest for one in store.generation_entries() if one.draft), "none")
-    found = [one for task in tasks for one in store.contributions(task, generation=draft)]
+    found = [one for task in tasks for one in store.contributions(task, generation=draft, recipe=recipe)]
     if not found:
         raise InputError(
             f"generation: the store holds no sums of {' or '.join(tasks)} under draft {draft[:12]}",
             hint="`fedmed-server publish` asks hospitals for them",
         )
     return found
+
+
+def _tasks(store: "Store", task: str | None, recipe: "Recipe | None") -> list[str]:
+    """Whose contributions count: those of the given recipe's task, else of the named one, else of all."""
+    if recipe:
+        return [recipe.name]
+    return [task_of(store, task)] if task else store.tasks()
 
 
 @command.command(cls=Verb)
@@ -172,10 +183,12 @@ def export(out: Output, folder: Path, chosen: str, target: Path) -> None:
 
     Example: fedmed-server generation export -C server --out start.generation
     """
+    from fedmed_edge.store.entries import named_by
+
     config, store = read_server(folder)
     key = read_private_key(config.key)
     check_writable(target)
-    digest = next((one for one in store.generations() if one.startswith(chosen)), chosen)
+    digest = named_by(chosen, store.generations(), "generations") or chosen
     signature = write_signed(target, store.generation(digest).content, key)
     out.answer(
         {"out": str(target), "signature": str(signature), "digest": digest},
