@@ -5,13 +5,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from fedmed_edge.atomic import write_atomic
 from fedmed_edge.errors import InputError
+
+BUDGETED: Final = "ended by a stated budget of steps, perhaps before it stopped improving"
+"""What a mark on a column of a network says, in the report and in the terminal."""
 
 Array = npt.NDArray[np.generic]
 
@@ -181,6 +184,11 @@ class TaskFigures:
     examples: tuple[Example, ...] = ()
     checks: tuple[Check, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def budgeted(self) -> tuple[str, ...]:
+        """Columns that tables mark: those of which `BUDGETED` holds."""
+        return tuple(column for column, cost in self.costs.items() if cost.plateau is False)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from fedmed_edge.atomic import write_atomic
 from fedmed_edge.report import figures
 from fedmed_edge.report.data import (
+    BUDGETED,
     CONTROLS,
     MEANING,
     OURS,
@@ -71,7 +72,7 @@ def _task(task: TaskFigures, number: int) -> dict[str, Any]:
         "meaning": {name: MEANING.get(name, "") for name in task.columns},
         "ours": OURS,
         "controls": CONTROLS,
-        "budgeted": [name for name, cost in task.costs.items() if cost.plateau is False],
+        "budgeted_note": BUDGETED,
         "curve_columns": figures.curve_columns(task.curve),
         "lanes": _lanes(task),
         "outlined": any(one.truth is not None for one in task.examples),

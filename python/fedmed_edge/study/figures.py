@@ -88,11 +88,8 @@ def _gain(difference: Figure | None) -> dict[str, Any] | None:
 
 def table(runs: Runs) -> list[str]:
     """The table of scores as lines of text."""
-    join, columns = runs.first, runs.columns
-    marked = {
-        column for column, cost in join.costs.items() if not cost.plateau and column in ("fedavg", "pooled")
-    }
-    heads = [column + ("*" if column in marked else "") for column in columns]
+    join, columns, shown = runs.first, runs.columns, task_figures(runs)
+    heads = [column + ("*" if column in shown.budgeted else "") for column in columns]
     width = max(len(site) for site in [*runs.sites, f"labels at {join.joining}"]) + 2
     lines = [
         f"{join.task}: {METRIC[join.recipe.kind]}, {join.joining} joined, setting {join.setting.name}, "
@@ -105,8 +102,10 @@ def table(runs: Runs) -> list[str]:
     lines.append(_line("mean", width, [_number(runs.means.get(column)) for column in columns]))
     if len(runs.joins) > 1:
         lines.append(_line("deviation", width, [runs.spread(column) for column in columns]))
-    if marked:
-        lines.append("* stopped by the stated budget of steps, not at its plateau (see --full)")
+    if shown.budgeted:
+        lines.append(f"* {page.BUDGETED}")
+    if "fedavg" in shown.budgeted:
+        lines[-1] += " (--full: fedavg and pooled at their plateau)"
     if join.setting.epsilon is not None:
         lines.append(
             f"rebuilt and untrained: sums with noise, ε {join.setting.epsilon:g} each; all else without"
@@ -121,7 +120,7 @@ def table(runs: Runs) -> list[str]:
         for gain in runs.curve_gains.get(count, {}).values():
             line += "   {:+.3f} ({:+.3f} to {:+.3f})".format(gain.value, *gain.interval)
         lines.append(line)
-    return [*lines, "", *page.plain_statements(task_figures(runs))]
+    return [*lines, "", *page.plain_statements(shown)]
 
 
 def _told(setting: StatedPolicy) -> str:

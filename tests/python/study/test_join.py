@@ -10,6 +10,7 @@ import pytest
 from fedmed_edge.errors import InputError
 from fedmed_edge.images.dataset import Task
 from fedmed_edge.recipe import Recipe
+from fedmed_edge.report.data import BUDGETED
 from fedmed_edge.study.figures import document, table, task_figures
 from fedmed_edge.study.join import COLUMNS, Join, one_place_head, run_join
 from fedmed_edge.study.plan import POLICIES, Budget
@@ -60,8 +61,24 @@ def test_rebuild_is_exact(join: tuple[Task, Path, Join]) -> None:
 def test_table_names_sites_columns_and_budget(join: tuple[Task, Path, Join]) -> None:
     text = "\n".join(table(Runs((join[2],))))
     assert "gamma+" in text
-    assert "fedavg*" in text
-    assert "stopped by the stated budget" in text
+    for column in ("reference", "local", "fedavg", "pooled"):
+        assert f" {column}* " in text
+    assert "own_sums*" not in text and "rebuilt*" not in text
+    assert f"* {BUDGETED} (--full: fedavg and pooled at their plateau)\n" in text
+
+
+def test_table_with_plateaus_marks_the_networks_without(join: tuple[Task, Path, Join]) -> None:
+    costs = {
+        column: replace(cost, plateau=column in ("fedavg", "pooled"))
+        for column, cost in join[2].costs.items()
+    }
+    text = "\n".join(table(Runs((replace(join[2], costs=costs),))))
+    assert "reference*" in text and "local*" in text and "fedavg*" not in text and "pooled*" not in text
+    assert f"* {BUDGETED}\n" in text
+
+
+def test_table_shows_the_means(join: tuple[Task, Path, Join]) -> None:
+    text = "\n".join(table(Runs((join[2],))))
     assert f"{Runs((join[2],)).means['rebuilt'].value:.3f}" in text
 
 
