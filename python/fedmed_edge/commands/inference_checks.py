@@ -14,7 +14,8 @@ def devices(config: SiteConfig) -> Answer:
     found = usable_devices()
     there = [name for name, why in found.items() if not why]
     missing = [name for name in found if name not in there]
-    return "ok", f"{', '.join(there)} come up" + (f"; not here: {', '.join(missing)}" if missing else "")
+    verb = "comes up" if len(there) == 1 else "come up"
+    return "ok", f"{', '.join(there)} {verb}" + (f"; not here: {', '.join(missing)}" if missing else "")
 
 
 def codecs(config: SiteConfig) -> Answer:

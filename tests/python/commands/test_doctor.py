@@ -302,8 +302,15 @@ def test_the_active_model_is_verified(site: Path, copied: Any, kit: ModuleType) 
 
 
 def test_devices_and_codecs_are_tried(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = look(site, "devices")
-    assert found.level == "ok" and found.found.startswith("cpu") and "come up" in found.found
+    for devices, said in (
+        ({"cpu": "", "cuda": "no driver"}, "cpu comes up; not here: cuda"),
+        ({"cpu": "", "cuda": ""}, "cpu, cuda come up"),
+    ):
+        monkeypatch.setattr("fedmed_edge.commands.inference_checks.usable_devices", lambda d=devices: d)
+        found = look(site, "devices")
+        assert (found.level, found.found) == ("ok", said)
+    monkeypatch.undo()
+    assert look(site, "devices").found.startswith("cpu")
     assert look(site, "codecs").level == "ok"
     monkeypatch.setattr("fedmed_edge.images.dicom_pixels.missing_codecs", lambda: ["JPEG 2000"])
     missing = look(site, "codecs")
