@@ -87,7 +87,8 @@ def test_a_dicomdir_leads_nowhere_else(tmp_path: Path) -> None:
 
 
 def lost(path: Path) -> str:
-    (source,) = find_sources([path]).files
+    with find_sources([path]) as found:
+        (source,) = found.files
     assert source.kind is None and source.lost and source.given
     return source.reason
 
