@@ -17,7 +17,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AwareDatetime, Field, ValidationError
 
-from fedmed_edge.atomic import sync_folder
+from fedmed_edge.atomic import read_regular, sync_folder
 from fedmed_edge.config import PATIENTS_A_COLUMN, Policy
 from fedmed_edge.errors import InputError, StoreError, Withheld
 from fedmed_edge.features.patients import Leaving
@@ -31,6 +31,9 @@ SEQUENCE_FILE: Final = "sequence"
 
 _SLACK: Final = 1e-6
 """Part of the budget by which rounding may pass it."""
+
+_NUMBER_CAP: Final = 64
+_LINES_CAP: Final = 1 << 32
 
 _MANY: Final = 1 << 20
 """More contributions than this are not told apart."""
@@ -324,10 +327,10 @@ class Releases:
 
 
 def _read_sequence(path: Path) -> int:
-    try:
-        return int(path.read_text())
-    except FileNotFoundError:
+    if not path.exists():
         return 0
+    try:
+        return int(read_regular(path, _NUMBER_CAP))
     except ValueError:
         raise InputError(
             f"{path}: not a number", hint="write the highest sequence that `fedmed-server status` shows"
@@ -335,16 +338,14 @@ def _read_sequence(path: Path) -> int:
 
 
 def _read(path: Path) -> list[Release]:
-    try:
-        whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
-        return [Release.model_validate_json(line) for line in whole.splitlines()]
-    except FileNotFoundError:
+    if not path.exists():
         return []
-    except PermissionError as error:
-        raise StoreError(
-            f"{path}: cannot be read: {error.strerror}", hint="check who owns it and its permissions"
-        ) from None
-    except (OSError, UnicodeDecodeError, ValidationError):
+    try:
+        whole, _, _ = read_regular(path, _LINES_CAP).decode().rpartition("\n")
+        return [Release.model_validate_json(line) for line in whole.splitlines()]
+    except InputError as error:
+        raise StoreError(str(error), hint="check what it is, who owns it and its permissions") from None
+    except (UnicodeDecodeError, ValidationError):
         raise StoreError(
             f"{path}: is damaged: what has left is not known",
             hint="restore it from a backup; without one, count the budget as spent and begin a new site",

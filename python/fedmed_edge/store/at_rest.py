@@ -58,14 +58,23 @@ def _remember(connection: Connection, id: str | None) -> None:
 
 
 def key_ids(index: Index, objects: Objects) -> dict[str, str | None]:
-    """Id of the key of every object that a row names, None for a plain one; missing ones are left out."""
+    """Id of the key of every object that a row names, None for a plain one, "unknown" for one that cannot be
+    read; missing ones are left out.
+    """
     with index.read() as connection:
         return _key_ids(connection, objects)
 
 
 def _key_ids(connection: Connection, objects: Objects) -> dict[str, str | None]:
     named = sorted(holdings.known_objects(connection))
-    return {digest: objects.key_of(digest) for digest in named if objects.holds(digest)}
+    return {digest: _key_id(objects, digest) for digest in named if objects.holds(digest)}
+
+
+def _key_id(objects: Objects, digest: str) -> str | None:
+    try:
+        return objects.key_of(digest)
+    except StoreError:  # `verify` tells why
+        return "unknown"
 
 
 def rewrite_all(index: Index, objects: Objects, advance: Callable[[str], None]) -> int:

@@ -70,6 +70,18 @@ def test_a_generation_is_written_once_more_where_its_signature_was_lost(copied: 
     assert said.code == 1 and "error: store: no generation ffff" in said.err
 
 
+def test_a_folder_in_the_place_of_each_file_of_the_store_is_a_fault_of_status(
+    copied: Any, kit: ModuleType
+) -> None:
+    for file in [path for path in (copied.server / "store" / "objects").rglob("*") if path.is_file()]:
+        file.unlink()
+        file.mkdir()
+        told = copied.admin("status")
+        assert any(str(file) in fault for fault in told["faults"])
+    said = kit.run(SERVER, "status", "-C", copied.server)
+    assert said.code == 0 and "\nfault: " in said.out
+
+
 def test_a_beginning_that_several_digests_have_is_refused(copied: Any, kit: ModuleType) -> None:
     f, files = copied, ("--out", copied.root / "x")
     found = f.admin("status")["generations"]

@@ -462,3 +462,10 @@ def test_a_damaged_file_is_refused(damage: bytes | str, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes() + damage + b"\n")
     with pytest.raises(StoreError, match=f"{FILE_NAME}: is damaged: what has left is not known"):
         Releases(tmp_path)
+
+
+@pytest.mark.parametrize("name", [FILE_NAME, "sequence"])
+def test_what_is_no_file_is_refused_without_waiting_for_it(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises((StoreError, InputError), match=f"{name}: not a file"):
+        Releases(tmp_path)

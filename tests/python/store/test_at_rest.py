@@ -250,6 +250,20 @@ def test_a_damaged_file_keeps_no_other_in_plain(make_store: Make, sent: Send, ke
         assert Counter(mixed.key_ids().values()) == {key.id: 3, None: 1}
 
 
+def test_a_folder_in_the_place_of_a_file_is_told_as_a_fault(
+    make_store: Make, sent: Send, key: StoreKey
+) -> None:
+    store = make_store(cipher=FileCipher(key))
+    store.import_contribution(sent("alpha"))
+    damaged = objects(store)[0]
+    damaged.unlink()
+    damaged.mkdir()
+    assert f"{damaged}: cannot be read: Is a directory" in " ".join(store.verify())
+    assert Counter(store.key_ids().values()) == {key.id: 1, "unknown": 1}
+    with pytest.raises(StoreError, match=f"{damaged}: cannot be read: Is a directory"):
+        store.rewrite()
+
+
 def test_what_was_plain_is_written_over(make_store: Make, sent: Send, key: StoreKey) -> None:
     store = make_store()
     store.import_contribution(sent("alpha"))
