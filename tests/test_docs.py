@@ -419,3 +419,9 @@ def test_the_story_of_the_readme_runs_as_it_stands(tmp_path: Path, monkeypatch: 
     assert re.fullmatch("[0-9a-f]{64}", digest)
     assert "one.png malignant" in said.getvalue() or "one.png benign" in said.getvalue()
     assert "failed: study/notes.txt: not a PNG, JPEG, NIfTI or DICOM file" in said.getvalue()
+
+
+def test_every_part_of_the_method_that_code_cites_is_there() -> None:
+    told = set(re.findall(r"^\*\*§(\d) ", text_of("ARCHITECTURE.md"), re.MULTILINE))
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py"))
+    assert set(re.findall(r"method §(\d)", sources, re.IGNORECASE)) == told

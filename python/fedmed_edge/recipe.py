@@ -101,7 +101,7 @@ Range = tuple[
 
 
 class Lift(Frozen):
-    """Fixed random features on top of the standardised ones (method: z = [relu(f R + b), f, 1])."""
+    """Fixed random features on top of the standardised ones (method §1: z = [relu(f R + b), f, 1])."""
 
     lift_dim: Annotated[int, Field(ge=0, le=1024)] = 512
     feature_dim: Annotated[int, Field(ge=1, le=1023)] = 512
