@@ -97,8 +97,8 @@ def keys() -> dict[str, PrivateKey]:
 class Cluster:
     """A private PostgreSQL in a temporary folder, on a socket there, under a user that is not root."""
 
-    def __init__(self, programs: Path) -> None:
-        self.programs, self.folder = programs, Path(tempfile.mkdtemp(prefix="fedmed-pg-"))
+    def __init__(self, programs: Path, folder: Path) -> None:
+        self.programs, self.folder = programs, folder
         self._process: subprocess.Popen[bytes] | None = None
         self._user: dict[str, object] = {}
         if os.geteuid() == 0:
@@ -162,13 +162,14 @@ def cluster(lacks: Callable[[str], NoReturn]) -> Iterator[Cluster]:
     programs = [place for place in places if (place / "initdb").exists()]
     if not programs:
         lacks("PostgreSQL: sh tests/packages.sh installs it")
-    cluster = Cluster(programs[-1])
-    try:
-        cluster.start()
-        yield cluster
-    finally:
-        cluster.stop()
-        shutil.rmtree(cluster.folder)
+    # not below pytest's folder, which PostgreSQL's own user may not enter
+    with tempfile.TemporaryDirectory(prefix="fedmed-pg-") as folder:
+        cluster = Cluster(programs[-1], Path(folder))
+        try:
+            cluster.start()
+            yield cluster
+        finally:
+            cluster.stop()
 
 
 BUCKETS = """
