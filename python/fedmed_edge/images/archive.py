@@ -3,10 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from fedmed_edge.errors import InputError
 from fedmed_edge.images.collect import Plan
 from fedmed_edge.images.spreadsheet import read_labels
+
+_RECEIVED: Final = "received"
 
 
 @dataclass(frozen=True)
@@ -32,13 +35,15 @@ def open_archive(
         query: What studies of a server must match, by keyword.
 
     Raises:
-        InputError: A path is not there, a server cannot be asked, or everything of one would match.
+        InputError: A path is not there or in the dataset folder, a server cannot be asked, or everything of
+            one would match.
     """
     servers = [name for name in scan if name.startswith(("https://", "http://"))]
     paths = [Path(name) for name in scan if name not in servers]
     for path in paths:
         if not path.exists():
             raise InputError(f"{path}: no such file or folder")
+        _refuse_own(path, plan.out)
     if query and not servers:
         raise InputError("dataset: `--query` is of a DICOMweb server, expected its address to be scanned")
     failed: list[tuple[str, str]] = []
@@ -55,7 +60,17 @@ def open_archive(
         keys = None if rows is None else tuple(row.key for row in rows)
         password = password_file.read_text(encoding="utf-8").strip() if password_file else None
         wanted = Wanted(plan.by, keys, query, plan.recipe.modality if plan.recipe else ())
-        into = plan.out / "received" / str(number)
+        into = plan.out / _RECEIVED / str(number)
         failed += fetch_studies(open_server(url, user=user, password=password), wanted, into, advance)
         paths.append(into)
     return Archive(tuple(path for path in paths if path.exists()), tuple(failed))
+
+
+def _refuse_own(path: Path, out: Path) -> None:
+    """What was fetched before may be taken up again; the images made of it are no archive."""
+    whole, made = path.resolve(), out.resolve()
+    if whole.is_relative_to(made) and not whole.is_relative_to(made / _RECEIVED):
+        raise InputError(
+            f"{path}: is in the dataset folder {out} that is made, expected images that lie elsewhere",
+            hint="name another folder with --out",
+        )

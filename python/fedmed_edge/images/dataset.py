@@ -1,6 +1,7 @@
 """Dataset folders (the images of one site) and task folders (one dataset folder a site)."""
 
 import difflib
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ import numpy as np
 from fedmed_edge.errors import InputError
 from fedmed_edge.images.image import Image, UInt8, mask_classes, read_image, read_mask
 from fedmed_edge.images.labels import (
+    Row,
     Split,
     class_folders,
     listed_file,
@@ -29,6 +31,8 @@ from fedmed_edge.recipe import (
     parse_settings,
     read_toml,
 )
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -167,6 +171,7 @@ def read_dataset(folder: Path, recipe: Recipe) -> Dataset:
 
 def _table_items(table: Path, recipe: Recipe) -> tuple[Item, ...]:
     rows = read_table(table)
+    _warn_unlabelled(table, rows, recipe)
     listed: dict[Path, int] = {}
     items = []
     for row, (patient, split) in zip(rows, split_rows(table, rows), strict=True):
@@ -183,6 +188,19 @@ def _table_items(table: Path, recipe: Recipe) -> tuple[Item, ...]:
             mask = listed_file(table, row.line, "mask", row.mask)
         items.append(Item(image, label, mask, patient, split))
     return tuple(items)
+
+
+def _warn_unlabelled(table: Path, rows: Sequence[Row], recipe: Recipe) -> None:
+    """Say so where a table has what the other kind of task learns from, and nothing of this one's."""
+    wanted, other = ("label", "mask") if recipe.kind == "classification" else ("mask", "label")
+    if any(getattr(row, other) for row in rows) and not any(getattr(row, wanted) for row in rows):
+        log.warning(
+            "warning: %s: rows have a `%s` and none a `%s`, which a %s learns from: all count as unlabelled",
+            table,
+            other,
+            wanted,
+            recipe.kind,
+        )
 
 
 def _class_index(where: str, name: str, recipe: Recipe) -> int:

@@ -66,3 +66,16 @@ def test_wrong_usage_and_missing_paths(archive: Path, kit: ModuleType, tmp_path:
     assert kit.run(EDGE, "dataset", archive, *out, "--class", "liver").code == 2
     said = kit.run(EDGE, "dataset", "https://127.0.0.1:9/x", *out)
     assert said.code == 1 and "expected --labels or --query" in said.err
+
+
+def test_a_dataset_folder_is_not_made_of_itself(archive: Path, kit: ModuleType, tmp_path: Path) -> None:
+    inside = archive / "made" / "out"  # passed over, however the two are called
+    (tmp_path / "other").symlink_to(archive)
+    for scan in (archive, tmp_path / "other"):
+        for more in ((), ("--copy",)):
+            assert kit.run(EDGE, "dataset", scan, "--out", inside, *more, "--json").json["images"] == 2
+    before = sorted(tmp_path.rglob("*"))
+    for scan, out in ((archive, archive), (tmp_path / "other", archive), (inside / "images", inside)):
+        said = kit.run(EDGE, "dataset", scan, "--out", out)
+        assert said.code == 1 and f"error: {scan}: is in the dataset folder {out} that is made" in said.err
+    assert sorted(tmp_path.rglob("*")) == before

@@ -57,6 +57,23 @@ def test_a_segmentation_takes_masks(tmp_path: Path) -> None:
         found.load_mask(unlabelled, found.load(unlabelled))
 
 
+def test_a_table_of_the_other_kind_of_task_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    picture(tmp_path / "m.png", np.eye(4, 6))
+    for table, recipe, lacks in (
+        ("image,label\na.png,benign\n", MASKS, "rows have a `label` and none a `mask`, which a segmentation"),
+        ("image,mask\na.png,m.png\n", LABELS, "rows have a `mask` and none a `label`, which a class"),
+    ):
+        caplog.clear()
+        folder = site(tmp_path, table)
+        assert len(read_dataset(folder, recipe).labelled) == 0
+        (line,) = caplog.messages
+        assert line.startswith(f"warning: {folder / 'labels.csv'}: {lacks}")
+    for table in ("image,label,mask\na.png,benign,m.png\nb.png,benign,\n", "image\na.png\n"):
+        caplog.clear()
+        read_dataset(site(tmp_path, table), MASKS)
+        assert caplog.messages == []
+
+
 def test_class_folders_give_items(tmp_path: Path) -> None:
     for name in ("benign/b.png", "benign/a.png", "malignant/.hidden.png", "malignant/c.png"):
         picture(tmp_path / name)
