@@ -13,7 +13,12 @@ from pathlib import Path
 
 from fedmed_edge.commands import inference_checks
 from fedmed_edge.commands.connection_checks import connection_looks
-from fedmed_edge.commands.folders import read_site, read_site_data, read_site_generation
+from fedmed_edge.commands.folders import (
+    check_writable_folder,
+    read_site,
+    read_site_data,
+    read_site_generation,
+)
 from fedmed_edge.commands.handing_over import newest_generation
 from fedmed_edge.config import SiteConfig
 from fedmed_edge.errors import FedmedError, InputError
@@ -71,6 +76,11 @@ def guarded(name: str, look: Look, config: SiteConfig) -> Check:
         return Check(name, "fault", str(error), error.hint)
     except OSError as error:
         return Check(name, "fault", f"{error.filename}: cannot be read: {error.strerror}")
+
+
+def _folder(folder: Path, config: SiteConfig) -> Answer:
+    check_writable_folder(folder)
+    return "ok", f"{folder.absolute()}: files can be made in it"
 
 
 def _recipe(config: SiteConfig) -> Answer:
@@ -210,6 +220,7 @@ def _processor(config: SiteConfig) -> Answer:
 def site_looks(folder: Path) -> dict[str, Look]:
     """The looks at a site; its key may lie elsewhere."""
     return {
+        "folder": partial(_folder, folder),
         "recipe": _recipe,
         "data": _data,
         "generation": _generation,

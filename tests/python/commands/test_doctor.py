@@ -17,7 +17,7 @@ from fedmed_edge.federation.inbox import Arrived
 from fedmed_edge.federation.records import write_record
 from fedmed_edge.inference.model_folder import ModelFolder
 
-SITE = ["settings", "recipe", "data", "generation", "policy", "key", "server key", "model"]
+SITE = ["settings", "folder", "recipe", "data", "generation", "policy", "key", "server key", "model"]
 MACHINE = ["runtime", "device", "devices", "codecs", "torch", "disk", "clock", "processor"]
 
 
@@ -218,6 +218,14 @@ def test_unlabelled_images_may_be_enough(site: Path) -> None:
     table.write_text(table.read_text().replace(",dark,", ",,").replace(",bright,", ",,"))
     check = look(site, "data")
     assert check.level == "warning" and "dark 0, bright 0" in check.found
+
+
+def test_a_folder_that_nothing_can_be_written_to(site: Path) -> None:
+    kernels = Path("/proc/self")  # not even root makes a file there
+    folder = checks.site_looks(kernels)["folder"]
+    check = checks.guarded("folder", folder, read_config(SiteConfig, site))
+    assert check.level == "fault" and check.found.startswith("/proc/self: cannot be written: ")
+    assert check.hint is not None and "is writable" in check.hint
 
 
 def test_no_server_key(site: Path) -> None:
