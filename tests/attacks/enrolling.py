@@ -20,7 +20,6 @@ def enrol(folder: Path) -> None:
     made = approve(
         folder / "server",
         read_request(folder / "a.request"),
-        "alpha",
         host="localhost",
         port=8002,
         server_key=key.public_key(),

@@ -48,6 +48,7 @@ def from_contributions(
     generation_of: Callable[[str], Generation],
     *,
     seed: int = 0,
+    where: str = "generation",
 ) -> Generation:
     """A draft from the sites' weights, or a draft completed by the sites' sums.
 
@@ -60,6 +61,7 @@ def from_contributions(
         recipe: Gives the lift.
         generation_of: Gives a generation by its digest.
         seed: Of the lift.
+        where: Names the contributions in messages, such as their files.
 
     Raises:
         InputError: No contribution, several generations, a completed generation without weights, or weights
@@ -67,7 +69,7 @@ def from_contributions(
     """
     digests = sorted({one.header.generation for one in contributions})
     if len(digests) != 1:
-        raise InputError(f"generation: contributions are of {len(digests)} generations, expected 1")
+        raise InputError(f"{where}: contributions are of {len(digests)} generations, expected 1")
     start = generation_of(digests[0])
     ordered = sorted(contributions, key=lambda one: one.header.site)
     weighted = [
@@ -83,12 +85,12 @@ def from_contributions(
     if weighted:
         lacking = next(one.header.site for one in ordered if one.weights is None)
         raise InputError(
-            f"generation: the contribution of `{lacking}` has no weights, as others have",
+            f"{where}: the contribution of `{lacking}` has no weights, as others have",
             hint="give contributions of weights, or of sums under a draft, not both",
         )
     if not start.draft:
         raise InputError(
-            "generation: contributions without weights, under a generation that is no draft",
+            f"{where}: contributions without weights, under a generation that is no draft",
             hint="contribute with the weights of `fedmed-edge train`, or under a draft",
         )
     sums: dict[str, dict[str, FeatureStatistics]] = {}

@@ -350,7 +350,7 @@ def test_1_a_contribution_that_was_replaced_makes_no_generation(copied: Any, kit
     f = copied
     given = ("-C", f.server, "--from", f.root / "a.contribution", "--out", f.root / "x")
     said = kit.run(SERVER, "generation", "publish", *given)
-    refused(said, 1, "contributions without weights, under a generation that is no draft")
+    refused(said, 1, "a.contribution: contributions without weights, under a generation that is no draft")
     shutil.copyfile(f.root / "a.contribution", f.root / "older")
     table = f.root / "a-data" / "labels.csv"
     table.write_text("\n".join(table.read_text().splitlines()[:-8]) + "\n")

@@ -87,7 +87,14 @@ def test_an_answer_is_for_one_hospital(kit: ModuleType, server: Any, answer: Pat
 def test_requests_that_are_not_granted(kit: ModuleType, server: Any, answer: Path, tmp_path: Path) -> None:
     request, add = tmp_path / "a" / "a.request", (SERVER, "site", "add", "-C", server[0])
     out = ("--out", tmp_path / "x.signed")
-    refused(kit.run(*add, "b", "--request", request, *out), 1, "request: `site` has a, expected b")
+    refused(
+        kit.run(*add, "b", "--request", request, *out),
+        1,
+        f"{request}: `site` has a, expected b",
+        "in its request",
+    )
+    own = server[0] / "server.pub"
+    refused(kit.run(*add, "c", "--key", own), 1, f"{own}: is this server's own key, expected the hospital's")
     refused(
         kit.run(*add, "a", "--request", request, *out, "--fingerprint", "SHA256:x"), 5, "expected SHA256:x"
     )

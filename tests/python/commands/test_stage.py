@@ -345,6 +345,9 @@ def test_refusals_say_what_to_do(staged: Any, kit: ModuleType, tmp_path: Path) -
     )
     usage = asked(*given(f, "--epochs", 2))
     assert usage.code == 2 and "give either --steps or --epochs" in usage.err
+    for endless in (("--steps", 10**20), ("--epochs", 1e20)):
+        usage = kit.run(SERVER, "stage", "-C", f.server, "--pool", f.root / "pool", *out[:2], *endless)
+        assert usage.code == 2 and "is not in the range" in usage.err
     other = f.root / "other.toml"
     other.write_text((f.root / "tiny.toml").read_text().replace("classes = [", 'classes = ["third", '))
     before = f.admin("log")

@@ -1,5 +1,6 @@
 """`fedmed-edge train`, a training by hand."""
 
+from types import ModuleType
 from typing import Any
 
 from fedmed_edge.local_training import NORMS
@@ -15,3 +16,11 @@ def test_a_training_by_hand_is_no_round(copied: Any) -> None:
         copied.site("a", "train", *given, "--out", path)
     assert norms.read_bytes() == b"of a round that the server asked"
     assert made[0].read_bytes() == made[1].read_bytes()
+
+
+def test_a_file_of_another_kind_is_told_before_its_signature_is_looked_for(
+    copied: Any, kit: ModuleType
+) -> None:
+    given = ("--generation", copied.root / "a.contribution", "--out", copied.root / "x.backbone")
+    said = kit.run("fedmed-edge", "train", "-C", copied.root / "a", *given)
+    assert said.code == 1 and "a.contribution: is a contribution, expected a generation" in said.err

@@ -84,7 +84,8 @@ def publish(
         given = (_named if sources else _under_newest_draft)(store, task, recipe, sources)
         own = {recipe.name: recipe} if recipe else {}
         recipes = [own.get(one) or store.recipe(one) for one in sorted({one.header.task for one in given})]
-        generation = from_contributions(given, pool_recipe(recipes), store.generation, seed=seed)
+        where = ", ".join(map(str, sources)) or "generation"
+        generation = from_contributions(given, pool_recipe(recipes), store.generation, seed=seed, where=where)
     else:
         generation = from_backbone(backbone, recipe or store.recipe(task_of(store, task)), seed=seed)
     if recipe:  # it takes the place of the one before: not for a generation that cannot be made

@@ -9,7 +9,7 @@ import click
 from fedmed_edge.commands.folders import FILE, check_writable, folder_option, read_server
 from fedmed_edge.commands.server.holding_back import hold, release
 from fedmed_edge.commands.verbs import Output, Verb
-from fedmed_edge.errors import TrustError
+from fedmed_edge.errors import InputError, TrustError
 from fedmed_edge.federation.engine.identities import identities_of
 from fedmed_edge.signing import fingerprint, read_private_key, read_public_key
 
@@ -57,6 +57,7 @@ def add(
     config, store = read_server(folder)
     if key is not None:
         public = read_public_key(key)
+        _refuse_own(key, fingerprint(public), config)
         _compare(told, fingerprint(public))
         store.add_site(name, public)
         result: dict[str, Any] = {"site": name, "fingerprint": fingerprint(public)}
@@ -81,13 +82,18 @@ def _approve(
 
     request, key, rules = read_request(path), read_private_key(config.key), config.federation
     mark = fingerprint(request.signing_key)
+    if request.site != name:
+        raise InputError(
+            f"{path}: `site` has {request.site[:64]}, expected {name}",
+            hint="enrol the hospital under the name in its request, or ask it for one with the right name",
+        )
+    _refuse_own(path, mark, config)
     _compare(told, mark)
     check_writable(answer)
     ensure_server_kits(folder, rules.host, rules.port)
     made = approve(
         folder,
         request,
-        name,
         host=rules.host,
         port=rules.port,
         server_key=key.public_key(),
@@ -101,6 +107,14 @@ def _approve(
             f"send {answer} back; the hospital runs `fedmed-edge init FOLDER --install {answer.name}`",
         ],
     )
+
+
+def _refuse_own(path: Path, mark: str, config: "ServerConfig") -> None:
+    if mark == fingerprint(read_private_key(config.key).public_key()):
+        raise InputError(
+            f"{path}: is this server's own key, expected the hospital's",
+            hint="`fedmed-edge init` makes a hospital's key pair; its public key is NAME.pub there",
+        )
 
 
 def _compare(told: str | None, found: str) -> None:

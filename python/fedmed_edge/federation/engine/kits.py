@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from fedmed_edge.atomic import write_atomic
-from fedmed_edge.errors import InputError
 from fedmed_edge.federation.engine import settings
 from fedmed_edge.federation.engine.authority import CERTIFICATE_DAYS, Authority
 from fedmed_edge.federation.engine.certificates import expiry, names_of
@@ -76,7 +75,6 @@ def _storage(kit: Path) -> Path:
 def approve(
     server: Path,
     request: SiteRequest,
-    site: str,
     *,
     host: str,
     port: int,
@@ -91,12 +89,9 @@ def approve(
         days: How long the certificate holds.
 
     Raises:
-        InputError: The request is of another site.
         StoreError: The request's key was revoked, or the site has a certificate for another one.
     """
-    if request.site != site:
-        raise InputError(f"request: `site` has {request.site[:64]}, expected {site}")
-    authority = Authority(server / ENGINE / "authority")
+    site, authority = request.site, Authority(server / ENGINE / "authority")
     name = certificate_name(site, request.tls_key)
     certificate = authority.sign(name, request.tls_request, days=days)
     identities, identity = identities_of(server), Identity(name, site, expiry(certificate).date().isoformat())
