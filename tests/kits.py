@@ -2,9 +2,11 @@
 
 import importlib.util
 import json
+import os
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,14 +35,16 @@ def run_python(
     Args:
         environment: All of it; None is that of this process.
     """
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        check=False,
-    )
+    # of its own: what it does not clean up as it is killed goes with it
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            env={**(os.environ if environment is None else environment), "TMPDIR": folder},
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -116,14 +117,16 @@ def run_alone(
         room: Bytes that no file may grow beyond, as on a full disk; 0 sets no limit.
     """
     settings = {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "100"} | environment
-    done = subprocess.run(
-        [sys.executable, "-c", code, stop, str(count), by, str(room), program, *map(str, arguments)],
-        env=os.environ | settings,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
+    # of its own: what it does not clean up as it is killed goes with it
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [sys.executable, "-c", code, stop, str(count), by, str(room), program, *map(str, arguments)],
+            env=os.environ | {"TMPDIR": folder} | settings,
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=False,
+        )
     return Said(done.returncode, done.stdout, done.stderr)
 
 
