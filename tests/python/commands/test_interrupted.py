@@ -154,6 +154,16 @@ def test_sigterm_is_taken_as_an_interruption(
     assert {name for name in after if before.get(name) != after[name]} <= set(_kept(verb))
 
 
+def test_what_a_killed_infer_left_half_written_goes_when_it_is_run_again(
+    copied: Any, kit: ModuleType
+) -> None:
+    program, words = step(copied, "infer")
+    said = kit.run_alone(program, *words, stop="os:fsync", count=5, by="SIGKILL")
+    assert said.code == -9 and list((copied.root / "out").rglob(".part-*"))
+    assert kit.run(program, *words).code == 0
+    assert not list((copied.root / "out").rglob(".part-*"))
+
+
 def test_what_was_answered_before_an_interruption_is_kept(copied: Any, kit: ModuleType) -> None:
     program, words = step(copied, "infer")
     said = kit.run_alone(program, *words, "--json", stop="fedmed_edge.runtime:Session.run", count=3)
