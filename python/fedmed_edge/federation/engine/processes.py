@@ -47,6 +47,7 @@ DUTIES_S: Final = 5.0
 LONGEST_PAUSE_S: Final = 60.0
 STALE_S: Final = 30.0
 _ANSWERED: Final = "answered"
+_STALLED: Final = "stalled"
 FREED_S: Final = 3.0
 """Until a server that was killed has let go of its port."""
 
@@ -65,7 +66,15 @@ def server_children(server: Path) -> list[Child]:
     engine += ["--set", "secure_train=true", "org=fedmed", "config_folder=config"]
     environment = _ENVIRONMENT | absolute_paths(ServerConfig)
     return [
-        Child("engine", engine, kit, kit / "console.txt", environment, lambda: _fresh(kit / _ANSWERED)),
+        Child(
+            "engine",
+            engine,
+            kit,
+            kit / "console.txt",
+            environment,
+            lambda: _fresh(kit / _ANSWERED),
+            kit / _STALLED,
+        ),
         _own("coordinator", server, kit / "coordinator.txt", environment),
     ]
 
@@ -201,14 +210,19 @@ def coordinate(server: Path) -> None:
     def watch() -> None:
         """A session to an engine that was started anew may hang for good: then this process begins anew.
 
-        An engine that hangs itself is started anew by the supervisor, whom a file tells when it answered.
+        An engine that hangs itself, or takes up no job any more, is started anew by the supervisor, whom
+        files tell when it answered and that it has stalled.
         """
-        heard = sites.heard
+        heard, kit = sites.heard, server / "engine" / "server"
         while not ended.wait(REVOCATIONS_S):
             if sites.heard != heard:
                 heard = sites.heard
                 with contextlib.suppress(OSError):
-                    (server / "engine" / "server" / _ANSWERED).touch()
+                    (kit / _ANSWERED).touch()
+            if sites.stalled:
+                with contextlib.suppress(OSError):
+                    (kit / _STALLED).touch()
+                    sites.stalled = False
             if time.monotonic() - heard > ENGINE_S:
                 log.warning("the engine does not answer")
                 os._exit(1)

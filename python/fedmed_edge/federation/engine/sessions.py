@@ -23,6 +23,9 @@ POLL_S: Final = 0.5
 START_S: Final = 120.0
 """How long a job may wait for its site before it counts as gone."""
 
+UNTRIED_S: Final = 30.0
+"""How long the engine may leave a connected site's job untried while no other runs; it looks every second."""
+
 _OVER: Final = ("FINISHED", "ABORTED", "FAILED", "REJECTED")
 
 log = logging.getLogger(__name__)
@@ -36,6 +39,7 @@ class EngineSites:
 
     Attributes:
         heard: When the engine answered last, by the monotonic clock.
+        stalled: It answers, but takes up no job: what does so ends for good where the disk was full then.
     """
 
     def __init__(self, server: Path) -> None:
@@ -46,7 +50,8 @@ class EngineSites:
         self._disabled: set[str] = set()
         self._running: set[str] = set()
         self._started: Any = None
-        self.heard = time.monotonic()
+        self.heard = self._ran = time.monotonic()
+        self.stalled = False
 
     def online(self) -> list[str]:
         """Names of the sites that are connected now.
@@ -55,7 +60,8 @@ class EngineSites:
             Unreachable: The engine does not answer.
         """
         info = self._ask("get_system_info")
-        self._started = info.server_info.start_time
+        if info.server_info.start_time != self._started:
+            self._started, self._ran = info.server_info.start_time, time.monotonic()
         found = [self._identities.find(client.name) for client in info.client_info]
         return sorted({one.site for one in found if one and not one.revoked})
 
@@ -92,11 +98,18 @@ class EngineSites:
         while True:
             if self._started != engine:  # it lists the job as running for ever, and never takes it up again
                 raise Unreachable(f"site `{site}`: the engine was started anew in the midst of a sync")
-            status = str(self._ask("get_job_meta", job).get("status", ""))
+            meta = self._ask("get_job_meta", job)
+            status = str(meta.get("status", ""))
             if status.startswith(_OVER):
                 log.info("site %s: sync %s after %.1f s", site, status.lower(), time.monotonic() - began)
                 return
             waited = time.monotonic() - began
+            if status == "RUNNING":
+                self._ran = time.monotonic()
+            untried = status == "SUBMITTED" and not meta.get("schedule_count")
+            if untried and min(waited, time.monotonic() - self._ran) > UNTRIED_S and site in self.online():
+                self.stalled = self._started == engine
+                raise Unreachable(f"site `{site}`: the engine takes up no sync; it is started anew")
             if waited > deadline_s + START_S or (waited > START_S and status == "SUBMITTED"):
                 raise Unreachable(f"site `{site}`: sync {status.lower()} after {waited:.0f} s, given up")
             time.sleep(POLL_S)

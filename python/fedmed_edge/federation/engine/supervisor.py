@@ -38,6 +38,7 @@ class Child:
     Attributes:
         output: File that takes what it prints.
         well: Whether it does its work; where it says no for minutes, the process is started anew.
+        given_up: File that is touched by who knows that it never will again; then that is done at once.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Child:
     output: Path
     environment: dict[str, str] = field(default_factory=dict)
     well: Callable[[], bool] = lambda: True
+    given_up: Path | None = None
     process: Any = field(default=None, init=False)
     began: float = field(default=0.0, init=False)
     ends: int = field(default=0, init=False)
@@ -72,9 +74,9 @@ class Child:
         now = time.monotonic()
         if self.process is not None and self.process.poll() is None:
             self.well_at = now if self.well() else self.well_at
-            if now - self.well_at < HANGS_S:
+            if now - self.well_at < HANGS_S and not self._given_up():
                 return
-            log.warning("%s does nothing for %.0f s", self.name, HANGS_S)
+            log.warning("%s does nothing since %.0f s", self.name, now - self.well_at)
         if self.process is not None:
             lasted = now - self.began
             _end([self])
@@ -85,6 +87,14 @@ class Child:
             log.warning("%s ended with %s; again in %.0f s", self.name, code, pause)
         if now >= self.again_at:
             self.start()
+
+    def _given_up(self) -> bool:
+        """Since it was started, that is."""
+        if self.given_up is None:
+            return False
+        with suppress(OSError, psutil.NoSuchProcess):
+            return bool(self.given_up.stat().st_mtime > self.process.create_time())
+        return False
 
 
 def supervise(

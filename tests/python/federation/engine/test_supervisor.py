@@ -53,6 +53,23 @@ def test_what_died_is_started_again_after_growing_pauses(tmp_path: Path) -> None
     assert (tmp_path / "starts").read_text() in ("xx", "xxx")
 
 
+def test_what_is_given_up_is_started_anew_at_once(tmp_path: Path) -> None:
+    one = child(tmp_path, f"open({str(tmp_path / 'starts')!r}, 'a').write('x'); import time; time.sleep(60)")
+    one.given_up = tmp_path / "stalled"
+    one.given_up.touch()  # of an earlier one
+    began, seen = time.monotonic(), []
+
+    def stop() -> bool:
+        starts = tmp_path / "starts"
+        seen.append(starts.read_text() if starts.exists() else "")
+        if seen[-1] == "x" and time.monotonic() - began > 2.0:
+            (tmp_path / "stalled").touch()
+        return len(seen[-1]) == 2 or time.monotonic() - began > 20.0
+
+    supervise([one], lambda alive: None, stop)
+    assert seen[-1] == "xx" and 2.0 < time.monotonic() - began < 10.0
+
+
 def test_children_of_a_killed_supervisor_die_with_it(tmp_path: Path) -> None:
     code = f"""
 import sys
