@@ -74,9 +74,11 @@ class Child:
         now = time.monotonic()
         if self.process is not None and self.process.poll() is None:
             self.well_at = now if self.well() else self.well_at
-            if now - self.well_at < HANGS_S and not self._given_up():
+            given_up = self._given_up()
+            if now - self.well_at < HANGS_S and not given_up:
                 return
-            log.warning("%s does nothing since %.0f s", self.name, now - self.well_at)
+            why = "does its work no more" if given_up else f"does nothing for {HANGS_S:.0f} s"
+            log.warning("%s %s", self.name, why)
         if self.process is not None:
             lasted = now - self.began
             _end([self])
