@@ -20,6 +20,7 @@ printf '[storage]\ndriver = "overlay"\ngraphroot = "%s"\nrunroot = "%s"\n' "$wor
     >"$CONTAINERS_STORAGE_CONF"
 
 make_base() {
+    rm -rf "$work/base.part" "$work/base.tar"  # of an earlier run, which this one would be put into
     # the machine's own mirror; nothing of the machine stays in the image
     mirror=$(awk '/^URIs:/{print $2; exit}' /etc/apt/sources.list.d/debian.sources 2>/dev/null || true)
     SOURCE_DATE_EPOCH=1700000000 mmdebstrap --quiet --variant=minbase --mode=root --components=main \
