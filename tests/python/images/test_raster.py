@@ -1,7 +1,9 @@
 """PNG and JPEG in their varieties."""
 
+import contextlib
 import io
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 from typing import Any
@@ -144,6 +146,21 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png(*chunks))
     with pytest.raises(InputError, match=r"a.png: image has 3600000000 pixels, expected at most 67108864"):
         read_raster(tmp_path / "a.png")
+
+
+def test_a_chunk_gets_no_more_memory_than_the_file_has_bytes(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Pillow.fromarray(np.zeros((12, 14, 3), np.uint8)).save(buffer, "png")
+    content = bytearray(buffer.getvalue())
+    at = content.index(b"IDAT") - 4
+    content[at : at + 4] = (0xFF020F49).to_bytes(4, "big")
+    (tmp_path / "a.png").write_bytes(content)
+    tracemalloc.start()
+    with contextlib.suppress(InputError):  # its pixels may be whole all the same
+        read_raster(tmp_path / "a.png")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 1 << 24
 
 
 @pytest.mark.parametrize("format", ["png", "jpeg"])
