@@ -18,12 +18,12 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
 from fedmed_edge.errors import FedmedError, InputError
+from fedmed_edge.images.bounded import Bounded
 
 ELEMENTS_CAP: Final = 1 << 20
 """Most elements and items of a file, a read for each of their parts: those of thousands of frames."""
 
 _INFLATED_CAP = 1 << 30
-_SMALL = 1 << 16
 _ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
 _LONG = frozenset(str(vr).encode() for vr in EXPLICIT_VR_LENGTH_32)
 
@@ -58,7 +58,7 @@ def read_elements(path: Path, *, pixels: bool = False, tags: Sequence[str] | Non
     """
     with io.FileIO(path) as raw:
         source = _inflated(path, raw) or raw
-        file, wanted = _Bounded(path, source), None if tags is None else list(tags)
+        file, wanted = _Counted(path, source), None if tags is None else list(tags)
         try:
             return pydicom.dcmread(file, stop_before_pixels=not pixels, specific_tags=wanted)
         except Exception:
@@ -67,18 +67,12 @@ def read_elements(path: Path, *, pixels: bool = False, tags: Sequence[str] | Non
             raise
 
 
-class _Bounded(io.BufferedReader):
-    """A file whose elements may claim any length: no more is asked for than there is.
-
-    A claim of 4 GiB would be allocated before one byte is read, and a million empty items, of 8 bytes each,
-    become a million objects.
-    """
+class _Counted(Bounded):
+    """A file whose elements are counted: a million empty items, of 8 bytes each, become a million objects."""
 
     def __init__(self, path: Path, source: io.FileIO | io.BytesIO) -> None:
         self.refusal: InputError | None = None
         self._path, self._elements = path, 0
-        self._size = source.seek(0, io.SEEK_END)
-        source.seek(0)
         super().__init__(source)
 
     @property
@@ -92,9 +86,6 @@ class _Bounded(io.BufferedReader):
         Raises:
             InputError: It was asked more often than an image needs.
         """
-        if size is None or size < 0 or size > _SMALL:
-            left = max(0, self._size - self.tell())
-            size = left if size is None or size < 0 else min(size, left)
         value = super().read(size)
         self._elements += _elements(value) if value[:4] in _ITEMS else 1
         if self._elements > ELEMENTS_CAP:
@@ -135,7 +126,7 @@ def _inflated(path: Path, raw: io.FileIO) -> io.BytesIO | None:
 
     pydicom would inflate it in one go, whatever comes out, and read on in memory, however many elements.
     """
-    file = _Bounded(path, raw)
+    file = _Counted(path, raw)
     preamble = read_preamble(file, force=False)
     meta = _read_file_meta_info(file)
     begun = 144 + int(meta.get("FileMetaInformationGroupLength", 0))

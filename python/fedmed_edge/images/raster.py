@@ -6,7 +6,6 @@ is opaque everywhere left out. What has not is refused: transparency, CMYK, anim
 """
 
 import io
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
 from fedmed_edge.errors import FedmedError, InputError
+from fedmed_edge.images.bounded import Bounded
 from fedmed_edge.images.image import Image, check_size, sniff
 
 _ORIENTATION_TAG = 0x0112
@@ -91,7 +91,7 @@ def read_class_numbers(path: Path) -> npt.NDArray[np.generic]:
 def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     # The plugins are used directly: `PIL.Image.open` loads others first, and only warns of a bomb.
     try:
-        with _Rest(io.FileIO(path)) as file:
+        with Bounded(io.FileIO(path)) as file:
             picture: ImageFile.ImageFile
             picture = PngImageFile(file) if sniff(path) == "png" else JpegImageFile(file)
             check_size(path, (picture.height, picture.width))
@@ -105,14 +105,6 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     except Exception as error:
         # Pillow's parsers raise nearly every built-in exception on damaged files.
         raise InputError(f"{path}: image is broken or cut off: {error}") from None
-
-
-class _Rest(io.BufferedReader):
-    """A file of which no more is read than is left: room for a chunk that claims 4 GiB would be made."""
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        left = os.fstat(self.fileno()).st_size - self.tell()
-        return super().read(max(0, left) if size is None or size < 0 else min(size, max(0, left)))
 
 
 def _opaque(path: Path, picture: Picture) -> Picture:

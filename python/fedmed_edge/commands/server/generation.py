@@ -78,10 +78,10 @@ def publish(
     key = read_private_key(config.key)
     check_writable(target)
     recipe = read_recipe(recipe_file) if recipe_file else None
-    for path in sources:
+    for path in sources:  # one that cannot be read, before any is imported
         read_contribution(path)
     if sources or from_store:
-        given = (_named if sources else _under_newest_draft)(store, task, recipe, sources)
+        given = _named(store, task, recipe, sources) if sources else _under_newest_draft(store, task, recipe)
         own = {recipe.name: recipe} if recipe else {}
         recipes = [own.get(one) or store.recipe(one) for one in sorted({one.header.task for one in given})]
         where = ", ".join(map(str, sources)) or "generation"
@@ -151,9 +151,7 @@ def _named(
     return [one for one in newest.values() if one.id in wanted]
 
 
-def _under_newest_draft(
-    store: "Store", task: str | None, recipe: "Recipe | None", _: Sequence[Path]
-) -> "list[Contribution]":
+def _under_newest_draft(store: "Store", task: str | None, recipe: "Recipe | None") -> "list[Contribution]":
     tasks = _tasks(store, task, recipe)
     draft = next((one.digest for one in store.generation_entries() if one.draft), "none")
     found = [one for task in tasks for one in store.contributions(task, generation=draft, recipe=recipe)]

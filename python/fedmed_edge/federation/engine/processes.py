@@ -25,6 +25,7 @@ from fedmed_edge.backoff import wait_s
 from fedmed_edge.config import ServerConfig, SiteConfig, absolute_paths, read_config
 from fedmed_edge.errors import FedmedError, InputError, Unreachable
 from fedmed_edge.federation.engine.identities import identities_of
+from fedmed_edge.federation.engine.settings import GIVEN_UP
 from fedmed_edge.federation.engine.site_kit import CONNECTED, installed_name, set_server
 from fedmed_edge.federation.engine.supervisor import Child, supervise
 
@@ -47,7 +48,6 @@ DUTIES_S: Final = 5.0
 LONGEST_PAUSE_S: Final = 60.0
 STALE_S: Final = 30.0
 _ANSWERED: Final = "answered"
-_STALLED: Final = "stalled"
 FREED_S: Final = 3.0
 """Until a server that was killed has let go of its port."""
 
@@ -72,8 +72,8 @@ def server_children(server: Path) -> list[Child]:
             kit,
             kit / "console.txt",
             environment,
-            lambda: _fresh(kit / _ANSWERED),
-            kit / _STALLED,
+            well=lambda: _fresh(kit / _ANSWERED),
+            given_up=server.resolve() / GIVEN_UP,
         ),
         _own("coordinator", server, kit / "coordinator.txt", environment),
     ]
@@ -210,19 +210,14 @@ def coordinate(server: Path) -> None:
     def watch() -> None:
         """A session to an engine that was started anew may hang for good: then this process begins anew.
 
-        An engine that hangs itself, or takes up no job any more, is started anew by the supervisor, whom
-        files tell when it answered and that it has stalled.
+        An engine that hangs itself is started anew by the supervisor, whom a file tells when it answered.
         """
-        heard, kit = sites.heard, server / "engine" / "server"
+        heard = sites.heard
         while not ended.wait(REVOCATIONS_S):
             if sites.heard != heard:
                 heard = sites.heard
                 with contextlib.suppress(OSError):
-                    (kit / _ANSWERED).touch()
-            if sites.stalled:
-                with contextlib.suppress(OSError):
-                    (kit / _STALLED).touch()
-                    sites.stalled = False
+                    (server / "engine" / "server" / _ANSWERED).touch()
             if time.monotonic() - heard > ENGINE_S:
                 log.warning("the engine does not answer")
                 os._exit(1)

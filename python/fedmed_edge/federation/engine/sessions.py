@@ -15,6 +15,7 @@ from fedmed_edge.federation.engine import settings
 from fedmed_edge.federation.engine.apps import write_job
 from fedmed_edge.federation.engine.identities import identities_of
 from fedmed_edge.federation.engine.presence import NEWS
+from fedmed_edge.federation.engine.settings import GIVEN_UP
 
 __all__ = ["EngineSites"]
 
@@ -39,7 +40,6 @@ class EngineSites:
 
     Attributes:
         heard: When the engine answered last, by the monotonic clock.
-        stalled: It answers, but takes up no job: what does so ends for good where the disk was full then.
     """
 
     def __init__(self, server: Path) -> None:
@@ -51,7 +51,6 @@ class EngineSites:
         self._running: set[str] = set()
         self._started: Any = None
         self.heard = self._ran = time.monotonic()
-        self.stalled = False
 
     def online(self) -> list[str]:
         """Names of the sites that are connected now.
@@ -108,11 +107,17 @@ class EngineSites:
                 self._ran = time.monotonic()
             untried = status == "SUBMITTED" and not meta.get("schedule_count")
             if untried and min(waited, time.monotonic() - self._ran) > UNTRIED_S and site in self.online():
-                self.stalled = self._started == engine
+                if self._started == engine:
+                    self._give_up()
                 raise Unreachable(f"site `{site}`: the engine takes up no sync; it is started anew")
             if waited > deadline_s + START_S or (waited > START_S and status == "SUBMITTED"):
                 raise Unreachable(f"site `{site}`: sync {status.lower()} after {waited:.0f} s, given up")
             time.sleep(POLL_S)
+
+    def _give_up(self) -> None:
+        """Have the supervisor start the engine anew: what takes up jobs ends for good on a full disk."""
+        with contextlib.suppress(OSError):  # the next sync that waits in vain tries again
+            (self._server / GIVEN_UP).touch()
 
     def _forget(self, job: str) -> None:
         """Abort where it still runs, and delete: the truth is in the ledger, not in the engine's list."""

@@ -7,13 +7,15 @@ comes with a job, no shell command is answered.
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["ADMIN", "PROJECT", "SERVER_NAME", "admin_files", "server_files", "site_files"]
+__all__ = ["ADMIN", "GIVEN_UP", "PROJECT", "SERVER_NAME", "admin_files", "server_files", "site_files"]
 
 PROJECT: Final = "fedmed"
 SERVER_NAME: Final = "fedmed-server"
 ADMIN: Final = "coordinator@fedmed"
 ADMIN_ROLE: Final = "coordinator"
 LOCAL: Final = "127.0.0.1"
+GIVEN_UP: Final = Path("engine/server/given-up")
+"""File in the server's folder that is touched by who finds that the engine takes up no work any more."""
 
 MAX_JOBS: Final = 8
 MAX_SITES: Final = 10_000
