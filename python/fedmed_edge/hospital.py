@@ -8,7 +8,6 @@ import logging
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,12 @@ import numpy.typing as npt
 from fedmed_edge import __version__
 from fedmed_edge.config import Part, Policy, SiteConfig
 from fedmed_edge.errors import InputError, TrustError, Withheld
-from fedmed_edge.features.extract import RowSample, extract_clipped, extract_with_sample
+from fedmed_edge.features.extract import (
+    RowSample,
+    extract_clipped,
+    extract_with_sample,
+    plan_dataset,
+)
 from fedmed_edge.features.patients import Leaving, Patients
 from fedmed_edge.features.weights import Weights, read_backbone
 from fedmed_edge.generation import Generation
@@ -35,7 +39,7 @@ from fedmed_edge.statistics.contribution import (
 )
 from fedmed_edge.statistics.feature_statistics import FeatureStatistics
 from fedmed_edge.statistics.header import Program
-from fedmed_edge.statistics.privacy import ClippedAccumulator, private_statistics
+from fedmed_edge.statistics.privacy import private_statistics
 from fedmed_edge.statistics.width_rule import check_width
 
 log = logging.getLogger(__name__)
@@ -131,7 +135,7 @@ def prepare(
 ) -> Prepared:
     """The sums over a site's training images, of which only what `config.policy` allows goes.
 
-    Test images are counted and otherwise not read.
+    Test images are not looked at.
 
     Args:
         dataset: The site's whole data set.
@@ -159,13 +163,12 @@ def prepare(
     if not generation.draft:
         counts = calibration_counts(sums, sample, dataset.recipe)
         sums = sums if counts is None else replace(sums, calibration=counts)
-    made = _contribution(sums, dataset, generation, config, _evidence(dataset, sums))
+    made = _contribution(sums, dataset, generation, config, _evidence(sums.images, sums))
     cohort: tuple[str, ...] = ()
     if patients is not None:
         patients.refuse_changed()
         cohort = patients.cohort(made.header.parts, sample.plan.patients)
-    leaving = _leaving(dataset, generation, made.header.parts)
-    return Prepared(leaving.model_copy(update={"cohort": cohort}), lambda: made)
+    return Prepared(_leaving(dataset, generation, made.header.parts, cohort=cohort), lambda: made)
 
 
 def prepare_weights(
@@ -195,15 +198,14 @@ def prepare_weights(
     _check_cohort(dataset.train, policy)
     evidence, privacy = Evidence(versions=_versions()), told.privacy
     if policy.epsilon is None:
-        evidence, privacy = _evidence(dataset, None), None
+        evidence, privacy = _evidence(_counting_images(dataset.train, policy)), None
         if len(dataset.test.labelled.patients) >= policy.min_cohort:
             # more digits would tell, over many contributions, how single test images are answered
             metrics = {name: round(value, 2) for name, value in told.errors.items()}
             evidence = evidence.model_copy(update={"metrics": metrics})
     difference = _difference(trained.weights, generation, str(weights_file))
-    made = _contribution(None, dataset, generation, config, evidence, difference, privacy)
-    leaving = _leaving(dataset, generation, ("weights",))
-    return Prepared(leaving.model_copy(update={"training": told.training}), lambda: made)
+    made = _contribution(None, dataset, generation, config, evidence, weights=difference, privacy=privacy)
+    return Prepared(_leaving(dataset, generation, ("weights",), training=told.training), lambda: made)
 
 
 def _contribution(
@@ -212,6 +214,7 @@ def _contribution(
     generation: Generation,
     config: SiteConfig,
     evidence: Evidence,
+    *,
     weights: dict[str, npt.NDArray[np.generic]] | None = None,
     privacy: Privacy | None = None,
 ) -> Contribution:
@@ -242,14 +245,21 @@ def expected(
     """
     if policy.epsilon is not None:
         _check_cohort(dataset.train, policy, "noise over")
-        return _leaving(dataset, generation, ("classes",), noise_multiplier(policy.epsilon, policy.delta))
+        noise = noise_multiplier(policy.epsilon, policy.delta)
+        return _leaving(dataset, generation, ("classes",), noise=noise)
     parts = tuple(part for part in policy.parts if part != "weights")
     cohort = () if patients is None else patients.cohort(parts)
-    return _leaving(dataset, generation, parts).model_copy(update={"cohort": cohort})
+    return _leaving(dataset, generation, parts, cohort=cohort)
 
 
 def _leaving(
-    dataset: Dataset, generation: Generation, parts: Sequence[Part], noise: float | None = None
+    dataset: Dataset,
+    generation: Generation,
+    parts: Sequence[Part],
+    *,
+    noise: float | None = None,
+    training: str = "",
+    cohort: tuple[str, ...] = (),
 ) -> Leaving:
     return Leaving(
         generation=generation.digest,
@@ -258,6 +268,8 @@ def _leaving(
         parts=tuple(parts),
         width=generation.row_dim,
         noise=noise,
+        training=training,
+        cohort=cohort,
     )
 
 
@@ -266,53 +278,41 @@ def _prepare_noisy(
 ) -> Prepared:
     """Class Grams with noise and nothing exact beside them: no counts, no figures, no other part."""
     policy = config.policy
-    assert policy.epsilon is not None  # `prepare` looked
     if "classes" not in policy.parts:
         raise InputError(
             f"contribution: none of the parts {', '.join(policy.parts) or '(none)'} leaves with noise",
             hint="`parts` in the policy of fedmed.toml says what may leave; with noise `classes` alone does",
         )
-    _check_cohort(dataset.train, policy, "noise over")
-    clipped, scale = extract_clipped(
+    leaving = expected(dataset, generation, policy)
+    clipped = extract_clipped(
         generation, dataset.train, clip=policy.clip, device=config.device, progress=progress
     )
     _warn_of_delta(policy, clipped.patients)
-    noise = noise_multiplier(policy.epsilon, policy.delta)
-    draw = partial(_draw, dataset.recipe, generation, config, clipped, scale, noise)
-    return Prepared(_leaving(dataset, generation, ("classes",), noise), draw)
+
+    def draw() -> Contribution:
+        assert policy.epsilon is not None and leaving.noise is not None  # `prepare` looked
+        sums = private_statistics(
+            clipped,
+            multiplier=leaving.noise,
+            min_cohort=policy.min_cohort,
+            feature_dim=generation.feature_dim,
+        )
+        privacy = Privacy(
+            epsilon=policy.epsilon,
+            delta=policy.delta,
+            clip=policy.clip,
+            noise=leaving.noise,
+            rows=clipped.rows,
+        )
+        evidence = Evidence(versions=_versions())
+        return _contribution(sums, dataset, generation, config, evidence, privacy=privacy)
+
+    return Prepared(leaving, draw)
 
 
 def _warn_of_delta(policy: Policy, patients: int) -> None:
     if policy.delta * patients**2 > 1.0:
         log.warning("warning: `delta` has %g, wise is at most 1/n² for n patients", policy.delta)
-
-
-def _draw(
-    recipe: Recipe,
-    generation: Generation,
-    config: SiteConfig,
-    clipped: ClippedAccumulator,
-    scale: npt.NDArray[np.float64],
-    noise: float,
-) -> Contribution:
-    policy = config.policy
-    assert policy.epsilon is not None  # else there is no noise to draw
-    sums = private_statistics(
-        clipped, scale, multiplier=noise, min_cohort=policy.min_cohort, feature_dim=generation.feature_dim
-    )
-    return new_contribution(
-        sums,
-        generation=generation.digest,
-        recipe=recipe,
-        site=config.site,
-        sequence=1,
-        min_cohort=policy.min_cohort,
-        parts=("classes",),
-        evidence=Evidence(versions=_versions()),
-        privacy=Privacy(
-            epsilon=policy.epsilon, delta=policy.delta, clip=policy.clip, noise=noise, rows=clipped.rows
-        ),
-    )
 
 
 def calibration_counts(
@@ -364,16 +364,18 @@ def _difference(trained: Weights, generation: Generation, where: str) -> dict[st
     }
 
 
-def _evidence(dataset: Dataset, sums: FeatureStatistics | None) -> Evidence:
+def _evidence(images: int, sums: FeatureStatistics | None = None) -> Evidence:
     patients = {}
     if sums is not None:
         counted = zip(sums.classes, sums.patients, strict=True)
         patients = {name: int(count) for name, count in counted if count > 0}
-    return Evidence(
-        images={"train": len(dataset.train), "test": len(dataset.test)},
-        patients=patients,
-        versions=_versions(),
-    )
+    return Evidence(images={"train": images} if images else {}, patients=patients, versions=_versions())
+
+
+def _counting_images(dataset: Dataset, policy: Policy) -> int:
+    """As many images as count in sums: one figure with those of small classes less one without has these."""
+    classes, plan = plan_dataset(dataset, policy.min_cohort)
+    return sum(map(plan.keeps, classes))
 
 
 def _versions() -> dict[Program, str]:

@@ -191,7 +191,7 @@ def test_a_contribution_holds_the_sums_of_the_training_images_alone(
     header = made.header
     assert (header.site, header.sequence, header.generation) == ("alpha", 3, generation.digest)
     assert header.recipe == RECIPE.digest and header.min_cohort == 2 and header.mode == "exact"
-    assert header.evidence.images == {"train": PATIENTS, "test": 4}
+    assert header.evidence.images == {"train": PATIENTS}
     assert header.evidence.patients == {"dark": 10, "bright": 10}
     assert set(header.evidence.versions) == {"fedmed_edge", "python", "numpy"}
     assert str(dataset.folder) not in header.canonical
@@ -223,6 +223,21 @@ def test_a_class_below_min_cohort_stays(dataset: Dataset, generation: Generation
     few = replace(dataset, items=tuple(i for i in dataset if i.label == 0 or i.patient in ("p1", "p3", "p5")))
     made = make_contribution(few, generation, config(min_cohort=4), sequence=1)
     assert made.header.absent == ("bright",) and made.header.evidence.patients == {"dark": 10}
+
+
+def test_no_count_tells_how_many_patients_a_class_below_min_cohort_has(
+    dataset: Dataset, generation: Generation, tmp_path: Path
+) -> None:
+    few = replace(dataset, items=tuple(i for i in dataset if i.label == 0 or i.patient in ("p1", "p3", "p5")))
+    path = tmp_path / "a.backbone"
+    write_backbone(path, generation.weights, RECIPE, trained_by=("alpha",))
+    sums = make_contribution(few, generation, config(min_cohort=4))
+    weights = prepare_weights(few, generation, config(min_cohort=4), path).contribution()
+    for made in (sums, weights):
+        assert made.header.evidence.images == {"train": 10}
+    # where no class counts alone, weights of all together say no number, and weigh as the median
+    none = prepare_weights(few, generation, config(min_cohort=11), path).contribution()
+    assert none.header.evidence.images == {}
 
 
 def test_under_a_draft_neither_classes_nor_calibration_are_measured(
@@ -282,7 +297,7 @@ def test_weights_go_alone_as_their_difference_to_the_generation(
     assert made.weights is not None and set(made.weights) == set(generation.weights)
     for value in made.weights.values():
         np.testing.assert_allclose(value, 0.25, atol=1e-6)
-    assert made.header.evidence.images == {"train": PATIENTS, "test": 4}
+    assert made.header.evidence.images == {"train": PATIENTS}
     write_contribution(tmp_path / "a.contribution", made)
     assert read_contribution(tmp_path / "a.contribution").id == made.id
     sums_only = config(parts=("classes", "images"))
@@ -478,7 +493,7 @@ def test_weights_that_were_trained_with_noise_leave_and_nothing_exact_beside_the
     assert set(header.values["evidence"]) == {"versions"}
     # without noise in the policy they are weights like any other
     plain = prepare_weights(dataset, generation, config(), tmp_path / "a.backbone").contribution().header
-    assert plain.privacy is None and plain.evidence.images == {"train": PATIENTS, "test": 4}
+    assert plain.privacy is None and plain.evidence.images == {"train": PATIENTS}
 
 
 def test_how_long_a_training_with_noise_is_follows_from_no_patient(dataset: Dataset) -> None:
