@@ -153,7 +153,7 @@ def released(patients: Patients, members: npt.NDArray[np.intp], epsilon: float) 
     noise = noise_multiplier(epsilon, 1.0 / len(members) ** 2)
     try:
         made = private_statistics(
-            sums, patients.scale, multiplier=noise, min_cohort=MIN_COHORT, feature_dim=len(patients.scale) - 1
+            sums, multiplier=noise, min_cohort=MIN_COHORT, feature_dim=len(patients.scale) - 1
         )
     except Withheld:
         return None

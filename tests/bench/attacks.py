@@ -180,7 +180,7 @@ def noisy(epsilon: float, clip: float = 1.0) -> Release:
             sums.add_rows(row[None], np.array([label], np.int32), f"p{number}")
         multiplier = noise_multiplier(epsilon, 1.0 / len(rows) ** 2)
         return private_statistics(
-            sums, scale, multiplier=multiplier, min_cohort=MIN_COHORT, feature_dim=width.features
+            sums, multiplier=multiplier, min_cohort=MIN_COHORT, feature_dim=width.features
         )
 
     return release

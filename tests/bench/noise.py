@@ -84,12 +84,11 @@ class Hospitals:
         """Sums with noise of some sites; one of which no class stands out is not among them."""
         found = {}
         for site in sites:
-            total, scale = self._clipped[site]
-            total.result()
+            total = self._clipped[site]
             noise = noise_multiplier(epsilon, 1.0 / total.patients**2)
             with contextlib.suppress(Withheld):
                 found[site] = private_statistics(
-                    total, scale, multiplier=noise, min_cohort=MIN_COHORT, feature_dim=self.feature_dim
+                    total, multiplier=noise, min_cohort=MIN_COHORT, feature_dim=self.feature_dim
                 )
         return found
 

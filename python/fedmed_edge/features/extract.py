@@ -20,7 +20,7 @@ from fedmed_edge.images.preprocess import IGNORE, Prepared, prepare, prepare_mas
 from fedmed_edge.images.windows import window_of, window_starts
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.statistics.accumulate import Accumulator, FoldPlan, plan_folds
-from fedmed_edge.statistics.feature_statistics import REST, Array64, FeatureStatistics
+from fedmed_edge.statistics.feature_statistics import REST, FeatureStatistics
 from fedmed_edge.statistics.privacy import ClippedAccumulator, row_scale
 from fedmed_edge.statistics.style import log_amplitude
 
@@ -138,14 +138,11 @@ def extract_clipped(
     clip: float,
     device: str = "auto",
     progress: Progress | None = None,
-) -> tuple[ClippedAccumulator, Array64]:
+) -> ClippedAccumulator:
     """Class Grams of the labelled images in which no patient weighs more than another; without noise yet.
 
     Args:
         clip: As `ClippedAccumulator`.
-
-    Returns:
-        The sums, and the factors (D,) that rows were scaled by.
 
     Raises:
         InputError: As `extract`, or the generation is a draft.
@@ -165,7 +162,7 @@ def extract_clipped(
     together = sorted(dataset.labelled, key=lambda item: item.patient)
     ordered = replace(dataset, items=tuple(together))
     _Extraction(generation, ordered, "", 1, device, None, sums).run_through(progress)
-    return sums, scale
+    return sums
 
 
 def plan_dataset(dataset: Dataset, min_cohort: int) -> tuple[list[tuple[int, ...]], FoldPlan]:

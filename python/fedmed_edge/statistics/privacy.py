@@ -30,7 +30,14 @@ from fedmed_edge.statistics.feature_statistics import (
     unpack,
 )
 
-__all__ = ["ClippedAccumulator", "gaussian_noise", "private_statistics", "row_scale", "symmetric_noise"]
+__all__ = [
+    "ClippedAccumulator",
+    "gaussian_noise",
+    "noisy_patients",
+    "private_statistics",
+    "row_scale",
+    "symmetric_noise",
+]
 
 Rows = npt.NDArray[np.float32]
 
@@ -100,7 +107,6 @@ class ClippedAccumulator:
         rows: Rows that a patient of a class counts as.
 
     Attributes:
-        patients: Patients so far, exactly; for the site itself, never for the server.
         typical: Norm of the Gram of a class that a patient counts with, over what it is clipped to.
 
     Example:
@@ -119,16 +125,20 @@ class ClippedAccumulator:
         kind: Kind = "classification",
         rows: int = 1,
     ) -> None:
-        self.classes, self.clip, self.rows = tuple(classes), clip, rows
-        self.row_dim, self.patients = len(scale), 0
+        self.classes, self.scale, self.clip, self.rows = tuple(classes), scale, clip, rows
+        self.row_dim = len(scale)
         self._each = clip / (1.0 if kind == "classification" else np.sqrt(len(self.classes)))
         norm = _ROW_NORM if kind == "classification" else _MEAN_NORM
         self.typical = max(1.0, norm / self._each)
-        self._scale = pack(np.outer(scale, scale))
         self._total = np.zeros((len(self.classes), packed_length(self.row_dim)))
         self._own = np.zeros_like(self._total)
         self._patient: str | None = None
         self._seen: set[str] = set()
+
+    @property
+    def patients(self) -> int:
+        """Patients so far, exactly; for the site itself, never for the server."""
+        return len(self._seen)
 
     def keeps(self, classes: Iterable[int]) -> bool:
         """Whether an image counts: where it has a class."""
@@ -186,16 +196,16 @@ class ClippedAccumulator:
         if patient in self._seen:
             raise ValueError("the images of one patient must come together")
         if self._patient is not None:
-            self._seen.add(self._patient)
-            self.patients += 1
             self._total += self._clipped()
             self._own[:] = 0.0
         self._patient = patient
+        if patient is not None:
+            self._seen.add(patient)
 
     def _clipped(self) -> Array64:
         """The patient's mean Grams, of Frobenius norm at most `clip` together."""
         rows = np.maximum(self._own[:, -1:], 1.0)  # where there is no row, the Gram is 0
-        grams = self._own / rows * self._scale
+        grams = self._own / rows * pack(np.outer(self.scale, self.scale))
         norms = np.array([np.linalg.norm(unpack(gram)) for gram in grams])
         grams *= np.minimum(1.0, self._each / np.maximum(norms, 1e-300))[:, None]
         together = float(np.linalg.norm(np.minimum(norms, self._each)))
@@ -203,12 +213,7 @@ class ClippedAccumulator:
 
 
 def private_statistics(
-    sums: ClippedAccumulator,
-    scale: Array64,
-    *,
-    multiplier: float,
-    min_cohort: int,
-    feature_dim: int,
+    sums: ClippedAccumulator, *, multiplier: float, min_cohort: int, feature_dim: int
 ) -> FeatureStatistics:
     """The sums that may leave: noise added, positive semidefinite, on the scale of rows again.
 
@@ -217,7 +222,6 @@ def private_statistics(
     about once, as `rows` rows.
 
     Args:
-        scale: As the accumulator got it.
         multiplier: Standard deviation of the noise over the clip (`accounting.noise_multiplier`).
 
     Raises:
@@ -229,12 +233,12 @@ def private_statistics(
             f"contribution: {sums.patients} labelled training patients, expected at least min_cohort "
             f"{min_cohort}"
         )
-    deviation = multiplier * sums.clip
+    deviation, scale = multiplier * sums.clip, np.outer(sums.scale, sums.scale)
     least = max(float(min_cohort), _DEVIATIONS * deviation * sums.typical)
     blocks = {}
     for index, gram in enumerate(grams):
         noisy = unpack(gram) + deviation * symmetric_noise(sums.row_dim)
-        released = pack(_positive(noisy) * sums.typical / np.outer(scale, scale))
+        released = pack(_positive(noisy) * sums.typical / scale)
         if released[-1] >= least:
             blocks[REST, index] = released * sums.rows
     if not blocks:

@@ -122,7 +122,7 @@ def test_shifts_are_of_the_images_that_count_and_of_no_fewer(images_task: Task) 
         # else a share that whoever writes the recipe chooses would leave fewer patients than min_cohort in it
         assert statistics.shift_gram[-1] == statistics.images == 12
     # noise goes on class Grams, so with it no view is even encoded
-    assert not hasattr(extract_clipped(generation, asked, clip=1.0)[0], "add_shifts")
+    assert not hasattr(extract_clipped(generation, asked, clip=1.0), "add_shifts")
 
 
 def test_every_voxel_of_a_volume_counts_once(tmp_path: Path, make: SimpleNamespace) -> None:

@@ -95,7 +95,7 @@ def test_a_small_class_of_a_segmentation_counts_as_many_patients_as_the_large_on
         rows[:, -1] = 1
         rows[:few, 0] += 2
         sums.add_rows(rows, np.repeat(np.array([1, 0], np.int32), [few, pixels - few]), f"p{number}")
-    made = private_statistics(sums, scale, multiplier=0.5, min_cohort=10, feature_dim=32)
+    made = private_statistics(sums, multiplier=0.5, min_cohort=10, feature_dim=32)
     counts = [made.class_gram(index)[-1] for index in range(2)]
     assert all(60 < count / pixels <= 110 for count in counts), counts  # beside exact sums of pixels
     assert made.patients.tolist() == [int(count / pixels) for count in counts]
@@ -176,7 +176,7 @@ def test_what_is_released_is_the_sum_with_noise_of_the_stated_size(kind: Kind, r
     for _ in range(400):
         sums = clipped(30, scale, clip, kind=kind, rows=rows)
         exact = unpack(sums.result()[0])
-        out = private_statistics(sums, scale, multiplier=multiplier, min_cohort=10, feature_dim=2)
+        out = private_statistics(sums, multiplier=multiplier, min_cohort=10, feature_dim=2)
         difference = unpack(out.blocks[REST, 0]) * np.outer(scale, scale) / sums.typical / rows - exact
         counts.append(difference[-1, -1])
         corners.append(difference[0, 1] * np.sqrt(2))
@@ -201,7 +201,7 @@ def released(patients: int = 60, multiplier: float = 2.0, **more: Any) -> Any:
     sums = ClippedAccumulator(CLASSES, scale=scale, clip=1.0)
     for number in range(patients):
         sums.add_rows(rows_of(number, 1), np.array([number % 2], np.int32), f"p{number}")
-    return private_statistics(sums, scale, multiplier=multiplier, min_cohort=10, feature_dim=5, **more)
+    return private_statistics(sums, multiplier=multiplier, min_cohort=10, feature_dim=5, **more)
 
 
 def contribution(recipe_classes: tuple[str, ...] = CLASSES, **more: Any) -> Contribution:
