@@ -123,6 +123,30 @@ def test_what_a_restored_folder_does_not_know_stops_all_until_it_is_settled(
     assert kit.run(EDGE, *given).code == 0
 
 
+def test_a_folder_that_goes_by_files_is_told_that_it_is_an_older_copy(copied: Any, kit: ModuleType) -> None:
+    folder, target = with_policy(copied, "c", epsilon=80.0, delta=1e-3, budget=320.0), copied.root / "x"
+    given = ("contribute", "-C", folder, "--generation", copied.generation, "--out", target)
+    older = {name: (folder / name).read_bytes() for name in ("releases.jsonl", "sequence")}
+    assert kit.run(EDGE, *given).code == 0
+    last = copied.admin("import", target)["imported"][0]["sequence"]
+    for name, content in older.items():
+        (folder / name).write_bytes(content)
+    assert copied.site("c", "budget")["noisy"] == 0
+    assert kit.run(EDGE, *given).code == 0
+    said = kit.run("fedmed-server", "import", "-C", copied.root / "server", target)
+    assert said.code == 1 and f"fedmed-edge budget --restored {last}" in said.err
+    for name, content in older.items():
+        (folder / name).write_bytes(content)
+    assert copied.site("c", "budget", "--restored", last)["lost"]
+    assert kit.run(EDGE, *given).code == 1
+    said = kit.run(EDGE, "budget", "-C", folder, "--settle", "160")
+    assert "spent: ε 160 of 320" in said.out
+    assert kit.run(EDGE, *given).code == 0
+    assert copied.admin("import", target)["imported"][0]["sequence"] == last + 1
+    # what the folder knows of already changes nothing
+    assert not copied.site("c", "budget", "--restored", last)["lost"]
+
+
 def test_without_noise_no_budget_bounds_what_is_told(copied: Any, kit: ModuleType) -> None:
     said = kit.run(EDGE, "budget", "-C", copied.root / "c")
     assert said.code == 0 and "policy: no noise (`epsilon` is not set)" in said.out
