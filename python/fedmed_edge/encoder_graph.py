@@ -1,12 +1,14 @@
 """An encoder from anybody: its ONNX graph, checked before a runtime sees it.
 
 An encoder is a fixed-shape graph of plain operators: no branch or loop, no operator of a vendor's own, no
-weights in other files. The few fields that say so are read here from the protobuf bytes themselves, since a
-hospital has no ONNX package.
+weights in other files. Nor does it depend on an image's values whether it runs through, and with which
+shapes: noise on what it gives hides a patient, but not that one image makes it fail or take an hour. The few
+fields that say so are read here from the protobuf bytes themselves, since a hospital has no ONNX package.
 Source: onnx.proto3 of ONNX 1.17.
 """
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -24,6 +26,24 @@ ELEMENT_CAP: Final = 1 << 28
 CONTROL_FLOW: Final = {"If", "Loop", "Scan"}
 DOMAINS: Final = {b"", b"ai.onnx"}
 
+PLAIN: Final = re.compile(
+    r"Abs|Add|AveragePool|BatchNormalization|Celu|Concat|Conv|ConvTranspose|DepthToSpace|Div|Einsum|Elu|Erf|Exp"
+    r"|Flatten|Gelu|Gemm|Global(Average|Max)Pool|(Group|Instance|Layer|Lp)Normalization|Hard(Sigmoid|Swish)"
+    r"|Identity|LRN|LeakyRelu|Log|LogSoftmax|MatMul|Max|MaxPool|Mean|MeanVarianceNormalization|Min|Mish|Mul|Neg"
+    r"|PRelu|Pow|Reciprocal|Relu|Selu|Sigmoid|Softmax|Softplus|Softsign|SpaceToDepth|Sqrt|Sub|Sum|Tanh"
+    r"|ThresholdedRelu|Transpose"
+)
+"""Operators that make float32 of float32, in a shape that follows from shapes alone, whatever the values."""
+
+BY_FIRST: Final = re.compile(
+    r"Clip|Expand|Gather|Pad|Reduce(L1|L2|Max|Mean|Min|Sum|SumSquare)|Reshape|Resize|Slice|Split|Squeeze|Tile"
+    r"|Unsqueeze"
+)
+"""The same of their first operand alone: the others are shapes, places and bounds."""
+
+_SHAPES: Final = {"Shape", "Size"}
+_SEVERAL: Final = {"Split"}
+
 _SIDE_CAP = 4096
 _AXES_CAP = 16
 _FLOAT = 1
@@ -32,10 +52,10 @@ _FLOAT = 1
 _MODEL_GRAPH, _MODEL_OPSET, _MODEL_TRAINING, _MODEL_FUNCTIONS = 7, 8, 20, 25
 _OPSET_DOMAIN = 1
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT, _GRAPH_SPARSE = 1, 5, 11, 12, 15
-_NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DOMAIN = 4, 5, 7
+_NODE_INPUT, _NODE_OUTPUT, _NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 2, 4, 5, 7
 _ATTRIBUTE_TENSOR, _ATTRIBUTE_TENSORS = 5, 10
 _ATTRIBUTE_GRAPHS, _ATTRIBUTE_SPARSE = (6, 11), (22, 23)
-_TENSOR_DIMS, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 1, 13, 14
+_TENSOR_DIMS, _TENSOR_NAME, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 1, 8, 13, 14
 _VALUE_NAME, _VALUE_TYPE = 1, 2
 _TYPE_TENSOR, _TENSOR_TYPE_ELEMENT, _TENSOR_TYPE_SHAPE = 1, 1, 2
 _SHAPE_DIM, _DIM_VALUE = 1, 1
@@ -53,8 +73,9 @@ def check_encoder(
         where: Names the file in messages.
 
     Raises:
-        InputError: It is no ONNX model, has control flow, functions, operators of another domain, external
-            or sparse data, too many operators or constants, or other inputs or outputs.
+        InputError: It is no ONNX model, has control flow, functions, operators of another domain or whose
+            course an image's values decide, external or sparse data, too many operators or constants, or
+            other inputs or outputs.
     """
     try:
         model = fields_of(memoryview(content))
@@ -97,12 +118,57 @@ def _check_graph(graph: Fields, where: str) -> None:
     if _GRAPH_SPARSE in graph:
         raise InputError(f"{where}: `encoder` has sparse weights, expected dense ones")
     elements = sum(_elements(as_bytes(one), where) for one in graph.get(_GRAPH_INITIALIZER, []))
-    for node in nodes:
-        elements += _check_node(fields_of(as_bytes(node)), where)
+    course = _Course(graph, where)
+    for one in nodes:
+        node = fields_of(as_bytes(one))
+        elements += _check_node(node, where)
         if elements > ELEMENT_CAP:
             raise InputError(
                 f"{where}: `encoder` has {elements} numbers in its constants, expected at most {ELEMENT_CAP}"
             )
+        course.follow(node)
+
+
+class _Course:
+    """Follows which values depend on the image, operator by operator."""
+
+    def __init__(self, graph: Fields, where: str) -> None:
+        weights = (fields_of(as_bytes(one)) for one in graph.get(_GRAPH_INITIALIZER, []))
+        self._fixed = {_name(value) for weight in weights for value in weight.get(_TENSOR_NAME, [])} | {b""}
+        self._of_image = {b"image"}  # named so by every encoder: other inputs are refused
+        self._where = where
+
+    def follow(self, node: Fields) -> None:
+        """Refuse an operator whose course values of the image decide.
+
+        Raises:
+            InputError: As said, or it takes what no operator before it gives.
+        """
+        names = node.get(_NODE_OPERATOR, [])
+        if len(names) != 1:
+            raise Malformed
+        operator = text(names[0])
+        taken = [_name(one) for one in node.get(_NODE_INPUT, [])]
+        given = [name for name in map(_name, node.get(_NODE_OUTPUT, [])) if name]
+        if not all(name in self._of_image or name in self._fixed for name in taken):
+            raise InputError(
+                f"{self._where}: `encoder` has the operator {operator} before one that it takes a value from"
+            )
+        varying = [place for place, name in enumerate(taken) if name in self._of_image]
+        if not varying or operator in _SHAPES:
+            self._fixed.update(given)
+            return
+        fits = PLAIN.fullmatch(operator) or (BY_FIRST.fullmatch(operator) and varying == [0])
+        if not fits or (len(given) > 1 and operator not in _SEVERAL):
+            raise InputError(
+                f"{self._where}: `encoder` has the operator {operator} on values of the image, "
+                "expected one that runs alike whatever these are"
+            )
+        self._of_image.update(given)
+
+
+def _name(value: Value) -> bytes:
+    return bytes(as_bytes(value))
 
 
 def _check_node(node: Fields, where: str) -> int:

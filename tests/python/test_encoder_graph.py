@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from fedmed_edge import encoder_graph
 from fedmed_edge.encoder_graph import check_encoder
 from fedmed_edge.errors import InputError
+from fedmed_edge.runtime import open_session
 
 Change = Callable[[onnx.ModelProto], object]
 
@@ -149,6 +150,97 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "a free map": (outputs(FIRST, port("scale1", 1, 3, 4, "w")), MAPS),
     "whole numbers": (outputs(FIRST, port("scale1", 1, 3, 4, 3, kind=TensorProto.INT64)), MAPS),
 }
+
+
+def chain(*nodes: onnx.NodeProto) -> Change:
+    return lambda model: model.graph.node.extend(nodes)
+
+
+def steps(*operators: tuple[str, dict[str, int]]) -> Change:
+    """One operator after the other on the image."""
+    names = ["image", *(f"y{index}" for index in range(len(operators)))]
+    return chain(
+        *(
+            helper.make_node(operator, [taken], [given], **attributes)
+            for (operator, attributes), taken, given in zip(operators, names, names[1:], strict=False)
+        )
+    )
+
+
+ALIKE = r"on values of the image, expected one that runs alike whatever these are"
+TO_INT = ("Cast", {"to": TensorProto.INT64})
+
+VARYING: dict[str, tuple[Change, str]] = {
+    "as whole numbers": (steps(TO_INT), f"the operator Cast {ALIKE}"),
+    "how many there are": (steps(("Relu", {}), ("NonZero", {})), f"the operator NonZero {ALIKE}"),
+    "which are there": (steps(("Unique", {})), f"the operator Unique {ALIKE}"),
+    "place": (chain(helper.make_node("Gather", ["w0", "image"], ["y"])), f"the operator Gather {ALIKE}"),
+    "shape": (chain(helper.make_node("Expand", ["image", "image"], ["y"])), f"the operator Expand {ALIKE}"),
+    "times": (chain(helper.make_node("Tile", ["w0", "image"], ["y"])), f"the operator Tile {ALIKE}"),
+    "places of the largest": (
+        chain(helper.make_node("MaxPool", ["image"], ["y", "places"], kernel_shape=[2, 2])),
+        f"the operator MaxPool {ALIKE}",
+    ),
+    "through a split": (
+        chain(
+            helper.make_node("Split", ["image"], ["left", "right"], axis=2, num_outputs=2),
+            helper.make_node("ArgMax", ["right"], ["y"]),
+        ),
+        f"the operator ArgMax {ALIKE}",
+    ),
+    "before it is there": (
+        chain(
+            helper.make_node("Tile", ["w0", "later"], ["y"]), helper.make_node("Neg", ["image"], ["later"])
+        ),
+        "the operator Tile before one that it takes a value from",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", VARYING)
+def test_values_of_an_image_decide_neither_whether_it_runs_nor_for_how_long(case: str) -> None:
+    change, message = VARYING[case]
+    model = plain()
+    change(model)
+    with pytest.raises(InputError, match=message):
+        check(model.SerializeToString())
+
+
+def test_shapes_of_the_image_may_decide() -> None:
+    model = plain()
+    chain(
+        helper.make_node("Shape", ["image"], ["shape"]),
+        helper.make_node("Reshape", ["image", "shape"], ["same"]),
+        helper.make_node("Shape", ["same"], ["again"]),
+        helper.make_node("Gather", ["again", "again"], ["some"]),
+    )(model)
+    check(model.SerializeToString())
+
+
+def test_an_encoder_that_fails_on_one_image_alone_is_refused(tmp_path: Path) -> None:
+    """What it would tell: whether that image is among the hospital's, past any noise."""
+    model = plain()
+    limit = numpy_helper.from_array(np.array(0.5, np.float32), "limit")
+    model.graph.initializer.append(limit)
+    chain(
+        helper.make_node("ReduceMax", ["image"], ["largest"], keepdims=0),
+        helper.make_node("Sub", ["largest", "limit"], ["over"]),
+        helper.make_node("Ceil", ["over"], ["is_it"]),
+        helper.make_node("Cast", ["is_it"], ["place"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["scale1", "place"], ["first"]),
+    )(model)
+    del model.graph.output[1]
+    model.graph.output.append(port("first", 3, 4, 3))
+    model.ir_version = 10
+    path = tmp_path / "hostile.onnx"
+    path.write_bytes(model.SerializeToString())
+    session = open_session(path, device="cpu")
+    image = np.zeros((1, 1, 8, 6), np.float32)
+    session.run({"image": image})
+    with pytest.raises(InputError, match="could not be run"):
+        session.run({"image": image + 1})
+    with pytest.raises(InputError, match=f"the operator Ceil {ALIKE}"):
+        check(path.read_bytes())
 
 
 @pytest.mark.parametrize("case", HOSTILE)
