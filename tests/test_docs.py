@@ -20,7 +20,7 @@ from PIL import Image
 import fedmed_edge
 from fedmed_edge.commands.edge import edge
 from fedmed_edge.commands.server import server
-from fedmed_edge.config import Policy, SiteConfig
+from fedmed_edge.config import PARTS, Policy, SiteConfig
 from fedmed_edge.features.weights import BackboneHeader
 from fedmed_edge.generation import GenerationHeader
 from fedmed_edge.images.dataset import TaskFile
@@ -37,7 +37,6 @@ from fedmed_edge.recipe import (
     SeriesRules,
     Training,
 )
-from fedmed_edge.statistics.contribution import PARTS
 from fedmed_edge.statistics.header import ContributionHeader, Evidence
 from fedmed_edge.statistics.tensors import tensor_rules
 

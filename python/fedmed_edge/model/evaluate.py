@@ -11,7 +11,6 @@ from fedmed_edge.model.heldout import (
     all_weights,
     fold_constant,
     fold_errors,
-    held_out_error,
     hold,
     normal_without,
 )
@@ -24,7 +23,7 @@ from fedmed_edge.recipe import Recipe
 from fedmed_edge.statistics.contribution import Contribution
 from fedmed_edge.statistics.feature_statistics import Array64
 
-__all__ = ["Evaluation", "SiteEvaluation", "evaluate", "held_out_error"]
+__all__ = ["Evaluation", "SiteEvaluation", "evaluate"]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Which site's sums are unlike all others': by mistake or on purpose, they should not steer the model unseen.
 
-Three looks, each at one site against all others together, and all but the last
-free of how many rows anybody claims:
+Three looks, each at one site against all others together; all but the last are free of how many rows anybody
+claims:
 
 - spread: the longest its rows are in any direction, by the others' second moment. One giant row, or rows
   along a direction that no image has, give thousands of times what another scanner does.
@@ -10,9 +10,10 @@ free of how many rows anybody claims:
   site handed over noisy sums this look is neither at it nor at others by it.
 - size: its rows over those of all others together, which scaled sums raise.
 
-A site may stand out and be honest: the only one with another scanner.
-Whoever runs the server decides. Source: method §4; the thresholds stand where attacks begin to cost 0.03 of
-the others' score (`tests/bench/attacks.py --only poison`).
+A site may stand out and be honest: the only one with another scanner. Whoever runs the server decides.
+
+Source: method §4; the thresholds stand where attacks begin to cost 0.03 of the others' score
+(`tests/bench/attacks.py --only poison`).
 """
 
 from collections.abc import Mapping, Sequence

@@ -16,19 +16,13 @@ from typing import Any, Final
 import numpy as np
 
 from fedmed_edge.atomic import write_atomic
+from fedmed_edge.config import PARTS, Part
 from fedmed_edge.errors import InputError, TrustError
 from fedmed_edge.recipe import Recipe, parse_settings
 from fedmed_edge.signing import PrivateKey, PublicKey, fingerprint, sign_digest, verify_digest
 from fedmed_edge.statistics.checks import check_tensors
 from fedmed_edge.statistics.feature_statistics import FeatureStatistics
-from fedmed_edge.statistics.header import (
-    PARTS,
-    ContributionHeader,
-    Evidence,
-    Part,
-    Privacy,
-    canonical_json,
-)
+from fedmed_edge.statistics.header import ContributionHeader, Evidence, Privacy, canonical_json
 from fedmed_edge.statistics.reading import (
     FILE_CAP,
     METADATA_KEY,
@@ -47,11 +41,9 @@ from fedmed_edge.statistics.tensors import (
 from fedmed_edge.tensorfile import Content, Looked, give_back, pieces, tensor_file
 
 __all__ = [
-    "PARTS",
     "Contribution",
     "ContributionHeader",
     "Evidence",
-    "Part",
     "Privacy",
     "new_contribution",
     "parse_contribution",
@@ -158,7 +150,7 @@ def new_contribution(
     site: str,
     sequence: int,
     min_cohort: int = 10,
-    parts: tuple[Part, ...] | Collection[Part] = PARTS,
+    parts: tuple[Part, ...] = PARTS,
     weights: dict[str, Tensor] | None = None,
     evidence: Evidence | None = None,
     privacy: Privacy | None = None,
@@ -277,7 +269,7 @@ def read_contribution(path: Path | str, *, verify_key: PublicKey | None = None) 
         >>> read_contribution(path).id == made.id
         True
     """
-    return _open(read_content(Path(path)), str(path), verify_key, thorough=True)
+    return parse_contribution(read_content(Path(path)), str(path), verify_key=verify_key)
 
 
 def parse_contribution(
@@ -293,18 +285,14 @@ def parse_contribution(
         InputError: As `read_contribution`.
         TrustError: As `read_contribution`.
     """
-    return _open(content, where, verify_key, thorough=thorough)
-
-
-def _open(content: Content, where: str, key: PublicKey | None, *, thorough: bool) -> Contribution:
     envelope = parse_envelope(content, where)
     tensors = read_tensors(content, envelope, where)
     contribution = Contribution(envelope.header, None, signature=envelope.signature, signer=envelope.signer)
     looked = give_back(content)
     digest = tensors_digest(tensors, looked)
     contribution.__dict__["_tensors_digest"] = digest
-    if key is not None:
-        contribution.verify(key, where)
+    if verify_key is not None:
+        contribution.verify(verify_key, where)
     if thorough:
         check_tensors(envelope.header, tensors, where, looked)
     weights = {name: tensors[name] for name in tensors if name.startswith("weights/")}

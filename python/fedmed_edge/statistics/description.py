@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
+from fedmed_edge.config import Part
 from fedmed_edge.statistics.contribution import Contribution
-from fedmed_edge.statistics.header import Part
 from fedmed_edge.statistics.tensors import tensor_rules, weight_rule
 
 

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from fedmed_edge.config import PARTS, Part
 from fedmed_edge.recipe import Frozen, Kind, Name
 
-__all__ = ["PARTS", "ContributionHeader", "Evidence", "Part", "Privacy", "canonical_json"]
+__all__ = ["ContributionHeader", "Evidence", "Privacy", "canonical_json"]
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, le=1 << 53)]

@@ -8,9 +8,10 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from fedmed_edge.config import Part
 from fedmed_edge.statistics.calibration import COLUMNS, TEMPERATURES
 from fedmed_edge.statistics.feature_statistics import REST, FeatureStatistics, packed_length
-from fedmed_edge.statistics.header import ContributionHeader, Part
+from fedmed_edge.statistics.header import ContributionHeader
 from fedmed_edge.statistics.privacy import noisy_patients
 
 Tensor = npt.NDArray[Any]

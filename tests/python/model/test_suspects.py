@@ -60,6 +60,15 @@ ATTACKS: dict[str, Callable[[FeatureStatistics, float], FeatureStatistics]] = {
 }
 
 
+def with_attack(clean: list[Contribution], attack: str, strength: float) -> list[Contribution]:
+    return [
+        replace(one, statistics=ATTACKS[attack](one.statistics, strength))
+        if one.header.site == POISONED and one.statistics is not None
+        else one
+        for one in clean
+    ]
+
+
 def score(contributions: list[Contribution], made: SimpleNamespace) -> float:
     """Balanced accuracy on fresh images of the other sites."""
     model, right = rebuild(contributions, made.recipe(3)), []
@@ -77,13 +86,7 @@ def test_at_any_strength_the_others_lose_at_most_three_hundredths(
     made: SimpleNamespace, attack: str, strength: float
 ) -> None:
     _, clean = federation(made)
-    recipe = made.recipe(3)
-    poisoned = [
-        replace(one, statistics=ATTACKS[attack](one.statistics, strength))
-        if one.header.site == POISONED and one.statistics is not None
-        else one
-        for one in clean
-    ]
+    recipe, poisoned = made.recipe(3), with_attack(clean, attack, strength)
     named = stand_out(read_sums(poisoned, recipe))
     assert set(named) <= {POISONED}
     kept = [one for one in poisoned if one.header.site not in named]
@@ -97,13 +100,8 @@ def test_the_words_tell_how_a_site_stands_out(made: SimpleNamespace) -> None:
     _, clean = federation(made)
     words = {}
     for attack in ("labels flipped", "scaled", "one giant row"):
-        poisoned = [
-            replace(one, statistics=ATTACKS[attack](one.statistics, 100.0))
-            if one.header.site == POISONED and one.statistics is not None
-            else one
-            for one in clean
-        ]
-        words[attack] = stand_out(read_sums(poisoned, made.recipe(3)))[POISONED].partition(":")[0]
+        poisoned = read_sums(with_attack(clean, attack, 100.0), made.recipe(3))
+        words[attack] = stand_out(poisoned)[POISONED].partition(":")[0]
     assert words == {"labels flipped": "classes", "scaled": "size", "one giant row": "spread"}
 
 

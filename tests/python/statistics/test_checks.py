@@ -8,13 +8,14 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from fedmed_edge.config import PARTS
 from fedmed_edge.errors import InputError
 from fedmed_edge.kernels import channel_moments
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.statistics.accumulate import Accumulator, plan_folds
 from fedmed_edge.statistics.calibration import bin_counts
 from fedmed_edge.statistics.checks import INDEFINITE, check_tensors
-from fedmed_edge.statistics.contribution import PARTS, Contribution, Evidence, new_contribution
+from fedmed_edge.statistics.contribution import Contribution, Evidence, new_contribution
 from fedmed_edge.statistics.feature_statistics import FeatureStatistics, pack
 from fedmed_edge.statistics.header import ContributionHeader
 from fedmed_edge.statistics.style import log_amplitude

@@ -11,14 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fedmed_edge.config import PARTS, Part
 from fedmed_edge.errors import InputError, TrustError
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.signing import fingerprint, generate_key
 from fedmed_edge.statistics import contribution as contribution_module
 from fedmed_edge.statistics.contribution import (
-    PARTS,
     Contribution,
-    Part,
     new_contribution,
     parse_contribution,
     read_contribution,
@@ -137,7 +136,7 @@ def test_contributions_that_cannot_be_are_refused(make_contribution: Make, recip
             recipe=recipe,
             site="s",
             sequence=1,
-            parts=["style"],
+            parts=("style",),
         )
     with pytest.raises(InputError, match=r"`classes` has \('other',\), expected \('benign',"):
         new_contribution(

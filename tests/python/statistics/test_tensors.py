@@ -5,9 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from fedmed_edge.config import PARTS
 from fedmed_edge.statistics.contribution import Contribution
 from fedmed_edge.statistics.feature_statistics import FeatureStatistics
-from fedmed_edge.statistics.header import PARTS
 from fedmed_edge.statistics.tensors import parts_of, restrict, tensor_rules, to_statistics, to_tensors
 
 
