@@ -12,13 +12,14 @@ noise; a discrete mechanism it is not (Mironov, CCS 2012).
 Source: method §8; Dwork et al., "Analyze Gauss", STOC 2014 (symmetric noise on a Gram).
 """
 
+import logging
 import os
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from fedmed_edge.errors import InputError, Withheld
+from fedmed_edge.errors import Withheld
 from fedmed_edge.kernels import class_gram
 from fedmed_edge.recipe import Kind
 from fedmed_edge.statistics.feature_statistics import (
@@ -38,6 +39,8 @@ __all__ = [
     "row_scale",
     "symmetric_noise",
 ]
+
+log = logging.getLogger(__name__)
 
 Rows = npt.NDArray[np.float32]
 
@@ -96,7 +99,8 @@ class ClippedAccumulator:
     """Adds up the scaled, clipped mean Grams of patients, who come one after the other.
 
     Stands where an `Accumulator` does. Unlabelled images, and whatever an image gives beside its rows, count
-    for nothing.
+    for nothing; so do rows that are not finite, since a contribution that fails for one patient's would tell
+    that the patient is there.
 
     Args:
         classes: Class names of the recipe.
@@ -148,13 +152,11 @@ class ClippedAccumulator:
         """Add the rows (N, D) of one image; a class of −1 (N,) leaves a row out.
 
         Raises:
-            InputError: A row has NaN or Inf.
             ValueError: The patient came before another one.
         """
-        if not np.isfinite(rows).all():
-            raise InputError("statistics: `rows` has NaN or Inf, expected finite values")
         grams = np.zeros_like(self._own)
-        class_gram(rows, classes, grams)
+        if _usable(rows):
+            class_gram(rows, classes, grams)
         self._of(patient)
         self._own += grams
 
@@ -162,13 +164,11 @@ class ClippedAccumulator:
         """Add one image's rows of class `index` by their packed Gram (P,).
 
         Raises:
-            InputError: The Gram has NaN or Inf.
             ValueError: The patient came before another one.
         """
-        if not np.isfinite(gram).all():
-            raise InputError("statistics: `gram` has NaN or Inf, expected finite values")
         self._of(patient)
-        self._own[index] += gram
+        if _usable(gram):
+            self._own[index] += gram
 
     def add_unlabelled(self, rows: Rows) -> None:
         """Left out."""
@@ -255,6 +255,13 @@ def private_statistics(
         absent=tuple(name for index, name in enumerate(sums.classes) if index not in kept),
         patients=noisy_patients(blocks, len(sums.classes), sums.rows),
     )
+
+
+def _usable(values: npt.NDArray[np.floating]) -> bool:
+    if np.isfinite(values).all():
+        return True
+    log.warning("warning: rows of an image have NaN or Inf under this generation, and count for nothing")
+    return False
 
 
 def noisy_patients(blocks: dict[tuple[int, int], Array64], classes: int, rows: int) -> npt.NDArray[np.int64]:

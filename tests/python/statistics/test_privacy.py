@@ -125,8 +125,22 @@ def test_a_patient_who_comes_again_is_a_fault() -> None:
         sums.add_rows(rows_of(0, 1), np.array([0], np.int32), name)
     with pytest.raises(ValueError, match="must come together"):
         sums.add_rows(rows_of(0, 1), np.array([0], np.int32), "one")
-    with pytest.raises(InputError, match="`rows` has NaN or Inf"):
-        sums.add_rows(np.full((1, 6), np.nan, np.float32), np.array([0], np.int32), "three")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_rows_that_are_not_finite_count_for_nothing_and_stop_nothing(
+    value: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who makes one patient's rows so by a generation would learn past the noise whether they are there."""
+    sums = ClippedAccumulator(CLASSES, scale=np.ones(6), clip=1.0)
+    sums.add_rows(rows_of(0, 2), np.array([0, 1], np.int32), "one")
+    without = sums.result().copy()
+    broken = rows_of(1, 2)
+    broken[1, 2] = value
+    sums.add_rows(broken, np.array([0, 1], np.int32), "two")
+    sums.add_gram(np.where(np.arange(21) == 3, value, 1.0), 2, "three")
+    np.testing.assert_array_equal(sums.result(), without)
+    assert sums.patients == 3 and "have NaN or Inf under this generation" in caplog.text
 
 
 def test_a_typical_row_is_scaled_to_a_length_of_about_root_two() -> None:
