@@ -1,7 +1,7 @@
 """What is in a file of ours, as JSON values and as lines for people; one small function a kind."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ from fedmed_edge.errors import InputError
 from fedmed_edge.kinds import FileKind, file_kind
 
 if TYPE_CHECKING:
-    from fedmed_edge.statistics.contribution import Contribution
+    from fedmed_edge.statistics.contribution import Contribution, ContributionHeader
 
 Told = tuple[dict[str, Any], list[str]]
 
@@ -58,10 +58,22 @@ def summary(contribution: "Contribution", *, every: bool = False) -> tuple[dict[
             if every or row.part != "weights"
         ),
     ]
+    if every:
+        lines += [f"  {line}" for line in _figures(header)]
     sent = [row for row in rows if row.part == "weights"]
     if sent and not every:
         lines.append(f"  weights/…: {len(sent)} tensors, {sum(row.bytes for row in sent):,} bytes")
     return document, [*lines, f"  {document['bytes']:,} bytes in all"]
+
+
+def _figures(header: "ContributionHeader") -> Iterator[str]:
+    """What a header tells beside names, digests and the layout of the tensors."""
+    told = header.evidence.model_dump(mode="json", exclude_defaults=True)
+    if header.privacy is not None:
+        told = {"noise": header.privacy.model_dump(mode="json", exclude_defaults=True), **told}
+    for name, values in told.items():
+        pairs = values if isinstance(values, dict) else {"": values}
+        yield f"{name}: {', '.join(f'{key} {value}'.strip() for key, value in pairs.items())}"
 
 
 def _contribution(file: Path) -> Told:

@@ -106,8 +106,8 @@ def _judge(connection: Connection, header: ContributionHeader, contribution_id: 
     if header.sequence <= last:
         raise InputError(
             f"{where}: `sequence` has {header.sequence}, expected more than {last} of site `{header.site}`",
-            hint="an older contribution is refused: run `fedmed-edge contribute` again; where the site's folder "
-            f"was restored from an older copy, first `fedmed-edge budget --restored {last}`",
+            hint="an older contribution is refused: run `fedmed-edge contribute` again; where the folder "
+            f"of the site is an older copy, `fedmed-edge budget --restored {last}` first",
         )
     return "new" if held is None else "renewed"
 

@@ -37,6 +37,7 @@ def test_a_budget_is_spent_by_contributions_and_stops_them(copied: Any, kit: Mod
         assert kit.run(EDGE, "contribute", *given, "--out", target).code == 0
         told = copied.ask(EDGE, "inspect", target)
         assert [row["name"] for row in told["tensors"]] == ["rest_grams"]
+        assert "  noise: epsilon 80.0, delta 0.001, " in kit.run(EDGE, "inspect", target).out
         assert copied.admin("import", target)["imported"][0]["new"]
         stands = copied.site("c", "budget")
         assert (stands["noisy"], stands["left"]) == (number, 2 - number)
@@ -163,6 +164,12 @@ def test_dry_run_and_doctor_show_the_policy(copied: Any, kit: ModuleType) -> Non
         "policy: updates: 0 days apart, a class by at least 2 patients, or not at all",
     ):
         assert line in said.out
+    told = copied.site("c", "contribute", "--generation", copied.generation, "--dry-run")["header"][
+        "evidence"
+    ]
+    assert f"  images: train {told['images']['train']}\n" in said.out
+    assert f"  patients: {', '.join(f'{name} {n}' for name, n in told['patients'].items())}\n" in said.out
+    assert f"  versions: fedmed_edge {told['versions']['fedmed_edge']}, " in said.out
     assert "noise: none; updates: 0 days apart" in kit.run(EDGE, "doctor", "-C", copied.root / "c").out
     with_policy(copied, "c", epsilon=80.0, delta=1e-3, budget=100.0, days_between=7)
     said = kit.run(EDGE, "contribute", *given, "--dry-run")
