@@ -1,8 +1,8 @@
 """What the server asked, done at the site within its policy: statistics, training, validation.
 
 Each request is answered once: done, refused by the policy, or failed for the third time. Work that was cut
-off is done anew; but a training with noise is begun once a request, since each spends its ε. What comes of it
-goes into the outbox, and the next sync hands it over.
+off is done anew; but noise is drawn once a request, of a contribution or of a training, since each time
+spends its ε. What comes of it goes into the outbox, and the next sync hands it over.
 """
 
 import logging
@@ -77,9 +77,9 @@ def work(
             if report is None:
                 continue
             shutil.rmtree(site.scratch, ignore_errors=True)
-            if report.state == "failed" and site.began_with_noise(duty.ask):
+            if report.state == "failed" and site.spent_for(duty.ask):
                 log.warning(
-                    "request %s: its training spent ε and came to nothing; it is not begun again. "
+                    "request %s: spent ε and came to nothing; it is not begun again. "
                     "The server's admin may ask anew, which spends as much once more",
                     duty.ask.id[:12],
                 )
@@ -143,22 +143,24 @@ class _Site:
         outbox = Outbox(self.folder / "outbox")
         made = next((one.id for one in outbox.all() if one.request == ask.id), None)
         if made is None:  # else a killed process put it there, and what it spent is not spent again
-            if self.began_with_noise(ask):
-                raise InputError("training with noise: it began before and was cut off")
+            if self.spent_for(ask):
+                raise InputError("noise: was drawn for this before, and what came of it is gone")
             key = read_private_key(self.config.key)  # first: without it nothing is to be spent
             prepared = self._sums(ask) if ask.kind == "contribute" else self._trained(ask)
-            with signed_as_next(self.folder, prepared, key, policy=self.config.policy) as signed:
+            with signed_as_next(
+                self.folder, prepared, key, policy=self.config.policy, request=ask.id
+            ) as signed:
                 outbox.add(signed, request=ask.id)
             made = signed.id
         return Report(request=ask.id, state="done", contribution=made)
 
-    def began_with_noise(self, ask: Ask) -> bool:
-        """Whether it is a training whose ε is spent, whatever came of it: it is not begun again."""
+    def spent_for(self, ask: Ask) -> bool:
+        """Whether its ε is spent, whatever came of it: it is not begun again."""
         if self.config.policy.epsilon is None:
             return False
         try:
-            return Releases(self.folder).began_training(ask.id)
-        except StoreError:  # then none may begin
+            return Releases(self.folder).spent_for(ask.id)
+        except StoreError:  # then nothing may begin
             return False
 
     def _generation(self, digest: str) -> Generation:

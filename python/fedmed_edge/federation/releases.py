@@ -49,7 +49,7 @@ class Release(Leaving):
         state: `lost`: contributions that this folder knows nothing of; `settled`: what those before spent;
             `trained`: a training with noise, written down before it began.
         sampling, steps: Of a training, as of `Privacy`.
-        request: Of the server, that the training was for; none where it was begun by hand.
+        request: Of the server, that it was for; none where somebody began it by hand.
     """
 
     when: AwareDatetime
@@ -127,9 +127,9 @@ class Releases:
         epsilon, left = epsilon_of(total, policy.delta, trainings), _left(total, trainings, policy)
         return Spent(epsilon, left, len(noisy), len(trainings), len(exact), self.lost)
 
-    def began_training(self, request: str) -> bool:
-        """Whether a training with noise began for a request of the server: its ε is spent."""
-        return any(one.state == "trained" and one.request == request for one in self.lines)
+    def spent_for(self, request: str) -> bool:
+        """Whether noise of a contribution or training was counted for a request of the server."""
+        return any(one.noise is not None and one.request == request for one in self.lines)
 
     def _noise(self) -> tuple[list[float], list[Steps]]:
         """Multipliers of the contributions, and the trainings."""
@@ -246,13 +246,16 @@ class Releases:
                         hint=_hint(release, leaving),
                     )
 
-    def record(self, leaving: Leaving, sequence: int) -> None:
+    def record(self, leaving: Leaving, sequence: int, request: str = "") -> None:
         """Write down what is about to be signed, and flush it to the disk.
+
+        Args:
+            request: As of `Release`.
 
         Raises:
             InputError: It cannot be written; then nothing may be signed.
         """
-        self._append(Release(**leaving.model_dump(), when=_now(), sequence=sequence))
+        self._append(Release(**leaving.model_dump(), when=_now(), sequence=sequence, request=request))
 
     def record_training(self, leaving: Leaving, noise: Steps, request: str = "") -> None:
         """Write down a training that is about to begin, and flush it to the disk.

@@ -132,7 +132,7 @@ def private_training(
 
 @contextmanager
 def signed_as_next(
-    folder: Path, prepared: Prepared, key: PrivateKey, *, policy: Policy
+    folder: Path, prepared: Prepared, key: PrivateKey, *, policy: Policy, request: str = ""
 ) -> Iterator[Contribution]:
     """A contribution, signed with the site's next sequence; put it where it waits within the block.
 
@@ -142,6 +142,7 @@ def signed_as_next(
 
     Args:
         policy: What may be signed after what was signed before (`Releases.refuse`).
+        request: Of the server, that it answers.
 
     Raises:
         InputError: As `next_sequence`, or it cannot be written.
@@ -152,7 +153,7 @@ def signed_as_next(
         releases = Releases(folder)
         releases.refuse(prepared.leaving, policy)
         sequence = releases.sequence + 1
-        releases.record(prepared.leaving, sequence)
+        releases.record(prepared.leaving, sequence, request)
         _keep(folder, sequence)  # last: where it counts more than is written down, something was lost
         yield prepared.contribution(sequence).sign(key)
 

@@ -1,9 +1,10 @@
-"""Trainings that the server asked for: what goes on from round to round, and what noise they spend."""
+"""What the server asked for: what goes on from round to round of a training, and what noise it spends."""
 
 import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -123,11 +124,11 @@ work_once(Path(sys.argv[1]))
 """
 
 
-def killed(folder: Path, config: SiteConfig) -> None:
-    """Begin what is asked in a process of its own, which is killed in the first step."""
+def killed(folder: Path, config: SiteConfig, script: str = KILLED) -> None:
+    """Begin what is asked in a process that is killed in the first step of training, or as the script says."""
     write_config(folder / "fedmed.toml", config)
     quiet = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run([sys.executable, "-c", KILLED, folder], env=quiet, timeout=120, check=False)
+    done = subprocess.run([sys.executable, "-c", script, folder], env=quiet, timeout=120, check=False)
     assert done.returncode == -signal.SIGKILL
 
 
@@ -158,7 +159,7 @@ def test_a_training_with_noise_that_comes_to_nothing_is_begun_once_a_request(
         assert [duty.state for duty in Asked(alpha.folder / "requests").all()] == ["open"]
         assert trainings() == [first]
         assert work(alpha.folder, config) == [Report(request=first, state="failed", why=why)]
-        assert "training with noise: it began before and was cut off" in caplog.text
+        assert "noise: was drawn for this before, and what came of it is gone" in caplog.text
     else:
         with monkeypatch.context() as patched:
             patched.setattr(private_training, "noisy_gradient", fail)
@@ -176,3 +177,56 @@ def test_a_training_with_noise_that_comes_to_nothing_is_begun_once_a_request(
 
 def fail(*_: object) -> list[float]:
     raise InputError("/secret/image.png: cannot be read")
+
+
+LEFT_NOTHING = """
+import os, signal, sys
+from pathlib import Path
+from fedmed_edge.federation.engine.processes import work_once
+from fedmed_edge.federation.outbox import Outbox
+Outbox.add = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+work_once(Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("end", ["killed", "full"])
+def test_noise_on_sums_is_drawn_once_a_request(
+    federation: Any, recipe: Recipe, generation: Generation, tmp_path: Path, end: str
+) -> None:
+    """However often the disk is too full for what was drawn, or the process killed before it lies there."""
+    pytest.importorskip("dp_accounting")
+    alpha = federation.hospitals["alpha"]
+    config, _ = hospital_that_trains(federation, recipe, tmp_path / "data")
+    measured = replace(generation, reference_mean=np.zeros(2), reference_covariance=np.eye(2))
+    federation.offers.publish(measured.content, federation.key, kind="generation")
+    noise = {"epsilon": 8.0, "budget": 100.0, "delta": 1e-3}
+    rules = config.federation.model_copy(update={"may_contribute": True})
+    policy = config.policy.model_copy(update=noise)
+    config = config.model_copy(update={"policy": policy, "federation": rules})
+
+    def begun(purpose: str) -> str:
+        asked = {"recipe": recipe.digest, "generation": measured.digest}
+        made = federation.requests.make("alpha", purpose, kind="contribute", deadline=0, **asked)
+        federation.sync("alpha")
+        return str(made.ask.id)
+
+    first, outbox = begun("sums"), alpha.folder / "outbox"
+    failed = Report(request=first, state="failed", why="could not be done: InputError")
+    if end == "killed":
+        killed(alpha.folder, config, LEFT_NOTHING)
+        assert work(alpha.folder, config) == [failed]
+    else:
+        outbox.write_text("in the way")
+        assert work(alpha.folder, config) == [failed]
+        outbox.unlink()
+    assert work(alpha.folder, config) == []
+    assert [one.request for one in Releases(alpha.folder).lines] == [first]
+    assert Releases(alpha.folder).spent(config.policy).epsilon == pytest.approx(8.0)
+
+    federation.sync("alpha")
+    federation.requests.forget_undone("sums")
+    second = begun("sums")
+    (report,) = work(alpha.folder, config)
+    assert report.state == "done"
+    assert [one.request for one in Releases(alpha.folder).lines] == [first, second]
+    assert [one.request for one in alpha.outbox.all()] == [second]

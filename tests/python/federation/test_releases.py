@@ -166,9 +166,9 @@ def test_a_line_names_the_request_and_one_of_an_older_version_none(tmp_path: Pat
     asked = "a" * 32
     Releases(tmp_path).record_training(trained(1), TRAINING)  # by hand, and as older versions wrote it
     assert "request" not in (tmp_path / FILE_NAME).read_text()
-    assert not Releases(tmp_path).began_training(asked)
+    assert not Releases(tmp_path).spent_for(asked)
     Releases(tmp_path).record_training(trained(2), TRAINING, asked)
-    assert Releases(tmp_path).began_training(asked) and not Releases(tmp_path).began_training("b" * 32)
+    assert Releases(tmp_path).spent_for(asked) and not Releases(tmp_path).spent_for("b" * 32)
 
 
 def test_handing_over_what_was_trained_spends_no_more_and_of_what_was_not_nothing(tmp_path: Path) -> None:
