@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from attack_scores import Scores, sum_likelihood
+from attack_scores import Scores, percent, shown, sum_likelihood
 from noise import narrow, read_sites, task_parser
 
 from fedmed_edge.errors import Withheld
@@ -194,14 +194,12 @@ def line(width: int, name: str, count: int, tests: tuple[Scores, ...]) -> str:
     """A row of the table: the better test by AUC and by TPR."""
     random = np.random.default_rng(0)
     found = [scores.figures(random) for scores in tests if scores.members]
-    best = [max((one[measure] for one in found), default=None) for measure in ("auc", "tpr")]
-    told = [
-        "–"
-        if one is None
-        else f"{size * one[0]:.{digits}f} ({size * one[1]:.{digits}f} to {size * one[2]:.{digits}f})"
-        for one, size, digits in zip(best, (1, 100), (3, 2), strict=True)
-    ]
-    return f"| {width} | {name} | {count} | {' | '.join(told)} | {len(tests[0].members)} |"
+    if found:
+        auc, tpr = (max(one[measure] for one in found) for measure in ("auc", "tpr"))
+        figures = f"{shown(auc)} | {percent(tpr, 2)}"
+    else:
+        figures = "– | –"
+    return f"| {width} | {name} | {count} | {figures} | {len(tests[0].members)} |"
 
 
 def main() -> None:

@@ -50,6 +50,18 @@ def mean_of(values: list[float], random: np.random.Generator) -> Figure:
     return (float(np.mean(values)), *_interval(spread))
 
 
+def shown(figure: Figure, digits: int = 3) -> str:
+    """A figure with its interval, for a table."""
+    value, low, high = (f"{one:.{digits}f}" for one in figure)
+    return f"{value} ({low} to {high})"
+
+
+def percent(figure: Figure, digits: int = 1) -> str:
+    """The same of a share."""
+    value, low, high = (f"{100 * one:.{digits}f}" for one in figure)
+    return f"{value} % ({low} to {high})"
+
+
 def sum_likelihood(total: Array, count: int, reference: Array, candidates: Array) -> Array:
     """(N,) log-likelihood ratio of a sum with every candidate in it against one without.
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from attack_scores import Array, Scores, sum_likelihood
+from attack_scores import Array, Scores, percent, shown, sum_likelihood
 from attack_weights import Site, read_site
 from reconstruction import Prior, interval, prior_of, psnr, searched, ssim
 from torch import Tensor
@@ -51,10 +51,7 @@ def told_members(site: Site, draws: int) -> Iterator[str]:
             total, known = values[inside].sum(axis=0), values[rest]
             scores.add(*(sum_likelihood(total, count, known, values[who]) for who in (inside, outside)))
         auc, tpr = scores.figures(random).values()
-        yield (
-            f"| style | {count} | {auc[0]:.3f} ({auc[1]:.3f} to {auc[2]:.3f}) "
-            f"| {100 * tpr[0]:.1f} % ({100 * tpr[1]:.1f} to {100 * tpr[2]:.1f}) |"
-        )
+        yield f"| style | {count} | {shown(auc)} | {percent(tpr)} |"
 
 
 # --- images ------------------------------------------------------------------------------------------------
@@ -95,8 +92,8 @@ def told_images(site: Site, images: int, steps: int) -> Iterator[str]:
             for name, image in made.items():
                 found.setdefault(name, []).append((psnr(image, truth), ssim(image, truth)))
         for name, figures in found.items():
-            told = " | ".join(interval(one) for one in zip(*figures, strict=True))
-            yield f"| style | {count} | {name} | {told} |"
+            both = " | ".join(interval(one) for one in zip(*figures, strict=True))
+            yield f"| style | {count} | {name} | {both} |"
 
 
 def main() -> None:

@@ -33,7 +33,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from attack_scores import Scores, lira
+from attack_scores import Scores, lira, percent, shown
 from monai.data.meta_obj import get_track_meta, set_track_meta
 from reconstruction import Prior, interval, prior_of, psnr, searched, ssim
 from scipy.optimize import linear_sum_assignment
@@ -224,8 +224,8 @@ def told_images(site: Site, name: str, count: int, images: int, steps: int, star
         for what, figures in compared(made, site.pixels[which], others).items():
             found.setdefault(what, []).extend(figures)
     for what, figures in found.items():
-        told = " | ".join(interval(one) for one in zip(*figures, strict=True))
-        yield f"| {name} | {count} | {what} | {told} | {len(figures)} |"
+        both = " | ".join(interval(one) for one in zip(*figures, strict=True))
+        yield f"| {name} | {count} | {what} | {both} | {len(figures)} |"
 
 
 # --- members -----------------------------------------------------------------------------------------------
@@ -245,10 +245,7 @@ def told_members(
     release = f"{epochs:g} epochs" + ("" if epsilon is None else f", ε {epsilon:g}")
     for name, score in scores.items():
         auc, tpr = score.figures(np.random.default_rng(0)).values()
-        yield (
-            f"| {release} | {count} | {name} | {auc[0]:.3f} ({auc[1]:.3f} to {auc[2]:.3f}) | "
-            f"{100 * tpr[0]:.1f} % ({100 * tpr[1]:.1f} to {100 * tpr[2]:.1f}) | {len(score.members)} |"
-        )
+        yield f"| {release} | {count} | {name} | {shown(auc)} | {percent(tpr)} | {len(score.members)} |"
 
 
 def member_scores(

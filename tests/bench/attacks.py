@@ -4,10 +4,8 @@
         [--draws N] [--quick] [--features FILE] [--json FILE]
 
 DATA is a task folder of a classification, GENERATION a generation of its images. Images go through the
-encoder once (kept in --features). Everything the attacker sees is made by the code that a hospital runs:
-`Accumulator` and `FoldPlan` without noise, `ClippedAccumulator` and `private_statistics` with it. Every image
-is a patient, features are standardised and projected on their principal axes, wider rows are lifted as a
-generation does.
+encoder once (kept in --features). What the attacker sees is made by the code that a hospital runs
+(`attack_rows.py`).
 
 sums         Is this image in the class Gram? The attacker holds the image and a hundred and fifty others.
 private      The same of the recommended noise, over sixteen times as many draws.
@@ -38,7 +36,20 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from attack_scores import Figure, Scores, lira, mean_of
+from attack_rows import (
+    MIN_COHORT,
+    Array,
+    Images,
+    Labels,
+    Release,
+    Width,
+    exact,
+    noisy,
+    read_images,
+    rows_of,
+    whole,
+)
+from attack_scores import Figure, Scores, lira, mean_of, shown
 
 from fedmed_edge.errors import Withheld
 from fedmed_edge.model.global_model import GlobalModel
@@ -46,43 +57,10 @@ from fedmed_edge.model.rebuild import fit
 from fedmed_edge.model.sums import SiteSums, class_weights, site_sums
 from fedmed_edge.model.suspects import stand_out
 from fedmed_edge.recipe import Recipe
-from fedmed_edge.statistics.accounting import noise_multiplier
-from fedmed_edge.statistics.accumulate import Accumulator
 from fedmed_edge.statistics.feature_statistics import FeatureStatistics, pack, unpack, width_of
-from fedmed_edge.statistics.folds import plan_folds
-from fedmed_edge.statistics.privacy import ClippedAccumulator, private_statistics, row_scale
-
-Array = npt.NDArray[np.float64]
-Labels = npt.NDArray[np.int64]
 
 RIDGE = 1e-2
-MIN_COHORT = 10
 REFERENCE = 150
-
-
-@dataclass(frozen=True)
-class Images:
-    """Pooled raw features (N, F0) of a task's labelled images; site and class of each."""
-
-    raw: Array
-    site: Labels
-    label: Labels
-    sites: tuple[str, ...]
-    classes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Width:
-    """Rows of a generation: F projected features and L lifted ones."""
-
-    features: int
-    lift: int
-
-    @property
-    def rows(self) -> int:
-        return self.features + self.lift + 1
-
-
 WIDTHS = (Width(8, 0), Width(16, 0), Width(32, 0), Width(64, 0), Width(64, 128), Width(360, 512))
 
 
@@ -96,94 +74,6 @@ class Outcome:
     width: int
     figures: dict[str, Figure]
     note: str = ""
-
-
-# --- images and rows ---------------------------------------------------------------------------------------
-
-
-def read_images(data: Path, generation_file: Path, cache: Path | None) -> Images:
-    """The task's labelled images through the generation's encoder, once."""
-    from fedmed_edge.features.encoder import Encoder, moments_of, pooled_of
-    from fedmed_edge.generation import read_generation
-    from fedmed_edge.images.dataset import read_dataset, read_task
-    from fedmed_edge.images.preprocess import prepare
-
-    task = read_task(data)
-    sites, classes = tuple(sorted(task.sites)), task.recipe.classes
-    if cache is not None and cache.exists():
-        held = np.load(cache)
-        return Images(held["raw"], held["site"], held["label"], sites, classes)
-    encoder = Encoder(read_generation(generation_file), "cpu")
-    raw, site, label = [], [], []
-    for number, name in enumerate(sites):
-        dataset = read_dataset(task.sites[name], task.recipe)
-        for item in dataset:
-            if item.label is not None:
-                pixels = prepare(dataset.load(item), task.recipe).pixels
-                raw.append(pooled_of(moments_of(encoder.maps(pixels))))
-                site.append(number)
-                label.append(item.label)
-    images = Images(np.array(raw, np.float64), np.array(site), np.array(label), sites, classes)
-    if cache is not None:
-        np.savez(cache, raw=images.raw, site=images.site, label=images.label)
-    return images
-
-
-def rows_of(images: Images, width: Width) -> npt.NDArray[np.float32]:
-    """(N, D) lifted rows; mean, deviation and axes of all images, as if a draft had been measured on them."""
-    standard = (images.raw - images.raw.mean(0)) / np.maximum(images.raw.std(0), 1e-6)
-    axes = np.linalg.eigh(np.cov(standard.T))[1][:, ::-1][:, : width.features]
-    features = standard @ axes
-    random = np.random.Generator(np.random.PCG64(0))
-    weight = random.standard_normal((features.shape[1], width.lift)) / np.sqrt(features.shape[1])
-    lifted = np.maximum(features @ weight + random.standard_normal(width.lift), 0)
-    return np.hstack([lifted, features, np.ones((len(features), 1))]).astype(np.float32)
-
-
-# --- what leaves -------------------------------------------------------------------------------------------
-
-Release = Callable[[npt.NDArray[np.float32], npt.NDArray[np.int64], Images, Width], FeatureStatistics]
-
-
-def exact(rows: npt.NDArray[np.float32], labels: Labels, images: Images, width: Width) -> FeatureStatistics:
-    """Sums as a hospital of these rows hands them over under the default policy."""
-    return _exact(rows, labels, images, width, MIN_COHORT)
-
-
-def whole(rows: npt.NDArray[np.float32], labels: Labels, images: Images, width: Width) -> FeatureStatistics:
-    """The same, folds put together: as if the policy asked for none."""
-    made = _exact(rows, labels, images, width, MIN_COHORT)
-    blocks = {(-1, index): made.class_gram(index) for index in {index for _, index in made.blocks}}
-    return FeatureStatistics(made.classes, made.row_dim, made.feature_dim, blocks=blocks)
-
-
-def _exact(
-    rows: npt.NDArray[np.float32], labels: Labels, images: Images, width: Width, min_cohort: int
-) -> FeatureStatistics:
-    patients = {int(k): {f"p{i}" for i in np.flatnonzero(labels == k)} for k in np.unique(labels)}
-    plan = plan_folds(patients, min_cohort)
-    sums = Accumulator(images.classes, row_dim=width.rows, feature_dim=width.features, plan=plan)
-    for number, (row, label) in enumerate(zip(rows, labels, strict=True)):
-        sums.add_rows(row[None], np.array([label], np.int32), f"p{number}")
-    return sums.result()
-
-
-def noisy(epsilon: float, clip: float = 1.0) -> Release:
-    """Sums under differential privacy, δ = 1/n²."""
-
-    def release(
-        rows: npt.NDArray[np.float32], labels: Labels, images: Images, width: Width
-    ) -> FeatureStatistics:
-        scale = row_scale(images.raw.shape[1], width.features, width.lift)
-        sums = ClippedAccumulator(images.classes, scale=scale, clip=clip)
-        for number, (row, label) in enumerate(zip(rows, labels, strict=True)):
-            sums.add_rows(row[None], np.array([label], np.int32), f"p{number}")
-        multiplier = noise_multiplier(epsilon, 1.0 / len(rows) ** 2)
-        return private_statistics(
-            sums, multiplier=multiplier, min_cohort=MIN_COHORT, feature_dim=width.features
-        )
-
-    return release
 
 
 # --- telling members ---------------------------------------------------------------------------------------
@@ -322,7 +212,7 @@ def utility(images: Images, draws: int, random: np.random.Generator) -> Iterator
 # --- attack 2: heads ---------------------------------------------------------------------------------------
 
 
-def head_of(made: list[FeatureStatistics], ridge: float = RIDGE) -> Array:
+def head_of(made: list[FeatureStatistics]) -> Array:
     """(D, C) head that the server rebuilds from these sites' sums."""
     width, classes = made[0].row_dim, len(made[0].classes)
     grams = np.zeros((classes, width, width))
@@ -332,7 +222,7 @@ def head_of(made: list[FeatureStatistics], ridge: float = RIDGE) -> Array:
     share = class_weights(grams[:, -1, -1])
     gram = np.einsum("k,kij->ij", share, grams)
     return np.linalg.solve(
-        gram + ridge * np.trace(gram) / width * np.eye(width), (share[:, None] * grams[:, -1]).T
+        gram + RIDGE * np.trace(gram) / width * np.eye(width), (share[:, None] * grams[:, -1]).T
     )
 
 
@@ -547,11 +437,9 @@ ATTACKS = {
 }
 
 
-def told(outcome: Outcome) -> str:
-    figures = ", ".join(
-        f"{name} {value:.3f} ({low:.3f} to {high:.3f})"
-        for name, (value, low, high) in outcome.figures.items()
-    )
+def line(outcome: Outcome) -> str:
+    """A row of the table."""
+    figures = ", ".join(f"{name} {shown(figure)}" for name, figure in outcome.figures.items())
     head = f"| {outcome.attack} | {outcome.setting} | {outcome.patients} | {outcome.width} "
     return f"{head}| {figures or 'nothing leaves'} | {outcome.note} |"
 
@@ -574,7 +462,7 @@ def main() -> None:
     for name in options.only.split(","):
         for outcome in ATTACKS[name](images, options.draws, np.random.default_rng(0)):
             outcomes.append(asdict(outcome))
-            print(told(outcome), flush=True)
+            print(line(outcome), flush=True)
             if options.json:
                 options.json.write_text(json.dumps(outcomes, indent=1))
 

@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from attack_scores import mean_of, shown
 
 from fedmed_edge.errors import Withheld
 from fedmed_edge.features.extract import evaluate_heads, extract, extract_clipped
@@ -129,11 +130,8 @@ def show(
     got = iter(scores(generation, data, [model for found in models.values() for model in found]))
     for name, found in models.items():
         own = [next(got) for _ in found]
-        told = "–"
-        if own:
-            low, high = np.quantile([random.choice(own, len(own)).mean() for _ in range(500)], (0.025, 0.975))
-            told = f"{np.mean(own):.3f} ({low:.3f} to {high:.3f})"
-        print(f"| {title} | {generation.row_dim} | {name} | {told} | {len(own)} |", flush=True)
+        figure = shown(mean_of(own, random)) if own else "–"
+        print(f"| {title} | {generation.row_dim} | {name} | {figure} | {len(own)} |", flush=True)
 
 
 def main() -> None:

@@ -26,9 +26,9 @@ from fedmed_edge.features.private_training import train_private
 from fedmed_edge.features.publish import complete_generation, draft_generation
 from fedmed_edge.features.training import Network, TrainResult, build_network, train
 from fedmed_edge.features.weights import Weights
+from fedmed_edge.hospital import plan_training
 from fedmed_edge.images.dataset import Dataset
 from fedmed_edge.model.own_sums import own_model
-from fedmed_edge.statistics.accounting import step_multiplier
 from fedmed_edge.statistics.header import Privacy
 
 SILENT = 1e-6
@@ -55,15 +55,10 @@ def scores(network: Network, data: Dataset) -> tuple[float, float]:
     return 1 - wrong[0], 1 - wrong[1]
 
 
-def privacy_of(epsilon: float | None, epochs: float) -> Privacy:
-    """Of the policy's defaults; None has next to no noise."""
-    policy = Policy()
-    steps = max(1, round(epochs / policy.sampling))
-    noise = SILENT
-    if epsilon is not None:
-        noise = step_multiplier(epsilon, policy.delta, sampling=policy.sampling, steps=steps)
-    told = {"delta": policy.delta, "clip": policy.clip, "sampling": policy.sampling}
-    return Privacy(epsilon=epsilon or 1e6, noise=noise, steps=steps, **told)
+def privacy_of(epsilon: float | None, data: Dataset, epochs: float) -> Privacy:
+    """As a hospital plans it under the policy's defaults; None has next to no noise."""
+    privacy = plan_training(data, Policy(epsilon=epsilon or 100.0), epochs)
+    return privacy if epsilon else privacy.model_copy(update={"noise": SILENT})
 
 
 def row(
@@ -106,7 +101,7 @@ def main() -> None:
     row("as it begins", start, data, lambda network: None)
     row("plain", start, data, lambda network: train(network, data.train, epochs=given.epochs, device="cpu"))
     for epsilon in [None, *[one for one in given.epsilons for _ in range(given.draws)]]:
-        privacy = privacy_of(epsilon, given.epochs)
+        privacy = privacy_of(epsilon, data, given.epochs)
         private = PrivateTraining("0" * 32, privacy, lambda: None)
         name = (
             "clipped" if epsilon is None else f"ε {epsilon:g} (σ {privacy.noise:.2f}, {privacy.steps} steps)"

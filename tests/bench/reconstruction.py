@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from attack_scores import mean_of
+from attack_scores import mean_of, shown
 from scipy.ndimage import uniform_filter
 
 from fedmed_edge.features.backbones import build_backbone, set_state
@@ -166,8 +166,7 @@ def leaked(name: str, features: Array, chosen: int, random: np.random.Generator)
 
 def interval(values: Sequence[float]) -> str:
     """Mean and its 95 % interval."""
-    value, low, high = mean_of(list(values), np.random.default_rng(0))
-    return f"{value:.2f} ({low:.2f} to {high:.2f})"
+    return shown(mean_of(list(values), np.random.default_rng(0)), 2)
 
 
 def main() -> None:
