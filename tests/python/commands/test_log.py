@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from fedmed_edge.commands.folders import read_server
 from fedmed_edge.signing import fingerprint, read_public_key, verify_file
 
 EDGE, SERVER = "fedmed-edge", "fedmed-server"
@@ -36,6 +37,19 @@ def test_the_log_tells_the_story_and_who_was_in_the_model(copied: Any, kit: Modu
     assert lines[1].endswith(f" enrolled     a                 fingerprint {mark}")
     some = kit.run(SERVER, "log", "-C", f.server, "--site", "b", "--last", "1").out.splitlines()
     assert len(some) == 2 and " withdrew     b " in some[0] and some[1] == lines[-1].partition("; ")[2]
+
+
+def test_the_log_says_under_which_noise_and_cuts_digests_alone(copied: Any, kit: ModuleType) -> None:
+    f, words = copied, "w" * 64
+    f.admin("site", "hold", "b", "--why", words)
+    lines = kit.run(SERVER, "log", "-C", f.server).out
+    assert f"why {words}\n" in lines
+    contributed = next(row for row in f.admin("log")["rows"] if row["kind"] == "contributed")
+    noise = {"epsilon": 8.0, "delta": 1e-05}
+    details = {"file": contributed["subject"], "privacy": noise}
+    read_server(f.server)[1].ledger_append("refused", "a", details=details)
+    line = kit.run(SERVER, "log", "-C", f.server, "--last", "1").out.splitlines()[0]
+    assert line.endswith(f"file {contributed['subject'][:12]}, privacy delta 1e-05 epsilon 8")
 
 
 def test_a_broken_chain_is_a_refusal_that_names_the_row(copied: Any, kit: ModuleType) -> None:

@@ -1,8 +1,9 @@
 """`fedmed-server log`: the ledger, and whether anybody changed it."""
 
+import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -11,6 +12,9 @@ from fedmed_edge.commands.verbs import Output, Verb
 
 if TYPE_CHECKING:
     from fedmed_edge.store.ledger import LedgerEntry
+
+_DIGEST: Final = re.compile("[0-9a-f]{64}")
+_MOST_PAIRS: Final = 8
 
 
 @click.command(cls=Verb)
@@ -49,7 +53,9 @@ def _line(row: "LedgerEntry") -> str:
 
 def _short(value: Any) -> str:
     """A value as a person wants it: digests by their beginning, many things by their number."""
+    if isinstance(value, dict) and len(value) <= _MOST_PAIRS:
+        return " ".join(f"{name} {_short(one)}" for name, one in value.items())
     if isinstance(value, list | dict):
-        return ", ".join(map(str, value)) if len(value) < 4 and isinstance(value, list) else str(len(value))
-    text = str(value)
-    return text[:12] if len(text) == 64 else text
+        return ", ".join(map(_short, value)) if len(value) < 4 else str(len(value))
+    text = f"{value:.3g}" if isinstance(value, float) else str(value)
+    return text[:12] if _DIGEST.fullmatch(text) else text
