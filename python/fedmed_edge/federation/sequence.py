@@ -21,8 +21,6 @@ from fedmed_edge.statistics.accounting import Steps
 from fedmed_edge.statistics.contribution import Contribution
 
 __all__ = [
-    "SEQUENCE_FILE",
-    "next_sequence",
     "prepare_allowed",
     "private_training",
     "raise_sequence",
@@ -33,16 +31,6 @@ __all__ = [
 _LOCK: Final = "sequence.lock"
 
 
-def next_sequence(folder: Path) -> int:
-    """One more than the sequence of the last contribution that was signed in this site folder.
-
-    Raises:
-        InputError: The file that keeps it is damaged.
-        StoreError: What has left is not known.
-    """
-    return Releases(folder).sequence + 1
-
-
 def raise_sequence(folder: Path, least: int) -> None:
     """A site whose folder was restored from a backup goes on behind what the server has of it.
 
@@ -50,12 +38,13 @@ def raise_sequence(folder: Path, least: int) -> None:
     known.
 
     Raises:
-        InputError: As `next_sequence`, or it cannot be written.
+        InputError: As `Releases`, or it cannot be written.
         StoreError: What has left is not known.
     """
     with locked(folder / _LOCK):
-        if next_sequence(folder) < least:
-            Releases(folder).record_lost(least - 1)
+        releases = Releases(folder)
+        if releases.sequence + 1 < least:
+            releases.record_lost(least - 1)
             _keep(folder, least - 1)
 
 
@@ -84,7 +73,7 @@ def prepare_allowed(
 
     Raises:
         Withheld: As `Releases.refuse` or `hospital.prepare`.
-        InputError: As `hospital.prepare` or `next_sequence`.
+        InputError: As `hospital.prepare` or `Releases`.
         StoreError: What has left is not known.
     """
     releases, policy = Releases(folder), config.policy
@@ -145,7 +134,7 @@ def signed_as_next(
         request: Of the server, that it answers.
 
     Raises:
-        InputError: As `next_sequence`, or it cannot be written.
+        InputError: As `Releases`, or it cannot be written.
         Withheld: The policy does not let it leave, or no class stands out of the noise.
         StoreError: What has left is not known.
     """

@@ -12,7 +12,6 @@ from fedmed_edge.errors import InputError, Withheld
 from fedmed_edge.features.patients import Leaving
 from fedmed_edge.federation.releases import Releases
 from fedmed_edge.federation.sequence import (
-    next_sequence,
     private_training,
     raise_sequence,
     settle_lost,
@@ -24,13 +23,13 @@ from fedmed_edge.recipe import Recipe
 
 
 def test_the_sequence_rises_and_is_never_lowered(tmp_path: Path) -> None:
-    assert next_sequence(tmp_path) == 1
+    assert Releases(tmp_path).sequence == 0
     raise_sequence(tmp_path, 42)
     raise_sequence(tmp_path, 7)
-    assert next_sequence(tmp_path) == 42
+    assert Releases(tmp_path).sequence == 41
     (tmp_path / "sequence").write_text("")
     with pytest.raises(InputError, match="sequence: not a number") as caught:
-        next_sequence(tmp_path)
+        Releases(tmp_path)
     assert "fedmed-server status" in (caught.value.hint or "")
 
 
@@ -41,7 +40,7 @@ def test_a_sequence_that_is_lost_or_too_low_goes_on_behind_what_was_written_down
     Releases(tmp_path).record(Leaving(generation="ab", task="t", parts=("weights",)), 41)
     if damage is not None:
         (tmp_path / "sequence").write_text(damage)
-    assert next_sequence(tmp_path) == 42
+    assert Releases(tmp_path).sequence == 41
 
 
 def test_what_is_made_at_once_gets_numbers_in_the_order_of_the_outbox(federation: Any) -> None:
@@ -66,7 +65,7 @@ def test_what_is_made_at_once_gets_numbers_in_the_order_of_the_outbox(federation
         thread.join()
     raising.join()
     assert order == sorted(set(order)) and len(order) == 8
-    assert next_sequence(alpha.folder) == order[-1] + 1
+    assert Releases(alpha.folder).sequence == order[-1]
 
 
 def test_what_was_lost_is_settled_behind_who_is_signing(tmp_path: Path) -> None:

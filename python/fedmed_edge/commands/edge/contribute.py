@@ -1,6 +1,7 @@
 """`fedmed-edge contribute`: what this site hands over, signed: to the server, or as a file."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -21,7 +22,11 @@ from fedmed_edge.commands.handing_over import (
     wait_for,
 )
 from fedmed_edge.commands.verbs import Output, Verb
+from fedmed_edge.config import Policy
 from fedmed_edge.signing import read_private_key
+
+if TYPE_CHECKING:
+    from fedmed_edge.hospital import Prepared
 
 
 @click.command(cls=Verb)
@@ -62,14 +67,8 @@ def command(
         raise click.UsageError("give one of --out FILE, --dry-run, --no-wait, or none of them")
     out: Output = ctx.obj
     from fedmed_edge.federation.outbox import Outbox
-    from fedmed_edge.federation.policy import rules_told
-    from fedmed_edge.federation.releases import Releases
-    from fedmed_edge.federation.sequence import (
-        SEQUENCE_FILE,
-        next_sequence,
-        prepare_allowed,
-        signed_as_next,
-    )
+    from fedmed_edge.federation.releases import SEQUENCE_FILE
+    from fedmed_edge.federation.sequence import prepare_allowed, signed_as_next
     from fedmed_edge.hospital import prepare_weights
     from fedmed_edge.statistics.contribution import write_contribution
 
@@ -80,7 +79,6 @@ def command(
         check_connected(folder)
     for path in (target, folder / SEQUENCE_FILE) if target else ():
         check_writable(path)
-    policy = config.policy
     key = read_private_key(config.key)
     dataset = read_site_data(config)
     site_generation = read_site_generation(config)
@@ -90,15 +88,9 @@ def command(
         else:
             prepared = prepare_allowed(folder, dataset, site_generation, config, progress=advance)
     if dry_run:
-        Releases(folder).refuse(prepared.leaving, policy)
-        answer, lines = summary(prepared.contribution(next_sequence(folder)), every=True)
-        rules = rules_told(policy)
-        told = [f"policy: {name}: {rule}" for name, rule in rules.items()]
-        drawn = "; what leaves gets other noise" if policy.epsilon is not None else ""
-        lines = [f"dry run: nothing was written{drawn}", *lines, *told]
-        out.answer({"dry_run": True, **answer, "policy": rules}, lines)
+        _show(out, folder, prepared, config.policy)
         return
-    with signed_as_next(folder, prepared, key, policy=policy) as signed:
+    with signed_as_next(folder, prepared, key, policy=config.policy) as signed:
         answer, lines = summary(signed)
         if target is not None:
             write_contribution(target, signed)
@@ -115,3 +107,18 @@ def command(
     says = "the server took it" if taken else "in the outbox; `fedmed-edge agent` hands it over"
     out.answer({"state": parcel.state, **answer}, [f"contribution {signed.id[:12]}: {says}", *lines])
     ctx.exit(0 if taken or no_wait else NOT_DELIVERED)
+
+
+def _show(out: Output, folder: Path, prepared: "Prepared", policy: Policy) -> None:
+    """What would leave, and the rules that it keeps to; nothing is written."""
+    from fedmed_edge.federation.policy import rules_told
+    from fedmed_edge.federation.releases import Releases
+
+    releases = Releases(folder)
+    releases.refuse(prepared.leaving, policy)
+    answer, lines = summary(prepared.contribution(releases.sequence + 1), every=True)
+    rules = rules_told(policy)
+    told = [f"policy: {name}: {rule}" for name, rule in rules.items()]
+    drawn = "; what leaves gets other noise" if policy.epsilon is not None else ""
+    lines = [f"dry run: nothing was written{drawn}", *lines, *told]
+    out.answer({"dry_run": True, **answer, "policy": rules}, lines)
