@@ -1,9 +1,11 @@
 """Dataset folders (the images of one site) and task folders (one dataset folder a site)."""
 
 import difflib
+import itertools
 import logging
 import re
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -231,7 +233,7 @@ class Task:
         name: Of the recipe.
         folder: The task folder.
         recipe: From `task.toml`, else read off the sites' tables and first images.
-        sites: Dataset folder of each site, by site name.
+        sites: Dataset folder of each site, by site name: that of its folder as a federation can spell it.
         skipped: Folders that hold no dataset, with the reason.
     """
 
@@ -240,6 +242,10 @@ class Task:
     recipe: Recipe
     sites: dict[str, Path]
     skipped: dict[str, str]
+
+    def site_named(self, name: str) -> str:
+        """The name of a site that is called by its folder's name; any other name as it is."""
+        return next((site for site, folder in self.sites.items() if folder.name == name), name)
 
 
 class TaskFile(Frozen):
@@ -279,8 +285,10 @@ def read_task(folder: Path, recipe: Recipe | None = None) -> Task:
     if not sites:
         hint = "it is a dataset folder itself: give the folder above it" if _is_dataset(folder) else None
         raise InputError(f"{folder}: folder holds no dataset folder, expected one a site", hint=hint)
+    for left_out, why in skipped.items():
+        log.warning("warning: %s is passed over: it %s", folder / left_out, why)
     if recipe is None:
-        name = re.sub(r"[^A-Za-z0-9_.-]+", "-", folder.resolve().name).strip("-_.")[:64] or "task"
+        name = _spelt(folder.resolve().name) or "task"
         stated = folder / "task.toml"
         facts = (
             parse_settings(TaskFile, read_toml(stated), str(stated))
@@ -360,8 +368,10 @@ def _is_dataset(folder: Path) -> bool:
 
 
 def _sites(folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
-    sites, skipped = {}, {}
-    for child in sorted(folder.iterdir()):
+    sites: dict[str, Path] = {}
+    skipped = {}
+    # names that need no other spelling first: they stay as they are
+    for child in sorted(folder.iterdir(), key=lambda child: (_spelt(child.name) != child.name, child.name)):
         if not child.is_dir() or child.name.startswith("."):
             continue
         if not _is_dataset(child):
@@ -369,8 +379,24 @@ def _sites(folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
         elif not (child / "labels.csv").is_file() and {"images", "masks"} & class_folders(child).keys():
             skipped[child.name] = "has folders of images but no labels.csv that lists them"
         else:
-            sites[child.name] = child
-    return sites, skipped
+            name = _site_name(child.name, sites)
+            if name != child.name:
+                log.info("%s: site is called `%s`", child, name)
+            sites[name] = child
+    return dict(sorted(sites.items())), skipped
+
+
+def _site_name(folder: str, taken: Container[str]) -> str:
+    """A name that keys and contributions can carry; numbered where another site has it."""
+    name = _spelt(folder) or "site"
+    others = (f"{name[:60]}-{number}" for number in itertools.count(2))
+    return next(one for one in itertools.chain([name], others) if one not in taken)
+
+
+def _spelt(name: str) -> str:
+    """A folder's name without accents, in letters, digits, `_`, `.` and `-`; empty where none is left."""
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", plain).strip("-_.")[:64]
 
 
 def _labels(site: Path) -> set[str]:

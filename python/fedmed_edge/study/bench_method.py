@@ -25,6 +25,7 @@ from fedmed_edge.study.notebook import Notebook, digest_of, images_digest
 from fedmed_edge.study.plan import MethodBudget, StatedPolicy
 from fedmed_edge.study.questions import QUESTIONS, UNIVERSAL, Question, settings_named
 from fedmed_edge.study.scores import Answers, recalls, score
+from fedmed_edge.study.usable import check_usable
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +95,10 @@ class Checked:
         """Sites that can be in question: they have something to learn from and to be asked about."""
         return [site for site in self.tests if site in self.train]
 
+    def asked(self, sites: Sequence[str]) -> list[str]:
+        """Those of these sites that can be in question; they may be called as their folders are."""
+        return [site for site in map(self.task.site_named, sites) if site in self.in_question]
+
     @property
     def pairs(self) -> list[dict[str, Any]]:
         """The duplicates as JSON values."""
@@ -146,7 +151,7 @@ def bench_methods(
         InputError: No task, or one whose data cannot be used, or is split with a patient on both sides.
     """
     tasks, skipped = find_tasks(data)
-    checked = [check(task, out) for task in tasks]
+    checked = [check(task, out, watch) for task in tasks]
     by_task = replace(comparison, settings=[one for one in comparison.settings if one != UNIVERSAL])
     if len(tasks) > 1 and by_task.settings:
         _refuse_unknown(comparison.sites, checked, data)
@@ -158,7 +163,7 @@ def bench_methods(
         log.warning("%s is passed over: %s", name, reason)
     rows: list[Row] = []
     for one in (one for one in checked if by_task.settings and one.task.name not in skipped):
-        sites = [site for site in comparison.sites if len(tasks) == 1 or site in one.in_question]
+        sites = comparison.sites if len(tasks) == 1 else one.asked(comparison.sites)
         for row in compare(one, replace(by_task, sites=tuple(sites)), out, watch):
             rows.append(row)
             answer(row)
@@ -173,7 +178,7 @@ def bench_methods(
 
 def _refuse_unknown(sites: Sequence[str], checked: Sequence[Checked], data: Path) -> None:
     for site in sites:
-        if not any(site in one.in_question for one in checked):
+        if not any(one.asked([site]) for one in checked):
             raise InputError(f"{data}: `{site}` cannot be in question in any of {len(checked)} tasks")
 
 
@@ -181,7 +186,7 @@ def _unasked(checked: Checked, sites: Sequence[str]) -> str:
     """Why a task among several is passed over; empty where it is not."""
     if len(checked.in_question) < 2:
         return "has fewer than two sites with training and test images"
-    if sites and not set(sites) & set(checked.in_question):
+    if sites and not checked.asked(sites):
         return f"{' and '.join(sites)} cannot be in question"
     return ""
 
@@ -222,17 +227,20 @@ def find_tasks(folder: Path) -> tuple[list[Task], dict[str, str]]:
     return tasks, skipped
 
 
-def check(task: Task, out: Path) -> Checked:
-    """Read all sites of a task, and look for images that are on both sides.
+def check(task: Task, out: Path, watch: Watch) -> Checked:
+    """Read all sites of a task with their images, and look for images that are on both sides.
 
     Raises:
-        InputError: A data set cannot be used: a patient of it is in training and test, for one.
+        InputError: A data set cannot be used: a patient of it is in training and test, or an image is broken.
     """
     data = {site: read_dataset(folder, task.recipe) for site, folder in sorted(task.sites.items())}
     notebook = Notebook.keyed(out / "kept", "check", {"images": images_digest(data)})
-    found = notebook.document(
-        "near-duplicates", lambda: {"pairs": [asdict(pair) for pair in near_duplicates(data)]}
-    )
+
+    def look() -> dict[str, Any]:
+        check_usable(data, watch)
+        return {"pairs": [asdict(pair) for pair in near_duplicates(data)]}
+
+    found = notebook.document("near-duplicates", look)
     pairs = [Pair(tuple(one["train"]), tuple(one["test"]), one["correlation"]) for one in found["pairs"]]
     return Checked(task, data, pairs)
 
@@ -248,7 +256,7 @@ def compare(checked: Checked, comparison: Comparison, out: Path, watch: Watch) -
             about.
     """
     train, possible = checked.train, checked.in_question
-    asked = list(comparison.sites) or possible
+    asked = [checked.task.site_named(site) for site in comparison.sites] or possible
     for site in asked or ["no site"]:
         if site not in possible or len(train) < 2:
             raise InputError(

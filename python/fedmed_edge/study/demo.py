@@ -23,7 +23,7 @@ from fedmed_edge.store.store import Store
 from fedmed_edge.study.cohort import write_cohort
 from fedmed_edge.study.federated import Federated, run_federated
 from fedmed_edge.study.figures import document, examples, table, task_figures
-from fedmed_edge.study.join import Join, refuse_few_patients, run_join
+from fedmed_edge.study.join import Join, joining_site, read_sites, refuse_few_patients, run_join
 from fedmed_edge.study.plan import Budget, StatedPolicy
 from fedmed_edge.study.runs import Runs
 
@@ -79,7 +79,7 @@ def run_demo(
         data: Task folders; none makes the synthetic cohort.
         full: Train `fedavg` and `pooled` to their plateau instead of a stated budget.
         seeds: Runs, with seeds 0, 1, …
-        joining: Site that joins; the last by name where None.
+        joining: Site that joins; None: the last by name of those that have labels on both sides.
         federation: Tell the first task's story again over processes that connect by mutual TLS.
 
     Raises:
@@ -159,9 +159,10 @@ def _with_patients(
         return list(tasks), []
     usable, passed = [], []
     for task in tasks:
-        train = {site: read_dataset(folder, task.recipe).train for site, folder in task.sites.items()}
         try:
-            refuse_few_patients(task, train, joining or max(train), setting)
+            data = read_sites(task)
+            train = {site: one.train for site, one in data.items()}
+            refuse_few_patients(task, train, joining_site(task, data, joining), setting)
         except InputError as error:
             passed.append(str(error))
             continue

@@ -35,6 +35,7 @@ from fedmed_edge.study.notebook import Notebook, images_digest
 from fedmed_edge.study.plan import Budget, StatedPolicy
 from fedmed_edge.study.scores import Answers, answers_of_network, answers_of_threshold
 from fedmed_edge.study.story import Story, tell
+from fedmed_edge.study.usable import check_usable
 
 Watch = Callable[[str], None]
 
@@ -95,6 +96,11 @@ class _Bench:
     notebook: Notebook
 
     @property
+    def learners(self) -> dict[str, Dataset]:
+        """Sites that can train and be asked: labelled images on both sides."""
+        return {site: self.train[site] for site in self.tests if len(self.train[site].labelled)}
+
+    @property
     def founders(self) -> dict[str, Dataset]:
         return {name: data for name, data in self.train.items() if name != self.joining}
 
@@ -118,12 +124,13 @@ def run_join(
     """Run the experiment on one task; steps that `out` holds already are not made again.
 
     Args:
-        joining: Site that joins; the last by name where None.
+        joining: Site that joins; None: the last by name of those that have labels on both sides.
         out: Folder of the task: each seed gets a folder in it, and what all seeds share stands beside them.
         label_draws: How often the few labels of the label curve are drawn.
 
     Raises:
-        InputError: Fewer than three sites, no such site, or data that cannot be used.
+        InputError: Fewer than three sites, no such site, or data that cannot be used: every image and mask
+            is read before anything is trained.
     """
     bench = _bench(task, joining, out, setting, budget, seed, device, watch)
     refuse_few_patients(task, bench.train, bench.joining, setting)
@@ -186,13 +193,8 @@ def _bench(
     device: str,
     watch: Watch,
 ) -> _Bench:
-    joining = joining or sorted(task.sites)[-1]
-    if len(task.sites) < 3 or joining not in task.sites:
-        raise InputError(
-            f"{task.folder}: `sites` has {', '.join(sorted(task.sites)) or 'none'}, expected at least three, "
-            f"`{joining}` among them"
-        )
-    data = {name: read_dataset(folder, task.recipe) for name, folder in sorted(task.sites.items())}
+    data = read_sites(task)
+    joining = joining_site(task, data, joining)
     key = {
         "version": __version__,
         "task": task.recipe.digest,
@@ -200,11 +202,13 @@ def _bench(
         "joining": joining,
         "budget": vars(budget),
     }
+    if not Notebook.begun(out):  # mended data would be another experiment than the one begun
+        check_usable(data, watch)
     return _Bench(
         task.recipe,
         joining,
         {name: one.train for name, one in data.items()},
-        {name: one.test for name, one in data.items()},
+        {name: one.test.labelled for name, one in data.items() if len(one.test.labelled)},
         setting,
         budget,
         seed,
@@ -213,6 +217,37 @@ def _bench(
         Notebook(out, key),
         Notebook(out / f"seed-{seed}", {**key, "seed": seed}),
     )
+
+
+def read_sites(task: Task) -> dict[str, Dataset]:
+    """The data sets of a task's sites, in order of name; sites without training images are left out.
+
+    Raises:
+        InputError: As `read_dataset`.
+    """
+    data = {name: read_dataset(folder, task.recipe) for name, folder in sorted(task.sites.items())}
+    return {name: one for name, one in data.items() if len(one.train)}
+
+
+def joining_site(task: Task, data: Mapping[str, Dataset], joining: str | None) -> str:
+    """The site that joins: as asked, else the last by name of those that have labels on both sides.
+
+    Raises:
+        InputError: There are fewer than three sites with training images, or the site cannot join.
+    """
+    joining = task.site_named(joining) if joining else None
+    able = [name for name, one in data.items() if len(one.train.labelled) and len(one.test.labelled)]
+    if len(data) < 3 or not able or (joining and joining not in data):
+        raise InputError(
+            f"{task.folder}: `sites` has {', '.join(data) or 'none'} with training images, expected at least "
+            f"three, `{joining or 'one with labels in training and test'}` among them"
+        )
+    if joining and joining not in able:
+        raise InputError(
+            f"{task.folder}: `{joining}` has no labels in training or in test, expected both to join",
+            hint=f"sites that have: {', '.join(able)}",
+        )
+    return joining or able[-1]
 
 
 def refuse_few_patients(
@@ -234,7 +269,7 @@ def _refuse_few(task: Task, able: Collection[str], joining: str, setting: Stated
         f"{task.folder}: too few patients of a class at some sites for min_cohort {setting.min_cohort}"
         + (" and noise" if setting.epsilon else "")
         + f"; three sites are needed, `{joining}` among them",
-        hint="use --setting open for public data",
+        hint="use --setting open for public data" if setting.min_cohort > 1 else None,
     )
 
 
@@ -260,14 +295,14 @@ def _networks(bench: _Bench) -> tuple[Network, dict[str, dict[str, Answers]], di
         lambda: reference_network(recipe, bench.founders, budget, **bench.options),
         bench.tests,
     )
-    for site, data in bench.train.items():
+    for site, data in bench.learners.items():
         network(
             f"local-{site}",
             lambda data=data: local_network(reference, data, budget, **bench.options),  # type: ignore[misc]
             {site: bench.tests[site]},
         )
-    answers["local"] = {site: answers.pop(f"local-{site}")[site] for site in bench.train}
-    local = [costs.pop(f"local-{site}") for site in bench.train]
+    answers["local"] = {site: answers.pop(f"local-{site}")[site] for site in bench.learners}
+    local = [costs.pop(f"local-{site}") for site in bench.learners]
     costs["local"] = Cost(steps=sum(c.steps for c in local), seconds=sum(c.seconds for c in local))
     for column in COLUMNS_OF_ALL:
         network(column, lambda column=column: _joint(bench, column), bench.tests)  # type: ignore[misc]
@@ -309,7 +344,8 @@ def _closed_form(
     own = contributions
     if bench.setting.epsilon is not None:
         own = _contributions(bench, generation, bench.train, bench.setting.without_noise)
-    for site, (contribution, _) in own.items():
+    labelled = {site: one for site, (one, _) in own.items() if len(bench.train[site].labelled)}
+    for site, contribution in labelled.items():
         heads[f"own_sums-{site}"] = Head(rebuild([contribution], bench.recipe), (site,))
     found = score_heads(generation, bench.tests, heads, device=bench.device, watch=bench.watch)
     answers: dict[str, dict[str, Answers]] = {"rebuilt": found.pop("rebuilt")}
@@ -343,7 +379,8 @@ def _one_place(bench: _Bench, generation: Generation) -> float:
 
     def make() -> dict[str, float]:
         contributions, rows, classes = [], [], []
-        for site, data in bench.train.items():
+        labelled = {site: data for site, data in bench.train.items() if len(data.labelled)}
+        for site, data in labelled.items():
             some = replace(data, items=data.labelled.items[: _ONE_PLACE_IMAGES[data.recipe.kind]])
             sums, sample = extract_with_sample(
                 generation, some, min_cohort=1, limit=1 << 40, device=bench.device, progress=bench.watch

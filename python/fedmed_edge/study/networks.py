@@ -88,7 +88,7 @@ def useful_cycles(
     It trains on four fifths of every site's training patients and looks at the rest; test images take no
     part.
     """
-    split = {name: split_by_patient(dataset, seed) for name, dataset in sites.items()}
+    split = {name: split_by_patient(dataset.labelled, seed) for name, dataset in sites.items()}
     fitted = {name: fit for name, (fit, _) in split.items()}
     trained = _start(column, recipe, fitted, budget, seed=seed, device=device, watch=watch)
 

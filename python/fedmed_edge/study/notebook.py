@@ -20,6 +20,8 @@ from fedmed_edge.recipe import Recipe
 from fedmed_edge.study.networks import Cost
 from fedmed_edge.study.scores import Answers
 
+_SETTING = "setting.json"
+
 
 class Notebook:
     """Finished steps of one experiment, one file a step.
@@ -36,12 +38,17 @@ class Notebook:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(setting, sort_keys=True, indent=1)
-        path = folder / "setting.json"
+        path = folder / _SETTING
         if path.exists() and path.read_text() != text:
             raise InputError(
                 f"{folder}: holds an experiment of other settings", hint="choose another folder with --out"
             )
         write_atomic(path, text.encode())
+
+    @staticmethod
+    def begun(folder: Path) -> bool:
+        """Whether an experiment was begun in the folder."""
+        return (folder / _SETTING).exists()
 
     @classmethod
     def keyed(cls, folder: Path, name: str, setting: dict[str, Any]) -> "Notebook":

@@ -134,7 +134,7 @@ def answers_of_probabilities(
     dataset: Dataset, probabilities: Sequence[npt.NDArray[np.floating] | None]
 ) -> Answers:
     """What somebody says of the labelled items of a classification, given (C,) probabilities of each."""
-    stacked = np.array(probabilities, np.float32)
+    stacked = np.array(probabilities, np.float32).reshape(len(dataset), len(dataset.recipe.classes))
     return Answers(
         _patients(dataset),
         truth=[int(item.label) for item in dataset if item.label is not None],

@@ -145,7 +145,23 @@ def test_a_class_without_a_patient_is_refused(tmp_path: Path) -> None:
         read_task(tmp_path, LABELS)
 
 
-def test_a_task_file_makes_the_recipe(tmp_path: Path) -> None:
+def test_sites_have_names_that_a_federation_can_spell(tmp_path: Path) -> None:
+    """Keys and contributions take unaccented letters alone; a name that is so already stays as it is."""
+    for name in ("Sankt Jörg", "Sankt-Jorg", "süd", "site", "北京", "上海"):
+        site(tmp_path / name, "image,label\na.png,benign\nb.png,malignant\n")
+    task = read_task(tmp_path)
+    assert {name: folder.name for name, folder in task.sites.items()} == {
+        "Sankt-Jorg": "Sankt-Jorg",
+        "Sankt-Jorg-2": "Sankt Jörg",
+        "site": "site",
+        "site-2": "上海",
+        "site-3": "北京",
+        "sud": "süd",
+    }
+    assert [task.site_named(name) for name in ("süd", "sud", "nowhere")] == ["sud", "sud", "nowhere"]
+
+
+def test_a_task_file_makes_the_recipe(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "task.toml").write_text(
         'kind = "segmentation"\nclasses = ["background", "organ"]\nmodality = "CT"\ndimensions = 3\n'
         'spacing_mm = [1.5, 1.5, 3]\nsource = "made up"\n'
@@ -160,6 +176,7 @@ def test_a_task_file_makes_the_recipe(tmp_path: Path) -> None:
         "notes": "has neither labels.csv nor one folder of images a class",
         "lost": "has folders of images but no labels.csv that lists them",
     }
+    assert "lost is passed over: it has folders of images but no labels.csv" in caplog.text
     assert (task.recipe.dimensions, task.recipe.spacing_mm) == (3, (1.5, 1.5, 3.0))
     assert (task.recipe.modality, task.recipe.name) == (("CT",), task.name)
 

@@ -186,7 +186,7 @@ def test_events_leave_the_bytes_of_a_store_that_saw_them(folder: Path, tmp_path:
 
 def test_a_join_proves_itself_also_after_a_label_curve(folder: Path, tmp_path: Path) -> None:
     (task,), _ = find_tasks(folder)
-    checked = bench_method.check(task, tmp_path / "out")
+    checked = bench_method.check(task, tmp_path / "out", lambda step: None)
     bench = bench_method._Bench(checked, comparison("rebuilt"), tmp_path / "out", 0, lambda step: None)
     *_, every = questions.labels(checked.train, "beta", 0)
     (joined,) = questions.join(checked.train, "beta", 0)

@@ -1,5 +1,6 @@
 """The join experiment on a tiny task: its table, its exactness, and that it goes on where it stopped."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -198,8 +199,51 @@ def test_too_few_patients_are_refused_before_anything_is_trained(
 def test_two_sites_are_too_few(join: tuple[Task, Path, Join], tmp_path: Path) -> None:
     task = join[0]
     few = replace(task, sites={site: task.sites[site] for site in SITES[:2]})
-    with pytest.raises(InputError, match="`sites` has alpha, beta, expected at least three"):
+    with pytest.raises(InputError, match="alpha, beta with training images, expected at least three"):
         run_join(few, joining="beta", out=tmp_path, setting=POLICIES["open"], budget=BUDGET, device="cpu")
+
+
+def _rewrite(folder: Path, change: Callable[[str], str]) -> None:
+    head, *rows = (folder / "labels.csv").read_text().splitlines()
+    (folder / "labels.csv").write_text("\n".join([head, *map(change, rows)]))
+
+
+@pytest.mark.parametrize("kind", ["classification", "segmentation"])
+def test_sites_without_labels_or_test_images_take_part(
+    kind: str, tmp_path: Path, write_task: WriteTask
+) -> None:
+    """Five sites: the last by name cannot join, and those that cannot be asked have no figure."""
+    task = write_task(tmp_path / "task", kind)
+    lacking = {"no-labels": lambda row: f"{row.split(',')[0]},,,{row.split(',', 3)[3]}"}
+    lacking["zero-tests"] = lambda row: row.replace(",test", ",train")
+    for site, change in lacking.items():
+        shutil.copytree(task.folder / "beta", task.folder / site)
+        _rewrite(task.folder / site, change)
+    task = replace(task, sites=task.sites | {site: task.folder / site for site in lacking})
+    settings = {"setting": POLICIES["open"], "budget": BUDGET, "device": "cpu"}
+    made = run_join(task, out=tmp_path / "out", **settings)
+    assert made.joining == "gamma"
+    found = document(Runs((made,)), "")
+    assert set(found["sites"]) == set(SITES)
+    assert all(row["rebuilt"] is not None and row["local"] is not None for row in found["sites"].values())
+    assert set(lacking) < set(made.story.after.sites)
+    with pytest.raises(InputError, match="`no-labels` has no labels in training or in test"):
+        run_join(task, joining="no-labels", out=tmp_path / "out", **settings)
+
+
+def test_broken_images_are_all_told_before_anything_is_trained(
+    tmp_path: Path, write_task: WriteTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = write_task(tmp_path / "task", "classification")
+    broken = [task.folder / name for name in ("alpha/images/3.png", "gamma/images/11.png")]
+    for path in broken:
+        path.write_bytes(path.read_bytes()[:60])
+    for name in ("reference_network", "joint_network", "local_network"):
+        monkeypatch.setattr(f"fedmed_edge.study.join.{name}", lambda *a, **k: pytest.fail("trained"))
+    settings = {"out": tmp_path / "out", "setting": POLICIES["open"], "budget": BUDGET, "device": "cpu"}
+    with pytest.raises(InputError, match=r"2 images cannot be used: .*alpha/images/3.png: .*gamma/images/11"):
+        run_join(task, **settings)
+    assert not (tmp_path / "out").exists(), "mended data would be another experiment there"
 
 
 def test_one_place_head_is_the_weighted_least_squares_solution() -> None:
