@@ -76,6 +76,11 @@ class Policy(Frozen):
     days_between: Annotated[float, Field(ge=0, le=3660)] = 0.0
     update_patients: Annotated[int, Field(ge=1, le=1 << 20)] | None = None
 
+    @property
+    def least_update(self) -> int:
+        """Patients of a class by which two exact contributions that can be subtracted differ, if they do."""
+        return self.update_patients or self.min_cohort
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.share_style and "style" not in self.parts:

@@ -64,7 +64,6 @@ def rules_told(policy: Policy) -> dict[str, str]:
         >>> rules_told(Policy(parts=("classes",)))["parts"]
         'classes; withheld: unlabelled, shifts, images, channels, style, calibration, weights'
     """
-    least = policy.update_patients or policy.min_cohort
     noisy = policy.epsilon is not None
     parts = [part for part in policy.parts if part in ("classes", "weights") or not noisy]
     withheld = [part for part in PARTS if part not in parts]
@@ -81,7 +80,7 @@ def rules_told(policy: Policy) -> dict[str, str]:
         if noisy
         else "none",
         "updates": f"{policy.days_between:g} days apart"
-        + ("" if noisy else f", a class by at least {least} patients, or not at all"),
+        + ("" if noisy else f", a class by at least {policy.least_update} patients, or not at all"),
     }
 
 

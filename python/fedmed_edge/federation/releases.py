@@ -61,9 +61,14 @@ class Release(Leaving):
     request: str = ""
 
     @property
+    def sums(self) -> bool:
+        """A contribution of sums that this folder knows."""
+        return self.state == "signed" and self.parts != ("weights",)
+
+    @property
     def exact(self) -> bool:
         """Sums that left without noise."""
-        return self.state == "signed" and self.noise is None and self.parts != ("weights",)
+        return self.sums and self.noise is None
 
 
 @dataclass(frozen=True)
@@ -207,11 +212,7 @@ class Releases:
             )
 
     def _refuse_early(self, leaving: Leaving, policy: Policy) -> None:
-        before = [
-            one.when
-            for one in self.lines
-            if one.generation == leaving.generation and one.parts != ("weights",) and one.state == "signed"
-        ]
+        before = [one.when for one in self.lines if one.sums and one.generation == leaving.generation]
         if not before or not policy.days_between:
             return
         allowed = before[-1] + timedelta(days=policy.days_between)
@@ -228,7 +229,7 @@ class Releases:
         Their difference is a Gram like any other: where the policy refuses one that is too wide for its
         patients, it refuses such a difference.
         """
-        least = policy.update_patients or policy.min_cohort
+        least = policy.least_update
         if policy.width_rule == "refuse" and leaving.width is not None:
             least = max(least, PATIENTS_A_COLUMN * leaving.width)
         now = frozenset(leaving.cohort)
