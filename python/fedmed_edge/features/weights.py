@@ -118,7 +118,7 @@ def write_backbone(
         start=start,
     )
     said = json.dumps(header.model_dump(mode="json"), sort_keys=True)
-    write_atomic(path, tensor_file(dict(sorted(weights.items())), METADATA_KEY, said))
+    write_atomic(path, tensor_file(dict(sorted(weights.items())), METADATA_KEY, said), mode=0o600)
 
 
 def read_backbone(path: Path) -> BackboneFile:

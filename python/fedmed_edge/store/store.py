@@ -86,7 +86,7 @@ class Store:
         """
         store = cls(folder, **place)
         try:
-            store.folder.mkdir(parents=True, exist_ok=True)
+            store.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             strange = sorted({path.name for path in store.folder.iterdir()} - _OWN_NAMES)
             if strange:
                 raise StoreError(

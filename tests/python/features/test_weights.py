@@ -56,6 +56,7 @@ def test_backbone_file_round_trip(tmp_path: Path, make: SimpleNamespace) -> None
     recipe, path = make.recipe(), tmp_path / "a.backbone"
     weights = {"b": np.arange(3, dtype=np.float32), "a": np.ones((2, 2), np.float32)}
     write_backbone(path, weights, recipe, trained_by=("b", "a", "b"), images=12)
+    assert path.stat().st_mode & 0o777 == 0o600
     first = path.read_bytes()
     back = read_backbone(path)
     assert (back.header.trained_by, back.header.images) == (("a", "b"), 12)

@@ -283,6 +283,7 @@ def test_after_a_withdrawal_a_rebuild_gets_what_a_store_without_the_site_gives(
 ) -> None:
     store.withdraw("beta")
     never = Store.create(tmp_path / "never")
+    assert never.folder.stat().st_mode & 0o777 == 0o700
     never.add_recipe(recipe)
     never.publish_generation(generation.content)
     fresh = {name: generate_key() for name in ("gamma", "alpha")}
