@@ -195,17 +195,9 @@ def utility(images: Images, draws: int, random: np.random.Generator) -> Iterator
                     with contextlib.suppress(Withheld):
                         made = release(rows[mine], images.label[mine], images, width)
                         sums.append(site_sums(site_name, made, recipe))
-                found.append(
-                    float(
-                        np.mean(
-                            [
-                                _score(sums, rows[asked], images.label[asked], recipe)
-                                for site in range(len(images.sites))
-                                for asked in [held & (images.site == site)]
-                            ]
-                        )
-                    )
-                )
+                asked = [held & (images.site == site) for site in range(len(images.sites))]
+                scores = [_score(sums, rows[one], images.label[one], recipe) for one in asked]
+                found.append(float(np.mean(scores)))
             yield Outcome("utility", name, len(rows) * 7 // 10, width.rows, {"score": mean_of(found, random)})
 
 

@@ -9,7 +9,6 @@ file without a waiting record is swept.
 
 import hashlib
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -141,14 +140,12 @@ class Outbox:
         if not self.folder.is_dir():
             return
         with locked(self.folder / "lock"):
-            waiting = {self.path(parcel.digest) for parcel in self.waiting()}
-            settled = [parcel for parcel in self.all() if parcel.state != "waiting"]
+            parcels = self.all()
+            waiting = {self.path(parcel.digest) for parcel in parcels if parcel.state == "waiting"}
+            settled = [parcel for parcel in parcels if parcel.state != "waiting"]
             for parcel in settled[:-_REMEMBERED]:
                 self._records.delete(parcel.digest)
-            for path in _files(self.folder.iterdir()):
-                if path not in waiting:
+            for path in list(self.folder.iterdir()):
+                ours = path.suffix == _ENDING or path.name.startswith(TEMPORARY)
+                if ours and path not in waiting:
                     path.unlink(missing_ok=True)
-
-
-def _files(paths: Iterable[Path]) -> list[Path]:
-    return [path for path in paths if path.suffix == _ENDING or path.name.startswith(TEMPORARY)]
