@@ -20,6 +20,7 @@ from fedmed_edge.statistics.feature_statistics import (
     last_column,
     width_of,
 )
+from fedmed_edge.statistics.privacy import released_deviation
 
 __all__ = [
     "Normal",
@@ -70,7 +71,7 @@ class SiteSums:
     Attributes:
         blocks: (fold, class) → packed Gram (P,); fold `REST` is never held out.
         patients: (C,) int64.
-        noise: Noise was added to the sums before they were handed over.
+        noise: Standard deviation of the noise, as the site says (`privacy.released_deviation`); 0 without.
         shifts: As of `Part`: of all images of the site.
     """
 
@@ -79,7 +80,7 @@ class SiteSums:
     width: int
     blocks: Mapping[tuple[int, int], Array64] = field(repr=False)
     patients: Counts
-    noise: bool = False
+    noise: float = 0.0
     shifts: Array64 | None = field(default=None, repr=False)
 
     @cached_property
@@ -243,7 +244,9 @@ def _aligned(contribution: Contribution, recipe: Recipe) -> SiteSums:
     assert contribution.statistics is not None  # `in_order` left the others out
     header = contribution.header
     sums = site_sums(header.site, contribution.statistics, recipe, labelled="classes" in header.parts)
-    return replace(sums, noise=header.privacy is not None)
+    if header.privacy is None:
+        return sums
+    return replace(sums, noise=released_deviation(header.privacy, header.kind, len(header.classes)))
 
 
 def site_sums(site: str, statistics: FeatureStatistics, recipe: Recipe, *, labelled: bool = True) -> SiteSums:

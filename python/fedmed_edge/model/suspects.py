@@ -6,8 +6,10 @@ claims:
 - spread: the longest its rows are in any direction, by the others' second moment. One giant row, or rows
   along a direction that no image has, give thousands of times what another scanner does.
 - classes: the cosine between its class means and the others', each around its own centre. Labels that were
-  swapped turn it; another scanner, which moves all classes together, does not. Noise turns it too, so where a
-  site handed over noisy sums this look is neither at it nor at others by it.
+  swapped turn it; another scanner, which moves all classes together, does not. Noise turns it too: others
+  are looked at by exact sums alone, and of a noisy site three deviations of the noise that it says it added
+  are taken for honest. One whose noise hides its classes may say whatever it likes, and says so itself: it
+  stands out where it has more rows than the others have in the mean.
 - size: its rows over those of all others together, which scaled sums raise.
 
 A site may stand out and be honest: the only one with another scanner. Whoever runs the server decides.
@@ -40,15 +42,24 @@ SIZE: Final = 3.0
 """Times the rows of all others together."""
 
 _FLOOR = 0.01
+_DEVIATIONS = 3.0
+_BLUR = 0.2
+"""Cosine that noise may add before class means count as hidden: with more, half of them could be swapped."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """One site against the others together; `agreement` is None with noise or without shared classes."""
+    """One site against the others together.
+
+    Attributes:
+        agreement: None where the others hand over nothing exact, or no two classes are shared, or `hidden`.
+        hidden: Its noise is such that its classes may lie anywhere.
+    """
 
     spread: float
     agreement: float | None
     size: float
+    hidden: bool = False
 
 
 @on_one_thread
@@ -104,6 +115,9 @@ def _oddest(looks: Mapping[str, Look]) -> tuple[str, str] | None:
                     f"classes: lie otherwise than at the others, cosine {look.agreement:.2f} for {least:.2f}"
                 )
                 found.append((1, -look.agreement, name, words))
+        if look.hidden and look.size * len(others) > 1.0:
+            words = "noise: hides where its classes lie, in more rows than the others have in the mean"
+            found.append((2, look.size, name, words))
         if look.size > SIZE:
             words = f"size: {look.size:.0f} times the rows of all others together"
             found.append((2, look.size, name, words))
@@ -120,15 +134,26 @@ def _look(site: SiteSums, others: Sequence[SiteSums]) -> Look:
     floor = _FLOOR * np.trace(moment) / len(moment) * np.eye(len(moment))
     root = np.linalg.inv(np.linalg.cholesky(moment + floor))
     seen = np.mean(list(own.values()), axis=0)
+    noise = {index: site.noise / float(site.counts[index]) for index in own}
+    agreement = _agreement(own, exact, noise)
     return Look(
         spread=float(np.linalg.eigvalsh(root @ seen @ root.T)[-1]),
-        agreement=None if site.noise else _agreement(own, exact),
+        agreement=agreement,
         size=float(site.counts.sum()) / sum(float(one.counts.sum()) for one in others),
+        hidden=bool(site.noise) and agreement is None and len(set(own) & set(exact)) > 1,
     )
 
 
-def _agreement(own: Mapping[int, Array64], rest: Mapping[int, Array64]) -> float | None:
-    """Cosine of the class means of both, centred, in coordinates in which the others' rows spread evenly."""
+def _agreement(
+    own: Mapping[int, Array64], rest: Mapping[int, Array64], noise: Mapping[int, float]
+) -> float | None:
+    """Cosine of the class means of both, centred, in coordinates in which the others' rows spread evenly.
+
+    Args:
+        noise: Deviation on a class's mean Gram of scaled rows. The mean has √½ of it, and scaled features are
+            about as long as 1. What is said is the most that the cosine may be without it; None where that
+            may be anything.
+    """
     shared = sorted(set(own) & set(rest))
     if len(shared) < 2:
         return None
@@ -136,8 +161,13 @@ def _agreement(own: Mapping[int, Array64], rest: Mapping[int, Array64]) -> float
     centre = moment[-1, :-1]
     root = np.linalg.inv(np.linalg.cholesky(shrink(moment[:-1, :-1] - np.outer(centre, centre))))
     one, two = (_centred(np.stack([grams[k][-1, :-1] for k in shared])) @ root.T for grams in (own, rest))
-    length = float(np.linalg.norm(one) * np.linalg.norm(two))
-    return float((one * two).sum()) / length if length else None
+    added = np.array([noise[k] for k in shared]) * np.sqrt(0.5 * np.trace(moment[:-1, :-1]))
+    blur = _DEVIATIONS * float(np.linalg.norm(added[:, None] * (two @ root)))
+    lengthened = float((added**2).sum() * (root**2).sum()) * (1.0 - 1.0 / len(shared))
+    length = max(float((one**2).sum()) - lengthened, 0.0) ** 0.5 * float(np.linalg.norm(two))
+    if length <= blur / _BLUR:
+        return None
+    return float(min(1.0, ((one * two).sum() + blur) / length))
 
 
 def _centred(means: Array64) -> Array64:

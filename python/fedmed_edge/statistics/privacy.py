@@ -30,12 +30,14 @@ from fedmed_edge.statistics.feature_statistics import (
     packed_length,
     unpack,
 )
+from fedmed_edge.statistics.header import Privacy
 
 __all__ = [
     "ClippedAccumulator",
     "gaussian_noise",
     "noisy_patients",
     "private_statistics",
+    "released_deviation",
     "row_scale",
     "symmetric_noise",
 ]
@@ -131,9 +133,7 @@ class ClippedAccumulator:
     ) -> None:
         self.classes, self.scale, self.clip, self.rows = tuple(classes), scale, clip, rows
         self.row_dim = len(scale)
-        self._each = clip / (1.0 if kind == "classification" else np.sqrt(len(self.classes)))
-        norm = _ROW_NORM if kind == "classification" else _MEAN_NORM
-        self.typical = max(1.0, norm / self._each)
+        self._each, self.typical = _clipped_to(clip, kind, len(self.classes))
         self._total = np.zeros((len(self.classes), packed_length(self.row_dim)))
         self._own = np.zeros_like(self._total)
         self._patient: str | None = None
@@ -255,6 +255,23 @@ def private_statistics(
         absent=tuple(name for index, name in enumerate(sums.classes) if index not in kept),
         patients=noisy_patients(blocks, len(sums.classes), sums.rows),
     )
+
+
+def released_deviation(privacy: Privacy, kind: Kind, classes: int) -> float:
+    """Standard deviation of the noise on the diagonal of a class's Gram of scaled rows, as it is handed over.
+
+    Example:
+        >>> released_deviation(Privacy(epsilon=8, delta=1e-5, clip=1, noise=0.5), "classification", 2)
+        1.0
+    """
+    _, typical = _clipped_to(privacy.clip, kind, classes)
+    return privacy.noise * privacy.clip * typical * privacy.rows
+
+
+def _clipped_to(clip: float, kind: Kind, classes: int) -> tuple[float, float]:
+    """What a patient's Gram of one class is clipped to, and `ClippedAccumulator.typical`."""
+    each = clip / (1.0 if kind == "classification" else float(np.sqrt(classes)))
+    return each, max(1.0, (_ROW_NORM if kind == "classification" else _MEAN_NORM) / each)
 
 
 def _usable(values: npt.NDArray[np.floating]) -> bool:

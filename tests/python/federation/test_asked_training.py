@@ -125,7 +125,7 @@ work_once(Path(sys.argv[1]))
 
 
 def killed(folder: Path, config: SiteConfig, script: str = KILLED) -> None:
-    """Begin what is asked in a process that is killed in the first step of training, or as the script says."""
+    """Begin what is asked in a process that is killed in the first step, or as the script says."""
     write_config(folder / "fedmed.toml", config)
     quiet = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     done = subprocess.run([sys.executable, "-c", script, folder], env=quiet, timeout=120, check=False)

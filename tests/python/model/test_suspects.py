@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +13,11 @@ from fedmed_edge.model.evaluate import evaluate
 from fedmed_edge.model.rebuild import rebuild
 from fedmed_edge.model.sums import read_sums
 from fedmed_edge.model.suspects import look_at, stand_out
+from fedmed_edge.recipe import Recipe
 from fedmed_edge.statistics.contribution import Contribution
-from fedmed_edge.statistics.feature_statistics import REST, FeatureStatistics, pack, unpack
+from fedmed_edge.statistics.feature_statistics import REST, FeatureStatistics, pack
 from fedmed_edge.statistics.header import Privacy
+from fedmed_edge.statistics.privacy import ClippedAccumulator, private_statistics
 
 POISONED = "b"
 Array = npt.NDArray[np.float64]
@@ -117,32 +120,60 @@ def test_honest_sites_do_not_stand_out_and_fewer_than_half_are_named(made: Simpl
     assert evaluate(clean, made.recipe(3)).stands_out == {}
 
 
-def test_a_site_with_honest_noise_is_not_named_for_it(made: SimpleNamespace) -> None:
-    """Its class means say little; it is looked at for spread and size alone."""
-    _, clean = federation(made)
-    noise, rng = Privacy(epsilon=4.0, delta=1e-3, clip=1.0, noise=1.0), np.random.default_rng(3)
-    noisy = []
-    for one in clean:
-        assert one.statistics is not None
-        if one.header.site == "b":
-            total: dict[tuple[int, int], Array] = {}
-            for (_, index), gram in one.statistics.blocks.items():
-                total[REST, index] = total.get((REST, index), 0) + gram
-            blocks = {key: with_noise(gram, 300.0, rng) for key, gram in total.items()}
-            header = one.header.model_copy(update={"privacy": noise})
-            one = replace(one, header=header, statistics=replace(one.statistics, blocks=blocks, folds=0))
-        noisy.append(one)
-    sums = read_sums(noisy, made.recipe(3))
-    assert [site.noise for site in sums] == [False, True, False, False]
+def with_noise(site: Any, one: Contribution, recipe: Recipe, multiplier: float) -> Contribution:
+    """What the site hands over where its policy asks for noise: made by the product's own mechanism."""
+    features = float((site.rows[:, :-1] ** 2).sum(axis=1).mean())
+    scale = np.append(np.full(site.rows.shape[1] - 1, features**-0.5), 1.0)
+    sums = ClippedAccumulator(recipe.classes, scale=scale, clip=1.0)
+    for number, (row, label) in enumerate(zip(site.rows, site.labels, strict=True)):
+        sums.add_rows(row[None].astype(np.float32), np.array([label], np.int32), f"p{number}")
+    statistics = private_statistics(sums, multiplier=multiplier, min_cohort=10, feature_dim=4)
+    return claiming_noise(replace(one, statistics=statistics), multiplier)
+
+
+def claiming_noise(one: Contribution, multiplier: float) -> Contribution:
+    assert one.statistics is not None
+    total: dict[tuple[int, int], Array] = {}
+    for (_, index), gram in one.statistics.blocks.items():
+        total[REST, index] = total.get((REST, index), 0) + gram
+    privacy = Privacy(epsilon=8.0, delta=1e-3, clip=1.0, noise=multiplier)
+    header = one.header.model_copy(update={"privacy": privacy, "folds": 0})
+    return replace(one, header=header, statistics=replace(one.statistics, blocks=total, folds=0))
+
+
+@pytest.mark.parametrize("noisy", ["b", "bd"])
+def test_a_site_with_honest_noise_is_not_named_for_it(made: SimpleNamespace, noisy: str) -> None:
+    sites, clean = federation(made)
+    recipe = made.recipe(3)
+    mixed = [
+        with_noise(sites[one.header.site], one, recipe, 0.5) if one.header.site in noisy else one
+        for one in clean
+    ]
+    sums = read_sums(mixed, recipe)
+    assert [site.noise for site in sums] == [1.0 if site.site in noisy else 0.0 for site in sums]
     looks = look_at(sums)
-    assert looks["b"].agreement is None and looks["a"].agreement is not None
-    assert "b" in stand_out([replace(site, noise=False) for site in sums])
+    assert all(look.agreement is not None and look.agreement > 0.7 for look in looks.values())
     assert stand_out(sums) == {}
 
 
-def with_noise(gram: Array, deviation: float, rng: np.random.Generator) -> Array:
-    """As a site adds it: symmetric, then made positive semidefinite."""
-    matrix = unpack(gram)
-    drawn = np.triu(rng.standard_normal(matrix.shape) * np.sqrt(np.where(np.eye(len(matrix)), 1.0, 0.5)))
-    values, vectors = np.linalg.eigh(matrix + deviation * (drawn + np.triu(drawn, 1).T))
-    return pack((vectors * np.maximum(values, 0.0)) @ vectors.T)
+def test_among_noisy_sites_alone_nobody_is_looked_at_by_class(made: SimpleNamespace) -> None:
+    sites, clean = federation(made)
+    noisy = [with_noise(sites[one.header.site], one, made.recipe(3), 0.5) for one in clean]
+    looks = look_at(read_sums(noisy, made.recipe(3))).values()
+    assert all(look.agreement is None and not look.hidden for look in looks)
+
+
+@pytest.mark.parametrize("claimed", [0.1, 3.0, 10.0, 30.0, 300.0])
+@pytest.mark.parametrize("size", [0.5, 1.0, 2.0, 5.0, 8.0, 100.0])
+def test_noise_that_a_site_claims_hides_no_labels_that_cost_the_others(
+    made: SimpleNamespace, claimed: float, size: float
+) -> None:
+    """With little of it the labels are seen to be wrong; with much of it the site may not weigh much."""
+    _, clean = federation(made)
+    recipe, poisoned = made.recipe(3), with_attack(clean, "labels flipped and scaled", size)
+    poisoned = [claiming_noise(one, claimed) if one.header.site == POISONED else one for one in poisoned]
+    named = stand_out(read_sums(poisoned, recipe))
+    assert set(named) <= {POISONED}
+    kept = [one for one in poisoned if one.header.site not in named]
+    assert abs(score(kept, made) - score(clean, made)) <= 0.03
+    assert named or size <= 1.0
