@@ -57,6 +57,7 @@ class Policy(Frozen):
         clip: Frobenius norm that one patient's scaled Grams are clipped to (`statistics.privacy`), and
             length of one patient's gradient in a step of a training with noise.
         sampling: Probability with which a patient is in a step of a training with noise.
+        epochs: Length of every training with noise, whatever is asked; None leaves it to who asks.
         budget: Most ε of all contributions and trainings together, at `delta`; what would pass it does not
             leave.
         days_between: Least days between two contributions of sums under one generation.
@@ -72,6 +73,7 @@ class Policy(Frozen):
     delta: Annotated[float, Field(ge=1e-12, lt=0.1)] = 1e-5
     clip: Annotated[float, Field(gt=0, le=1000)] = 1.0
     sampling: Annotated[float, Field(ge=0.001, le=0.5)] = 0.1
+    epochs: Annotated[float, Field(gt=0, le=1000)] | None = None
     budget: Annotated[float, Field(gt=0, le=1000)] = 8.0
     days_between: Annotated[float, Field(ge=0, le=3660)] = 0.0
     update_patients: Annotated[int, Field(ge=1, le=1 << 20)] | None = None

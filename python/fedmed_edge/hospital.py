@@ -55,6 +55,7 @@ def plan_training(dataset: Dataset, policy: Policy, epochs: float) -> Privacy:
 
     Args:
         dataset: The site's whole data set.
+        epochs: What is asked, unless the policy says how long its trainings are.
 
     Raises:
         InputError: The policy asks for no noise, or lets no weights leave.
@@ -72,6 +73,9 @@ def plan_training(dataset: Dataset, policy: Policy, epochs: float) -> Privacy:
         )
     _check_cohort(dataset.train, policy, "training with noise on")
     _warn_of_delta(policy, len(dataset.train.labelled.patients))
+    if policy.epochs is not None and policy.epochs != epochs:
+        log.info("training: %g epochs by the policy, %g were asked", policy.epochs, epochs)
+        epochs = policy.epochs
     steps = max(1, round(epochs / policy.sampling))
     noise = step_multiplier(policy.epsilon, policy.delta, sampling=policy.sampling, steps=steps)
     return Privacy(

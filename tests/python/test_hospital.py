@@ -503,6 +503,12 @@ def test_how_long_a_training_with_noise_is_follows_from_no_patient(dataset: Data
     assert plan_training(dataset, policy, 0.1).steps == 1
 
 
+def test_the_policy_may_say_how_long_every_training_with_noise_is(dataset: Dataset) -> None:
+    policy = noisy(epsilon=3.0, sampling=0.2, epochs=4).policy
+    plans = {plan_training(dataset, policy, epochs) for epochs in (0.1, 4, 30)}
+    assert [plan.steps for plan in plans] == [20]
+
+
 def test_a_training_with_noise_that_the_policy_does_not_ask_for_is_refused(dataset: Dataset) -> None:
     with pytest.raises(InputError, match="training: the policy asks for no noise"):
         plan_training(dataset, config().policy, 1)

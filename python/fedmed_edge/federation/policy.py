@@ -76,7 +76,7 @@ def rules_told(policy: Policy) -> dict[str, str]:
             "off": "Grams of any width leave",
         }["off" if noisy else policy.width_rule],
         "noise": f"ε {policy.epsilon:g} and δ {policy.delta:g} a contribution or training, "
-        f"ε {policy.budget:g} in all"
+        f"ε {policy.budget:g} in all" + (f"; trainings of {policy.epochs:g} epochs" if policy.epochs else "")
         if noisy
         else "none",
         "updates": f"{policy.days_between:g} days apart"
