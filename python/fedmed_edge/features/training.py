@@ -294,9 +294,7 @@ class SiteTraining:
         return state, loss
 
 
-def predict(
-    network: Network, dataset: Dataset, *, device: str = "auto", progress: Progress | None = None
-) -> list[npt.NDArray[np.float32]]:
+def predict(network: Network, dataset: Dataset, *, device: str = "auto") -> list[npt.NDArray[np.float32]]:
     """Class probabilities of every item, labelled or not.
 
     Volumes go by windows that overlap by a quarter, blended with Gaussian weights (classification: the
@@ -312,11 +310,9 @@ def predict(
     answers = []
     own = session(network, device, 0, dimensions=network.recipe.dimensions, training=False)
     with own as place, torch.inference_mode():
-        for index, item in enumerate(dataset):
+        for item in dataset:
             prepared = prepare(dataset.load(item), dataset.recipe)
             answers.append(_predict_one(network, prepared, place))
-            if progress:
-                progress(f"{index + 1} of {len(dataset)}")
     return answers
 
 

@@ -7,7 +7,6 @@ spends its ε. What comes of it goes into the outbox, and the next sync hands it
 
 import logging
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
@@ -26,7 +25,7 @@ from fedmed_edge.federation.releases import Releases
 from fedmed_edge.federation.sequence import prepare_allowed, private_training, signed_as_next
 from fedmed_edge.federation.styles import styles_here
 from fedmed_edge.generation import Generation, parse_generation
-from fedmed_edge.hospital import Prepared, Progress, prepare_weights
+from fedmed_edge.hospital import Prepared, prepare_weights
 from fedmed_edge.images.dataset import Dataset, read_dataset
 from fedmed_edge.local_training import NORMS, train_backbone
 from fedmed_edge.recipe import Recipe, read_recipe
@@ -45,18 +44,11 @@ _FIRST_WAIT_S, _LONGEST_WAIT_S = 300.0, 3600.0
 log = logging.getLogger(__name__)
 
 
-def work(
-    folder: Path,
-    config: SiteConfig,
-    *,
-    stop: Callable[[], bool] = lambda: False,
-    progress: Progress | None = None,
-) -> list[Report]:
+def work(folder: Path, config: SiteConfig) -> list[Report]:
     """Do what the server asked and the policy allows, the most urgent first.
 
     Args:
         folder: The site's folder.
-        stop: Asked between requests.
 
     Returns:
         What came of each; a request whose objects are still to come stays open.
@@ -68,10 +60,10 @@ def work(
     """
     answered = []
     with locked(folder / "work.lock", busy="work: another process is at it"):
-        asked, site = Asked(folder / "requests"), _Site(folder, config, progress)
+        asked, site = Asked(folder / "requests"), _Site(folder, config)
         shutil.rmtree(site.scratch, ignore_errors=True)  # what a killed process left
         for duty in asked.open():
-            if stop() or not within_hours(config.federation, datetime.now()):
+            if not within_hours(config.federation, datetime.now()):
                 break
             report = site.answer(duty.ask)
             if report is None:
@@ -95,7 +87,6 @@ def work(
 class _Site:
     folder: Path
     config: SiteConfig
-    progress: Progress | None
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -169,7 +160,7 @@ class _Site:
 
     def _sums(self, ask: Ask) -> Prepared:
         generation = self._generation(ask.generation)
-        return prepare_allowed(self.folder, self.dataset, generation, self.config, progress=self.progress)
+        return prepare_allowed(self.folder, self.dataset, generation, self.config)
 
     def _trained(self, ask: Ask) -> Prepared:
         from fedmed_edge.features.weights import parse_backbone
@@ -198,7 +189,6 @@ class _Site:
             rounds_of=ask.training or ask.generation,
             private=private,
             device=self.config.device,
-            progress=self.progress,
         )
         self.scratch.mkdir(exist_ok=True)
         weights = self.scratch / "weights.backbone"

@@ -221,9 +221,9 @@ class FeatureStatistics:
                 total += block
         return total
 
-    def gram(self, *, unlabelled: bool = True) -> Array64:
-        """(P,) pooled packed Gram of all rows; those without a class count unless told not to."""
-        total = self.unlabelled.copy() if unlabelled else _zeros(packed_length(self.row_dim))
+    def gram(self) -> Array64:
+        """(P,) pooled packed Gram of all rows, with a class or without."""
+        total = self.unlabelled.copy()
         for _, block in _in_order(self.blocks):
             total += block
         return total

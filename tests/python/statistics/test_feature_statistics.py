@@ -104,7 +104,7 @@ def test_folds_partition_the_rows(make_statistics: Callable[..., FeatureStatisti
     for number in range(whole.folds):
         held, kept = whole.fold(number), whole.without_fold(number)
         np.testing.assert_array_equal(held.class_sums + kept.class_sums, whole.class_sums)
-        np.testing.assert_array_equal(held.gram() + kept.gram(unlabelled=False), whole.gram(unlabelled=False))
+        np.testing.assert_array_equal(held.gram() + kept.gram(), whole.gram())
         assert held.class_counts[0] == 8
     dense = whole.class_grams.sum(axis=0) + whole.rest_grams
     for index in range(3):
