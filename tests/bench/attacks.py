@@ -1,6 +1,6 @@
 """What an attacker learns from what leaves a hospital, with figures.
 
-    .venv/bin/python tests/bench/attacks.py DATA GENERATION [--only sums,heads,differences,properties]
+    .venv/bin/python tests/bench/attacks.py DATA GENERATION [--only sums,heads,differences,models,properties]
         [--draws N] [--quick] [--features FILE] [--json FILE]
 
 DATA is a task folder of a classification, GENERATION a generation of its images. Images go through the
@@ -10,7 +10,8 @@ encoder once (kept in --features). What the attacker sees is made by the code th
 sums         Is this image in the class Gram? The attacker holds the image and a hundred and fifty others.
 private      The same of the recommended noise, over sixteen times as many draws.
 heads        Is this image in the rebuilt head? LiRA: shadow rebuilds with and without every image.
-differences  Which patient changed between two contributions, two heads?
+differences  Which patient changed between two contributions?
+models       … between two published models, one before and one after?
 properties   Which scanner is it, and is there a rare class?
 utility      Balanced accuracy at all sites, by ε; no attack, but what noise costs.
 poison       What one of four sites does to the others' score, and what is left of it with `--quarantine`;
@@ -299,6 +300,46 @@ def _named(difference: Array, candidates: Array, count: int) -> Labels:
     return np.argsort(inside)[::-1][:count]
 
 
+def attack_models(images: Images, draws: int, random: np.random.Generator) -> Iterator[Outcome]:
+    """The same of two published models: a hospital has them and its own images. Who came, or left?"""
+    site = int(np.bincount(images.site).argmax())
+    here, others = np.flatnonzero(images.site == site), np.flatnonzero(images.site != site)
+    releases: dict[str, Release] = {"exact": whole, "ε 8": noisy(8.0), "ε 1": noisy(1.0)}
+    for width in (Width(16, 0), Width(64, 0), Width(360, 512)):
+        rows = rows_of(images, width)
+        known = rows[others].astype(np.float64)
+        moment = known.T @ known / len(known)
+        moment += RIDGE * np.trace(moment) / len(moment) * np.eye(len(moment))
+        for name, release in releases.items():
+            if width.rows > 200 and name != "exact":
+                continue
+            beside = [
+                release(rows[who], images.label[who], images, width)
+                for who in (np.flatnonzero(images.site == one) for one in set(images.site.tolist()) - {site})
+            ]
+            for changed in (1, MIN_COHORT):
+                found = []
+                for _ in range(max(4, draws // 8) if width.rows > 200 else draws):
+                    candidates, before = np.split(random.permutation(here), [100])
+                    fresh = candidates[:changed]
+                    one, two = (
+                        head_of([*beside, release(rows[who], images.label[who], images, width)])
+                        for who in (before, np.concatenate([before, fresh]))
+                    )
+                    guess = _moved_most(two - one, moment, rows[candidates].astype(np.float64), changed)
+                    found.append(len(set(candidates[guess]) & set(fresh)) / changed)
+                note = f"{changed} changed, chance {changed / 100:g}"
+                figures = {"named": mean_of(found, random)}
+                yield Outcome("models", name, len(here) - 100, width.rows, figures, note)
+
+
+def _moved_most(difference: Array, moment: Array, candidates: Array, count: int) -> Labels:
+    """A row z* that was added moves a ridge head along H⁻¹z*: ‖zᵀΔ‖ / (zᵀH⁻¹z)^½ is largest where z is z*."""
+    moved = np.linalg.norm(candidates @ difference, axis=1)
+    reach = np.einsum("ij,ij->i", candidates, np.linalg.solve(moment, candidates.T).T)
+    return np.argsort(moved / np.sqrt(reach))[::-1][:count]
+
+
 # --- attack 5: properties ----------------------------------------------------------------------------------
 
 
@@ -423,6 +464,7 @@ ATTACKS = {
     "private": attack_private,
     "heads": attack_heads,
     "differences": attack_differences,
+    "models": attack_models,
     "properties": attack_properties,
     "poison": attack_poison,
     "utility": utility,
