@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from fedmed_edge.errors import FedmedError
 log = logging.getLogger(__name__)
 
 Advance = Callable[[str], None]
+
+_SILENCE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -45,12 +48,12 @@ class Output:
 
     @contextmanager
     def progress(self, title: str, total: int | None = None) -> Iterator[Advance]:
-        """A progress bar on stderr; silent where stderr is no terminal, or with `-q` or `--json`.
+        """A progress bar on stderr; a line a minute where that is no terminal, nothing with `-q`.
 
         Yields a function to call once a step with what the step is about.
         """
         if self.quiet or not sys.stderr.isatty():
-            yield lambda step: None
+            yield (lambda step: None) if self.quiet else _line_a_minute(title)
             return
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -59,6 +62,21 @@ class Output:
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(title, total=total)
             yield lambda step: bar.update(task, advance=1, description=f"{title}: {step}" if step else title)
+
+
+def _line_a_minute(title: str) -> Advance:
+    """For logs: hours of work in a file or a pipe are not silent."""
+    began = told = time.monotonic()
+    steps = 0
+
+    def advance(step: str) -> None:
+        nonlocal told, steps
+        now, steps = time.monotonic(), steps + 1
+        if now - told >= _SILENCE_SECONDS:
+            told = now
+            log.info("%s: %d steps in %.0f s%s", title, steps, now - began, f", {step}" if step else "")
+
+    return advance
 
 
 class Verb(click.Command):

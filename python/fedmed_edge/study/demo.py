@@ -14,7 +14,7 @@ from fedmed_edge.images.dataset import Task, read_dataset, read_task
 from fedmed_edge.inference.batch import infer
 from fedmed_edge.inference.inputs import find_inputs
 from fedmed_edge.inference.options import Options
-from fedmed_edge.inference.predict import load_model
+from fedmed_edge.inference.predict import Model, load_model
 from fedmed_edge.model.evaluate import evaluate
 from fedmed_edge.report.data import ReportData, save_data
 from fedmed_edge.report.html import write_report
@@ -50,6 +50,8 @@ FULL_BUDGET = {
 
 LABEL_DRAWS = {False: 1, True: 5}
 """How often the labels of the label curve are drawn, in a demo and in full."""
+
+_SMALL = "Small data sets: no clinical claim can rest on these figures."
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def run_demo(
     read = [read_task(folder) if data else _without_shifts(read_task(folder)) for folder in folders]
     tasks, passed = _with_patients(read, joining, setting)
     budgets = FULL_BUDGET if full else DATA_BUDGET if data else SYNTHETIC_BUDGET
-    pages, documents, firsts = [], [], []
+    pages, documents, firsts, notes = [], [], [], [_SMALL]
     lines = [f"passed over: {why}" for why in passed]
     report = out / "report.html"
     began = time.perf_counter()
@@ -119,7 +121,14 @@ def run_demo(
         firsts.append(runs.first)
         documents.append(document(runs, str(report)))
         lines += [*table(runs), ""]
-        pages.append(_page(task, runs, out / task.name / f"seed-{runs.first.seed}", watch))
+        folder = out / task.name / f"seed-{runs.first.seed}"
+        model: Model | None = None
+        try:
+            model = _exported(runs.first, folder, watch)
+        except InputError as error:  # the figures stand without it
+            notes.append(f"{task.name} was not exported, no image was answered: {error}")
+            lines += [notes[-1], ""]
+        pages.append(_page(task, runs, model, folder))
     facts = {
         "version": __version__,
         "images": ", ".join(folder.name for folder in data) or "a synthetic cohort, of no patient",
@@ -138,7 +147,7 @@ def run_demo(
         "the model of all was exported and asked about held-out images; a hospital withdrew.",
         tasks=tuple(pages),
         facts=facts,
-        notes=("Small data sets: no clinical claim can rest on these figures.",),
+        notes=tuple(notes),
     )
     save_data(out / "report.json", shown)
     write_report(report, shown)
@@ -186,9 +195,8 @@ def _federated(task: Task, join: Join, folder: Path, watch: Watch) -> Federated:
     )
 
 
-def _page(task: Task, runs: Runs, folder: Path, watch: Watch) -> Any:
-    """Export the rebuilt model, ask it as a scanner would, and put the task's page together."""
-    join = runs.first
+def _exported(join: Join, folder: Path, watch: Watch) -> Model:
+    """Export the rebuilt model, and ask it as a scanner would."""
     watch("export")
     path = folder / "model.onnx"
     key = generate_key()
@@ -201,10 +209,16 @@ def _page(task: Task, runs: Runs, folder: Path, watch: Watch) -> Any:
     with find_inputs(held_out, model.recipe, every=True) as found:
         for _ in infer(model, found, folder / "answers", Options(preview=True)):
             watch("infer")
+    return model
+
+
+def _page(task: Task, runs: Runs, model: Model | None, folder: Path) -> Any:
+    join = runs.first
     store = Store.open(folder / join.setting.name / "never")
     evaluation = evaluate(store.contributions(join.recipe.name), join.recipe)
     counts = {site: len(read_dataset(place, task.recipe).train) for site, place in task.sites.items()}
-    return task_figures(runs, evaluation, examples(model, join.tests), counts)
+    shown = examples(model, join.tests) if model else ()
+    return task_figures(runs, evaluation, shown, counts)
 
 
 def _json(documents: list[dict[str, Any]]) -> bytes:

@@ -1,9 +1,11 @@
 """Every verb of both programs, through the installed entry points."""
 
+import io
 import json
 import os
 import re
 import shlex
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +17,7 @@ import pytest
 from fedmed_edge import __version__
 from fedmed_edge.commands.edge import edge
 from fedmed_edge.commands.server import server
+from fedmed_edge.commands.verbs import Output
 
 PROGRAMS = {"fedmed-edge": edge, "fedmed-server": server}
 README = Path(__file__).parents[3] / "README.md"
@@ -266,7 +269,6 @@ def test_progress_is_drawn_on_a_terminal_alone_and_without_colour_where_asked(
     pytest.importorskip("pty")
     import pty
     import subprocess
-    import sys
 
     given = ["contribute", "-C", world.root / "a", "--generation", world.generation, "--dry-run"]
     code = (
@@ -290,6 +292,23 @@ def test_progress_is_drawn_on_a_terminal_alone_and_without_colour_where_asked(
     assert ("extracting" in drawn) is not quiet
     colours = re.findall(r"\x1b\[([\d;]*)m", drawn)
     assert all(int(part or 0) < 30 for colour in colours for part in colour.split(";"))
+
+
+def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    caplog.set_level("INFO")
+    with Output().progress("demo") as advance:
+        advance("reference")
+    assert not caplog.records
+    monkeypatch.setattr("fedmed_edge.commands.verbs._SILENCE_SECONDS", 0.0)
+    for quiet in (True, False):
+        with Output(quiet=quiet).progress("demo") as advance:
+            advance("")
+            advance("reference")
+    told = [record.getMessage() for record in caplog.records]
+    assert told == ["demo: 1 steps in 0 s", "demo: 2 steps in 0 s, reference"]
 
 
 def read_all(descriptor: int) -> str:
