@@ -50,6 +50,18 @@ def mean_of(values: list[float], random: np.random.Generator) -> Figure:
     return (float(np.mean(values)), *_interval(spread))
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """One attack in one setting; figures are (value, lower, upper)."""
+
+    attack: str
+    setting: str
+    patients: int
+    width: int
+    figures: dict[str, Figure]
+    note: str = ""
+
+
 def shown(figure: Figure, digits: int = 3) -> str:
     """A figure with its interval, for a table."""
     value, low, high = (f"{one:.{digits}f}" for one in figure)
