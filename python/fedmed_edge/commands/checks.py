@@ -21,7 +21,7 @@ from fedmed_edge.commands.folders import (
 )
 from fedmed_edge.commands.handing_over import newest_generation
 from fedmed_edge.config import SiteConfig
-from fedmed_edge.errors import FedmedError, InputError
+from fedmed_edge.errors import FedmedError, InputError, Withheld
 from fedmed_edge.kernels import thread_count
 from fedmed_edge.recipe import read_recipe
 from fedmed_edge.runtime import PROBE, installed_flavours, open_session
@@ -130,7 +130,11 @@ def _policy(folder: Path, config: SiteConfig) -> Answer:
     found = "; ".join(f"{name}: {rule}" for name, rule in rules_told(policy).items())
     if policy.epsilon is not None and importlib.util.find_spec("dp_accounting") is None:
         return "fault", found, 'noise needs an extra: pip install "fedmed-edge[privacy]"'
-    Releases(folder).refuse_any(policy)
+    releases = Releases(folder)
+    try:
+        releases.refuse_any(policy)
+    except Withheld as error:  # a budget that is spent is nothing out of order
+        return "fault" if releases.lost else "warning", found, f"{error}; {error.hint}"
     if policy.epsilon is not None or not config.generation.exists():
         return "ok", found
     train = read_site_data(config).train

@@ -184,7 +184,7 @@ class Releases:
             raise Withheld(
                 f"privacy budget: ε {stands.epsilon:.3g} of {policy.budget:g} is spent, "
                 f"another contribution takes {policy.epsilon:g}",
-                hint="nothing leaves until `budget` in the policy is raised; what was spent stays spent",
+                hint="no sums leave until `budget` in the policy is raised; what was spent stays spent",
             )
 
     def refuse_training(self, noise: Steps, policy: Policy) -> None:

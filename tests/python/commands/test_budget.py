@@ -44,10 +44,12 @@ def test_a_budget_is_spent_by_contributions_and_stops_them(copied: Any, kit: Mod
     assert 80 < stands["epsilon"] <= 160
     for more in (("--dry-run",), ("--out", copied.root / "x.contribution")):
         said = kit.run(EDGE, "contribute", *given, *more)
-        assert (
-            said.code == 1 and "error: privacy budget: ε" in said.err and "hint: nothing leaves" in said.err
-        )
+        assert said.code == 1 and "error: privacy budget: ε" in said.err and "hint: no sums leave" in said.err
     assert not (copied.root / "x.contribution").exists()
+    said = kit.run(EDGE, "doctor", *given[:2]).out
+    told = next(line for line in said.splitlines() if line.split()[1:2] == ["policy"])
+    assert told.startswith("warning") and "noise: ε 80 and δ 0.001" in told
+    assert "hint: privacy budget: ε" in said
     model = copied.admin("rebuild")
     assert model["sites"] == ["a", "b", "c"]
     said = kit.run(EDGE, "extract", *given, "--out", copied.root / "x.contribution")
@@ -116,7 +118,8 @@ def test_what_a_restored_folder_does_not_know_stops_all_until_it_is_settled(
     said = kit.run(EDGE, *given)
     assert said.code == 1 and "releases.jsonl: lacks contributions that this site signed" in said.err
     assert "fedmed-edge budget --settle" in said.err and not target.exists()
-    assert "releases.jsonl: lacks contributions" in kit.run(EDGE, "doctor", "-C", folder).out
+    said = kit.run(EDGE, "doctor", "-C", folder)
+    assert said.code == 1 and "hint: releases.jsonl: lacks contributions" in said.out
     said = kit.run(EDGE, "budget", "-C", folder)
     assert "no sums leave before --settle" in said.out
     said = kit.run(EDGE, "budget", "-C", folder, "--settle", "80")
