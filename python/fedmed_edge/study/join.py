@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fedmed_edge import __version__
 from fedmed_edge.errors import InputError
@@ -32,6 +31,7 @@ from fedmed_edge.study.networks import (
     useful_cycles,
 )
 from fedmed_edge.study.notebook import Notebook, images_digest
+from fedmed_edge.study.one_place import OnePlace
 from fedmed_edge.study.plan import Budget, StatedPolicy
 from fedmed_edge.study.scores import Answers, answers_of_network, answers_of_threshold
 from fedmed_edge.study.story import Story, tell
@@ -52,6 +52,7 @@ COLUMNS = (
 )
 COLUMNS_OF_ALL: tuple[Column, ...] = ("fedavg", "pooled")
 _ONE_PLACE_IMAGES = {"classification": 2000, "segmentation": 10}
+_ONE_PLACE_VOLUMES = 3
 
 
 @dataclass(frozen=True)
@@ -378,10 +379,13 @@ def _one_place(bench: _Bench, generation: Generation) -> float:
     """
 
     def make() -> dict[str, float]:
-        contributions, rows, classes = [], [], []
+        contributions, place = [], OnePlace(len(bench.recipe.classes))
+        most = _ONE_PLACE_IMAGES[bench.recipe.kind]
+        if (bench.recipe.kind, bench.recipe.dimensions) == ("segmentation", 3):
+            most = _ONE_PLACE_VOLUMES  # one alone can have 100,000 rows
         labelled = {site: data for site, data in bench.train.items() if len(data.labelled)}
         for site, data in labelled.items():
-            some = replace(data, items=data.labelled.items[: _ONE_PLACE_IMAGES[data.recipe.kind]])
+            some = replace(data, items=data.labelled.items[:most])
             sums, sample = extract_with_sample(
                 generation, some, min_cohort=1, limit=1 << 40, device=bench.device, progress=bench.watch
             )
@@ -396,39 +400,14 @@ def _one_place(bench: _Bench, generation: Generation) -> float:
                     parts=("classes",),
                 )
             )
-            rows.append(sample.rows)
-            classes.append(sample.classes)
-        stacked, labels = np.concatenate(rows).astype(np.float64), np.concatenate(classes)
+            place.add(sample.rows, sample.classes)
         differences = []
         for ridge in (1e-4, 1e-2, 1.0):
             head = rebuild(contributions, bench.recipe, ridge=ridge).head
-            wanted = one_place_head(stacked, labels, len(bench.recipe.classes), ridge)
+            wanted = place.head(ridge)
             differences.append(float(np.linalg.norm(head - wanted) / np.linalg.norm(wanted)))
         return {"difference": max(differences)}
 
     width = bench.setting.feature_dim
     name = "one-place" if width is None else f"one-place-{width}"
     return float(bench.notebook.document(name, make)["difference"])
-
-
-def one_place_head(
-    rows: npt.NDArray[np.float64], classes: npt.NDArray[np.int32], count: int, ridge: float
-) -> npt.NDArray[np.float64]:
-    """Class-balanced ridge regression (D, C) of one-hot targets on rows (N, D), by NumPy alone.
-
-    By an orthogonal factor of the rows themselves: a Gram would square their condition, and its rounding
-    would count as a difference.
-
-    Args:
-        classes: (N,) class index of each row.
-        count: C.
-        ridge: λ, relative to the mean diagonal of the weighted Gram.
-    """
-    sizes = np.bincount(classes, minlength=count)
-    roots = np.sqrt(np.divide(1.0, sizes, out=np.zeros(count), where=sizes > 0))[classes, None]
-    width = rows.shape[1]
-    known = np.asarray(np.linalg.qr(np.hstack([rows, np.eye(count)[classes]]) * roots, mode="r"))
-    level = ridge * np.sum(known[:, :width] ** 2) / width
-    held = np.hstack([np.sqrt(level) * np.eye(width), np.zeros((width, count))])
-    factor = np.asarray(np.linalg.qr(np.vstack([known, held]), mode="r"))[:width]
-    return np.asarray(np.linalg.solve(factor[:, :width], factor[:, width:]), np.float64)

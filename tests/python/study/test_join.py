@@ -13,7 +13,8 @@ from fedmed_edge.images.dataset import Task
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.report.data import BUDGETED
 from fedmed_edge.study.figures import document, table, task_figures
-from fedmed_edge.study.join import COLUMNS, Join, one_place_head, run_join
+from fedmed_edge.study.join import COLUMNS, Join, run_join
+from fedmed_edge.study.one_place import OnePlace
 from fedmed_edge.study.plan import POLICIES, Budget
 from fedmed_edge.study.runs import Runs, together
 from fedmed_edge.study.scores import Answers, score
@@ -246,10 +247,14 @@ def test_broken_images_are_all_told_before_anything_is_trained(
     assert not (tmp_path / "out").exists(), "mended data would be another experiment there"
 
 
-def test_one_place_head_is_the_weighted_least_squares_solution() -> None:
+def test_one_place_head_is_the_weighted_least_squares_solution(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedmed_edge.study.one_place._BLOCK", 12)
     random = np.random.default_rng(0)
     rows, classes = random.normal(size=(40, 5)), np.repeat([0, 1], [30, 10]).astype(np.int32)
-    head = one_place_head(rows, classes, 2, 1e-3)
+    place = OnePlace(2)
+    for half in (slice(25), slice(25, None)):
+        place.add(rows[half], classes[half])
+    head = place.head(1e-3)
     weights = np.where(classes == 0, 1 / 30, 1 / 10)
     level = 1e-3 * np.trace((rows * weights[:, None]).T @ rows) / 5
     stacked = np.vstack([rows * np.sqrt(weights)[:, None], np.sqrt(level) * np.eye(5)])
