@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -35,6 +35,11 @@ from fedmed_edge.recipe import (
 )
 
 log = logging.getLogger(__name__)
+
+_LOOKED_AT = 8
+"""Images of a site that tell what kind of images there are, where no `task.toml` does."""
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -232,7 +237,7 @@ class Task:
     Attributes:
         name: Of the recipe.
         folder: The task folder.
-        recipe: From `task.toml`, else read off the sites' tables and first images.
+        recipe: From `task.toml`, else read off the sites' tables and some images.
         sites: Dataset folder of each site, by site name: that of its folder as a federation can spell it.
         skipped: Folders that hold no dataset, with the reason.
     """
@@ -406,17 +411,18 @@ def _labels(site: Path) -> set[str]:
 
 def _infer(folder: Path, sites: dict[str, Path]) -> TaskFile:
     labels = set[str]().union(*(_labels(site) for site in sites.values()))
-    images, masks = [], []
+    images: list[Sequence[Path]] = []
+    masks: list[Path] = []
     for site in sites.values():
         table = site / "labels.csv"
         if table.is_file():
             rows = read_table(table)
-            images.append(listed_file(table, rows[0].line, "image", rows[0].image))
+            images.append([listed_file(table, row.line, "image", row.image) for row in _some(rows)])
             masks += [
                 listed_file(table, row.line, "mask", row.mask) for row in rows if row.mask and not labels
             ]
         else:
-            images.append(next(iter(class_folders(site).values()))[0])
+            images.append(_some([path for files in class_folders(site).values() for path in files]))
     if not labels and not masks:
         raise InputError(
             f"{folder}: no labels.csv names a label or a mask", hint="or state the classes in task.toml"
@@ -425,15 +431,33 @@ def _infer(folder: Path, sites: dict[str, Path]) -> TaskFile:
     if not labels:
         highest = max(number for mask in masks for number in mask_classes(mask, 255))
         classes = ["background", *(f"class{number}" for number in range(1, max(highest, 1) + 1))]
-    first = [read_image(path) for path in images]
+    seen = [_Look.at(paths[0]) for paths in images]
+    if seen[0].dimensions == 2:  # of volumes the first must do
+        seen += [_Look.at(path) for paths in images for path in paths[1:]]
     return TaskFile(
         kind="classification" if labels else "segmentation",
         classes=tuple(classes),
-        modality=tuple(sorted({image.modality for image in first if image.modality})),
-        channels=3 if any(_is_coloured(image) for image in first) else 1,
-        dimensions=3 if first[0].dimensions == 3 else 2,
+        modality=tuple(sorted({look.modality for look in seen if look.modality})),
+        channels=3 if any(look.coloured for look in seen) else 1,
+        dimensions=3 if seen[0].dimensions == 3 else 2,
     )
 
 
-def _is_coloured(image: Image) -> bool:
-    return any(not np.array_equal(image.pixels[0], other) for other in image.pixels[1:])
+def _some(all_of_it: Sequence[_T]) -> Sequence[_T]:
+    """A few from beginning to end: grey and colour, or two modalities, may be mixed."""
+    return all_of_it[:: -(-len(all_of_it) // _LOOKED_AT)]
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What an image tells of its task; its pixels are not held."""
+
+    modality: str
+    coloured: bool
+    dimensions: int
+
+    @classmethod
+    def at(cls, path: Path) -> "_Look":
+        image = read_image(path)
+        coloured = any(not np.array_equal(image.pixels[0], other) for other in image.pixels[1:])
+        return cls(image.modality, coloured, image.dimensions)

@@ -29,11 +29,12 @@ def check_usable(data: Mapping[str, Dataset], watch: Callable[[str], None]) -> N
             watch(f"reading {site}, {number} of {len(dataset)}")
     if not faults:
         return
+    hint = faults[0].hint or _LEAVE_OUT
     if len(faults) == 1:
-        raise InputError(str(faults[0]), hint=faults[0].hint or _LEAVE_OUT)
+        raise InputError(str(faults[0]), hint=hint)
     named = "; ".join(str(error) for error in faults[:SHOWN])
     rest = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
-    raise InputError(f"{len(faults)} images cannot be used: {named}{rest}", hint=_LEAVE_OUT)
+    raise InputError(f"{len(faults)} images cannot be used: {named}{rest}", hint=hint)
 
 
 _LEAVE_OUT = "take what is broken out of labels.csv, or out of its class folder"

@@ -196,6 +196,16 @@ def test_a_task_is_read_off_its_sites(tmp_path: Path) -> None:
     assert (task.recipe.channels, task.recipe.modality, task.recipe.dimensions) == (3, (), 2)
 
 
+def test_colour_after_grey_images_is_seen(tmp_path: Path) -> None:
+    for index in range(20):
+        picture(tmp_path / "north" / "benign" / f"{index:02}.png")
+        picture(tmp_path / "south" / "malignant" / f"{index:02}.png")
+    colours = np.arange(72, dtype=np.uint8).reshape(4, 6, 3)
+    for index in range(10, 20):
+        Pillow.fromarray(colours).save(tmp_path / "south" / "malignant" / f"{index}.png")
+    assert read_task(tmp_path).recipe.channels == 3
+
+
 def test_a_segmentation_is_read_off_its_masks(tmp_path: Path) -> None:
     picture(tmp_path / "north" / "m.png", np.eye(4, 6) * 2)
     site(tmp_path / "north", "image,mask\na.png,m.png\n")
