@@ -1,6 +1,6 @@
 """Which site's sums are unlike all others': by mistake or on purpose, they should not steer the model unseen.
 
-Three looks, each at one site against all others together; all but the last are free of how many rows anybody
+Four looks, each at one site against all others together; all but `size` are free of how many rows anybody
 claims:
 
 - spread: the longest its rows are in any direction, by the others' second moment. One giant row, or rows
@@ -11,6 +11,8 @@ claims:
   are taken for honest. One whose noise hides its classes may say whatever it likes, and says so itself: it
   stands out where it has more rows than the others have in the mean.
 - size: its rows over those of all others together, which scaled sums raise.
+- shifts: how far its rows move under changes of the images, as spread: what moves far a head does not use, so
+  that whoever says so of what tells classes apart takes it from all.
 
 A site may stand out and be honest: the only one with another scanner. Whoever runs the server decides.
 
@@ -42,6 +44,7 @@ SIZE: Final = 3.0
 """Times the rows of all others together."""
 
 _FLOOR = 0.01
+_TINY = 1e-100
 _DEVIATIONS = 3.0
 _BLUR = 0.2
 """Cosine that noise may add before class means count as hidden: with more, half of them could be swapped."""
@@ -80,16 +83,18 @@ def stand_out(sites: Sequence[SiteSums]) -> dict[str, str]:
         >>> stand_out([site("a"), site("b"), site("c", 100.0)])
         {'c': 'size: 50 times the rows of all others together'}
     """
-    left = [site for site in sites if site.blocks]
-    most = (len(left) - 1) // 2
     named: dict[str, str] = {}
-    while len(named) < most and len(left) >= LEAST_SITES:
-        found = _oddest(look_at(left))
-        if found is None:
-            break
-        name, how = found
-        named[name] = how
-        left = [site for site in left if site.site != name]
+    labelled = [site for site in sites if site.blocks]
+    shifted = [site for site in labelled if site.shifts is not None]
+    for told, find in ((shifted, _most_shifted), (labelled, _oddest)):
+        left = [site for site in told if site.site not in named]
+        while len(told) - len(left) < (len(told) - 1) // 2 and len(left) >= LEAST_SITES:
+            found = find(left)
+            if found is None:
+                break
+            name, how = found
+            named[name] = how
+            left = [site for site in left if site.site != name]
     return named
 
 
@@ -98,8 +103,26 @@ def look_at(sites: Sequence[SiteSums]) -> dict[str, Look]:
     return {site.site: _look(site, [one for one in sites if one is not site]) for site in sites}
 
 
-def _oddest(looks: Mapping[str, Look]) -> tuple[str, str] | None:
+def _most_shifted(sites: Sequence[SiteSums]) -> tuple[str, str] | None:
+    """The site whose rows move the furthest, where that is past the threshold."""
+    moments = {}
+    for site in sites:
+        assert site.shifts is not None  # who calls has looked
+        moments[site.site] = unpack(site.shifts)[:-1, :-1] / site.shifts[-1]
+    spreads = {
+        name: _spread(own, np.mean([one for other, one in moments.items() if other != name], axis=0))
+        for name, own in moments.items()
+    }
+    name = max(spreads, key=lambda one: (spreads[one], one))
+    times = spreads[name] / max(max(spread for other, spread in spreads.items() if other != name), 1e-300)
+    if times <= SPREAD:
+        return None
+    return name, f"shifts: rows move {times:.0f} times as far in one direction as at any other site"
+
+
+def _oddest(sites: Sequence[SiteSums]) -> tuple[str, str] | None:
     """The site that is furthest past a threshold, spread before classes before size."""
+    looks = look_at(sites)
     found: list[tuple[int, float, str, str]] = []
     for name, look in looks.items():
         others = [one for other, one in looks.items() if other != name]
@@ -130,18 +153,22 @@ def _oddest(looks: Mapping[str, Look]) -> tuple[str, str] | None:
 def _look(site: SiteSums, others: Sequence[SiteSums]) -> Look:
     own, rest = _by_class([site]), _by_class(others)
     exact = _by_class([one for one in others if not one.noise])
-    moment = np.mean(list(rest.values()), axis=0)
-    floor = _FLOOR * np.trace(moment) / len(moment) * np.eye(len(moment))
-    root = np.linalg.inv(np.linalg.cholesky(moment + floor))
-    seen = np.mean(list(own.values()), axis=0)
+    moment, seen = (np.mean(list(one.values()), axis=0) for one in (rest, own))
     noise = {index: site.noise / float(site.counts[index]) for index in own}
     agreement = _agreement(own, exact, noise)
     return Look(
-        spread=float(np.linalg.eigvalsh(root @ seen @ root.T)[-1]),
+        spread=_spread(seen, moment),
         agreement=agreement,
         size=float(site.counts.sum()) / sum(float(one.counts.sum()) for one in others),
         hidden=bool(site.noise) and agreement is None and len(set(own) & set(exact)) > 1,
     )
+
+
+def _spread(own: Array64, rest: Array64) -> float:
+    """The longest that rows of one second moment are in any direction, by another."""
+    floor = max(_FLOOR * float(np.trace(rest)) / len(rest), _TINY)
+    root = np.linalg.inv(np.linalg.cholesky(rest + floor * np.eye(len(rest))))
+    return float(np.linalg.eigvalsh(root @ own @ root.T)[-1])
 
 
 def _agreement(

@@ -13,7 +13,7 @@ from fedmed_edge.model.evaluate import evaluate
 from fedmed_edge.model.rebuild import rebuild
 from fedmed_edge.model.sums import read_sums
 from fedmed_edge.model.suspects import look_at, stand_out
-from fedmed_edge.recipe import Recipe
+from fedmed_edge.recipe import Recipe, Training
 from fedmed_edge.statistics.contribution import Contribution
 from fedmed_edge.statistics.feature_statistics import REST, FeatureStatistics, pack
 from fedmed_edge.statistics.header import Privacy
@@ -72,9 +72,9 @@ def with_attack(clean: list[Contribution], attack: str, strength: float) -> list
     ]
 
 
-def score(contributions: list[Contribution], made: SimpleNamespace) -> float:
+def score(contributions: list[Contribution], made: SimpleNamespace, recipe: Recipe | None = None) -> float:
     """Balanced accuracy on fresh images of the other sites."""
-    model, right = rebuild(contributions, made.recipe(3)), []
+    model, right = rebuild(contributions, recipe or made.recipe(3)), []
     for seed, name in enumerate("abcd"):
         if name != POISONED:
             site = made.random(seed + 40, rows=300, shift=0.3 * seed)
@@ -177,3 +177,27 @@ def test_noise_that_a_site_claims_hides_no_labels_that_cost_the_others(
     kept = [one for one in poisoned if one.header.site not in named]
     assert abs(score(kept, made) - score(clean, made)) <= 0.03
     assert named or size <= 1.0
+
+
+@pytest.mark.parametrize("size", [0.0, 10.0, 1e6])
+def test_a_site_that_says_its_rows_move_under_changes_of_the_images_is_named(
+    made: SimpleNamespace, size: float
+) -> None:
+    """What moves is not used: of all that tells classes apart nothing would be left."""
+    recipe = made.recipe(3, training=Training(invariance=1.0))
+    sites = {name: made.random(seed, rows=150, shift=0.3 * seed) for seed, name in enumerate("abcd")}
+    for seed, (name, site) in enumerate(sites.items()):
+        moves = 0.1 * np.random.default_rng(seed).standard_normal(site.rows.shape)
+        if name == POISONED:
+            means = np.stack([site.rows[site.labels == k].mean(axis=0) for k in range(3)])
+            moves += size * (means - means.mean(axis=0))[np.arange(len(moves)) % 3]
+        moves[:, -1] = 1.0
+        site.more["shift_gram"] = pack(moves.T @ moves)
+    contributions = made.contribute(sites, recipe)
+    named = stand_out(read_sums(contributions, recipe))
+    assert {site: how.partition(":")[0] for site, how in named.items()} == (
+        {POISONED: "shifts"} if size else {}
+    )
+    rest = [one for one in contributions if one.header.site not in named]
+    assert score(rest, made, recipe) > 0.95
+    assert not size or score(contributions, made, recipe) < 0.6
