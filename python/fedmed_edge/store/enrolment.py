@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import Connection, func, insert, select, update
 
-from fedmed_edge.errors import StoreError, TrustError
+from fedmed_edge.errors import InputError, StoreError, TrustError
 from fedmed_edge.recipe import Name
 from fedmed_edge.signing import PublicKey, fingerprint, parse_public_key, public_pem
 from fedmed_edge.store import ledger
@@ -75,6 +75,38 @@ def entries(connection: Connection) -> list[SiteEntry]:
         sites.c.name, sites.c.fingerprint, sites.c.enrolled, sites.c.revoked, held.label("contributions")
     ).order_by(sites.c.name)
     return [SiteEntry(**row) for row in connection.execute(query).mappings()]
+
+
+def disagreements(connection: Connection) -> list[str]:
+    """Sites that are not enrolled as the ledger tells: who writes to the index enrols whom they like."""
+    told: dict[str, tuple[str | None, bool | None]] = {}
+    for entry in ledger.entries(connection):
+        if entry.kind == "started":  # tells of no keys
+            told |= {name: (None, None) for name in entry.details.get("sites", ())}
+        elif entry.kind == "enrolled":
+            told[entry.site or ""] = entry.details.get("fingerprint"), False
+        elif entry.kind == "revoked":
+            told[entry.site or ""] = told.get(entry.site or "", (None, None))[0], True
+    found = []
+    for row in connection.execute(select(sites).order_by(sites.c.name)):
+        key, revoked = told.get(row.name, ("", False))
+        if key == "":
+            found.append(f"site `{row.name}`: is enrolled, and the ledger tells of no enrolment")
+        elif row.fingerprint != (key or row.fingerprint) or row.fingerprint != _fingerprint(row):
+            found.append(f"site `{row.name}`: its key is another than the ledger tells")
+        elif revoked is not None and row.revoked != revoked:
+            found.append(
+                f"site `{row.name}`: is {'' if row.revoked else 'not '}revoked, unlike the ledger tells"
+            )
+    return found
+
+
+def _fingerprint(row: Any) -> str | None:
+    """Of the very key that signatures are checked against."""
+    try:
+        return fingerprint(parse_public_key(row.public_key, "key"))
+    except InputError:
+        return None
 
 
 def signing_key(connection: Connection, signer: str | None, site: str, where: str) -> PublicKey:

@@ -11,7 +11,7 @@ from fedmed_edge.recipe import Recipe
 from fedmed_edge.signing import parse_public_key
 from fedmed_edge.statistics.contribution import parse_contribution
 from fedmed_edge.statistics.reading import parse_envelope
-from fedmed_edge.store import holdings, journal, ledger
+from fedmed_edge.store import enrolment, holdings, journal, ledger
 from fedmed_edge.store.index import Index
 from fedmed_edge.store.objects import Objects
 from fedmed_edge.store.tables import contributions, generations, model_parts, models, recipes, tombstones
@@ -25,6 +25,7 @@ def faults(index: Index, objects: Objects) -> list[str]:
         found += _disagreements(connection)
         try:
             ledger.verify(connection)
+            found += enrolment.disagreements(connection)
         except StoreError as error:
             found.append(_told(error))
         held = connection.execute(select(contributions).order_by(contributions.c.site)).all()

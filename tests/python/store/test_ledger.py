@@ -13,6 +13,7 @@ from fedmed_edge.model.rebuild import rebuild
 from fedmed_edge.model.refine import refine
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.signing import PrivateKey, fingerprint, generate_key
+from fedmed_edge.store import ledger
 from fedmed_edge.store.exports import note_exported
 from fedmed_edge.store.store import Store
 
@@ -178,6 +179,43 @@ def test_changed_and_deleted_rows_are_found(told: Store, statement: str, message
     assert "past fedmed-server" in str(refusal.value.hint)
     (found,) = told.verify()
     assert f"ledger: {message}" in found
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        (
+            "UPDATE sites SET public_key = (SELECT public_key FROM sites WHERE name = 'beta')",
+            "its key is anot",
+        ),
+        ("UPDATE sites SET public_key = substr(public_key, 2)", "its key is another than the ledger tells"),
+        ("UPDATE sites SET fingerprint = 'SHA256:another'", "its key is another than the ledger tells"),
+        ("UPDATE sites SET revoked = TRUE", "is revoked, unlike the ledger tells"),
+        (
+            "INSERT INTO sites SELECT 'zeta', public_key, 'SHA256:z', enrolled, FALSE FROM sites",
+            "is enrolled, and the ledger tells of no enrolment",
+        ),
+    ],
+)
+def test_a_key_that_somebody_wrote_to_the_index_is_found(told: Store, statement: str, message: str) -> None:
+    """Else what this key signs is taken as the hospital's."""
+    change(told, f"{statement} WHERE name = 'alpha'")
+    (found,) = told.verify()
+    assert found.startswith(f"site `{'zeta' if 'zeta' in statement else 'alpha'}`: {message}")
+
+
+def test_a_site_that_is_enrolled_anew_or_older_than_the_ledger_is_sound(told: Store) -> None:
+    told.revoke_site("alpha")
+    assert told.verify() == []
+    change(told, "UPDATE sites SET revoked = FALSE WHERE name = 'alpha'")
+    assert told.verify() == ["site `alpha`: is not revoked, unlike the ledger tells"]
+    change(told, "UPDATE sites SET revoked = TRUE WHERE name = 'alpha'")
+    told.add_site("alpha", generate_key().public_key())
+    assert told.verify() == []
+    change(told, "DELETE FROM ledger", "DELETE FROM settings WHERE key = 'ledger_head'")
+    with told._index.write() as connection:
+        ledger.start(connection)
+    assert told.verify() == []
 
 
 def test_a_row_that_was_inserted_is_found(told: Store) -> None:
