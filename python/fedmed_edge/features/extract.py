@@ -271,15 +271,20 @@ class _Extraction:
             if shifted:
                 self.exact.add_shifts(whole, np.asarray(np.mean(shifted, axis=0, dtype=np.float32)))
         assert total is not None
-        self.sums.add_image(np.mean(features, axis=0), self._distance(distances))
+        mean = np.mean(features, axis=0)
+        self.sums.add_image(mean, self._distance(mean, distances))
         self.sums.add_channels(total)
         self.sums.add_style(log_amplitude(prepared.pixels, self.recipe.size))
 
-    def _distance(self, windows: Sequence[float]) -> float | None:
+    def _distance(self, mean: Float32, windows: Sequence[float]) -> float | None:
+        """Mean over the windows; what the reference was measured on is their mean feature."""
         if not windows:
             return None
         squared = float(np.mean(windows))
-        return self.generation.left_out(squared) if self.in_reference else squared
+        if not self.in_reference:
+            return squared
+        own = self.lift.distance_squared(mean)
+        return squared - own + self.generation.left_out(own)
 
     def _add_rows(self, rows: Float32, label: int | None, patient: str) -> None:
         if label is None:

@@ -217,7 +217,10 @@ def _series_files(folder: Path) -> list[Path]:
         with path.open("rb") as file:
             start = file.read(132)
         if start[128:] != b"DICM":
-            raise InputError(f"{path}: not a DICOM file, expected only those in the folder of a series")
+            raise InputError(
+                f"{path}: not a DICOM file, expected only those in the folder of a series",
+                hint="images of other formats may lie deeper where a labels.csv names each",
+            )
         found.append(path)
         if len(found) > FILES_CAP:
             raise InputError(f"{folder}: folder has more than {FILES_CAP} files, expected one series")

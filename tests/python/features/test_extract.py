@@ -154,8 +154,13 @@ def test_an_image_of_several_windows_is_the_mean_of_them(tmp_path: Path, make: S
     assert_same(unpack(statistics.class_gram(0)), np.outer(row, row).astype(np.float64))
     feature = np.mean([lift.standardise(half) for half in halves], axis=0)
     assert_same(unpack(statistics.image_gram)[-1, :-1], feature)
-    distance = np.mean([lift.distance_squared(lift.standardise(half)) for half in halves])
+    distance = float(np.mean([lift.distance_squared(lift.standardise(half)) for half in halves]))
     assert statistics.distance_moments[1] == pytest.approx(distance)
+    # The reference was measured on the mean: that alone is left out, not how far windows are from it.
+    own = lift.distance_squared(feature)
+    inside = extract(generation, dataset.subset([0]), site="a", min_cohort=1).distance_moments[1]
+    assert inside == pytest.approx(generation.left_out(own) + distance - own)
+    assert inside < generation.left_out(distance)
 
 
 @pytest.mark.parametrize("kind", ["classification", "segmentation"])

@@ -166,6 +166,13 @@ def contributions(
         if site not in stored:
             case.meter.compute(site, seconds)
             case.meter.transfer(site, sent=(sent or _all)(one))
+    if not made:
+        policy = case.policy
+        raise InputError(
+            f"policy `{policy.name}`: none of {len(case.sites)} sites may hand over anything, too few "
+            f"training patients of a class for min_cohort {policy.min_cohort}"
+            + (" and noise" if policy.epsilon else "")
+        )
     return made
 
 
