@@ -11,8 +11,8 @@ claims:
   are taken for honest. One whose noise hides its classes may say whatever it likes, and says so itself: it
   stands out where it has more rows than the others have in the mean.
 - size: its rows over those of all others together, which scaled sums raise.
-- shifts: how far its rows move under changes of the images, as spread: what moves far a head does not use, so
-  that whoever says so of what tells classes apart takes it from all.
+- shifts: how far scores of a head on the others' rows move under changes of its images. What moves far the
+  model does not use, so that whoever says so of what tells classes apart takes it from all.
 
 A site may stand out and be honest: the only one with another scanner. Whoever runs the server decides.
 
@@ -104,20 +104,25 @@ def look_at(sites: Sequence[SiteSums]) -> dict[str, Look]:
 
 
 def _most_shifted(sites: Sequence[SiteSums]) -> tuple[str, str] | None:
-    """The site whose rows move the furthest, where that is past the threshold."""
-    moments = {}
-    for site in sites:
-        assert site.shifts is not None  # who calls has looked
-        moments[site.site] = unpack(site.shifts)[:-1, :-1] / site.shifts[-1]
-    spreads = {
-        name: _spread(own, np.mean([one for other, one in moments.items() if other != name], axis=0))
-        for name, own in moments.items()
-    }
-    name = max(spreads, key=lambda one: (spreads[one], one))
-    times = spreads[name] / max(max(spread for other, spread in spreads.items() if other != name), 1e-300)
+    """The site at which the others' scores move the furthest, where that is past the threshold."""
+    moved = {site.site: _moved(site, [one for one in sites if one is not site]) for site in sites}
+    name = max(moved, key=lambda one: (moved[one], one))
+    times = moved[name] / max(max(far for other, far in moved.items() if other != name), _TINY)
     if times <= SPREAD:
         return None
-    return name, f"shifts: rows move {times:.0f} times as far in one direction as at any other site"
+    return (
+        name,
+        f"shifts: scores move {times:.0f} times as far under changes of the images as at any other site",
+    )
+
+
+def _moved(site: SiteSums, others: Sequence[SiteSums]) -> float:
+    """Mean square by which scores of a head on the others' rows move at a site."""
+    assert site.shifts is not None  # who calls has looked
+    rest = _by_class(others)
+    moment = np.mean(list(rest.values()), axis=0)
+    head = np.linalg.solve(moment + _floor(moment), np.stack([gram[-1] for gram in rest.values()]).T)[:-1]
+    return float((head * (unpack(site.shifts)[:-1, :-1] @ head)).sum() / site.shifts[-1])
 
 
 def _oddest(sites: Sequence[SiteSums]) -> tuple[str, str] | None:
@@ -166,9 +171,12 @@ def _look(site: SiteSums, others: Sequence[SiteSums]) -> Look:
 
 def _spread(own: Array64, rest: Array64) -> float:
     """The longest that rows of one second moment are in any direction, by another."""
-    floor = max(_FLOOR * float(np.trace(rest)) / len(rest), _TINY)
-    root = np.linalg.inv(np.linalg.cholesky(rest + floor * np.eye(len(rest))))
+    root = np.linalg.inv(np.linalg.cholesky(rest + _floor(rest)))
     return float(np.linalg.eigvalsh(root @ own @ root.T)[-1])
+
+
+def _floor(moment: Array64) -> Array64:
+    return np.asarray(_FLOOR * np.trace(moment) / len(moment) * np.eye(len(moment)))
 
 
 def _agreement(
