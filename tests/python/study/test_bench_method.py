@@ -158,6 +158,23 @@ def test_a_method_that_fails_is_a_row_that_says_so_and_is_tried_again(folder: Pa
     assert ask(folder, tmp_path / "out", well).rows[0]["error"] is not None  # of a segmentation alone
 
 
+def test_a_policy_that_lets_nothing_leave_is_the_reason(folder: Path, tmp_path: Path) -> None:
+    """Five patients of a class are fewer than a hospital's ten."""
+    what = comparison("own_sums,rebuilt", policy=POLICIES["default"])
+    result = ask(folder, tmp_path / "out", what)
+    assert [row["error"] for row in result.rows] == [
+        "policy `default`: none of 3 sites may hand over anything, too few training patients of a class for "
+        "min_cohort 10"
+    ] * 2
+
+
+def test_a_broken_image_is_told_before_any_row(folder: Path, tmp_path: Path) -> None:
+    (folder / "beta" / "images" / "5.png").write_bytes(b"\x89PNG\r\n")
+    with pytest.raises(InputError, match=r"beta/images/5.png: .*"):
+        ask(folder, tmp_path / "out", comparison("rebuilt"))
+    assert not (tmp_path / "out" / "rows").exists()
+
+
 def test_a_method_that_sees_no_difference_is_asked_once(folder: Path, tmp_path: Path) -> None:
     rows = ask(folder, tmp_path / "out", comparison("rebuilt,mean_shift", "unseen,unlabelled")).rows
     assert [(row["setting"], row["method"]) for row in rows] == [
