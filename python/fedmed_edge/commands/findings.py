@@ -24,7 +24,7 @@ def told(found: "Evaluation") -> tuple[dict[str, Any], list[str]]:
     lines = [
         f"{'site':<24} {'images':>7} {'left-out error':>15} {'recall':>7} {'worth':>9} {'distance':>9}",
         *(
-            f"{name:<24} {site.images:>7} {_number(site.relative_error, 15)} "
+            f"{name:<24} {site.images or '–':>7} {_number(site.relative_error, 15)} "
             f"{_number(site.expected_recall, 7)} {_number(site.worth, 9)} {_number(site.mean_distance, 9)}"
             for name, site in found.sites.items()
         ),

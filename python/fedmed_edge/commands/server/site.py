@@ -104,7 +104,8 @@ def _approve(
         {"site": name, "fingerprint": mark, "answer": str(answer), "certificate": made.name},
         [
             "compare the fingerprint with what the hospital reads out, by another way than the file came",
-            f"send {answer} back; the hospital runs `fedmed-edge init FOLDER --install {answer.name}`",
+            f"send {answer} back; the hospital runs `fedmed-edge init FOLDER --install {answer.name} "
+            f"--fingerprint {fingerprint(key.public_key())}`: read this server's fingerprint out to it too",
         ],
     )
 
