@@ -245,7 +245,8 @@ class Recipe(Frozen):
         series: Which series of a DICOM study the task is about.
         codes: Class name → what DICOM results call it; a class without gets a private code.
         pixel_stride: Step of the grid on which segmentation rows are sampled, in pixels of `size`.
-        priors: Class priors of the posteriors: `uniform`, or `counted` from the contributions.
+        priors: Class priors of the posteriors: `uniform`, `counted` from the contributions, or `dice`: for a
+            segmentation, those between both whose masks have the greatest Dice that is to be expected.
         training: How the backbone is trained.
 
     Example:
@@ -268,7 +269,7 @@ class Recipe(Frozen):
     lift: Lift = Lift()
     training: Training = Training()
     pixel_stride: Annotated[int, Field(ge=1, le=64)] = 4
-    priors: Literal["uniform", "counted"] = "uniform"
+    priors: Literal["uniform", "counted", "dice"] = "uniform"
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -289,6 +290,8 @@ class Recipe(Frozen):
             raise ValueError("spacing_mm: expected for a size of three numbers, and only there")
         if self.spacing_mm is not None and any(not 0.05 <= mm <= 50 for mm in self.spacing_mm):
             raise ValueError(f"spacing_mm: has {self.spacing_mm}, expected 0.05 to 50")
+        if self.priors == "dice" and self.kind != "segmentation":
+            raise ValueError("priors: has dice, expected uniform or counted for a classification")
         return self
 
     @model_validator(mode="before")

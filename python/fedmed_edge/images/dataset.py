@@ -363,7 +363,7 @@ def default_recipe(
         "backbone": Backbone(network="unet" if segmentation else "residual_encoder", widths=widths),
         "lift": Lift(lift_dim=256) if volume else Lift(),
         "pixel_stride": 4,
-        "priors": "counted" if segmentation else "uniform",
+        "priors": "dice" if segmentation else "uniform",
     }
     return parse_settings(Recipe, values, f"recipe {name}")
 

@@ -45,7 +45,7 @@ def class_mix(
 
 
 def site_priors(federation: Federation, name: str) -> Array64:
-    """Class priors (C,) of one site, for a recipe whose priors are `counted`.
+    """Class priors (C,) of one site, for a recipe whose priors are not `uniform`.
 
     With labels its own counts, brought nearer to the other sites' where there are few. Without, the solved
     mix and theirs; how much of the solved one is believed is what foretells the labelled sites' own mixes

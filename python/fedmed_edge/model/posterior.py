@@ -40,6 +40,9 @@ ABSENT_BIAS = -1e4
 MANY_CLASSES = 128
 """Above this many classes the covariances are pooled as they come, since C³ values would not fit."""
 
+POWERS = tuple(step / 10 for step in range(10, -1, -1))
+"""Powers of the counted shares that `dice_priors` tries: from counted to even."""
+
 _DRAWS = 8192
 _LEAST_GAP = 1e-4
 
@@ -178,9 +181,38 @@ def class_priors(recipe: Recipe, counts: Array64) -> Array64:
         >>> class_priors(recipe, np.array([1.0, 3.0]))
         array([0.25, 0.75])
     """
-    shares = counts if recipe.priors == "counted" else (counts > 0).astype(np.float64)
+    shares = (counts > 0).astype(np.float64) if recipe.priors == "uniform" else counts
     out: Array64 = shares / max(float(shares.sum()), 1.0)
     return out
+
+
+def dice_priors(scores: ScoreGaussians, shares: Array64, patients: int) -> Array64:
+    """(C,) priors whose masks are expected to have the greatest Dice: a power of the shares, from 0 to 1.
+
+    Under counted priors a mask leaves out whatever is rarer than it is clear; under even ones it is too wide.
+    Dice is that of all pixels together, mean over the classes but the first, and scores are as their
+    Gaussians; of equals the power nearest to counted.
+
+    Args:
+        shares: (C,) how often every class is met.
+        patients: As of `fit_posterior`.
+
+    Example:
+        >>> near = ScoreGaussians(np.eye(2), np.stack([np.eye(2)] * 2), np.array([900.0, 100.0]))
+        >>> dice_priors(near, np.array([0.9, 0.1]), 50).round(2)
+        array([0.71, 0.29])
+    """
+    drawn, indices = draw(scores)
+    own, found = shares[indices], []
+    for power in POWERS:
+        priors = np.where(shares > 0, shares, 1.0) ** power * (shares > 0)
+        priors /= priors.sum()
+        posterior = fit_posterior(scores, priors, patients, 1.0)
+        answers = (drawn @ posterior.weight + posterior.bias).argmax(axis=-1)
+        given = np.stack([(answers == index).mean(axis=1) for index in indices], axis=1)
+        dice = 2.0 * own * np.diag(given) / (own + own @ given)
+        found.append((float(dice[np.array(indices) > 0].sum()), power, priors))
+    return max(found, key=lambda one: one[:2])[2]
 
 
 def fit_posterior(

@@ -33,6 +33,7 @@ from fedmed_edge.model.posterior import (
     Posterior,
     ScoreGaussians,
     class_priors,
+    dice_priors,
     fit_posterior,
     gaussians,
 )
@@ -70,7 +71,7 @@ def rebuild(
         ridge: λ; `auto` chooses it for the hospitals in the federation, by folds held out, `sites` for one
             that has not been seen, by leaving one site out (`choose_ridge`).
         site_weights: a_s by site name, 1 where a site is not named.
-        priors: (C,) class priors of the answers; None: as the recipe says (`class_priors`).
+        priors: (C,) how often every class is met; None: as the contributions say (`class_priors`).
 
     Raises:
         InputError: Nothing is labelled, the contributions do not belong together, or a weight or the ridge is
@@ -190,6 +191,8 @@ def fit(
     scores, measured = score_gaussians(sites, weights, normal, choice.ridge, priors)
     # Noise moves the mean scores that two classes' threshold would be put between.
     patients = int(sum(int(site.patients.sum()) for site in sites if not site.noise))
+    if recipe.priors == "dice":
+        priors = dice_priors(scores, priors, patients)
     posterior = fit_posterior(scores, priors, patients, temperature)
     return Fit(normal.head(choice.ridge), choice, posterior, normal.counts, measured)
 

@@ -103,7 +103,8 @@ def refine(
     Of both and the global model the one is kept that is best on what was held out: the rule with τ and κ
     chosen by the other units alone, the generator trained without them. Under even held-out errors the global
     one stays. A site that handed over no image statistics, as with noise, counts as one at median distance.
-    Where the recipe's priors are `counted`, those of a refined model are the site's own (`site_priors`).
+    Where the recipe's priors are not `uniform`, a refined model takes the shares of the classes from the site
+    (`site_priors`).
 
     Args:
         site: Name of j; it may have labelled or unlabelled images.
@@ -148,7 +149,7 @@ def refine(
     way = _better(trials, generate(federation, site), between, site)
     figures = {**model.figures, "refine": _figures(trials, between, site) | way.figures}
     if way.weights is not None:
-        priors = site_priors(federation, site) if recipe.priors == "counted" else None
+        priors = site_priors(federation, site) if recipe.priors != "uniform" else None
         ridge = way.ridge or model.ridge
         model = rebuild(ordered, recipe, ridge=ridge, site_weights=way.weights, priors=priors)
         figures["scores_from"] = model.figures["scores_from"]

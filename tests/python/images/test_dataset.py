@@ -237,8 +237,8 @@ def test_task_folders_that_are_refused(tmp_path: Path) -> None:
     ("kind", "channels", "dimensions", "wanted"),
     [
         ("classification", 1, 2, ("residual_encoder", (24, 48, 96, 192), (128, 128), "uniform", 512)),
-        ("segmentation", 3, 2, ("unet", (16, 32, 64, 128), (128, 128), "counted", 512)),
-        ("segmentation", 1, 3, ("unet", (8, 16, 32, 64), (48, 48, 48), "counted", 256)),
+        ("segmentation", 3, 2, ("unet", (16, 32, 64, 128), (128, 128), "dice", 512)),
+        ("segmentation", 1, 3, ("unet", (8, 16, 32, 64), (48, 48, 48), "dice", 256)),
     ],
 )
 def test_defaults_follow_kind_and_channels(kind: str, channels: int, dimensions: int, wanted: object) -> None:

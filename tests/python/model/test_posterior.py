@@ -10,6 +10,7 @@ from fedmed_edge.model.posterior import (
     Moments,
     ScoreGaussians,
     class_priors,
+    dice_priors,
     expected_recall,
     fit_posterior,
     gaussians,
@@ -164,6 +165,28 @@ def test_stretching_undoes_leverage() -> None:
 def test_priors(rule: str, wanted: list[float]) -> None:
     recipe = Recipe(name="r", kind="classification", classes=("a", "b", "c"), priors=rule)
     np.testing.assert_array_equal(class_priors(recipe, np.array([1.0, 3.0, 0.0])), wanted)
+
+
+@pytest.mark.parametrize(("share", "apart"), [(0.03, 2.0), (0.1, 1.0), (0.3, 4.0)])
+def test_dice_priors_find_the_masks_of_greatest_dice(share: float, apart: float) -> None:
+    rng = np.random.default_rng(3)
+    truth = (rng.random(200_000) < share).astype(int)
+    scores = np.eye(2)[truth] + rng.standard_normal((len(truth), 2)) / apart
+    found = ScoreGaussians(np.eye(2), np.stack([np.eye(2) / apart**2] * 2), np.bincount(truth).astype(float))
+    shares = np.array([1.0 - share, share])
+
+    def dice(priors: np.ndarray) -> float:
+        mask = fit_posterior(found, priors, 1000).probabilities(scores)[:, 1] > 0.5
+        return float(2.0 * (mask & (truth == 1)).sum() / (mask.sum() + truth.sum()))
+
+    tried = [dice(np.array([1.0 - rare, rare])) for rare in np.linspace(0.01, 0.5, 50)]
+    assert dice(dice_priors(found, shares, 1000)) > max(tried) - 0.01
+    assert dice(dice_priors(found, shares, 1000)) > dice(shares) - 0.001
+
+
+def test_dice_priors_keep_what_cannot_be_tempered() -> None:
+    alone = ScoreGaussians(np.eye(2), np.stack([np.eye(2)] * 2), np.array([9.0, 0.0]))
+    np.testing.assert_array_equal(dice_priors(alone, np.array([1.0, 0.0]), 9), [1.0, 0.0])
 
 
 def test_softmax_of_large_logits() -> None:
