@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from attack_scores import Scores, percent, shown, sum_likelihood
-from noise import narrow, read_sites, task_parser
+from noise import MIN_COHORT, narrow, read_sites, task_parser
 
 from fedmed_edge.errors import Withheld
 from fedmed_edge.features.extract import extract
@@ -35,8 +35,6 @@ from fedmed_edge.statistics.folds import plan_folds
 from fedmed_edge.statistics.privacy import ClippedAccumulator, private_statistics, row_scale
 
 Array = npt.NDArray[np.float64]
-
-MIN_COHORT = 10
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import pearsonr, spearmanr
 
-from fedmed_edge.images.dataset import Task, read_dataset, read_task
+from fedmed_edge.images.dataset import Task, read_task
 from fedmed_edge.model.evaluate import SiteEvaluation, evaluate
 from fedmed_edge.model.rebuild import rebuild
 from fedmed_edge.study.methods.reference import Reference
@@ -38,7 +38,7 @@ class Pair(NamedTuple):
 
 def pairs_of(task: Task, seed: int, options: argparse.Namespace) -> Iterator[Pair]:
     """Both judgements of every site of a task."""
-    train = {site: read_dataset(folder, task.recipe).train for site, folder in sorted(task.sites.items())}
+    train = {site: data.train for site, data in task.datasets().items()}
     everybody = Reference(
         task.recipe,
         train,

@@ -24,7 +24,7 @@ from fedmed_edge.errors import Withheld
 from fedmed_edge.features.extract import evaluate_heads, extract, extract_clipped
 from fedmed_edge.features.publish import complete_generation, draft_generation
 from fedmed_edge.generation import Generation, read_generation
-from fedmed_edge.images.dataset import Dataset, read_dataset, read_task
+from fedmed_edge.images.dataset import Dataset, read_task
 from fedmed_edge.model.global_model import GlobalModel
 from fedmed_edge.model.rebuild import fit
 from fedmed_edge.model.sums import site_sums
@@ -57,7 +57,7 @@ def task_parser(description: str | None) -> argparse.ArgumentParser:
 def read_sites(folder: Path) -> tuple[Recipe, dict[str, Dataset]]:
     """A task's recipe, and its sites' data sets."""
     task = read_task(folder)
-    return task.recipe, {site: read_dataset(data, task.recipe) for site, data in sorted(task.sites.items())}
+    return task.recipe, task.datasets()
 
 
 Sums = Mapping[str, FeatureStatistics]

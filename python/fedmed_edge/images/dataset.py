@@ -252,6 +252,14 @@ class Task:
         """The name of a site that is called by its folder's name; any other name as it is."""
         return next((site for site, folder in self.sites.items() if folder.name == name), name)
 
+    def datasets(self) -> dict[str, Dataset]:
+        """The data set of every site, in order of name.
+
+        Raises:
+            InputError: As `read_dataset`.
+        """
+        return {site: read_dataset(folder, self.recipe) for site, folder in sorted(self.sites.items())}
+
 
 class TaskFile(Frozen):
     """`task.toml`: what a task folder says of itself.

@@ -173,7 +173,7 @@ def fit(
     Args:
         weights: a_s of every site.
         temperature: None: as `fit_posterior`.
-        priors: (C,); a class that no site has gets none. None: as the recipe says.
+        priors: (C,) as of `rebuild`; a class that no site has gets none.
 
     Raises:
         InputError: No site has a labelled image, or the ridge is negative.

@@ -13,7 +13,7 @@ import numpy as np
 from fedmed_edge import __version__
 from fedmed_edge.atomic import write_atomic
 from fedmed_edge.errors import FedmedError, InputError
-from fedmed_edge.images.dataset import Dataset, Task, read_dataset, read_task
+from fedmed_edge.images.dataset import Dataset, Task, read_task
 from fedmed_edge.study.method_report import write_report
 from fedmed_edge.study.methods.method import Case, Method
 from fedmed_edge.study.methods.reference import Reference
@@ -233,7 +233,7 @@ def check(task: Task, out: Path, watch: Watch) -> Checked:
     Raises:
         InputError: A data set cannot be used: a patient of it is in training and test, or an image is broken.
     """
-    data = {site: read_dataset(folder, task.recipe) for site, folder in sorted(task.sites.items())}
+    data = task.datasets()
     notebook = Notebook.keyed(out / "kept", "check", {"images": images_digest(data)})
 
     def look() -> dict[str, Any]:

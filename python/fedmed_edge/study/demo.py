@@ -10,7 +10,7 @@ from fedmed_edge import __version__
 from fedmed_edge.atomic import write_atomic
 from fedmed_edge.errors import InputError
 from fedmed_edge.export.onnx_model import export_onnx
-from fedmed_edge.images.dataset import Task, read_dataset, read_task
+from fedmed_edge.images.dataset import Task, read_task
 from fedmed_edge.inference.batch import infer
 from fedmed_edge.inference.inputs import find_inputs
 from fedmed_edge.inference.options import Options
@@ -216,7 +216,7 @@ def _page(task: Task, runs: Runs, model: Model | None, folder: Path) -> Any:
     join = runs.first
     store = Store.open(folder / join.setting.name / "never")
     evaluation = evaluate(store.contributions(join.recipe.name), join.recipe)
-    counts = {site: len(read_dataset(place, task.recipe).train) for site, place in task.sites.items()}
+    counts = {site: len(data.train) for site, data in task.datasets().items()}
     shown = examples(model, join.tests) if model else ()
     return task_figures(runs, evaluation, shown, counts)
 

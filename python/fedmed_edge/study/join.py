@@ -16,7 +16,7 @@ from fedmed_edge.errors import InputError
 from fedmed_edge.features.extract import extract_with_sample
 from fedmed_edge.features.training import Network, build_network
 from fedmed_edge.generation import Generation
-from fedmed_edge.images.dataset import Dataset, Task, read_dataset
+from fedmed_edge.images.dataset import Dataset, Task
 from fedmed_edge.model.rebuild import rebuild
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.statistics.contribution import Contribution, new_contribution
@@ -226,8 +226,7 @@ def read_sites(task: Task) -> dict[str, Dataset]:
     Raises:
         InputError: As `read_dataset`.
     """
-    data = {name: read_dataset(folder, task.recipe) for name, folder in sorted(task.sites.items())}
-    return {name: one for name, one in data.items() if len(one.train)}
+    return {name: one for name, one in task.datasets().items() if len(one.train)}
 
 
 def joining_site(task: Task, data: Mapping[str, Dataset], joining: str | None) -> str:
