@@ -73,9 +73,10 @@ distclean: clean
 
 # --- environment -------------------------------------------------------------------------------------------
 
-# The build requirements come first and build isolation is off: they are pinned like everything else.
+# The build requirements come first and build isolation is off: they are pinned like everything else. setuptools is for
+# dependencies that come as source alone; the one that venv brings may be too old to make wheels of them.
 $(INSTALLED): $(BUILT_FROM) | $(BIN)/python
-	$(PIP_INSTALL) scikit-build-core pybind11 cmake ninja
+	$(PIP_INSTALL) setuptools scikit-build-core pybind11 cmake ninja
 	$(PIP_INSTALL) --no-build-isolation --editable ".[$(EXTRAS)]"
 	@touch $@
 
