@@ -9,7 +9,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -163,7 +163,7 @@ def train(
         learning_rate: Peak of the cycle; default 1e-3, for segmentation 2e-3.
         styles: Of other sites, towards which amplitudes move.
         how: Shifts and what else holds the training; default the recipe's `training`.
-        device: `auto`, `cpu` or `cuda`; mixed precision on a GPU.
+        device: `auto`, `cpu` or `cuda`; mixed precision where the device multiplies bfloat16 faster.
         progress: Called after every step with what to show.
 
     Raises:
@@ -363,9 +363,9 @@ class _Trainer:
         if moments:
             self.optimiser.load_state_dict(moments)
         self.objective, self.adjust = objective, adjust
-        half = torch.bfloat16 if place.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
-        self.precision = partial(torch.autocast, "cuda", half) if place.type == "cuda" else nullcontext
-        self.scaler = torch.amp.GradScaler("cuda", enabled=place.type == "cuda" and half == torch.float16)
+        half = half_precision(place)
+        self.precision = partial(mixed, place, half)
+        self.scaler = torch.amp.GradScaler(place.type, enabled=half == torch.float16)
 
     def run(self, feed: "Feed", steps: range, total: int, progress: Progress | None) -> list[float]:
         """Losses of the given steps of a cycle of `total`."""
@@ -447,6 +447,23 @@ def session(
         network.to("cpu").to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
         set_track_meta(tracked)
         torch.set_num_threads(threads)
+
+
+def half_precision(place: torch.device) -> torch.dtype | None:
+    """What a step multiplies in, the weights being float32 all the same; None is float32 too.
+
+    bfloat16 where the device has units for it: GPUs, and processors with AMX or AVX-512 BF16. Older GPUs take
+    float16, whose gradients need scaling.
+    """
+    if place.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    has: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not in older releases
+    return torch.bfloat16 if has.get("amx_bf16") or has.get("avx512_bf16") else None
+
+
+def mixed(place: torch.device, half: torch.dtype | None) -> AbstractContextManager[object]:
+    """Context in which products are made in half precision, if any."""
+    return torch.autocast(place.type, half) if half else nullcontext()
 
 
 def _layout(network: nn.Module, dimensions: int) -> torch.memory_format:

@@ -16,7 +16,6 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -31,7 +30,14 @@ from torch.nn import functional
 from fedmed_edge.atomic import read_regular, write_atomic
 from fedmed_edge.errors import InputError
 from fedmed_edge.features.backbones import MultiScale, backbone_of, seeded, set_state, state_of
-from fedmed_edge.features.training import cycle, optimiser_of, session, set_rate
+from fedmed_edge.features.training import (
+    cycle,
+    half_precision,
+    mixed,
+    optimiser_of,
+    session,
+    set_rate,
+)
 from fedmed_edge.features.weights import Weights
 from fedmed_edge.generation import Architecture
 from fedmed_edge.images.windows import window_of
@@ -122,7 +128,7 @@ def learn(
         made: What it is built from.
         start: The generation's weights; None draws them from the seed.
         models: Local models of the same architecture; none: stage 0.
-        device: `auto`, `cpu` or `cuda`; mixed precision on a GPU.
+        device: `auto`, `cpu` or `cuda`; mixed precision where the device multiplies bfloat16 faster.
         checkpoint: File to keep the state in, and to go on from where it is of this very stage.
         save_s: Seconds between two checkpoints.
         progress: Called after every step with what to show.
@@ -187,8 +193,8 @@ class _Learner:
         self.done = 0
         self.mim: list[float] = []
         self.missed: list[list[float]] = []
-        half = place.type == "cuda" and torch.cuda.is_bf16_supported()
-        self.precision = partial(torch.autocast, "cuda", torch.bfloat16) if half else nullcontext
+        half = half_precision(place)
+        self.precision = partial(mixed, place, half if half == torch.bfloat16 else None)
 
     @property
     def seconds(self) -> float:

@@ -213,6 +213,33 @@ def test_refusals(images_task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
         train(network, dataset, steps=20)
 
 
+@pytest.mark.parametrize(
+    ("units", "wanted"),
+    [({"amx_bf16": True}, torch.bfloat16), ({"avx512_bf16": True}, torch.bfloat16), ({}, None)],
+)
+def test_half_precision_is_for_processors_with_units_for_it(
+    units: dict[str, bool], wanted: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units, raising=False)
+    assert training.half_precision(torch.device("cpu")) == wanted
+
+
+@pytest.mark.parametrize("task", ["images_task", "pixels_task"])
+def test_half_precision_learns_as_float32_does(
+    task: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, dataset, _ = request.getfixturevalue(task)
+    losses, states = [], []
+    for half in (None, torch.bfloat16):
+        monkeypatch.setattr(training, "half_precision", lambda place, half=half: half)
+        network = build_network(recipe)
+        losses.append(train(network, dataset, steps=20, seed=1).losses)
+        states.append(state_of(network))
+    assert not same(*states)
+    assert all(value.dtype == np.float32 for value in states[1].values())
+    np.testing.assert_allclose(losses[1], losses[0], rtol=0.05, atol=0.02)
+
+
 @pytest.mark.cuda
 def test_training_on_a_gpu(images_task: Task) -> None:
     if not torch.cuda.is_available():
