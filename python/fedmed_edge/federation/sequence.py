@@ -11,6 +11,7 @@ from typing import Final
 
 from fedmed_edge.atomic import locked, write_atomic
 from fedmed_edge.config import Policy, SiteConfig
+from fedmed_edge.errors import InputError
 from fedmed_edge.features.patients import Leaving, Patients, PrivateTraining
 from fedmed_edge.federation.releases import SEQUENCE_FILE, Releases
 from fedmed_edge.generation import Generation
@@ -21,6 +22,7 @@ from fedmed_edge.statistics.accounting import Steps
 from fedmed_edge.statistics.contribution import Contribution
 
 __all__ = [
+    "FOLLOWED",
     "prepare_allowed",
     "private_training",
     "raise_sequence",
@@ -30,19 +32,32 @@ __all__ = [
 
 _LOCK: Final = "sequence.lock"
 
+FOLLOWED: Final = 10_000
+"""Numbers that a server may be ahead: more than a backup misses, and nothing of the 2⁵³ that there are."""
 
-def raise_sequence(folder: Path, least: int) -> None:
+
+def raise_sequence(folder: Path, least: int, *, by_hand: bool = False) -> None:
     """A site whose folder was restored from a backup goes on behind what the server has of it.
 
     What was signed meanwhile is not in the folder, which is written down first: what it told and spent is not
-    known.
+    known. A number cannot be taken back, so one that a server makes up would leave none to contribute with.
+
+    Args:
+        by_hand: Somebody at the site says so, who is believed however far it is.
 
     Raises:
-        InputError: As `Releases`, or it cannot be written.
+        InputError: As `Releases`, it cannot be written, or the server is more than `FOLLOWED` ahead.
         StoreError: What has left is not known.
     """
     with locked(folder / _LOCK):
         releases = Releases(folder)
+        most = releases.sequence + 1 + FOLLOWED
+        if least > most and not by_hand:
+            raise InputError(
+                f"server: `sequence` has {least}, expected at most {most}, {FOLLOWED} beyond this folder's",
+                hint="if this folder is an older copy: `fedmed-edge budget --restored` with the number that "
+                "the server's admin sees in `fedmed-server status`",
+            )
         if releases.sequence + 1 < least:
             releases.record_lost(least - 1)
             _keep(folder, least - 1)

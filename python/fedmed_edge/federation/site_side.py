@@ -104,8 +104,8 @@ def sync(
 
     Raises:
         Unreachable: The server did not answer, or cannot serve now; what was done until then is kept.
-        InputError: The server refused to talk to this site, or answered what is no answer; or another sync
-            of this folder is running.
+        InputError: The server refused to talk to this site, or answered what is no answer or a `sequence` far
+            beyond this folder's; or another sync of this folder is running.
         TrustError: Something is on offer, and no `server_key` says whose signature to trust.
         StoreError: The site's disk is full.
     """

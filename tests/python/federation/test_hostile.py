@@ -13,6 +13,7 @@ from fedmed_edge.errors import InputError, TrustError
 from fedmed_edge.federation import server_side, wire
 from fedmed_edge.federation.loopback import Loopback
 from fedmed_edge.federation.messages import FILE_CAP, Hello, Welcome, parse_fields
+from fedmed_edge.federation.releases import Releases
 from fedmed_edge.federation.server_side import serve
 from fedmed_edge.federation.wire import Reply, Request
 from fedmed_edge.signing import generate_key
@@ -218,6 +219,19 @@ def test_a_reply_that_is_none_is_refused(federation: Any, welcome: dict[str, Any
     lying = Lying(federation, lambda op, fields, data: Reply(welcome, data))
     with pytest.raises(InputError, match=r"^server: `"):
         federation.sync("alpha", lying)
+
+
+def test_a_server_cannot_use_up_the_numbers_of_a_site(federation: Any) -> None:
+    alpha = federation.hospitals["alpha"]
+    last = Lying(
+        federation,
+        lambda op, fields, data: Reply({"protocol": 1, "version": "9", "clock": 0, "sequence": 1 << 53}),
+    )
+    with pytest.raises(InputError, match="server: `sequence` has 9007199254740992, expected at most 10001"):
+        federation.sync("alpha", last)
+    assert Releases(alpha.folder).sequence == 0
+    alpha.put()
+    assert len(federation.sync("alpha").sent) == 1
 
 
 def test_what_a_server_says_reaches_the_log_without_control_characters(federation: Any) -> None:

@@ -12,6 +12,7 @@ from fedmed_edge.errors import InputError, Withheld
 from fedmed_edge.features.patients import Leaving
 from fedmed_edge.federation.releases import Releases
 from fedmed_edge.federation.sequence import (
+    FOLLOWED,
     private_training,
     raise_sequence,
     settle_lost,
@@ -31,6 +32,16 @@ def test_the_sequence_rises_and_is_never_lowered(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="sequence: not a number") as caught:
         Releases(tmp_path)
     assert "fedmed-server status" in (caught.value.hint or "")
+
+
+def test_a_server_is_followed_so_far_and_a_person_at_the_site_further(tmp_path: Path) -> None:
+    raise_sequence(tmp_path, FOLLOWED + 1)
+    with pytest.raises(InputError, match=r"^server: `sequence` has 20002, expected at most 20001") as caught:
+        raise_sequence(tmp_path, 2 * FOLLOWED + 2)
+    assert "`fedmed-edge budget --restored`" in (caught.value.hint or "")
+    assert Releases(tmp_path).sequence == FOLLOWED and len(Releases(tmp_path).lines) == 1
+    raise_sequence(tmp_path, 2 * FOLLOWED + 2, by_hand=True)
+    assert Releases(tmp_path).sequence == 2 * FOLLOWED + 1
 
 
 @pytest.mark.parametrize("damage", [None, "-7", "3"])

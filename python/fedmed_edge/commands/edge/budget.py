@@ -41,7 +41,7 @@ def command(out: Output, folder: Path, settle: float | None, restored: int | Non
 
     policy = read_site(folder).policy
     if restored is not None:
-        raise_sequence(folder, restored + 1)
+        raise_sequence(folder, restored + 1, by_hand=True)
     releases = Releases(folder) if settle is None else settle_lost(folder, settle, policy)
     stands = releases.spent(policy)
     trained = f" and {stands.trainings} trainings" if stands.trainings else ""

@@ -166,7 +166,7 @@ class SyncExecutor(Executor):  # type: ignore[misc]
                 result = sync(channel, site, read_config(SiteConfig, site), stop=stopped)
         except FedmedError as error:
             # stays here: the text may name a path
-            log.warning("sync: %s", error)
+            log.warning("sync: %s%s", error, f"; {error.hint}" if error.hint else "")
             return make_reply(ReturnCode.EXECUTION_EXCEPTION)
         log.info(
             "sync: sent %d, received %d, waiting %d", len(result.sent), len(result.received), result.waiting
