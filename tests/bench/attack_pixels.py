@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from attack_scores import Scores, percent, shown, sum_likelihood
+from harness import end_with
 from noise import MIN_COHORT, narrow, read_sites, task_parser
 
 from fedmed_edge.errors import Withheld
@@ -223,4 +224,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    end_with(main)

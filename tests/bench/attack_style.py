@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from attack_scores import Array, Scores, percent, shown, sum_likelihood
 from attack_weights import Site, read_site
+from harness import end_with
 from reconstruction import Prior, interval, prior_of, psnr, searched, ssim
 from torch import Tensor
 
@@ -121,4 +122,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    end_with(main)

@@ -34,6 +34,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from attack_scores import Scores, lira, percent, shown
+from harness import end_with
 from monai.data.meta_obj import get_track_meta, set_track_meta
 from reconstruction import Prior, interval, prior_of, psnr, searched, ssim
 from scipy.optimize import linear_sum_assignment
@@ -345,4 +346,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    end_with(main)

@@ -49,6 +49,7 @@ from attack_rows import (
     whole,
 )
 from attack_scores import Outcome, Scores, lira, mean_of, shown
+from harness import end_with
 
 from fedmed_edge.errors import Withheld
 from fedmed_edge.model.sums import class_weights
@@ -366,6 +367,9 @@ def main() -> None:
     parser.add_argument("--features", type=Path, help="file that keeps the images' features")
     parser.add_argument("--json", type=Path, help="file for all figures")
     options = parser.parse_args()
+    for name in options.only.split(","):
+        if name not in ATTACKS:
+            parser.error(f"argument --only: has {name}, expected some of {','.join(ATTACKS)}")
     options.draws = 4 if options.quick else options.draws
     logging.disable(logging.WARNING)  # classes that are left out, thousands of times
     images = read_images(options.data, options.generation, options.features)
@@ -380,4 +384,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    end_with(main)

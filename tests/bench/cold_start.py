@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from harness import Cost, cost_of
+from harness import Cost, cost_of, end_with
 
 RECIPE = Path(__file__).parents[2] / "models" / "classification_2d.toml"
 GOAL_SECONDS, GOAL_MB, GOAL_RATIO = 0.8, 150, 12
@@ -156,4 +156,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    end_with(main)

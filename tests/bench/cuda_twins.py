@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from harness import end_with
 
 from fedmed_edge import kernels
 from fedmed_edge.kernels import device
@@ -408,4 +409,4 @@ def time_moments_and_grids(torch):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

@@ -3,6 +3,8 @@
 Machines are shared and wall times wander; the ratio of processor times of two calls that take turns does not.
 Each is called once before it counts, so that neither pays for the other's cold start; the figure is the ratio
 of the medians. Peak memory is that of a fresh process.
+
+`end_with` is how every benchmark here ends.
 """
 
 import importlib.util
@@ -15,6 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 SINGLE_THREAD = {
     name: "1" for name in ("FEDMED_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -26,6 +29,20 @@ sys.path.insert(0, sys.argv[1])
 import harness
 print(json.dumps(harness.memory_of(*json.loads(sys.argv[2]))))
 """
+
+
+def end_with(main: Callable[[], int | None]) -> NoReturn:
+    """Run a benchmark and end its process; what is refused is told as commands do, with exit code 1."""
+    from fedmed_edge.errors import FedmedError
+
+    try:
+        code = main()
+    except (FedmedError, OSError) as error:
+        from fedmed_edge.commands.verbs import complain  # no weight on what is measured
+
+        complain(str(error), getattr(error, "hint", None))
+        code = 1
+    sys.exit(code)
 
 
 @dataclass(frozen=True)

@@ -61,4 +61,4 @@ def main() -> None:
 if __name__ == "__main__":
     # Before NumPy or torch are imported; they read them once.
     os.environ.update(harness.SINGLE_THREAD)
-    main()
+    harness.end_with(main)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from harness import end_with
 from scipy.stats import pearsonr, spearmanr
 
 from fedmed_edge.images.dataset import Task, read_task
@@ -106,4 +107,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    end_with(main)

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx.helper
+from harness import end_with
 
 from fedmed_edge.config import SiteConfig, SiteFederation
 from fedmed_edge.federation.loopback import Loopback
@@ -216,4 +217,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    end_with(main)

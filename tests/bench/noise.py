@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from attack_scores import mean_of, shown
+from harness import end_with
 
 from fedmed_edge.errors import Withheld
 from fedmed_edge.features.extract import evaluate_heads, extract, extract_clipped
@@ -156,4 +157,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    end_with(main)

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from attack_scores import mean_of, shown
+from harness import end_with
 from scipy.ndimage import uniform_filter
 
 from fedmed_edge.features.backbones import build_backbone, set_state
@@ -209,4 +210,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    end_with(main)

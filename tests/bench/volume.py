@@ -21,7 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from harness import SINGLE_THREAD, Cost, cost_of
+from harness import SINGLE_THREAD, Cost, cost_of, end_with
 
 WINDOW = 64
 GOAL_RATIO, GOAL_SHARE, GOAL_MEMORY = 3.0, 0.25, 1.5
@@ -336,4 +336,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    end_with(main)
