@@ -7,16 +7,16 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedmed_edge.commands import inference_checks
 from fedmed_edge.commands.connection_checks import connection_looks
 from fedmed_edge.commands.folders import (
     check_writable_folder,
     read_site,
-    read_site_data,
     read_site_generation,
 )
 from fedmed_edge.commands.handing_over import newest_generation
@@ -27,6 +27,9 @@ from fedmed_edge.recipe import read_recipe
 from fedmed_edge.runtime import PROBE, installed_flavours, open_session
 from fedmed_edge.signing import fingerprint, read_private_key, read_public_key
 
+if TYPE_CHECKING:
+    from fedmed_edge.images.dataset import Dataset
+
 LEAST_DISK = 2 << 30
 RELEASE_YEAR = 2025
 CLOCK_SLACK_S = 60
@@ -34,6 +37,7 @@ CLOCK_SLACK_S = 60
 EVENTS = Path("~/.cache/Microsoft/DeveloperTools/.onnxruntime")
 Answer = tuple[str, str] | tuple[str, str, str]
 Look = Callable[[SiteConfig], Answer]
+Read = Callable[[Path, Path], "Dataset"]
 
 
 @dataclass(frozen=True)
@@ -88,10 +92,16 @@ def _recipe(config: SiteConfig) -> Answer:
     return "ok", f"{recipe.name}, {recipe.kind} of {', '.join(recipe.classes)}"
 
 
-def _data(config: SiteConfig) -> Answer:
+def _read(data: Path, recipe: Path) -> "Dataset":
+    from fedmed_edge.images.dataset import read_dataset
+
+    return read_dataset(data, read_recipe(recipe))
+
+
+def _data(read: Read, config: SiteConfig) -> Answer:
     from fedmed_edge.images.preprocess import prepare
 
-    dataset, least = read_site_data(config), config.policy.min_cohort
+    dataset, least = read(config.data, config.recipe), config.policy.min_cohort
     train = dataset.train
     for item in train.items[:1]:
         prepare(train.load(item), train.recipe)
@@ -120,7 +130,7 @@ def _generation(config: SiteConfig) -> Answer:
     return "ok", f"{kind} {generation.digest[:12]}, rows of {generation.row_dim}"
 
 
-def _policy(folder: Path, config: SiteConfig) -> Answer:
+def _policy(folder: Path, read: Read, config: SiteConfig) -> Answer:
     from fedmed_edge.features.extract import plan_dataset
     from fedmed_edge.federation.policy import rules_told
     from fedmed_edge.federation.releases import Releases
@@ -137,7 +147,7 @@ def _policy(folder: Path, config: SiteConfig) -> Answer:
         return "fault" if releases.lost else "warning", found, f"{error}; {error.hint}"
     if policy.epsilon is not None or not config.generation.exists():
         return "ok", found
-    train = read_site_data(config).train
+    train = read(config.data, config.recipe).train
     _, plan = plan_dataset(train, policy.min_cohort)
     fault = too_wide(plan, read_site_generation(config), train.recipe, policy)
     if fault is not None:
@@ -223,12 +233,13 @@ def _processor(config: SiteConfig) -> Answer:
 
 def site_looks(folder: Path) -> dict[str, Look]:
     """The looks at a site; its key may lie elsewhere."""
+    read = cache(_read)  # once, and so is what it warns of
     return {
         "folder": partial(_folder, folder),
         "recipe": _recipe,
-        "data": _data,
+        "data": partial(_data, read),
         "generation": _generation,
-        "policy": partial(_policy, folder),
+        "policy": partial(_policy, folder, read),
         "key": _key,
         "server key": _server_key,
         "model": partial(inference_checks.model, folder),

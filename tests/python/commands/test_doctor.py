@@ -220,6 +220,13 @@ def test_unlabelled_images_may_be_enough(site: Path) -> None:
     assert check.level == "warning" and "dark 0, bright 0" in check.found
 
 
+def test_what_a_table_is_warned_of_is_told_once(site: Path, kit: ModuleType) -> None:
+    table = site.parent / "a-data" / "labels.csv"
+    table.write_text(table.read_text().replace(",dark,", ",,0.png").replace(",bright,", ",,0.png"))
+    said = kit.run("fedmed-edge", "doctor", "-C", site)
+    assert said.err.count("rows have a `mask` and none a `label`") == 1
+
+
 def test_a_folder_that_nothing_can_be_written_to(site: Path) -> None:
     kernels = Path("/proc/self")  # not even root makes a file there
     folder = checks.site_looks(kernels)["folder"]
