@@ -6,14 +6,26 @@ Every site's images are a Gaussian of pooled features, read from its image stati
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import combinations
 
 import numpy as np
 
 from fedmed_edge.errors import InputError
-from fedmed_edge.generation import SHRINKAGE, shrink
+from fedmed_edge.generation import shrink
 from fedmed_edge.model.solve import on_one_thread, root_psd
 from fedmed_edge.statistics.contribution import Contribution
 from fedmed_edge.statistics.feature_statistics import Array64, unpack
+
+__all__ = [
+    "ImageGaussian",
+    "SiteMap",
+    "bures_wasserstein",
+    "image_gaussian",
+    "known_threshold",
+    "places",
+    "site_map",
+    "tree",
+]
 
 MANY_SITES = 8
 """Above this many sites distances are taken in a projection."""
@@ -35,6 +47,11 @@ class ImageGaussian:
     images: int
     mean: Array64 = field(repr=False)
     covariance: Array64 = field(repr=False)
+
+    @cached_property
+    def root(self) -> Array64:
+        """(F, F) symmetric square root of the covariance."""
+        return root_psd(self.covariance)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,32 +96,21 @@ def image_gaussian(contribution: Contribution) -> ImageGaussian:
     return ImageGaussian(site, statistics.images, mean, shrink(gram[:-1, :-1] - np.outer(mean, mean)))
 
 
-def bures_wasserstein(
-    mean: Array64, covariance: Array64, other_mean: Array64, other_covariance: Array64
-) -> float:
-    """Bures–Wasserstein distance d between two Gaussians.
+def bures_wasserstein(one: ImageGaussian, other: ImageGaussian) -> float:
+    """Bures–Wasserstein distance d between two Gaussians of one width; the covariances are taken as they are.
 
     d² = ‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂ − 2(Σ₁^½ Σ₂ Σ₁^½)^½), clipped at 0.
-
-    Args:
-        mean, other_mean: (F,).
-        covariance, other_covariance: (F, F), taken as they are.
 
     Source: method §4; Gelbrich 1990.
 
     Example:
-        >>> bures_wasserstein(np.zeros(1), np.eye(1), np.array([3.0]), np.array([[25.0]]))
+        >>> one = ImageGaussian("a", 1, np.zeros(1), np.eye(1))
+        >>> bures_wasserstein(one, ImageGaussian("b", 1, np.array([3.0]), np.array([[25.0]])))
         5.0
     """
-    return _distance(mean, covariance, root_psd(covariance), other_mean, other_covariance)
-
-
-def _distance(
-    mean: Array64, covariance: Array64, root: Array64, other_mean: Array64, other_covariance: Array64
-) -> float:
-    inner = np.linalg.eigvalsh(root @ other_covariance @ root)
+    inner = np.linalg.eigvalsh(one.root @ other.covariance @ one.root)
     overlap = np.sqrt(np.maximum(inner, 0.0)).sum()
-    square = np.sum((mean - other_mean) ** 2) + np.trace(covariance) + np.trace(other_covariance)
+    square = np.sum((one.mean - other.mean) ** 2) + np.trace(one.covariance) + np.trace(other.covariance)
     return float(np.sqrt(max(square - 2.0 * overlap, 0.0)))
 
 
@@ -125,13 +131,8 @@ def site_map(contributions: Collection[Contribution]) -> SiteMap:
     if len(sites) > MANY_SITES and widths.pop() > PROJECTED:
         sites = _projected(sites)
     distances = np.zeros((len(sites), len(sites)))
-    for one, site in enumerate(sites):
-        root = root_psd(site.covariance)
-        for two in range(one + 1, len(sites)):
-            other = sites[two]
-            distances[one, two] = distances[two, one] = _distance(
-                site.mean, site.covariance, root, other.mean, other.covariance
-            )
+    for one, two in combinations(range(len(sites)), 2):
+        distances[one, two] = distances[two, one] = bures_wasserstein(sites[one], sites[two])
     return SiteMap(tuple(site.site for site in sites), distances)
 
 
@@ -214,16 +215,3 @@ def known_threshold(contributions: Collection[Contribution]) -> float | None:
         return None
     mean = first / count
     return float(mean + 3.0 * np.sqrt(max(second / count - mean**2, 0.0)))
-
-
-__all__ = [
-    "SHRINKAGE",
-    "ImageGaussian",
-    "SiteMap",
-    "bures_wasserstein",
-    "image_gaussian",
-    "known_threshold",
-    "places",
-    "site_map",
-    "tree",
-]

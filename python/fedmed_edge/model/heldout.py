@@ -23,6 +23,8 @@ DEFAULT_RIDGE = 1e-2
 class Held:
     """Rows in the form that many heads can be scored on: error = constant − 2⟨cross, H⟩ + tr(HᵀGH).
 
+    That is Σ_k w_k (N_k − 2 h_kᵀ·class_sums_k + Σ_c h_cᵀ class_grams_k h_c).
+
     Attributes:
         upper: (D, D) upper triangle of Σ_k w_k class_grams, zeros below.
         cross: (D, C).
@@ -34,7 +36,7 @@ class Held:
     constant: float
 
     def error(self, head: Array64) -> float:
-        """Σ_k w_k Σ ‖zH − e_k‖² over the rows, for a head (D, C)."""
+        """Σ_k w_k Σ ‖zH − e_k‖² over the rows, for a head (D, C) that has not seen them."""
         return float(self.errors(head[None])[0])
 
     def errors(self, heads: Array64) -> Array64:
@@ -56,6 +58,11 @@ def hold(part: Part, weights: Array64) -> Held:
 
     Args:
         weights: (C,) w_k of every class; 0 leaves a class out.
+
+    Example:
+        >>> rows = Part(np.array([1]), np.array([[8.0, 4.0, 2.0]]))  # twice the row (2, 1), of class 1 of 2
+        >>> hold(rows, np.array([0.0, 1.0])).error(np.array([[0.0, 0.25], [0.0, 0.0]]))
+        0.5
     """
     share = weights[part.present]
     gram = share @ part.grams
@@ -63,24 +70,6 @@ def hold(part: Part, weights: Array64) -> Held:
     cross = np.zeros((width, len(weights)))
     cross[:, part.present] = (share[:, None] * part.sums).T
     return Held(upper_triangle(gram), cross, float(share @ part.counts))
-
-
-def held_out_error(head: Array64, part: Part, weights: Array64) -> float:
-    """Σ_k w_k (N_k − 2 h_kᵀ·class_sums_k + Σ_c h_cᵀ class_grams_k h_c).
-
-    Args:
-        head: (D, C).
-        part: Rows that the head has not seen.
-        weights: (C,) w_k.
-
-    Source: method §4.
-
-    Example:
-        >>> rows = Part(np.array([1]), np.array([[8.0, 4.0, 2.0]]))  # twice the row (2, 1), of class 1 of 2
-        >>> held_out_error(np.array([[0.0, 0.25], [0.0, 0.0]]), rows, np.array([0.0, 1.0]))
-        0.5
-    """
-    return hold(part, weights).error(head)
 
 
 def all_weights(sites: Sequence[SiteSums]) -> Array64:

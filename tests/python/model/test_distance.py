@@ -11,6 +11,7 @@ from scipy.spatial.distance import squareform
 from fedmed_edge.errors import InputError
 from fedmed_edge.generation import shrink
 from fedmed_edge.model.distance import (
+    ImageGaussian,
     bures_wasserstein,
     image_gaussian,
     known_threshold,
@@ -27,16 +28,18 @@ def covariance(seed: int, size: int) -> np.ndarray:
 
 @given(seed=st.integers(0, 10_000), size=st.integers(1, 12))
 def test_bures_wasserstein_equals_scipy(seed: int, size: int) -> None:
-    one, two = covariance(seed, size), covariance(seed + 1, size)
     rng = np.random.default_rng(seed)
-    mean, other = rng.standard_normal(size), rng.standard_normal(size)
-    root = scipy.linalg.sqrtm(one)
-    inner = np.real(scipy.linalg.sqrtm(root @ two @ root))
-    wanted = np.sum((mean - other) ** 2) + np.trace(one + two - 2 * inner)
-    got = bures_wasserstein(mean, one, other, two)
+    one, two = (
+        ImageGaussian(site, 1, rng.standard_normal(size), covariance(seed + number, size))
+        for number, site in enumerate("ab")
+    )
+    root = scipy.linalg.sqrtm(one.covariance)
+    inner = np.real(scipy.linalg.sqrtm(root @ two.covariance @ root))
+    wanted = np.sum((one.mean - two.mean) ** 2) + np.trace(one.covariance + two.covariance - 2 * inner)
+    got = bures_wasserstein(one, two)
     assert got == pytest.approx(np.sqrt(max(wanted, 0.0)), rel=1e-6, abs=1e-6)
-    assert got == pytest.approx(bures_wasserstein(other, two, mean, one), rel=1e-9)
-    assert bures_wasserstein(mean, one, mean, one) <= 1e-6
+    assert got == pytest.approx(bures_wasserstein(two, one), rel=1e-9)
+    assert bures_wasserstein(one, one) <= 1e-6
 
 
 def test_image_gaussian_is_that_of_the_features(made: SimpleNamespace) -> None:

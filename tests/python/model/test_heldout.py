@@ -9,7 +9,7 @@ from fedmed_edge.model.heldout import (
     all_weights,
     fold_constant,
     fold_errors,
-    held_out_error,
+    hold,
     judging_weights,
     site_errors,
 )
@@ -24,7 +24,7 @@ def test_error_from_sums_equals_error_from_rows(made: SimpleNamespace) -> None:
     for scale in (0.01, 0.3, 5.0):
         head = scale * rng.standard_normal((12, 3))
         wanted = made.error(site.rows, site.labels, head, weights)
-        np.testing.assert_allclose(held_out_error(head, sums.total, weights), wanted, rtol=1e-9)
+        np.testing.assert_allclose(hold(sums.total, weights).error(head), wanted, rtol=1e-9)
 
 
 def test_leaving_a_site_out_equals_fitting_without_its_rows(made: SimpleNamespace) -> None:
@@ -81,7 +81,7 @@ def test_where_something_is_chosen_a_class_counts_as_many_patients_as_it_has(mad
     judge = judging_weights([sums])
     np.testing.assert_allclose(judge, [1 / 3, 1.0, 1.0])
     assert fold_constant([sums], judge) == pytest.approx(7.0 + 21.0)  # the third class has no folds
-    zeros = sum(held_out_error(np.zeros((12, 3)), sums.fold(f), judge) for f in range(5))
+    zeros = sum(hold(sums.fold(f), judge).error(np.zeros((12, 3))) for f in range(5))
     np.testing.assert_allclose(fold_constant([sums], judge), zeros)
     held = few.fold_of_row() == 1
     head = made.head(few.rows[~held], few.labels[~held], 3, 1e-2)
