@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from fedmed_edge.recipe import Recipe, Training
 from fedmed_edge.statistics.contribution import Contribution
 from fedmed_edge.statistics.style import block_shape
 from fedmed_edge.statistics.tensors import restrict
+from fedmed_edge.study.closed_form import Head, contribute, publish, score_heads
 from fedmed_edge.study.methods import masked
 from fedmed_edge.study.methods.averaging import (
     FedAvg,
@@ -33,16 +35,17 @@ from fedmed_edge.study.methods.closed_form import (
     contributions,
     discriminant_head,
     head_predictor,
+    renewed,
     ridge_head,
 )
 from fedmed_edge.study.methods.domain_shifts import interpolate
-from fedmed_edge.study.methods.merging import regression_mean
+from fedmed_edge.study.methods.merging import averaged, regression_mean
 from fedmed_edge.study.methods.method import Case
 from fedmed_edge.study.methods.personalised import Ditto
 from fedmed_edge.study.methods.reference import Reference
 from fedmed_edge.study.methods.registry import METHODS
 from fedmed_edge.study.methods.tuning import choose, hidden
-from fedmed_edge.study.methods.work import Meter
+from fedmed_edge.study.methods.work import Meter, with_weights
 from fedmed_edge.study.networks import joint_network, merged
 from fedmed_edge.study.plan import POLICIES, Budget
 from fedmed_edge.study.scores import answers_of_predictions
@@ -128,6 +131,31 @@ def test_a_method_runs_repeats_itself_and_is_paid_for(bench: Bench, name: str) -
         assert meter.sent[SITE] > 0 and meter.before["rounds"] == 1
     if name in ("own_sums", "local", "local_tuned", "tent", "entropy"):
         assert not any(meter.sent.values())
+
+
+@one_kind
+def test_renewed_is_the_closed_form_on_the_mean_of_tuned_networks(bench: Bench) -> None:
+    case, option = bench.case(), {"rate": 1.0}
+    learned = next(renewed(case, option))
+    (mixed,) = islice(averaged(bench.case(), option), 1)
+    generation = publish(
+        with_weights(case.recipe, mixed), bench.train, case.policy, seed=0, device="cpu", watch=case.watch
+    )
+    made = [
+        contribute(generation, data, site, case.policy, device="cpu", watch=case.watch)[0]
+        for site, data in bench.train.items()
+    ]
+    head = rebuild([one for one in made if one], case.recipe)
+    wanted = score_heads(generation, bench.tests, {"": Head(head, (SITE,))}, device="cpu", watch=case.watch)[
+        ""
+    ][SITE]
+    predictor = learned.of(SITE)
+    assert predictor and predictor(bench.tests[SITE]).label == wanted.label
+    # everybody computes, and hands over weights and sums
+    weights = sum(value.nbytes for value in mixed.values())
+    assert set(case.meter.seconds) == set(bench.train)
+    assert all(sent > weights for sent in case.meter.sent.values())
+    assert not same(mixed, state_of(bench.reference.network()[0]))
 
 
 @one_kind

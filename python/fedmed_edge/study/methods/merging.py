@@ -29,11 +29,17 @@ GRAM_IMAGES = 24
 
 def weight_average(case: Case, option: Option) -> Iterator[Learned]:
     """Mean of the weights, by images, of models that every site tuned from the reference."""
+    for mixed in averaged(case, option):
+        yield Learned(network_predictor(case, mixed))
+
+
+def averaged(case: Case, option: Option) -> Iterator[Weights]:
+    """That mean, after each cycle."""
     for tuned in _tuned(case, option):
         began = time.perf_counter()
         mixed = average_weights(list(tuned.values()), [len(case.labelled[site]) for site in tuned])
         case.meter.server_seconds += time.perf_counter() - began
-        yield Learned(network_predictor(case, mixed))
+        yield mixed
 
 
 def gram_merge(case: Case, option: Option) -> Iterator[Learned]:

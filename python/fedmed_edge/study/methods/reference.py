@@ -14,11 +14,13 @@ from fedmed_edge.features.backbones import state_of
 from fedmed_edge.features.extract import extract, extract_with_sample
 from fedmed_edge.features.publish import complete_generation, draft_generation
 from fedmed_edge.features.training import Network, build_network
+from fedmed_edge.features.weights import Weights
 from fedmed_edge.generation import Generation
 from fedmed_edge.images.dataset import Dataset
 from fedmed_edge.recipe import Lift, Recipe
 from fedmed_edge.statistics.contribution import Contribution
 from fedmed_edge.study.closed_form import contribute, publish
+from fedmed_edge.study.methods.work import with_weights
 from fedmed_edge.study.networks import Cost, reference_network
 from fedmed_edge.study.notebook import Notebook, images_digest
 from fedmed_edge.study.plan import Budget, StatedPolicy
@@ -53,14 +55,25 @@ class Reference:
         self._made: dict[tuple[Rows, str, float | None], tuple[str, Contribution | None, float]] = {}
         self._rows: dict[tuple[Rows, str], npt.NDArray[np.float32]] = {}
         self._generations: dict[Rows, Generation] = {}
+        self._network: tuple[Network, Cost] | None = None
 
     def of(self, founders: Mapping[str, Dataset]) -> "Reference":
         """The same, of other founders or images."""
         options = {"seed": self.seed, "device": self.device, "watch": self.watch}
         return Reference(self.recipe, founders, self.budget, self.policy, self.kept, **options)  # type: ignore[arg-type]
 
+    def renewed(self, weights: Weights, founders: Mapping[str, Dataset]) -> "Reference":
+        """What stands there once the founders have made these weights of the network; in memory alone."""
+        network, cost = with_weights(self.recipe, weights), self.network()[1]
+        after = self.of(founders)
+        after._network = network, cost
+        after._generations["lifted"] = after._published(network)
+        return after
+
     def network(self) -> tuple[Network, Cost]:
         """FedAvg among the founders, and its cost."""
+        if self._network:
+            return self._network
         return self._notebook.network(
             "reference",
             self.recipe,

@@ -17,6 +17,7 @@ from fedmed_edge.study.methods.closed_form import (
     own_sums,
     rebuilt,
     refined,
+    renewed,
     untrained,
 )
 from fedmed_edge.study.methods.controls import threshold, two_regions
@@ -37,6 +38,7 @@ METHODS: dict[str, Method] = {
         Method("own_sums", "control", own_sums, contributes=True),
         Method("rebuilt", "ours", rebuilt, contributes=True),
         Method("refined", "ours", refined, images="all", contributes=True),
+        Method("renewed", "ours", renewed, _TUNING, contributes=True),
         Method("untrained", "control", untrained, contributes=True),
         Method("threshold", "control", threshold, fits=two_regions),
         Method("local", "control", local, _RATES),
