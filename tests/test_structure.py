@@ -19,7 +19,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Every room may import these, numpy and pydantic, and nothing else that the tables do not name.
 ROOT = {
     *("errors", "atomic", "backoff", "recipe", "listening", "config", "signing", "generation", "kinds"),
-    "validation",
+    *("validation", "words"),
     *("protobuf", "onnx_file", "encoder_graph", "tensorfile", "heartbeat", "machine", "metrics"),
 }
 SHARED_PACKAGES = {"numpy", "pydantic"}
@@ -76,6 +76,7 @@ ROOT_MODULES: dict[str, tuple[set[str], set[str]]] = {
     "errors": (set(), set()),
     "atomic": ({"errors", "kinds"}, set()),
     "validation": (set(), {"pydantic_core"}),
+    "words": (set(), set()),
     "recipe": ({"errors", "atomic", "validation", "kinds"}, set()),
     "listening": ({"recipe", "validation"}, set()),
     "backoff": (set(), set()),

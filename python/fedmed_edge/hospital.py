@@ -41,6 +41,7 @@ from fedmed_edge.statistics.feature_statistics import FeatureStatistics
 from fedmed_edge.statistics.header import Program
 from fedmed_edge.statistics.privacy import private_statistics
 from fedmed_edge.statistics.width_rule import check_width
+from fedmed_edge.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -350,7 +351,7 @@ def _check_cohort(dataset: Dataset, policy: Policy, what: str = "weights of") ->
     patients = len(dataset.labelled.patients)
     if patients < policy.min_cohort:
         raise Withheld(
-            f"contribution: {what} {patients} labelled training patients, "
+            f"contribution: {what} {counted(patients, 'labelled training patient')}, "
             f"expected at least min_cohort {policy.min_cohort}",
             hint="more patients are needed to contribute; `min_cohort` stands in the policy of fedmed.toml",
         )

@@ -26,6 +26,7 @@ from fedmed_edge.kernels import thread_count
 from fedmed_edge.recipe import read_recipe
 from fedmed_edge.runtime import PROBE, installed_flavours, open_session
 from fedmed_edge.signing import fingerprint, read_private_key, read_public_key
+from fedmed_edge.words import counted
 
 if TYPE_CHECKING:
     from fedmed_edge.images.dataset import Dataset
@@ -106,8 +107,9 @@ def _data(read: Read, config: SiteConfig) -> Answer:
     for item in train.items[:1]:
         prepare(train.load(item), train.recipe)
     counts = train.counts()
-    found = f"{len(train)} training and {len(dataset.test)} test images; training patients: " + ", ".join(
-        f"{name} {count}" for name, count in counts.items()
+    found = (
+        f"{len(train)} training and {counted(len(dataset.test), 'test image')}; training patients: "
+        + ", ".join(f"{name} {count}" for name, count in counts.items())
     )
     small = [name for name, count in counts.items() if count < least]
     labelled = set(train.labelled)
@@ -227,7 +229,7 @@ def _clock(config: SiteConfig) -> Answer:
 
 def _processor(config: SiteConfig) -> Answer:
     cores, threads = os.cpu_count() or 1, config.threads or thread_count()
-    found = f"{cores} processors, {threads} threads"
+    found = f"{counted(cores, 'processor')}, {counted(threads, 'thread')}"
     return ("warning", found, "more threads than processors slow down") if threads > cores else ("ok", found)
 
 

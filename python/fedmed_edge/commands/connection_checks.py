@@ -10,6 +10,7 @@ from fedmed_edge.federation.engine.certificates import expiry
 from fedmed_edge.federation.engine.reachability import Way, try_connection
 from fedmed_edge.federation.engine.site_kit import CERTIFICATE, server_address
 from fedmed_edge.heartbeat import faults_of, running
+from fedmed_edge.words import counted
 
 LEAST_DAYS = 60
 
@@ -47,7 +48,7 @@ def _connection(folder: Path, config: SiteConfig) -> Answer:
 def _certificate(folder: Path, _: SiteConfig) -> Answer:
     until = expiry((folder / CERTIFICATE).read_bytes())
     days = (until - datetime.now(UTC)).days
-    found = f"good until {until.date().isoformat()}, {days} days"
+    found = f"good until {until.date().isoformat()}, {counted(days, 'day')}"
     hint = "send the .request file to the server's admin again, then `fedmed-edge init --install`"
     if days < 0:
         return "fault", f"ran out on {until.date().isoformat()}", hint

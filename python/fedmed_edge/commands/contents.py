@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedmed_edge.errors import InputError
 from fedmed_edge.kinds import FileKind, file_kind
+from fedmed_edge.words import counted
 
 if TYPE_CHECKING:
     from fedmed_edge.statistics.contribution import Contribution, ContributionHeader
@@ -62,7 +63,7 @@ def summary(contribution: "Contribution", *, every: bool = False) -> tuple[dict[
         lines += [f"  {line}" for line in _figures(header)]
     sent = [row for row in rows if row.part == "weights"]
     if sent and not every:
-        lines.append(f"  weights/…: {len(sent)} tensors, {sum(row.bytes for row in sent):,} bytes")
+        lines.append(f"  weights/…: {counted(len(sent), 'tensor')}, {sum(row.bytes for row in sent):,} bytes")
     return document, [*lines, f"  {document['bytes']:,} bytes in all"]
 
 
@@ -112,7 +113,7 @@ def _backbone(file: Path) -> Told:
     read = read_backbone(file)
     shapes, header = _shapes(read.weights), read.header
     return {"header": header.model_dump(mode="json"), "tensors": shapes}, [
-        f"{file}: backbone {header.backbone.network}, {header.kind}, of {header.images} images",
+        f"{file}: backbone {header.backbone.network}, {header.kind}, of {counted(header.images, 'image')}",
         *(f"  {name:<48} {shape}" for name, shape in shapes.items()),
     ]
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from fedmed_edge.config import SiteConfig
 from fedmed_edge.errors import InputError
 from fedmed_edge.runtime import usable_devices
+from fedmed_edge.words import counted
 
 Answer = tuple[str, str] | tuple[str, str, str]
 
@@ -36,7 +37,7 @@ def model(folder: Path, config: SiteConfig) -> Answer:
 
     models = ModelFolder(folder)
     waiting = [entry for entry in models.entries() if entry.state == "waiting"]
-    more = f"; {len(waiting)} wait for `fedmed-edge model activate`" if waiting else ""
+    more = f"; {counted(len(waiting), 'waits', 'wait')} for `fedmed-edge model activate`" if waiting else ""
     try:
         entry = models.active()
     except InputError:
@@ -44,4 +45,4 @@ def model(folder: Path, config: SiteConfig) -> Answer:
     verify_variants(entry, trust=config.server_key, device=config.device)
     choice = read_choice(entry)
     chosen = f"{choice.precision} on {choice.device}" if choice else "not measured with `fedmed-edge bench`"
-    return "ok", f"{entry.name} of {entry.sites} site(s), signature and sample right, {chosen}{more}"
+    return "ok", f"{entry.name} of {counted(entry.sites, 'site')}, signature and sample right, {chosen}{more}"

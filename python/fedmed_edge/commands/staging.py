@@ -19,6 +19,7 @@ from fedmed_edge.statistics.contribution import Contribution, parse_contribution
 from fedmed_edge.store.entries import named_by
 from fedmed_edge.universal.local_models import LocalModel, local_models
 from fedmed_edge.universal.pool import Pool
+from fedmed_edge.words import counted
 
 if TYPE_CHECKING:
     from fedmed_edge.store.entries import ContributionEntry
@@ -376,8 +377,8 @@ def told(
     }
     what = f"draft {generation.digest[:12]}" if generation.draft else f"generation {generation.digest[:12]}"
     lines = [
-        f"pool: {len(pool)} images; {len(pool.refused)} cannot be used, {pool.copies} copies, "
-        f"{pool.passed_over} other files",
+        f"pool: {counted(len(pool), 'image')}; {len(pool.refused)} cannot be used, "
+        f"{counted(pool.copies, 'copy', 'copies')}, {counted(pool.passed_over, 'other file')}",
         *(f"not used: {name}: {reason}" for name, reason in pool.refused),
         *(
             f"learned from {name}: {share:.0%} of its features' variance is told"
@@ -385,7 +386,8 @@ def told(
         ),
         *(f"left out: {name} {why}" for name, why in teachers.left_out.items()),
         *([f"no local model yet of {', '.join(teachers.awaited)}"] if teachers.awaited else []),
-        f"{plan.steps} steps in {learned.seconds:.0f} s; hidden pixels are missed by {last.mean():.3f}",
+        f"{counted(plan.steps, 'step')} in {learned.seconds:.0f} s; "
+        f"hidden pixels are missed by {last.mean():.3f}",
         f"{out}: {what}, rows of {generation.row_dim}; hand it over with its signature {signature}",
         "next: hospitals contribute under it, then train from it and contribute --weights for the next stage",
     ]

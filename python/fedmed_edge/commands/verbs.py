@@ -23,6 +23,7 @@ import click
 
 from fedmed_edge import __version__
 from fedmed_edge.errors import FedmedError
+from fedmed_edge.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,8 @@ def _line_a_minute(title: str) -> Advance:
         now, steps = time.monotonic(), steps + 1
         if now - told >= _SILENCE_SECONDS:
             told = now
-            log.info("%s: %d steps in %.0f s%s", title, steps, now - began, f", {step}" if step else "")
+            done = counted(steps, "step")
+            log.info("%s: %s in %.0f s%s", title, done, now - began, f", {step}" if step else "")
 
     return advance
 

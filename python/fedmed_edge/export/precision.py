@@ -20,6 +20,7 @@ from fedmed_edge.errors import InputError
 from fedmed_edge.export.graph import PREFIX
 from fedmed_edge.export.parity import sample_fault
 from fedmed_edge.model.manifest import METADATA_KEY, Precision, parse_manifest
+from fedmed_edge.words import counted
 
 __all__ = ["to_fp16", "to_int8"]
 
@@ -62,7 +63,8 @@ def to_int8(content: bytes, images: Sequence[Float32]) -> bytes:
 
     if len(images) < LEAST_IMAGES:
         raise InputError(
-            f"export: int8 has {len(images)} images to calibrate on, expected at least {LEAST_IMAGES}",
+            f"export: int8 has {counted(len(images), 'image')} to calibrate on, "
+            f"expected at least {LEAST_IMAGES}",
             hint="name a dataset folder of public images of this kind with --calibration",
         )
     model = _parsed(content)

@@ -17,6 +17,7 @@ from fedmed_edge.model.global_model import GlobalModel
 from fedmed_edge.model.manifest import ONE_TASK, TasksManifest
 from fedmed_edge.onnx_file import graph_part
 from fedmed_edge.recipe import parse_settings
+from fedmed_edge.words import counted
 
 __all__ = ["export_tasks"]
 
@@ -50,8 +51,8 @@ def export_tasks(pairs: Sequence[tuple[GlobalModel, Generation]]) -> bytes:
     content = finished(_merged(graphs, manifest), manifest.text)
     for own, ports in zip(references, manifest.ports, strict=True):
         check_parity(graph_part(content, ports[1:], "export"), own, image=ports.image)
-    generations = len({model.generation for model, _ in pairs})
-    log.info("exported %d tasks of %d generations: %.1f MB", len(pairs), generations, len(content) / 1e6)
+    generations = counted(len({model.generation for model, _ in pairs}), "generation")
+    log.info("exported %d tasks of %s: %.1f MB", len(pairs), generations, len(content) / 1e6)
     return content
 
 

@@ -24,6 +24,7 @@ from fedmed_edge.recipe import Recipe
 from fedmed_edge.signing import PrivateKey
 from fedmed_edge.store.entries import ModelEntry
 from fedmed_edge.store.store import Store
+from fedmed_edge.words import counted
 
 __all__ = ["Candidate", "Candidates"]
 
@@ -101,7 +102,7 @@ class Candidates:
         asked = [site for site in asked if site not in left_out]
         if len(asked) < quorum:
             raise InputError(
-                f"validation: has {len(asked)} sites, expected at least the quorum {quorum}"
+                f"validation: has {counted(len(asked), 'site')}, expected at least the quorum {quorum}"
                 + "".join(f"; {site} is held back: {why}" for site, why in left_out.items())
             )
         held = self._records.read(hashlib.sha256(content).hexdigest())
@@ -174,10 +175,11 @@ class Candidates:
         change = sum(steps) / len(steps) if steps else 0.0
         if len(candidate.scores) < candidate.quorum:
             good = False
-            why = f"{len(candidate.scores)} sites validated it, expected {candidate.quorum}"
+            why = f"{counted(len(candidate.scores), 'site')} validated it, expected {candidate.quorum}"
         else:
             good = change >= -candidate.tolerance
-            why = f"mean change {change:+.3f} at {len(steps)} sites, limit {-candidate.tolerance:+.3f}"
+            where = counted(len(steps), "site")
+            why = f"mean change {change:+.3f} at {where}, limit {-candidate.tolerance:+.3f}"
         if good:
             self._offers.promote(candidate.digest, "model", candidate.sites)
         else:

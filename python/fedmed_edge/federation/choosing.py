@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from fedmed_edge.config import SiteConfig
 from fedmed_edge.errors import InputError, TrustError
 from fedmed_edge.federation.inbox import Arrived, Inbox
+from fedmed_edge.words import counted
 
 if TYPE_CHECKING:
     from fedmed_edge.images.dataset import Dataset
@@ -37,7 +38,9 @@ class Choice:
         """The choice as JSON values, and in words; no words where there was none."""
         facts: dict[str, Any] = {"kept": self.kept, "scores": dict(self.scores), "images": self.images}
         figures = ", ".join(f"{name} {score:.3f}" for name, score in self.scores.items())
-        words = f"the {self.kept} model is kept: on {self.images} test images of this site {figures}"
+        words = (
+            f"the {self.kept} model is kept: on {counted(self.images, 'test image')} of this site {figures}"
+        )
         return facts, [words] if self.kept else []
 
 

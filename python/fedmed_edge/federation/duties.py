@@ -30,6 +30,7 @@ from fedmed_edge.images.dataset import Dataset, read_dataset
 from fedmed_edge.local_training import NORMS, train_backbone
 from fedmed_edge.recipe import Recipe, read_recipe
 from fedmed_edge.signing import read_private_key, verify_trusted
+from fedmed_edge.words import counted
 
 __all__ = ["TRIES", "work"]
 
@@ -204,7 +205,7 @@ class _Site:
         patients = len(test.patients)
         if patients < self.config.policy.min_cohort:
             raise Withheld(
-                f"validation: {patients} labelled test patients, "
+                f"validation: {counted(patients, 'labelled test patient')}, "
                 f"expected at least min_cohort {self.config.policy.min_cohort}"
             )
         assert ask.object is not None  # what was asked was checked

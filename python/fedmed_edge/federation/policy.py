@@ -5,6 +5,7 @@ from datetime import datetime, time
 
 from fedmed_edge.config import PARTS, Policy, SiteConfig, SiteFederation
 from fedmed_edge.federation.messages import Ask
+from fedmed_edge.words import counted
 
 __all__ = ["let_out", "objection", "rules_told", "within_hours"]
 
@@ -32,7 +33,7 @@ def objection(ask: Ask, config: SiteConfig, own_recipe: str) -> str | None:
     if ask.recipe != own_recipe:
         return "policy: the recipe is not the site's"
     if ask.kind == "train" and ask.epochs > rules.max_epochs:
-        return f"policy: {ask.epochs:g} epochs, expected at most {rules.max_epochs:g}"
+        return f"policy: {counted(ask.epochs, 'epoch')}, expected at most {rules.max_epochs:g}"
     if ask.kind == "train" and "weights" not in config.policy.parts:
         return "policy: `parts` has no weights"
     return None
@@ -67,20 +68,22 @@ def rules_told(policy: Policy) -> dict[str, str]:
     noisy = policy.epsilon is not None
     parts = [part for part in policy.parts if part in ("classes", "weights") or not noisy]
     withheld = [part for part in PARTS if part not in parts]
+    least = counted(policy.least_update, "patient")
     return {
         "parts": f"{', '.join(parts) or 'none'}; withheld: {', '.join(withheld) or 'none'}",
-        "min_cohort": f"{policy.min_cohort} patients in every class and fold",
+        "min_cohort": f"{counted(policy.min_cohort, 'patient')} in every class and fold",
         "width": {
             "warn": "Grams wider than a third of their patients leave with a warning",
             "refuse": "Grams wider than a third of their patients do not leave",
             "off": "Grams of any width leave",
         }["off" if noisy else policy.width_rule],
         "noise": f"ε {policy.epsilon:g} and δ {policy.delta:g} a contribution or training, "
-        f"ε {policy.budget:g} in all" + (f"; trainings of {policy.epochs:g} epochs" if policy.epochs else "")
+        f"ε {policy.budget:g} in all"
+        + (f"; trainings of {counted(policy.epochs, 'epoch')}" if policy.epochs else "")
         if noisy
         else "none",
-        "updates": f"{policy.days_between:g} days apart"
-        + ("" if noisy else f", a class by at least {policy.least_update} patients, or not at all"),
+        "updates": f"{counted(policy.days_between, 'day')} apart"
+        + ("" if noisy else f", a class by at least {least}, or not at all"),
     }
 
 

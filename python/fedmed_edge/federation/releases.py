@@ -22,6 +22,7 @@ from fedmed_edge.config import PATIENTS_A_COLUMN, Policy
 from fedmed_edge.errors import InputError, StoreError, Withheld
 from fedmed_edge.features.patients import Leaving
 from fedmed_edge.statistics.accounting import Steps, composed_multiplier, epsilon_of, noise_multiplier
+from fedmed_edge.words import counted
 
 __all__ = ["FILE_NAME", "SEQUENCE_FILE", "Release", "Releases", "Spent"]
 
@@ -241,7 +242,7 @@ class Releases:
                 fewest = min(Counter(_class_of(one) for one in changed).values(), default=least)
                 if fewest < least:
                     raise Withheld(
-                        f"policy: a class differs by {fewest} patients from the contribution of "
+                        f"policy: a class differs by {counted(fewest, 'patient')} from the contribution of "
                         f"{release.when.date()}, whose difference would show them, expected 0 or at least "
                         f"{least}",
                         hint=_hint(release, leaving),

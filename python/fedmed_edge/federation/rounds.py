@@ -38,6 +38,7 @@ from fedmed_edge.statistics.contribution import Contribution, parse_contribution
 from fedmed_edge.store.encryption import FileCipher, erase_file
 from fedmed_edge.store.store import Store
 from fedmed_edge.tensorfile import Tensor, load_tensors, parse_layout, tensor_file
+from fedmed_edge.words import counted
 
 __all__ = ["Round", "Rounds", "Rule", "Training", "discard_unfinished"]
 
@@ -143,7 +144,7 @@ class Rounds:
         left_out = self._held_back(training)
         if len(training.sites) - len(left_out) < training.quorum:
             raise InputError(
-                f"training: has {len(training.sites) - len(left_out)} sites, "
+                f"training: has {counted(len(training.sites) - len(left_out), 'site')}, "
                 f"expected at least the quorum {training.quorum}"
                 + "".join(f"; {site} is held back: {why}" for site, why in left_out.items())
             )
@@ -236,7 +237,9 @@ class Rounds:
         reports = {one.site: one.report for one in requests if one.site not in came}
         told = [f"{site}: {report.why or report.state}" for site, report in reports.items() if report]
         told += [f"{site}: is held back: {why}" for site, why in self._held_back(training).items()]
-        why = f"{len(came)} sites handed over weights, expected {training.quorum}; {'; '.join(told)}"
+        why = (
+            f"{counted(len(came), 'site')} handed over weights, expected {training.quorum}; {'; '.join(told)}"
+        )
         self._clear(training)
         log.warning("training %s stopped in round %d: %s", training.id[:12], training.number, why)
         return self._kept(training, state="stopped", why=why[:1000])

@@ -36,6 +36,7 @@ from fedmed_edge.images.image import Float32, Float64, Image, UInt8, check_finit
 from fedmed_edge.images.regrid import on_frames, straightened
 from fedmed_edge.images.series import Frame, Series
 from fedmed_edge.images.stacks import Stack
+from fedmed_edge.words import counted
 
 FILES_CAP = 20_000
 
@@ -282,7 +283,9 @@ def _stack(
             pixels = pixels.astype(np.float32)
         pixels[place] = values
     if bad:
-        raise InputError(f"{where}: {bad} pixels are NaN or infinite, expected numbers")
+        raise InputError(
+            f"{where}: {counted(bad, 'pixel is', 'pixels are')} NaN or infinite, expected numbers"
+        )
     for place, bits in padding.items():
         inside = np.unpackbits(bits, count=pixels[place].size).reshape(shape).astype(bool)
         pixels[place][inside] = low if np.isfinite(low) else 0

@@ -11,6 +11,7 @@ from fedmed_edge.errors import InputError
 from fedmed_edge.images.dicom_files import read_elements, reading
 from fedmed_edge.images.image import check_size
 from fedmed_edge.images.series import MANUFACTURER, Frame, is_own_output
+from fedmed_edge.words import counted
 
 # pydicom's log lines and warnings quote the values they stumble over.
 logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
@@ -133,7 +134,8 @@ def _check_kind(path: Path, header: Dataset) -> None:
     samples, photometric = int(header.SamplesPerPixel), str(header.PhotometricInterpretation)
     _ = int(header.Rows), int(header.Columns)
     if samples != _SAMPLES.get(photometric):
-        raise InputError(f"{path}: image has {samples} samples of {photometric}, expected grey, RGB or YBR")
+        has = counted(samples, "sample")
+        raise InputError(f"{path}: image has {has} of {photometric}, expected grey, RGB or YBR")
 
 
 def frames_of(path: Path, header: Dataset) -> list[Frame]:

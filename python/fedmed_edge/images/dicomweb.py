@@ -14,6 +14,7 @@ from dicomweb_client.web import DICOMwebClient
 from pydicom.dataset import Dataset
 
 from fedmed_edge.errors import FedmedError, InputError
+from fedmed_edge.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ def fetch_studies(
             with _asking(client.base_url):
                 got = _fetch(client, study, series, folder)
             if count and got < count:
-                failed.append((name, f"{got} of {count} instances could be fetched"))
+                failed.append((name, f"{got} of {counted(count, 'instance')} could be fetched"))
         except FedmedError as error:
             failed.append((name, str(error)))
         advance(name)

@@ -28,6 +28,7 @@ from fedmed_edge.images.dicom_headers import (
 from fedmed_edge.images.dicom_pixels import is_colour
 from fedmed_edge.images.series import Frame, Grouped, Series, Study, is_localizer
 from fedmed_edge.images.stacks import SAME_PLACE_MM, diagnose
+from fedmed_edge.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +139,8 @@ def _study_series(files: list[_File], heap: _Heap) -> tuple[Series, ...]:
 def _noted(part: Series, changed: int) -> Series:
     if not changed:
         return part
-    note = f"copies: {changed} instances lie there twice with different content, the first was kept"
+    lie = counted(changed, "instance lies", "instances lie")
+    note = f"copies: {lie} there twice with different content, the first was kept"
     return replace(part, warnings=(*part.warnings, note))
 
 
@@ -295,9 +297,10 @@ def _jump(numbers: list[int | None]) -> tuple[str, ...]:
     if (steps < 1).any() or np.median(steps) != 1 or steps.max() == 1:
         return ()
     place, left_out = int(np.argmax(steps)) + 1, int((steps - 1).sum())
+    missing = counted(left_out, "instance number is", "instance numbers are")
     return (
-        f"numbers: {left_out} instance numbers are left out along the stack, the first between slices "
-        f"{place} and {place + 1}; slices may be missing",
+        f"numbers: {missing} left out along the stack, the first between slices {place} and {place + 1}; "
+        "slices may be missing",
     )
 
 

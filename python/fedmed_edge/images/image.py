@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from fedmed_edge.errors import InputError
 from fedmed_edge.images.geometry import carry_axes
+from fedmed_edge.words import counted
 
 # A file can declare any size in a few bytes: what is over these is refused before anything is allocated.
 PIXEL_CAP = 1 << 26
@@ -259,7 +260,9 @@ def check_finite(path: Path, values: Float32) -> None:
     """
     if not np.isfinite(values).all():
         bad = int(values.size - np.count_nonzero(np.isfinite(values)))
-        raise InputError(f"{path}: {bad} pixels are NaN or infinite, expected numbers")
+        raise InputError(
+            f"{path}: {counted(bad, 'pixel is', 'pixels are')} NaN or infinite, expected numbers"
+        )
 
 
 def sides(shape: tuple[int, ...]) -> str:

@@ -10,6 +10,7 @@ from typing import Literal
 
 from fedmed_edge.atomic import open_regular
 from fedmed_edge.errors import InputError
+from fedmed_edge.words import counted
 
 BYTES_CAP = 1 << 28
 ROWS_CAP = 1_000_000
@@ -60,9 +61,8 @@ def read_table(table: Path) -> list[Row]:
                 if not cells:
                     continue
                 if len(cells) != len(columns):
-                    raise InputError(
-                        f"{table}: row {reader.line_num} has {len(cells)} columns, expected {len(columns)}"
-                    )
+                    wide = counted(len(cells), "column")
+                    raise InputError(f"{table}: row {reader.line_num} has {wide}, expected {len(columns)}")
                 if len(rows) == ROWS_CAP:
                     raise InputError(f"{table}: table has more than {ROWS_CAP} rows")
                 named = dict(zip(columns, cells, strict=True))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fedmed_edge.images.image import sides
 from fedmed_edge.images.series import Series, is_localizer
 from fedmed_edge.recipe import Recipe
+from fedmed_edge.words import counted
 
 ORIGINAL = ("ORIGINAL", "PRIMARY")
 
@@ -145,7 +146,7 @@ def geometry_of(series: Series) -> tuple[str, bool]:
     count = len(series.frames)
     size = f"of {sides((series.rows, series.columns))}"
     if series.stack is None:
-        return f"{count} {'frame' if series.is_cine else 'image'}{'s' * (count > 1)} {size}", True
+        return f"{counted(count, 'frame' if series.is_cine else 'image')} {size}", True
     told = f"{count} {series.orientation} slices {size}, {series.stack.distance_mm:.3f} mm apart"
     if series.stack.tilted:
         told += f", tilted by {series.stack.tilt_degrees:.1f} degrees"
@@ -182,7 +183,7 @@ def _behind(verdict: Verdict, first: Verdict) -> Verdict:
         series = one.series
         thick = f" of {series.thickness_mm:g} mm" if series.thickness_mm else ""
         number = "" if series.number is None else f" (series {series.number})"
-        return f"{len(series.frames)} slices{thick}{number}"
+        return f"{counted(len(series.frames), 'slice')}{thick}{number}"
 
     reason = f"another series of the study comes first: it has {told(first)}, this one {told(verdict)}"
     if not verdict.sound:

@@ -10,6 +10,7 @@ from pathlib import Path
 from fedmed_edge.atomic import read_regular
 from fedmed_edge.errors import InputError
 from fedmed_edge.images.labels import BYTES_CAP, ROWS_CAP
+from fedmed_edge.words import counted
 
 _SEPARATORS = ",;\t|"
 
@@ -67,9 +68,8 @@ def read_labels(path: Path, *, by: str, label: str) -> list[LabelRow]:
             if not any(cell.strip() for cell in cells):
                 continue
             if len(cells) != len(columns):
-                raise InputError(
-                    f"{path}: row {reader.line_num} has {len(cells)} columns, expected {len(columns)}"
-                )
+                wide = counted(len(cells), "column")
+                raise InputError(f"{path}: row {reader.line_num} has {wide}, expected {len(columns)}")
             if len(rows) == ROWS_CAP:
                 raise InputError(f"{path}: table has more than {ROWS_CAP} rows")
             key, own, split = (cells[at].strip() if at is not None else "" for at in places)

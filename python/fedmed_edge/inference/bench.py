@@ -17,6 +17,7 @@ from fedmed_edge.inference.model_folder import variant_path
 from fedmed_edge.inference.predict import Model, load_model
 from fedmed_edge.model.manifest import TOLERANCES, Precision
 from fedmed_edge.runtime import as_batch, usable_devices
+from fedmed_edge.words import counted
 
 LEAST_IMAGES = 8
 """Images of the site that a lower precision must be compared on before it may answer."""
@@ -115,7 +116,8 @@ def bench(
             if not why:
                 row = _measured(row, variant_path(path, precision), trust, inputs, wanted, seconds)
             if row.parity and precision != "fp32" and len(images) < LEAST_IMAGES:
-                note = f"compared on {len(images)} images of this site, expected at least {LEAST_IMAGES}"
+                compared = counted(len(images), "image")
+                note = f"compared on {compared} of this site, expected at least {LEAST_IMAGES}"
                 row = replace(row, parity=False, note=note)
             rows.append(row)
     return _with_choice(rows)

@@ -5,6 +5,7 @@ import uuid
 
 import fedmed_edge
 from fedmed_edge.model.manifest import Manifest
+from fedmed_edge.words import counted
 
 RESEARCH_USE = "RESEARCH USE ONLY"
 """Stands in every DICOM object: at the beginning of SeriesDescription, in the report, in the pixels."""
@@ -44,6 +45,5 @@ def description(manifest: Manifest, what: str) -> str:
 
 def provenance(manifest: Manifest) -> str:
     """What made a result, in a sentence."""
-    sites = "1 site" if manifest.sites == 1 else f"{manifest.sites} sites"
     made_by = f"digest {manifest.model}, generation {manifest.generation}"
-    return f"Model of task {manifest.task} from {sites}, {made_by}"
+    return f"Model of task {manifest.task} from {counted(manifest.sites, 'site')}, {made_by}"

@@ -24,6 +24,7 @@ from fedmed_edge.inference.sample import check_sample
 from fedmed_edge.inference.scoring import score_model
 from fedmed_edge.model.manifest import Precision
 from fedmed_edge.signing import FILE_CAP, signature_path
+from fedmed_edge.words import counted
 
 if TYPE_CHECKING:
     from fedmed_edge.images.dataset import Dataset
@@ -196,8 +197,8 @@ def activate(
     fell = score is not None and score < least
     if fell and not force:
         raise InputError(
-            f"model {entry.name}: score on {len(images)} test images of this site has {score:.3f}, "
-            f"expected at least {least:.3f}, that of the active model less {margin:g}",
+            f"model {entry.name}: score on {counted(len(images), 'test image')} of this site "
+            f"has {score:.3f}, expected at least {least:.3f}, that of the active model less {margin:g}",
             hint="the active model stays; --force takes the new one all the same",
         )
     # Not held while images are scored, which may take hours: a rollback or a withdrawal would wait.

@@ -15,6 +15,7 @@ from fedmed_edge.listener.incoming import Incoming, linked
 from fedmed_edge.listener.journal import Answer, Job, Journal
 from fedmed_edge.listener.worker_process import WorkerEnded, WorkerProcess
 from fedmed_edge.listening import Listen
+from fedmed_edge.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +154,8 @@ class Answering:
             if not self._record(job, out, said, time.perf_counter() - started):
                 return
         seconds = time.perf_counter() - started
-        log.info("listen: job %d %s, %d files, %.1f s", job.job, said["state"], len(job.files), seconds)
+        files = counted(len(job.files), "file")
+        log.info("listen: job %d %s, %s, %.1f s", job.job, said["state"], files, seconds)
         if said["state"] == "failed":
             log.warning("listen: job %d failed; its reason stands in the report", job.job)
         self._finished(seconds)

@@ -13,6 +13,7 @@ from fedmed_edge.errors import InputError
 from fedmed_edge.images.spreadsheet import read_labels
 from fedmed_edge.listener.journal import Journal, open_journal
 from fedmed_edge.listening import LabelKey
+from fedmed_edge.words import counted
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def compare(journal: Journal, labels: Path | None, by: LabelKey) -> tuple[dict[s
             ],
             "unmatched": found.unmatched,
         }
-        lines.append(f"{found.agreeing} of {total} answers agree with {labels.name}")
+        lines.append(f"{found.agreeing} of {counted(total, 'answer')} agree with {labels.name}")
         lines += [f"  {given} answered as {said}: {n}" for (given, said), n in sorted(found.pairs.items())]
         lines += [f"  rows without an answer: {found.unmatched}"]
     return document, lines

@@ -18,6 +18,7 @@ from fedmed_edge.listener.retention import Retention
 from fedmed_edge.listener.storage_scp import StorageScp
 from fedmed_edge.listener.worker_process import WorkerProcess
 from fedmed_edge.listening import Listen
+from fedmed_edge.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +116,8 @@ class Node:
         if self.settings.send:
             moved = self.journal.readdress(self.settings.destination)
             if moved:
-                log.warning("listen: %d results waited for a destination that is no longer named", moved)
+                results = counted(moved, "result")
+                log.warning("listen: %s waited for a destination that is no longer named", results)
             # also what a node that was killed had just taken up
             self.journal.hurry()
             self._delivering.start()

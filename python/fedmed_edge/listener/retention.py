@@ -10,6 +10,7 @@ from pathlib import Path
 from fedmed_edge.listener.incoming import Incoming
 from fedmed_edge.listener.journal import Journal
 from fedmed_edge.listening import Listen
+from fedmed_edge.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,8 @@ class Retention:
         before = time.time() - self._settings.retain_days * _DAY_S
         expired = self._journal.expire(before)
         if expired:
-            log.error("listen: %d objects were not delivered within `retain_days` and are given up", expired)
+            objects = counted(expired, "object was", "objects were")
+            log.error("listen: %s not delivered within `retain_days`, given up", objects)
         gone = sum(self._forget(uid, before) for uid in self._journal.at_rest(before))
         self._journal.drop_empty(before)
         self._sweep()

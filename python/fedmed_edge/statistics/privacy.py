@@ -31,6 +31,7 @@ from fedmed_edge.statistics.feature_statistics import (
     unpack,
 )
 from fedmed_edge.statistics.header import Privacy
+from fedmed_edge.words import counted
 
 __all__ = [
     "ClippedAccumulator",
@@ -230,8 +231,8 @@ def private_statistics(
     grams = sums.result()
     if sums.patients < min_cohort:
         raise Withheld(
-            f"contribution: {sums.patients} labelled training patients, expected at least min_cohort "
-            f"{min_cohort}"
+            f"contribution: {counted(sums.patients, 'labelled training patient')}, "
+            f"expected at least min_cohort {min_cohort}"
         )
     deviation, scale = multiplier * sums.clip, np.outer(sums.scale, sums.scale)
     least = max(float(min_cohort), _DEVIATIONS * deviation * sums.typical)

@@ -9,6 +9,7 @@ from fedmed_edge.errors import Withheld
 from fedmed_edge.generation import Generation
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.statistics.folds import FoldPlan
+from fedmed_edge.words import counted
 
 __all__ = ["check_width", "too_wide"]
 
@@ -49,8 +50,8 @@ def too_wide(plan: FoldPlan, generation: Generation, recipe: Recipe, policy: Pol
         return None
     label, count, width = min(wide, key=lambda one: one[1] / one[2])
     return Withheld(
-        f"width rule: {len(wide)} Grams show who is in them; the one of {label} has width {width}, "
-        f"expected at most a third of its {count} patients",
+        f"width rule: {counted(len(wide), 'Gram shows who is in it', 'Grams show who is in them')}; "
+        f"the one of {label} has width {width}, expected at most a third of its {counted(count, 'patient')}",
         hint="noise (`epsilon`), a narrower generation, fewer `parts`, or `width_rule` in the policy",
     )
 

@@ -373,7 +373,7 @@ class Store:
                 told = {"contributions": sorted(ids), "models": list(marked)}
                 ledger.append(connection, "withdrew", site=site, details=told)
         self._files.sweep()
-        log.info("withdrew %s: %d contributions, %d models marked", site, len(ids), len(marked))
+        log.info("withdrew %s: contributions %d, models marked %d", site, len(ids), len(marked))
         return Withdrawal(site, tuple(sorted(ids)), marked, tuple(sorted({row.task for row in rows})))
 
     # --- models ------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from fedmed_edge.study.plan import MethodBudget, StatedPolicy
 from fedmed_edge.study.questions import QUESTIONS, UNIVERSAL, Question, settings_named
 from fedmed_edge.study.scores import Answers, recalls, score
 from fedmed_edge.study.usable import check_usable
+from fedmed_edge.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -158,7 +159,8 @@ def bench_methods(
         skipped |= {one.task.name: why for one in checked if (why := _unasked(one, comparison.sites))}
     for one in checked:
         if one.duplicates:
-            log.warning("%s: %d pairs of near-duplicates over the split", one.task.name, len(one.duplicates))
+            pairs = counted(len(one.duplicates), "pair")
+            log.warning("%s: %s of near-duplicates over the split", one.task.name, pairs)
     for name, reason in skipped.items():
         log.warning("%s is passed over: %s", name, reason)
     rows: list[Row] = []

@@ -17,6 +17,7 @@ from fedmed_edge.recipe import Recipe
 from fedmed_edge.study.gains import paired_gains
 from fedmed_edge.study.ranking import Line, table
 from fedmed_edge.study.runs import Figure
+from fedmed_edge.words import counted
 
 matplotlib.use("Agg")
 
@@ -101,8 +102,8 @@ def _text(group: Group, lines: Sequence[Line], rows: Sequence[Row]) -> list[str]
     own = [row for row in rows if row["setting"] == setting and (not task or row["task"] == task)]
     seeds, metrics = len({row["seed"] for row in own}), sorted({row["metric"] for row in own})
     head = f"{setting}: {task or 'all tasks'}"
-    head += f", {labels} labelled patients" if labels is not None else ""
-    head += f": {', '.join(metrics)}, {seeds} seed{'s' if seeds > 1 else ''}, "
+    head += f", {counted(labels, 'labelled patient')}" if labels is not None else ""
+    head += f": {', '.join(metrics)}, {counted(seeds, 'seed')}, "
     head += f"policy {own[0]['policy']}, budget {own[0]['budget']}"
     names = (
         f"{'method':<{_NAME}}{'site':>7}{'±sd':>7}{'others':>8}{'all':>7}{'rank':>6}{'p':>8}{'p Holm':>8}"
@@ -110,11 +111,13 @@ def _text(group: Group, lines: Sequence[Line], rows: Sequence[Row]) -> list[str]
     )
     best = next((line.against for line in lines if line.against), None)
     notes = (
-        [f"p: against {best}, the best peer, over {max(line.units for line in lines)} sites"] if best else []
+        [f"p: against {best}, the best peer, over {counted(max(line.units for line in lines), 'site')}"]
+        if best
+        else []
     )
     most = max(line.units for line in lines)
     fewer = [f"over {line.units} of {most} sites alone: {line.method}" for line in lines if line.units < most]
-    failed = [f"failed: {line.method} {line.failed} times" for line in lines if line.failed]
+    failed = [f"failed: {line.method} {counted(line.failed, 'time')}" for line in lines if line.failed]
     return [head, names, *(_line(line) for line in lines), *notes, *fewer, *failed]
 
 

@@ -44,6 +44,7 @@ from fedmed_edge.universal.local_models import LocalModel
 from fedmed_edge.universal.pool import Pool, pool_recipe
 from fedmed_edge.universal.stage import Plan, learn
 from fedmed_edge.universal.standardise import standardise
+from fedmed_edge.words import counted
 
 __all__ = ["UNIVERSAL_BUDGETS", "Client", "UniversalBudget", "clients_of", "universal_rows"]
 
@@ -133,7 +134,7 @@ def clients_of(
             made.append(client)
     if len(made) < 2:
         raise InputError(
-            f"universal: {len(made)} tasks of 2-D images have labelled training and test images, "
+            f"universal: {counted(len(made), 'task')} of 2-D images with labelled training and test images, "
             "expected at least 2"
         )
     return made

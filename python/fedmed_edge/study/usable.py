@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from fedmed_edge.errors import InputError
 from fedmed_edge.images.dataset import Dataset, Item
 from fedmed_edge.images.preprocess import check_fits, one_channel
+from fedmed_edge.words import counted
 
 SHOWN = 5
 
@@ -34,7 +35,7 @@ def check_usable(data: Mapping[str, Dataset], watch: Callable[[str], None]) -> N
         raise InputError(str(faults[0]), hint=hint)
     named = "; ".join(str(error) for error in faults[:SHOWN])
     rest = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
-    raise InputError(f"{len(faults)} images cannot be used: {named}{rest}", hint=hint)
+    raise InputError(f"{counted(len(faults), 'image')} cannot be used: {named}{rest}", hint=hint)
 
 
 _LEAVE_OUT = "take what is broken out of labels.csv, or out of its class folder"

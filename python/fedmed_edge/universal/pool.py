@@ -25,6 +25,7 @@ from fedmed_edge.images.labels import listed_file, read_table
 from fedmed_edge.images.preprocess import prepare
 from fedmed_edge.images.sources import Source, find_sources
 from fedmed_edge.recipe import Recipe, SeriesRules
+from fedmed_edge.words import counted
 
 __all__ = ["LEAST_IMAGES", "Pool", "pool_recipe", "read_pool"]
 
@@ -175,7 +176,8 @@ def read_pool(folder: Path, recipe: Recipe, *, progress: Callable[[str], None] |
     if len(used) < LEAST_IMAGES:
         told = f"; {refused[0][0]}: {refused[0][1]}" if refused else ""
         raise InputError(
-            f"{folder}: pool has {len(used)} images that can be used, expected at least {LEAST_IMAGES}{told}",
+            f"{folder}: pool has {counted(len(used), 'image')} that can be used, "
+            f"expected at least {LEAST_IMAGES}{told}",
             hint="a pool is a folder of images that are of no patient of a site",
         )
     order = sorted(used)
@@ -190,11 +192,11 @@ def read_pool(folder: Path, recipe: Recipe, *, progress: Callable[[str], None] |
         {index: early[digest] for index, digest in enumerate(order) if digest in early},
     )
     log.info(
-        "pool of %d images; %d cannot be used, %d are copies, %d other files",
-        len(pool),
+        "pool of %s; %d cannot be used, %s, %s",
+        counted(len(pool), "image"),
         len(refused),
-        copies,
-        passed_over,
+        counted(copies, "copy", "copies"),
+        counted(passed_over, "other file"),
     )
     return pool
 

@@ -30,7 +30,7 @@ def test_a_budget_is_spent_by_contributions_and_stops_them(copied: Any, kit: Mod
     folder = with_policy(copied, "c", epsilon=80.0, delta=1e-3, budget=160.0)
     said = kit.run(EDGE, "budget", "-C", folder)
     assert said.code == 0 and "spent: ε 0 of 160 at δ 0.001, by 0 contributions" in said.out
-    assert "left: 2 more of ε 80 each" in said.out and "1 contributions left without noise" in said.out
+    assert "left: 2 more of ε 80 each" in said.out and "1 contribution left without noise" in said.out
     given = ("-C", folder, "--generation", copied.generation)
     for number in (1, 2):
         target = copied.root / f"noisy-{number}.contribution"
@@ -76,7 +76,7 @@ def test_a_training_with_noise_is_spent_once_however_often_its_weights_leave(
     assert header["privacy"] == said["privacy"] and list(header["evidence"]["images"]) == []
     assert copied.admin("import", sent)["imported"][0]["new"]
     copied.publish("next.generation", "--from", sent)
-    assert "and 1 trainings" in kit.run(EDGE, "budget", "-C", folder).out
+    assert "and 1 training\n" in kit.run(EDGE, "budget", "-C", folder).out
 
     assert kit.run(EDGE, "train", *given, "--epochs", "0.1", "--out", plain).code == 0
     said = kit.run(EDGE, "contribute", *given, "--weights", plain, "--out", sent)

@@ -32,7 +32,7 @@ def test_what_is_made_and_what_is_left_out_is_told(archive: Path, kit: ModuleTyp
     assert said.code == 0 and "secret" not in said.out + said.err
     assert said.out.splitlines() == [
         f"left out   {archive / 'b.dcm'}: no row of the table has its AccessionNumber",
-        f"{tmp_path / 'out'}: 1 images of 1 patients, 0 masks",
+        f"{tmp_path / 'out'}: 1 image of 1 patient, 0 masks",
         "classes: benign",
     ]
     document = kit.run(*asked, "--out", tmp_path / "out", "--json").json

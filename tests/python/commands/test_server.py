@@ -63,7 +63,7 @@ def test_a_store_is_encrypted_and_made_plain_again(
     expected = f"store: `store_key` has key {new} of {other}, expected {made}, which the store is"
     refused(kit.run(SERVER, "status", "-C", server), 1, expected, "name that key's file, or change the key")
     done = kit.run(SERVER, "store", "encrypt", "-C", server, "--old-key", path)
-    assert done.out == f"{server}: 0 files are encrypted with key {new}, 0 of them were written anew\n"
+    assert done.out == f"{server}: 0 files are encrypted with key {new}, 0 written anew\n"
     assert kit.run(SERVER, "status", "-C", server, "--json").json["encryption"]["key"] == new
     assert kit.run(SERVER, "store", "decrypt", "-C", server).out.startswith(f"{server}: 0 files are plain")
     monkeypatch.delenv("FEDMED_STORE_KEY")

@@ -118,7 +118,7 @@ def test_the_file_is_shown_and_kept(both: tuple[Any, Any], kit: ModuleType, tmp_
     assert [one["task"] for one in checks] == ["outline", "tone"]
     assert all("sample off by" in one["found"] for one in checks)
     line = kit.run(EDGE, "model", "list", "-C", tone.root / "a").out
-    assert "outline, tone, 2 site(s)" in line
+    assert "outline, tone, 2 sites" in line
     refused = kit.run(EDGE, "bench", file, "--trust", tone.trust)
     assert refused.code == 1 and "answers 2 tasks, outline, tone, expected one" in refused.err
     refused = kit.run(SERVER, "publish", file, "-C", tone.server, "--validate")

@@ -299,7 +299,7 @@ def test_what_cannot_be_used_of_a_pool_is_listed_and_told_by_the_exit_code(
     shutil.copy(f.root / "pool" / "1.png", f.root / "pool" / "copy.png")
     said = kit.run(SERVER, "stage", "-C", f.server, *given(f))
     assert said.code == 3, said.err
-    assert "pool: 24 images; 1 cannot be used, 1 copies, 0 other files" in said.out
+    assert "pool: 24 images; 1 cannot be used, 1 copy, 0 other files" in said.out
     assert f"not used: {f.root / 'pool' / 'cut.png'}: " in said.out
 
 

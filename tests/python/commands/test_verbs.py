@@ -308,7 +308,7 @@ def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(
             advance("")
             advance("reference")
     told = [record.getMessage() for record in caplog.records]
-    assert told == ["demo: 1 steps in 0 s", "demo: 2 steps in 0 s, reference"]
+    assert told == ["demo: 1 step in 0 s", "demo: 2 steps in 0 s, reference"]
 
 
 def read_all(descriptor: int) -> str:

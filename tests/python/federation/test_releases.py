@@ -212,7 +212,7 @@ def test_an_update_that_differs_by_few_patients_stays(tmp_path: Path) -> None:
     }
     for case, now in few.items():
         with pytest.raises(
-            Withheld, match=r"policy: a class differs by \d patients from the contribution of"
+            Withheld, match=r"policy: a class differs by \d patients? from the contribution of"
         ):
             before.refuse(leaving(*now), policy)
         before.refuse(leaving(*now), Policy(min_cohort=10, update_patients=1))
@@ -224,7 +224,7 @@ def test_draft_and_completed_generation_are_compared_since_they_share_a_backbone
     first = patients(*range(40))
     before = recorded(tmp_path, leaving(*first, parts=("unlabelled", "images")))
     one_more = first | patients(40)
-    with pytest.raises(Withheld, match="differs by 1 patients") as caught:
+    with pytest.raises(Withheld, match="differs by 1 patient") as caught:
         before.refuse(leaving(*one_more, generation="ef"), Policy())
     assert "style" not in (caught.value.hint or "")
     before.refuse(leaving(*first, generation="ef"), Policy())
@@ -237,7 +237,7 @@ def test_styles_are_compared_whatever_the_backbone(tmp_path: Path) -> None:
     first, parts = patients(*range(40)), ("classes", "style")
     before = recorded(tmp_path, leaving(*first, parts=parts))
     other = {"generation": "ef", "backbone": "ff" * 32}
-    with pytest.raises(Withheld, match="differs by 1 patients") as caught:
+    with pytest.raises(Withheld, match="differs by 1 patient") as caught:
         before.refuse(leaving(*first, *patients(40), parts=parts, **other), Policy())
     assert "take `style` out of `parts`" in (caught.value.hint or "")
     before.refuse(leaving(*first, *patients(40), **other), Policy())
@@ -256,7 +256,7 @@ def test_where_wide_grams_are_refused_so_are_wide_differences(tmp_path: Path) ->
 def test_an_update_is_compared_with_every_contribution_before(tmp_path: Path) -> None:
     first = patients(*range(40))
     before = recorded(tmp_path, leaving(*first), leaving(*first | patients(*range(40, 60))))
-    with pytest.raises(Withheld, match="differs by 1 patients"):
+    with pytest.raises(Withheld, match="differs by 1 patient"):
         before.refuse(leaving(*first | patients(40)), Policy())
 
 
@@ -445,7 +445,7 @@ def test_a_line_of_an_older_version_is_read_and_compared_whatever_its_backbone(t
     (tmp_path / FILE_NAME).write_text(json.dumps(old) + "\n")
     (line,) = Releases(tmp_path).lines
     assert line.exact and line.when == datetime(2026, 11, 1, 10, tzinfo=UTC)
-    with pytest.raises(Withheld, match="differs by 1 patients from the contribution of 2026-11-01"):
+    with pytest.raises(Withheld, match="differs by 1 patient from the contribution of 2026-11-01"):
         Releases(tmp_path).refuse(leaving(*patients(*range(41)), generation="ef"), Policy())
 
 

@@ -153,7 +153,7 @@ def test_a_deadline_without_a_quorum_is_waited_beyond(federation: Any, recipe: R
 def test_a_training_that_too_few_take_part_in_stops_and_says_why(federation: Any, recipe: Recipe) -> None:
     _, training = too_few_take_part(federation, recipe)
     assert training.state == "stopped"
-    assert training.why == "1 sites handed over weights, expected 2; beta: policy: `may_train` is false"
+    assert training.why == "1 site handed over weights, expected 2; beta: policy: `may_train` is false"
 
 
 def test_a_training_that_stopped_goes_on_where_it_is_asked_for_again(federation: Any, recipe: Recipe) -> None:
@@ -229,8 +229,8 @@ def test_sites_that_are_held_back_make_no_quorum(federation: Any, recipe: Recipe
     left.write_bytes(b"of a process that was killed")
     training = finish(federation, coordinator, [])
     assert training.state == "stopped" and not left.parent.exists()
-    assert training.why == "1 sites handed over weights, expected 2; beta: is held back: stands out"
-    message = "has 1 sites, expected at least the quorum 2; beta is held back: stands out"
+    assert training.why == "1 site handed over weights, expected 2; beta: is held back: stands out"
+    message = "has 1 site, expected at least the quorum 2; beta is held back: stands out"
     with pytest.raises(InputError, match=message):
         begin(federation, coordinator, recipe, rounds=3)
 
@@ -426,7 +426,7 @@ def test_who_is_held_back_has_no_say_in_a_candidate(
     (decided,) = coordinator.candidates.all()
     assert (decided.state, sorted(decided.scores)) == ("published", ["alpha", "beta"])
     federation.store.held_back.add(recipe.name, "beta", "stands out")
-    message = "has 1 sites, expected at least the quorum 2; beta is held back: stands out; delta is held back"
+    message = "has 1 site, expected at least the quorum 2; beta is held back: stands out; delta is held back"
     with pytest.raises(InputError, match=message):
         candidate(federation, coordinator, recipe)
 
@@ -440,4 +440,4 @@ def test_a_candidate_without_a_quorum_is_rejected_at_its_deadline(federation: An
     (asked,) = coordinator.candidates.all()
     assert asked.state == "asked"
     decided = coordinator.candidates.step(asked, time.time() + 4000)
-    assert (decided.state, decided.why) == ("rejected", "1 sites validated it, expected 2")
+    assert (decided.state, decided.why) == ("rejected", "1 site validated it, expected 2")

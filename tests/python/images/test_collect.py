@@ -166,7 +166,7 @@ def test_a_zip_is_copied_from(archive: Any, tmp_path: Path) -> None:
     [
         ("", "table has no line of column names"),
         ("Accession,label\nA,b\n", r"columns are Accession, label, expected one named `AccessionNumber`"),
-        ("AccessionNumber,label\nA\n", "row 2 has 1 columns, expected 2"),
+        ("AccessionNumber,label\nA\n", "row 2 has 1 column, expected 2"),
         ("AccessionNumber,label\nA,b\nA,c\n", "rows 2 and 3 have the same key and different labels"),
         ("AccessionNumber,label\n,b\n", "row 2 names no study or patient"),
         ("AccessionNumber,label,split\nA,b,val\n", "row 2: `split` has `val`, expected train, test or empty"),

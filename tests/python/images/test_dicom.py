@@ -295,7 +295,7 @@ def test_a_cine_is_refused(write_dicom: Any) -> None:
         ({"PixelData": None}, "pixel data are missing, cut off or broken"),
         ({"Columns": 7}, "pixel data are missing, cut off or broken"),
         ({"Rows": None}, "DICOM file holds no image"),
-        ({"PhotometricInterpretation": "HSV"}, "image has 1 samples of HSV, expected grey, RGB or YBR"),
+        ({"PhotometricInterpretation": "HSV"}, "image has 1 sample of HSV, expected grey, RGB or YBR"),
         ({"SamplesPerPixel": 4}, "image has 4 samples of MONOCHROME2, expected grey, RGB or YBR"),
         ({"PhotometricInterpretation": None}, r"DICOM file is broken or cut off \(AttributeError\)"),
         ({"SOPClassUID": SegmentationStorage}, "file holds a segmentation, expected an image"),

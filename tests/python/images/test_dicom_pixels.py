@@ -136,7 +136,7 @@ def test_nan_in_float_pixels_is_refused(write_dicom: Any, bad: float) -> None:
     np.testing.assert_array_equal(values(path)[0], floats)
     floats[0, 0] = bad
     path = write_dicom("b.dcm", floats, FloatPixelData=floats.tobytes(), PixelData=None)
-    with pytest.raises(InputError, match=r"b.dcm: 1 pixels are NaN or infinite"):
+    with pytest.raises(InputError, match=r"b.dcm: 1 pixel is NaN or infinite"):
         values(path)
 
 

@@ -130,7 +130,7 @@ def test_a_copy_is_passed_over_and_a_changed_one_is_told(heap: Any, write_dicom:
     heap("z", [1], SOPInstanceUID="1.11", RescaleIntercept=5)
     (series,) = heap.group().series
     assert [frame.path.name for frame in series.frames] == ["x0.dcm", "x1.dcm", "x2.dcm"], "the first is kept"
-    assert series.warnings[0].startswith("copies: 1 instances lie there twice with different content")
+    assert series.warnings[0].startswith("copies: 1 instance lies there twice with different content")
     assert read_volume(series).warnings == series.warnings
 
 
@@ -309,5 +309,5 @@ def test_numbers_that_are_left_out_are_told(numbers, warned, write_series):
         dataset.InstanceNumber = number
         dataset.save_as(path)
     (series,) = group_files(folder.iterdir()).series
-    told = "numbers: 1 instance numbers are left out along the stack, the first between slices 3 and 4; "
+    told = "numbers: 1 instance number is left out along the stack, the first between slices 3 and 4; "
     assert series.warnings == ((f"{told}slices may be missing",) if warned else ())

@@ -40,7 +40,7 @@ def test_rows_are_read_with_their_line(tmp_path: Path) -> None:
         ("image,lable\na,b\n", "labels.csv: unknown column `lable`", "did you mean `label`"),
         ("Image,label\na,b\n", "labels.csv: unknown column `Image`", "did you mean `image`"),
         ("image,label,label\na,b,c\n", "a column occurs twice among image, label, label", None),
-        ("image,label\na,b\nc\n", "labels.csv: row 3 has 1 columns, expected 2", None),
+        ("image,label\na,b\nc\n", "labels.csv: row 3 has 1 column, expected 2", None),
         ("image,label\na,b,c\n", "labels.csv: row 2 has 3 columns, expected 2", None),
         ('image,label\n"a,b\n', "labels.csv: not a readable CSV file: unexpected end of data", None),
     ],

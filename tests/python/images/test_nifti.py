@@ -104,7 +104,7 @@ def test_nan_voxels_are_refused(tmp_path: Path) -> None:
     holes = VOXELS.astype(np.float32)
     holes[1, 2, 3] = np.nan
     Nifti1Image(holes, AFFINE).to_filename(tmp_path / "a.nii")
-    with pytest.raises(InputError, match=r"a.nii: 1 pixels are NaN or infinite, expected numbers"):
+    with pytest.raises(InputError, match=r"a.nii: 1 pixel is NaN or infinite, expected numbers"):
         read_nifti(tmp_path / "a.nii")
 
 

@@ -151,7 +151,7 @@ def test_a_method_that_fails_is_a_row_that_says_so_and_is_tried_again(folder: Pa
     result = ask(folder, tmp_path / "out", what)
     assert (result.failed, result.rows[0]["score"], result.rows[1]["error"]) == (1, None, None)
     assert result.reason == "broken: broken: `luck` has none, expected some"
-    assert any(line == "failed: broken 1 times" for line in result.lines)
+    assert any(line == "failed: broken 1 time" for line in result.lines)
     (line, _) = tables(result.rows)["join", "squares", None]
     assert (line.failed, line.units, line.rank) == (1, 0, None)
     well = replace(what, methods=[replace(METHODS["threshold"], name="broken", fits=lambda r: True)])

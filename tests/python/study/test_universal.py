@@ -114,7 +114,7 @@ def test_a_row_that_fails_says_so_and_the_others_go_on(
 
 
 def test_one_task_alone_has_nothing_to_share(tasks: dict[str, dict[str, Dataset]]) -> None:
-    with pytest.raises(InputError, match=r"universal: 1 tasks of 2-D images .* expected at least 2"):
+    with pytest.raises(InputError, match=r"universal: 1 task of 2-D images .* expected at least 2"):
         clients_of({"classification": tasks["classification"]}, TINY, seed=0)
 
 

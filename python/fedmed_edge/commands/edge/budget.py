@@ -7,6 +7,7 @@ import click
 
 from fedmed_edge.commands.folders import Number, folder_option, read_site
 from fedmed_edge.commands.verbs import Output, Verb
+from fedmed_edge.words import counted
 
 
 @click.command(cls=Verb)
@@ -44,17 +45,19 @@ def command(out: Output, folder: Path, settle: float | None, restored: int | Non
         raise_sequence(folder, restored + 1, by_hand=True)
     releases = Releases(folder) if settle is None else settle_lost(folder, settle, policy)
     stands = releases.spent(policy)
-    trained = f" and {stands.trainings} trainings" if stands.trainings else ""
+    trained = f" and {counted(stands.trainings, 'training')}" if stands.trainings else ""
     lines = [
         f"spent: ε {stands.epsilon:.3g} of {policy.budget:g} at δ {policy.delta:g}, "
-        f"by {stands.noisy} contributions{trained}"
+        f"by {counted(stands.noisy, 'contribution')}{trained}"
     ]
     if stands.left is None:
         lines.append("policy: no noise (`epsilon` is not set), so no ε bounds what a contribution tells")
     else:
         lines.append(f"left: {stands.left} more of ε {policy.epsilon:g} each")
     if stands.exact:
-        lines.append(f"{stands.exact} contributions left without noise; no ε bounds what they tell")
+        lines.append(
+            f"{counted(stands.exact, 'contribution')} left without noise; no ε bounds what they tell"
+        )
     if stands.lost:
         lines.append("contributions were signed that are not known here: no sums leave before --settle")
     out.answer({**asdict(stands), "delta": policy.delta, "budget": policy.budget}, lines)

@@ -9,6 +9,7 @@ import click
 from fedmed_edge.commands.folders import FILE, FOLDER
 from fedmed_edge.commands.verbs import Output, Verb
 from fedmed_edge.listening import LabelKey
+from fedmed_edge.words import counted
 
 _BY = click.Choice(get_args(LabelKey))
 
@@ -65,7 +66,8 @@ def command(
         archive = open_archive(scan, plan, _pairs(query, "--query"), user, password_file, advance)
         made = collect(archive.paths, plan, advance, failed=archive.failed)
     lines = [f"left out   {name}: {reason}" for name, reason in made.unused]
-    told = f"{target}: {made.images} images of {made.patients} patients, {made.masks} masks"
+    images, patients = counted(made.images, "image"), counted(made.patients, "patient")
+    told = f"{target}: {images} of {patients}, {counted(made.masks, 'mask')}"
     document = {"out": str(target), **asdict(made), "unused": [list(one) for one in made.unused]}
     out.answer(document, [*lines, told, f"classes: {', '.join(made.classes) or 'none'}"])
     ctx.exit(3 if made.faults else 0)

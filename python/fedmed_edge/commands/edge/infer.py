@@ -10,6 +10,7 @@ import click
 from fedmed_edge.commands.folders import ANY_PATH, DEVICE, FILE, FOLDER, read_site
 from fedmed_edge.commands.verbs import Output, Verb, complain
 from fedmed_edge.errors import InputError
+from fedmed_edge.words import counted
 
 if TYPE_CHECKING:
     from fedmed_edge.config import SiteConfig
@@ -102,7 +103,8 @@ def command(
         failed = {result.input for result in results if result.error is not None}
         table = f"{target / 'results.csv'} says why" if "csv" in options.formats else None
         complain(
-            f"{len(failed)} of {len({one.input for one in results})} inputs could not be answered", table
+            f"{len(failed)} of {counted(len({one.input for one in results}), 'input')} could not be answered",
+            table,
         )
     ctx.exit(code)
 

@@ -10,6 +10,7 @@ import click
 
 from fedmed_edge.commands.folders import folder_option, read_site
 from fedmed_edge.commands.verbs import Output, Verb
+from fedmed_edge.words import counted
 
 if TYPE_CHECKING:
     from fedmed_edge.federation.egress import Egress
@@ -40,7 +41,9 @@ def command(out: Output, folder: Path, since: datetime | None) -> None:
         {"bytes": total, "requests": [asdict(row) for row in rows]},
         [
             *shown,
-            f"{total:,} bytes in {len(rows)} requests" if rows else "nothing left this site by its agent yet",
+            f"{total:,} bytes in {counted(len(rows), 'request')}"
+            if rows
+            else "nothing left this site by its agent yet",
         ],
     )
 

@@ -9,6 +9,7 @@ import click
 from fedmed_edge.commands.folders import FILE, Number, folder_option, read_site, read_site_data
 from fedmed_edge.commands.verbs import Output, Verb
 from fedmed_edge.inference.model_folder import ModelFolder
+from fedmed_edge.words import counted
 
 if TYPE_CHECKING:
     from fedmed_edge.inference.model_folder import ModelEntry
@@ -128,5 +129,5 @@ def _facts(entry: "ModelEntry") -> dict[str, Any]:
 
 def _line(entry: "ModelEntry") -> str:
     tasks, precisions = ", ".join(entry.tasks), " ".join(entry.precisions)
-    made = f"{tasks}, {entry.sites} site(s), model {entry.model[:12]}, {precisions}"
+    made = f"{tasks}, {counted(entry.sites, 'site')}, model {entry.model[:12]}, {precisions}"
     return f"{entry.name}  {entry.state:<9} {made}"

@@ -17,6 +17,7 @@ from fedmed_edge.commands.folders import (
     read_site_generation,
 )
 from fedmed_edge.commands.verbs import Output, Verb
+from fedmed_edge.words import counted
 
 ERRORS = "error: 1 − balanced accuracy, of masks 1 − Dice, on held-out images"
 
@@ -92,7 +93,8 @@ def command(
             "errors": dict(trained.errors),
             "privacy": noise.privacy.model_dump() if noise else None,
         },
-        f"{target}: trained on {trained.images} images in {trained.seconds:.0f} s, loss {trained.loss:.3f}"
+        f"{target}: trained on {counted(trained.images, 'image')} in {trained.seconds:.0f} s, "
+        f"loss {trained.loss:.3f}"
         + "".join(f", {name.replace('_', ' ')} {error:.2f}" for name, error in trained.errors.items())
         + (f" ({ERRORS})" if trained.errors else ""),
     )

@@ -14,6 +14,7 @@ from fedmed_edge.recipe import parse_settings, read_toml
 from fedmed_edge.signing import fingerprint, write_public_key
 from fedmed_edge.store.encryption import FileCipher, make_store_key, read_store_key
 from fedmed_edge.store.store import Store
+from fedmed_edge.words import counted
 
 PUBLIC_KEY = "server.pub"
 
@@ -70,7 +71,8 @@ def command(out: Output, /, folder: Path, host: str, port: int, **places: Any) -
         {"folder": str(folder), "public_key": str(public), "fingerprint": mark, "contributions": held}
         | {"connects": connects, "store_key": cipher.key.id if cipher.key else None},
         [
-            f"{folder}: ready" + (f", with the store that was there: {held} contributions" if there else ""),
+            f"{folder}: ready"
+            + (f", with the store that was there: {counted(held, 'contribution')}" if there else ""),
             *_on_key(cipher),
             f"give {public} to the hospitals; its fingerprint is {mark}",
         ],

@@ -8,6 +8,7 @@ import click
 
 from fedmed_edge.commands.folders import FOLDER
 from fedmed_edge.commands.verbs import Output, Verb
+from fedmed_edge.words import counted
 
 if TYPE_CHECKING:
     from fedmed_edge.store.planning import Federation, Plan, Rates
@@ -45,7 +46,9 @@ def command(
 
 def _lines(federation: "Federation", made: "Plan", rates: "Rates") -> list[str]:
     sites, year = federation.sites, federation.updates_per_year
-    shape = f"{federation.folds} folds of {federation.classes} classes, rows of {federation.row_dim}"
+    shape = (
+        f"{counted(federation.folds, 'fold')} of {federation.classes} classes, rows of {federation.row_dim}"
+    )
     line = f"{_time(made.round_bytes / GIGABIT)} on a line of 1 Gbit/s"
     rows = [
         ("one contribution", _size(made.contribution_bytes), shape),
@@ -53,7 +56,7 @@ def _lines(federation: "Federation", made: "Plan", rates: "Rates") -> list[str]:
         ("kept after a year", _size(made.year_bytes), f"{year:g} of every site; superseded ones stay"),
         ("index and ledger", _size(made.index_bytes), "after a year"),
         ("memory", _size(made.memory_bytes), "of a rebuild: the sums of all sites at once"),
-        ("receive", _time(made.receive_s), f"to write and hash one of each of {sites} sites"),
+        ("receive", _time(made.receive_s), f"to write and hash one of each of {counted(sites, 'site')}"),
         ("check", _time(made.check_s), "signature, numbers, every Gram; and keep it"),
         ("rebuild", _time(made.rebuild_s), "one global model, reading included"),
         ("refine", _time(made.refine_s), "one site's model, distances between all sites included"),

@@ -12,6 +12,7 @@ from fedmed_edge.commands.verbs import Output, Verb
 from fedmed_edge.errors import InputError, TrustError
 from fedmed_edge.federation.engine.identities import identities_of
 from fedmed_edge.signing import fingerprint, read_private_key, read_public_key
+from fedmed_edge.words import counted
 
 if TYPE_CHECKING:
     from fedmed_edge.config import ServerConfig
@@ -138,7 +139,7 @@ def list_(out: Output, folder: Path) -> None:
     out.answer(
         {"sites": rows},
         [
-            f"{entry.name:<24} {entry.contributions:>4} contributions  {entry.fingerprint}"
+            f"{entry.name:<24} {counted(entry.contributions, 'contribution'):>18}  {entry.fingerprint}"
             + "".join(f"  connects, certificate until {day}" for day in until[entry.name])
             + ("  revoked" if entry.revoked else "")
             for entry in entries
@@ -160,7 +161,8 @@ def revoke(out: Output, folder: Path, name: str) -> None:
     store.revoke_site(name)
     certificates = identities_of(folder).revoke(name)
     held = store.site(name).contributions
+    stays = counted(held, "contribution stays", "contributions stay")
     out.answer(
         {"site": name, "revoked": True, "contributions": held, "certificates": certificates},
-        f"{name}: revoked" + (f"; its {held} contributions stay until `withdraw`" if held else ""),
+        f"{name}: revoked" + (f"; its {stays} until `withdraw`" if held else ""),
     )

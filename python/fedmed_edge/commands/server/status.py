@@ -10,6 +10,7 @@ import click
 from fedmed_edge.commands.ages import ages
 from fedmed_edge.commands.folders import folder_option, read_server
 from fedmed_edge.commands.verbs import Output, Verb
+from fedmed_edge.words import counted
 
 if TYPE_CHECKING:
     from fedmed_edge.store.store import Store
@@ -60,7 +61,7 @@ def _at_rest(store: "Store", keys: list[str | None]) -> str:
     id = store.cipher.key.id
     others = len(keys) - keys.count(id)
     rest = (
-        f"; {others} of its {len(keys)} files are not yet: run `fedmed-server store encrypt`"
+        f"; {others} of its {counted(len(keys), 'file')} not yet: run `fedmed-server store encrypt`"
         if others
         else ""
     )
@@ -72,7 +73,7 @@ def _sites(store: "Store") -> Iterator[str]:
     if not sites:
         yield "sites: none yet; `fedmed-server site add NAME --key FILE` enrols one"
     for site in sites:
-        held = f"{site.contributions} contributions" if site.contributions else "nothing contributed"
+        held = counted(site.contributions, "contribution") if site.contributions else "nothing contributed"
         yield f"site {site.name:<24} {held}{', revoked' if site.revoked else ''}"
 
 

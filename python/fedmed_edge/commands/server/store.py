@@ -8,6 +8,7 @@ import click
 from fedmed_edge.commands.folders import FILE, check_writable, folder_option, read_server_config
 from fedmed_edge.commands.verbs import Output, Verb
 from fedmed_edge.errors import InputError
+from fedmed_edge.words import counted
 
 if TYPE_CHECKING:
     from fedmed_edge.store.encryption import FileCipher
@@ -91,5 +92,5 @@ def _rewrite(out: Output, folder: Path, cipher: "FileCipher") -> None:
     state = f"encrypted with key {cipher.key.id}" if cipher.key else "plain"
     out.answer(
         {"files": held, "written": written, "key": cipher.key.id if cipher.key else None},
-        f"{folder}: {held} files are {state}, {written} of them were written anew",
+        f"{folder}: {counted(held, 'file is', 'files are')} {state}, {written} written anew",
     )

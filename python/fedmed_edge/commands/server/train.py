@@ -9,6 +9,7 @@ from fedmed_edge.commands.folders import Number, folder_option, read_server
 from fedmed_edge.commands.server.rebuild import task_of, task_option
 from fedmed_edge.commands.verbs import Output, Verb
 from fedmed_edge.signing import read_private_key
+from fedmed_edge.words import counted
 
 if TYPE_CHECKING:
     from fedmed_edge.federation.rounds import Rounds, Rule, Training
@@ -69,6 +70,6 @@ def _file(rounds: "Rounds", training: "Training") -> str | None:
 
 
 def _line(rounds: "Rounds", training: "Training") -> str:
-    done = f"{len(training.ended)} of {training.rounds} rounds"
+    done = f"{len(training.ended)} of {counted(training.rounds, 'round')}"
     said = [f"training {training.id[:12]} of {training.task}: {done}, {training.state}"]
     return ", ".join([*said, *filter(None, (_file(rounds, training), training.why))])

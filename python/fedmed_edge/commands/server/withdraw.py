@@ -10,6 +10,7 @@ from fedmed_edge.commands.folders import folder_option, read_server
 from fedmed_edge.commands.server.rebuild import told, told_held_back
 from fedmed_edge.commands.verbs import Output, Verb
 from fedmed_edge.errors import InputError
+from fedmed_edge.words import counted
 
 if TYPE_CHECKING:
     from fedmed_edge.store.store import Store
@@ -39,7 +40,7 @@ def command(out: Output, folder: Path, site: str, yes: bool) -> None:
     _, store = read_server(folder)
     held = store.site(site).contributions
     if not yes:
-        _ask(f"delete everything that {site} contributed ({held} contributions) and rebuild?")
+        _ask(f"delete everything that {site} contributed ({counted(held, 'contribution')}) and rebuild?")
     done, stages = withdraw_and_rebuild(store, site), forget_stages(folder, store)
     arriving = discard_all(folder / FOLDER / "inbox" / site, store.cipher)
     discard_unfinished(folder / FOLDER, store.cipher)
@@ -103,7 +104,9 @@ def _lines(site: str, done: "Withdrawn") -> list[str]:
     count, marked = len(done.deleted.contributions), [digest[:12] for digest in done.deleted.models]
     stays = "stays until the next generation:"
     lines = [
-        f"{site}: {count} contributions deleted" if count else f"{site}: held nothing, nothing was deleted",
+        f"{site}: {counted(count, 'contribution')} deleted"
+        if count
+        else f"{site}: held nothing, nothing was deleted",
         f"models marked as withdrawn: {', '.join(marked) or 'none'}",
         *(_line(name, task) for name, task in done.tasks.items()),
         *(f"{stays} what the backbone of {one[:12]} learned from images of {site}" for one in done.backbones),
