@@ -7,7 +7,6 @@ the number of processors. A plain NumPy definition of each kernel stands in its 
 
 import fedmed_edge.kernels.interpreters  # noqa: F401  # before anything compiled is loaded
 from fedmed_edge.kernels.aggregation import (
-    RunningMean,
     clip_norm,
     median,
     pairwise_distances,
@@ -30,7 +29,6 @@ __all__ = [
     "GramMode",
     "LiftWeights",
     "RidgeSolution",
-    "RunningMean",
     "amplitude_moments",
     "argmax_slab",
     "blend_windows",
