@@ -3,11 +3,9 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from fedmed_edge.errors import InputError
 from fedmed_edge.features.publish import complete_generation, draft_generation
-from fedmed_edge.features.weights import Weights, average_weights, image_weights, read_backbone
+from fedmed_edge.features.weights import average_weights, image_weights, moved_weights, read_backbone
 from fedmed_edge.generation import Generation
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.statistics.contribution import Contribution
@@ -81,7 +79,8 @@ def from_contributions(
         counts = image_weights([count for _, count in weighted])
         moved = average_weights([weights for weights, _ in weighted], counts)
         names = (*start.header.trained_by, *(one.header.site for one in ordered))
-        return draft_generation(start.header, _added(start.weights, moved), trained_by=names, seed=seed)
+        made = moved_weights(start.weights, moved, "generation")
+        return draft_generation(start.header, made, trained_by=names, seed=seed)
     if weighted:
         lacking = next(one.header.site for one in ordered if one.weights is None)
         raise InputError(
@@ -99,15 +98,3 @@ def from_contributions(
             sums.setdefault(one.header.task, {})[one.header.site] = one.statistics
     first, *others = (sums[task] for task in sorted(sums))
     return complete_generation(start, recipe, first, others=others, seed=seed)
-
-
-def _added(start: Weights, moved: Weights) -> dict[str, np.ndarray]:
-    if set(start) != set(moved):
-        raise InputError("generation: the sites' weights have other names than the generation's")
-    for name, value in start.items():
-        if value.shape != moved[name].shape:
-            raise InputError(f"generation: `{name}` has shape {moved[name].shape}, expected {value.shape}")
-    return {
-        name: (value.astype(np.float64) + moved[name].astype(np.float64)).astype(value.dtype)
-        for name, value in start.items()
-    }

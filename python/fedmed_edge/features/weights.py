@@ -12,6 +12,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from fedmed_edge.atomic import read_regular, write_atomic
+from fedmed_edge.errors import InputError
 from fedmed_edge.generation import Architecture
 from fedmed_edge.recipe import Backbone, Frozen, Kind, Recipe, parse_settings
 from fedmed_edge.statistics.header import Privacy
@@ -23,6 +24,7 @@ __all__ = [
     "Weights",
     "average_weights",
     "image_weights",
+    "moved_weights",
     "parse_backbone",
     "read_backbone",
     "write_backbone",
@@ -198,3 +200,31 @@ def average_weights(states: Sequence[Weights], counts: Sequence[float]) -> dict[
             mixed += np.asarray(state[name], np.float64) * (count / total)
         average[name] = mixed.astype(first.dtype)
     return average
+
+
+def moved_weights(
+    start: Weights, differences: Weights, where: str = "weights"
+) -> dict[str, npt.NDArray[np.generic]]:
+    """θ⁰ + (θ_s − θ⁰): a generation's weights, moved by the differences that were handed over.
+
+    Sums are float64, rounded to the type of `start`.
+
+    Args:
+        where: What moves them, for the message.
+
+    Raises:
+        InputError: The differences have other names or shapes.
+
+    Example:
+        >>> moved_weights({"w": np.float32([1])}, {"w": np.float32([0.5])})
+        {'w': array([1.5], dtype=float32)}
+    """
+    if set(start) != set(differences):
+        raise InputError(f"{where}: the sites' weights have other names than the generation's")
+    for name, value in start.items():
+        if value.shape != differences[name].shape:
+            raise InputError(f"{where}: `{name}` has shape {differences[name].shape}, expected {value.shape}")
+    return {
+        name: (value.astype(np.float64) + differences[name].astype(np.float64)).astype(value.dtype)
+        for name, value in start.items()
+    }

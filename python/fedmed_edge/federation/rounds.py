@@ -20,14 +20,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedmed_edge import kernels
 from fedmed_edge.atomic import write_atomic
 from fedmed_edge.errors import InputError
-from fedmed_edge.features.weights import image_weights, write_backbone
+from fedmed_edge.features.weights import Weights, image_weights, moved_weights, write_backbone
 from fedmed_edge.federation.messages import Digest
 from fedmed_edge.federation.offers import Offers
 from fedmed_edge.federation.records import Records
@@ -398,14 +396,8 @@ def combine(files: list[Path], weights: list[int], out: Path, rule: Rule, trim: 
         kernels.weighted_mean(files, weights, out)
 
 
-def _moved(start: Mapping[str, npt.NDArray[np.generic]], differences: Path) -> dict[str, Tensor]:
+def _moved(start: Weights, differences: Path) -> dict[str, Tensor]:
     """The generation's weights, moved by a file of differences."""
     content = differences.read_bytes()
     moves = load_tensors(content, parse_layout(content, None, "weights"), "weights")
-    shapes = {name: value.shape for name, value in moves.items()}
-    if shapes != {name: value.shape for name, value in start.items()}:
-        raise InputError("training: the sites' weights are not those of the generation's backbone")
-    return {
-        name: (value.astype(np.float64) + moves[name].astype(np.float64)).astype(value.dtype)
-        for name, value in start.items()
-    }
+    return moved_weights(start, moves, "training")

@@ -3,9 +3,8 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from fedmed_edge.features.weights import Weights
+from fedmed_edge.errors import InputError
+from fedmed_edge.features.weights import Weights, moved_weights
 from fedmed_edge.generation import Architecture, Generation
 from fedmed_edge.statistics.contribution import Contribution
 
@@ -54,15 +53,11 @@ def local_models(
         if not same_architecture(start.header, made):
             left_out[name] = f"was trained from generation {start.digest[:12]}, which has another backbone"
             continue
-        shapes = {name: value.shape for name, value in start.weights.items()}
-        moved = one.weights or {}
-        if {name: value.shape for name, value in moved.items()} != shapes:
+        try:
+            weights = moved_weights(start.weights, one.weights or {})
+        except InputError:
             left_out[name] = "handed over other tensors than its generation has"
             continue
-        weights = {
-            tensor: (value.astype(np.float64) + moved[tensor].astype(np.float64)).astype(value.dtype)
-            for tensor, value in start.weights.items()
-        }
         images = header.evidence.images.get("train", 0)
         models.append(LocalModel(header.site, header.task, one.id, header.generation, weights, images))
     return sorted(models, key=lambda model: (model.site, model.task)), dict(sorted(left_out.items()))
