@@ -29,11 +29,9 @@ from fedmed_edge.features.objectives import (
     Objective,
     plain_objective,
     shifted_objective,
-    task_loss,
     toward,
 )
 from fedmed_edge.features.shifts import Shift
-from fedmed_edge.features.weights import average_weights, read_backbone, write_backbone
 from fedmed_edge.generation import Architecture
 from fedmed_edge.images.dataset import Dataset
 from fedmed_edge.images.preprocess import Prepared, prepare
@@ -44,18 +42,13 @@ from fedmed_edge.statistics.style import Style
 
 __all__ = [
     "Network",
-    "Objective",
     "SiteTraining",
     "TrainResult",
-    "average_weights",
     "build_network",
     "cycle",
     "predict",
-    "read_backbone",
     "session",
-    "task_loss",
     "train",
-    "write_backbone",
 ]
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,8 @@ from fedmed_edge.errors import DeviceError, InputError
 from fedmed_edge.features import training
 from fedmed_edge.features.backbones import set_state, state_of
 from fedmed_edge.features.feed import Changes
-from fedmed_edge.features.training import SiteTraining, build_network, predict, task_loss, train
+from fedmed_edge.features.objectives import task_loss
+from fedmed_edge.features.training import SiteTraining, build_network, predict, train
 from fedmed_edge.images.dataset import Dataset
 from fedmed_edge.images.preprocess import IGNORE, prepare
 from fedmed_edge.recipe import Training

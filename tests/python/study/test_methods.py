@@ -12,6 +12,7 @@ import torch
 
 from fedmed_edge.features.backbones import state_of
 from fedmed_edge.features.extract import evaluate_heads
+from fedmed_edge.features.local_norms import norm_names
 from fedmed_edge.features.training import build_network, train
 from fedmed_edge.images.dataset import Dataset, Task, read_dataset
 from fedmed_edge.model.rebuild import rebuild
@@ -29,7 +30,6 @@ from fedmed_edge.study.methods.averaging import (
     Pooled,
     Scaffold,
     alone,
-    norm_names,
 )
 from fedmed_edge.study.methods.closed_form import (
     contributions,

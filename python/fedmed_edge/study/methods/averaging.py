@@ -8,8 +8,8 @@ from torch import Tensor
 from fedmed_edge.features.backbones import state_of
 from fedmed_edge.features.local_norms import norm_names
 from fedmed_edge.features.objectives import toward
-from fedmed_edge.features.training import LEARNING_RATE, Network, SiteTraining, average_weights
-from fedmed_edge.features.weights import Weights
+from fedmed_edge.features.training import LEARNING_RATE, Network, SiteTraining
+from fedmed_edge.features.weights import Weights, average_weights
 from fedmed_edge.images.dataset import Dataset
 from fedmed_edge.study.methods.work import Learned, Meter, Option, Work, network_predictor, size_of, styles_of
 

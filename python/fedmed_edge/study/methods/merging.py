@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedmed_edge.features.backbones import state_of
-from fedmed_edge.features.training import average_weights
-from fedmed_edge.features.weights import Weights
+from fedmed_edge.features.weights import Weights, average_weights
 from fedmed_edge.images.dataset import Dataset
 from fedmed_edge.images.preprocess import prepare
 from fedmed_edge.images.windows import cover
