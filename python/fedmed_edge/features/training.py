@@ -257,17 +257,14 @@ class SiteTraining:
         *,
         objective: Objective | None = None,
         adjust: Adjust | None = None,
-    ) -> tuple[dict[str, npt.NDArray[np.generic]], float]:
-        """One site trains from `weights`.
+    ) -> dict[str, npt.NDArray[np.generic]]:
+        """One site trains from `weights`; gives its own.
 
         Args:
             span: Steps of the cycle that it makes.
             objective: Loss of a batch; default the task's, with the recipe's shifts.
             adjust: Called once a step, when the gradients are there and before they are clipped; it may
                 change them. Default: the recipe's proximal term.
-
-        Returns:
-            The site's weights, and its mean loss.
         """
         began = time.perf_counter()
         set_state(self.network, weights)
@@ -280,11 +277,11 @@ class SiteTraining:
             objective=objective or self._objectives[site],
             adjust=adjust or (toward(weights, proximal) if proximal else None),
         )
-        loss = float(np.mean(trainer.run(self._feeds[site], span, self._steps, self._progress)))
+        trainer.run(self._feeds[site], span, self._steps, self._progress)
         self._moments[site] = trainer.optimiser.state_dict()
         state = state_of(self.network)
         self.seconds[site] += time.perf_counter() - began
-        return state, loss
+        return state
 
 
 def predict(network: Network, dataset: Dataset, *, device: str = "auto") -> list[npt.NDArray[np.float32]]:

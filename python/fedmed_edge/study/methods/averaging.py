@@ -79,7 +79,7 @@ class FedAvg:
     def turn(self, training: SiteTraining, site: str, span: range) -> Weights:
         """What a site does in a round; gives its weights."""
         self.exchange(site)
-        return training.turn(site, self.common, span)[0]
+        return training.turn(site, self.common, span)
 
     def exchange(self, site: str, times: int = 1) -> None:
         """Count a site's weights going down and up."""
@@ -116,7 +116,7 @@ class FedProx(FedAvg):
         """As `FedAvg.turn`."""
         self.exchange(site)
         adjust = toward(self.common, self.option["mu"])
-        return training.turn(site, self.common, span, adjust=adjust)[0]
+        return training.turn(site, self.common, span, adjust=adjust)
 
 
 class FedBN(FedAvg):
@@ -128,8 +128,8 @@ class FedBN(FedAvg):
     Source: Li et al., ICLR 2021.
     """
 
-    def __init__(self, work: Work, option: Option, start: Weights | None = None) -> None:
-        super().__init__(work, option, start)
+    def __init__(self, work: Work, option: Option) -> None:
+        super().__init__(work, option)
         self.own_names = norm_names(self.network)
         self.own: dict[str, Weights] = {}
         kept = sum(self.common[name].nbytes for name in self.own_names)
@@ -138,7 +138,7 @@ class FedBN(FedAvg):
     def turn(self, training: SiteTraining, site: str, span: range) -> Weights:
         """As `FedAvg.turn`."""
         self.exchange(site)
-        state = training.turn(site, self.of(site), span)[0]
+        state = training.turn(site, self.of(site), span)
         self.own[site] = {name: state[name] for name in self.own_names}
         return state
 
@@ -161,8 +161,8 @@ class Scaffold(FedAvg):
     Source: Karimireddy et al., ICML 2020.
     """
 
-    def __init__(self, work: Work, option: Option, start: Weights | None = None) -> None:
-        super().__init__(work, option, start)
+    def __init__(self, work: Work, option: Option) -> None:
+        super().__init__(work, option)
         self.drifts: dict[str, dict[str, Tensor]] = {}
         self.drift: dict[str, Tensor] = {}
         self.measured: dict[str, dict[str, Tensor]] = {}
@@ -180,7 +180,7 @@ class Scaffold(FedAvg):
                 if name in own:
                     value.grad += (self.drift[name] - own[name]).to(value.device)
 
-        state = training.turn(site, self.common, span, adjust=adjust)[0]
+        state = training.turn(site, self.common, span, adjust=adjust)
         # Of use from the next round on: in this one every site is corrected by what the last one left.
         self.measured[site] = {name: value.cpu() / len(span) for name, value in sums.items()}
         return state

@@ -37,8 +37,8 @@ class FedDG(FedAvg):
     Source: Liu et al., CVPR 2021.
     """
 
-    def __init__(self, work: Work, option: Option, start: Weights | None = None) -> None:
-        super().__init__(work, option, start)
+    def __init__(self, work: Work, option: Option) -> None:
+        super().__init__(work, option)
         bank = {site: _spectra(data, work.seed) for site, data in work.labelled.items()}
         size = {site: spectra.nbytes for site, spectra in bank.items()}
         for site, own in size.items():
@@ -54,7 +54,7 @@ class FedDG(FedAvg):
     def turn(self, training: SiteTraining, site: str, span: range) -> Weights:
         """As `FedAvg.turn`."""
         self.exchange(site)
-        return training.turn(site, self.common, span, objective=self.objectives[site])[0]
+        return training.turn(site, self.common, span, objective=self.objectives[site])
 
 
 def _towards(bank: Float32, seed: tuple[int, ...]) -> Callable[[Tensor], Tensor]:

@@ -52,7 +52,7 @@ def _filled_in(case: Case) -> Weights:
         progress=case.watch,
     )
     with training.round(0):
-        state, _ = training.turn("pool", state_of(network), range(steps), objective=_fill_in)
+        state = training.turn("pool", state_of(network), range(steps), objective=_fill_in)
     case.meter.server_seconds += training.seconds["pool"]
     return {name: value for name, value in state.items() if not name.startswith(_DECODER)}
 

@@ -33,9 +33,9 @@ class Ditto(FedAvg):
     Source: Li et al., ICML 2021.
     """
 
-    def __init__(self, work: Work, option: Option, start: Weights | None = None) -> None:
-        super().__init__(work, option, start)
-        self.own = {site: _Held(alone(work, site), option, start) for site in work.labelled}
+    def __init__(self, work: Work, option: Option) -> None:
+        super().__init__(work, option)
+        self.own = {site: _Held(alone(work, site), option) for site in work.labelled}
 
     def cycle(self, number: int) -> None:
         """As `FedAvg.cycle`, and one of every site's own model.
@@ -61,7 +61,7 @@ class _Held(FedAvg):
 
     def turn(self, training: SiteTraining, site: str, span: range) -> Weights:
         adjust = toward(self.centre, self.option["strength"])
-        return training.turn(site, self.common, span, adjust=adjust)[0]
+        return training.turn(site, self.common, span, adjust=adjust)
 
 
 class FedRep(FedBN):
@@ -70,8 +70,8 @@ class FedRep(FedBN):
     Source: Collins et al., ICML 2021.
     """
 
-    def __init__(self, work: Work, option: Option, start: Weights | None = None) -> None:
-        super().__init__(work, option, start)
+    def __init__(self, work: Work, option: Option) -> None:
+        super().__init__(work, option)
         self.own_names = {name for name in self.common if name.startswith(_HEADS)}
         self.payload = size_of(self.common) - sum(self.common[name].nbytes for name in self.own_names)
 
@@ -81,10 +81,10 @@ class FedRep(FedBN):
         middle = span.start + max(1, round(len(span) * self.option["head_share"]))
         try:
             self._train_only(head=True)
-            state, _ = training.turn(site, self.of(site), range(span.start, min(middle, span.stop)))
+            state = training.turn(site, self.of(site), range(span.start, min(middle, span.stop)))
             if middle < span.stop:
                 self._train_only(head=False)
-                state, _ = training.turn(site, state, range(middle, span.stop))
+                state = training.turn(site, state, range(middle, span.stop))
         finally:
             self.network.requires_grad_(True)
         self.own[site] = {name: state[name] for name in self.own_names}
@@ -109,7 +109,7 @@ class FedBABU(FedAvg):
         for name, value in self.network.named_parameters():
             value.requires_grad_(not name.startswith(_HEADS))
         try:
-            return training.turn(site, self.common, span)[0]
+            return training.turn(site, self.common, span)
         finally:
             self.network.requires_grad_(True)
 
@@ -157,8 +157,8 @@ class PFedHN(FedAvg):
 
     hidden = 16
 
-    def __init__(self, work: Work, option: Option, start: Weights | None = None) -> None:
-        super().__init__(work, option, start)
+    def __init__(self, work: Work, option: Option) -> None:
+        super().__init__(work, option)
         self.places = {site: index for index, site in enumerate(work.labelled)}
         with seeded(work.seed + 2):
             self.embedding = nn.Embedding(len(self.places), self.hidden)
@@ -188,7 +188,7 @@ class PFedHN(FedAvg):
         """As `FedAvg.turn`; the server learns from each site in turn."""
         self.exchange(site)
         weights = self.made(self.embedding.weight[self.places[site]])
-        state, _ = training.turn(site, {**self.common, **_plain(weights)}, span)
+        state = training.turn(site, {**self.common, **_plain(weights)}, span)
         self.optimiser.zero_grad()
         change = [value.detach() - torch.from_numpy(state[name]) for name, value in weights.items()]
         torch.autograd.backward(list(weights.values()), change)

@@ -59,8 +59,16 @@ class Reference:
 
     def of(self, founders: Mapping[str, Dataset]) -> "Reference":
         """The same, of other founders or images."""
-        options = {"seed": self.seed, "device": self.device, "watch": self.watch}
-        return Reference(self.recipe, founders, self.budget, self.policy, self.kept, **options)  # type: ignore[arg-type]
+        return Reference(
+            self.recipe,
+            founders,
+            self.budget,
+            self.policy,
+            self.kept,
+            seed=self.seed,
+            device=self.device,
+            watch=self.watch,
+        )
 
     def renewed(self, weights: Weights, founders: Mapping[str, Dataset]) -> "Reference":
         """What stands there once the founders have made these weights of the network; in memory alone."""
