@@ -5,7 +5,7 @@ import itertools
 import logging
 import re
 import unicodedata
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Collection, Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -101,6 +101,19 @@ class Dataset:
     def patients(self) -> frozenset[str]:
         """Ids of the patients of all items."""
         return frozenset(item.patient for item in self.items)
+
+    @property
+    def without_labels(self) -> "Dataset":
+        """The same images without their labels and masks."""
+        return replace(self, items=tuple(replace(item, label=None, mask=None) for item in self.items))
+
+    def by_patient(self, patients: Collection[str]) -> tuple["Dataset", "Dataset"]:
+        """The items of these patients, and those of all others, in their order."""
+        sides: tuple[list[Item], list[Item]] = ([], [])
+        for item in self.items:
+            sides[item.patient not in patients].append(item)
+        theirs, others = (replace(self, items=tuple(side)) for side in sides)
+        return theirs, others
 
     def subset(self, indices: Sequence[int]) -> "Dataset":
         """The items at `indices`, in that order."""

@@ -188,7 +188,5 @@ def split_by_patient(dataset: Dataset, seed: int) -> tuple[Dataset, Dataset]:
     patients = sorted(dataset.patients)
     order = np.random.default_rng(seed).permutation(len(patients))
     held = {patients[index] for index in order[: max(1, round(VALIDATION_SHARE * len(patients)))]}
-    return (
-        dataset.subset([i for i, item in enumerate(dataset.items) if item.patient not in held]),
-        dataset.subset([i for i, item in enumerate(dataset.items) if item.patient in held]),
-    )
+    looked_at, fitted = dataset.by_patient(held)
+    return fitted, looked_at

@@ -10,7 +10,6 @@ from fedmed_edge.errors import InputError
 from fedmed_edge.images.dataset import Dataset
 from fedmed_edge.recipe import Recipe, Training
 from fedmed_edge.study.label_curve import LABEL_COUNTS
-from fedmed_edge.study.methods.tuning import hidden
 
 Sites = Mapping[str, Dataset]
 
@@ -104,7 +103,7 @@ def shifts(train: Sites, site: str, seed: int) -> Iterator[Question]:
 def unlabelled(train: Sites, site: str, seed: int) -> Iterator[Question]:
     """The hospital has images without labels."""
     others = _others(train, site)
-    yield Question("unlabelled", site, {**others, site: hidden(train[site])}, others)
+    yield Question("unlabelled", site, {**others, site: train[site].without_labels}, others)
 
 
 def labels(train: Sites, site: str, seed: int) -> Iterator[Question]:
@@ -139,8 +138,7 @@ def _others(train: Sites, site: str) -> dict[str, Dataset]:
 def _half(data: Dataset, seed: int) -> Dataset:
     patients = sorted(data.patients)
     drawn = np.random.default_rng((seed, 1)).permutation(len(patients))[: max(1, len(patients) // 2)]
-    kept = {patients[index] for index in drawn}
-    return data.subset([index for index, item in enumerate(data) if item.patient in kept])
+    return data.by_patient({patients[index] for index in drawn})[0]
 
 
 def _curve(setting: str, train: Sites, site: str, seed: int, *, keep_rest: bool) -> Iterator[Question]:

@@ -87,6 +87,18 @@ def test_class_folders_give_items(tmp_path: Path) -> None:
     ]
 
 
+def test_a_data_set_by_patient_and_without_labels(tmp_path: Path) -> None:
+    table = "image,label,patient\na.png,benign,p\nb.png,benign,q\nc.png,malignant,p\n"
+    found = read_dataset(site(tmp_path, table), LABELS)
+    theirs, others = found.by_patient({"p"})
+    assert [[item.image.name for item in side] for side in (theirs, others)] == [
+        ["a.png", "c.png"],
+        ["b.png"],
+    ]
+    bare = found.without_labels
+    assert not len(bare.labelled) and [item.image for item in bare] == [item.image for item in found]
+
+
 @pytest.mark.parametrize(
     ("table", "message", "hint"),
     [

@@ -44,7 +44,7 @@ from fedmed_edge.study.methods.method import Case
 from fedmed_edge.study.methods.personalised import Ditto
 from fedmed_edge.study.methods.reference import Reference
 from fedmed_edge.study.methods.registry import METHODS
-from fedmed_edge.study.methods.tuning import choose, hidden
+from fedmed_edge.study.methods.tuning import choose
 from fedmed_edge.study.methods.work import Meter, with_weights
 from fedmed_edge.study.networks import joint_network, merged
 from fedmed_edge.study.plan import POLICIES, Budget
@@ -110,7 +110,7 @@ def test_every_method_fits_some_task_and_thresholds_are_for_segmentations() -> N
 def test_a_method_runs_repeats_itself_and_is_paid_for(bench: Bench, name: str) -> None:
     method = METHODS[name]
     assert method.fits(bench.task.recipe)
-    sites = {**bench.founders, SITE: hidden(bench.train[SITE])} if method.adapts else None
+    sites = {**bench.founders, SITE: bench.train[SITE].without_labels} if method.adapts else None
     found, cases = [], [bench.case(sites), bench.case(sites)]
     for case in cases:
         learned = next(iter(method.learn(case, method.options[0])))

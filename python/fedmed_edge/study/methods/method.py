@@ -26,7 +26,7 @@ Families, one file each: `controls`, `closed_form`, `averaging` (networks traine
 `domain_shifts`, `masked`, `trained` (alone, or in one place), `merging`, `heads`, `adaptation`.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -110,12 +110,8 @@ class Case(Work):
             if not len(fit) or not len(check):
                 continue
             held, kept_out[site] = check.patients, check
-            fitted[site] = _without(self.sites[site], held)
+            _, fitted[site] = self.sites[site].by_patient(held)
             if site in founders:
-                founders[site] = _without(founders[site], held)
+                _, founders[site] = founders[site].by_patient(held)
         reference = self.reference.of(founders)
         return replace(self, sites=fitted, reference=reference, meter=Meter()), kept_out
-
-
-def _without(data: Dataset, patients: Collection[str]) -> Dataset:
-    return data.subset([index for index, item in enumerate(data) if item.patient not in patients])

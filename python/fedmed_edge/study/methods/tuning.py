@@ -52,8 +52,9 @@ def choose(method: Method, case: Case) -> Choice:
     fit, kept_out = case.split()
     questions: list[Question] = [(fit, kept_out)]
     if method.adapts:
+        bare = {site: data.without_labels for site, data in fit.labelled.items()}
         questions = [
-            (replace(fit, site=site, sites={**fit.labelled, site: hidden(fit.labelled[site])}), {site: held})
+            (replace(fit, site=site, sites={**fit.labelled, site: bare[site]}), {site: held})
             for site, held in kept_out.items()
         ]
     runs = [_values(method, option, questions) for option in method.options[:TRIALS]]
@@ -67,11 +68,6 @@ def run(method: Method, case: Case, choice: Choice) -> Learned:
     """What the method has learned after the chosen cycles, or where it ends before."""
     *_, last = islice(method.learn(case, choice.option), choice.cycles)
     return last
-
-
-def hidden(data: Dataset) -> Dataset:
-    """The same images without their labels."""
-    return replace(data, items=tuple(replace(item, label=None, mask=None) for item in data.items))
 
 
 def _values(method: Method, option: Option, questions: list[Question]) -> Iterator[float]:
