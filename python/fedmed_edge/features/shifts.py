@@ -37,11 +37,11 @@ _FLAT = 1e-3
 
 
 class Shift:
-    """Shifted views of batches, with the shares that a recipe's `training` states.
+    """Shifted views of batches.
 
     Args:
         styles: Of other sites; none: no amplitude moves.
-        how: The shares; default the recipe's.
+        how: Which share of the images each kind of shift changes.
         amplitude: Moves amplitudes in place of `StyleShift`.
 
     Raises:
@@ -53,11 +53,11 @@ class Shift:
         recipe: Recipe,
         *,
         styles: Sequence[Style] = (),
-        how: Training | None = None,
+        how: Training,
         amplitude: Callable[[Tensor], Tensor] | None = None,
         seed: int = 0,
     ) -> None:
-        self.how = how or recipe.training
+        self.how = how
         if amplitude is None and styles and self.how.amplitude:
             amplitude = StyleShift(styles, recipe, seed=seed)
         self._amplitude = amplitude

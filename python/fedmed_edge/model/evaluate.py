@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fedmed_edge.model.distance import SiteMap, known_threshold, site_map
+from fedmed_edge.model.distance import SiteMap, site_map
 from fedmed_edge.model.heldout import (
     Held,
     all_weights,
@@ -112,13 +112,16 @@ def evaluate(contributions: Collection[Contribution], recipe: Recipe, *, ridge: 
     sites = read_sums(ordered, recipe)
     model = rebuild(ordered, recipe, ridge=ridge)
     weights = dict.fromkeys(model.sites, 1.0)
-    heads = _heads_without(sites, weights, model.ridge)
-    every = all_weights(sites)
-    held = {site.site: hold(site.total, every) for site in sites if site.blocks}
+    every, labelled = all_weights(sites), [site for site in sites if site.blocks]
+    left_out = labelled if len(labelled) > 1 else []
+    held = {site.site: hold(site.total, every) for site in left_out}
+    heads = {name: normal_without(sites, weights, name).head(model.ridge) for name in held}
     worth = _worth(sites, weights, model.ridge, heads, held)
-    folds = fold_errors(sites, weights, [model.ridge])
+    folds = fold_errors(sites, weights, [model.ridge], every)
     judged = {
-        site.site: _judge(one, site, heads.get(site.site), held.get(site.site), worth, model.posterior)
+        site.site: _judge(
+            one, site, heads.get(site.site), held.get(site.site), worth.get(site.site), model.posterior
+        )
         for one, site in zip(ordered, sites, strict=True)
     }
     return Evaluation(
@@ -127,15 +130,9 @@ def evaluate(contributions: Collection[Contribution], recipe: Recipe, *, ridge: 
         ridge=model.ridge,
         fold_error=float(np.sum(list(folds.values())) / fold_constant(sites, every)) if folds else None,
         site_map=_map_or_none(ordered),
-        known_threshold=known_threshold(ordered),
+        known_threshold=model.known_threshold,
         stands_out=stand_out(sites),
     )
-
-
-def _heads_without(
-    sites: Sequence[SiteSums], weights: Mapping[str, float], ridge: float
-) -> dict[str, Array64]:
-    return {site.site: normal_without(sites, weights, site.site).head(ridge) for site in sites if site.blocks}
 
 
 def _worth(
@@ -160,21 +157,23 @@ def _judge(
     site: SiteSums,
     head: Array64 | None,
     held: Held | None,
-    worth: Mapping[str, float],
+    worth: float | None,
     posterior: Posterior,
 ) -> SiteEvaluation:
     statistics = contribution.statistics
     assert statistics is not None  # `in_order` left the others out
     distances = statistics.distance_moments
-    alone = len(worth) < 2
-    error = None if head is None or held is None or alone else held.error(head)
+    error = relative = recall = None
+    if head is not None and held is not None:
+        error = held.error(head)
+        relative, recall = error / held.constant, _recall(site, head, posterior)
     return SiteEvaluation(
         images=statistics.images,
         rows=int(site.counts.sum()),
         error=error,
-        relative_error=None if error is None or held is None else error / held.constant,
-        expected_recall=None if head is None or alone else _recall(site, head, posterior),
-        worth=None if alone else worth.get(site.site),
+        relative_error=relative,
+        expected_recall=recall,
+        worth=worth,
         mean_distance=float(distances[1] / distances[0]) if distances[0] > 0 else None,
     )
 

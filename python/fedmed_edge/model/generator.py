@@ -15,7 +15,7 @@ import numpy as np
 from fedmed_edge.kernels import diagonal_positions
 from fedmed_edge.model.distance import SiteMap
 from fedmed_edge.model.episodes import Episode, Federation, look
-from fedmed_edge.model.heldout import Held, hold, judging_weights
+from fedmed_edge.model.heldout import hold, judging_weights
 from fedmed_edge.model.mix import class_mix
 from fedmed_edge.model.sums import SiteSums, class_weights
 from fedmed_edge.statistics.contribution import Contribution
@@ -148,12 +148,10 @@ def _episodes(federation: Federation, name: str, *, labels: bool) -> list[Episod
         held = hold(own.total, np.where(known, judge, 0.0))
         return [Episode(others, inputs, y, held, federation.ridge)]
     inputs = np.vstack([inputs, np.eye(len(INPUTS))[_OWN]])
-
-    def one(fold: int) -> Episode:
-        held: Held = hold(own.fold(fold), judge)
-        return Episode([*others, own.without(fold)], inputs, y, held, federation.ridge)
-
-    return [one(fold) for fold in own.folds]
+    return [
+        Episode([*others, own.without(fold)], inputs, y, hold(own.fold(fold), judge), federation.ridge)
+        for fold in own.folds
+    ]
 
 
 def _inputs(federation: Federation, name: str, *, own: SiteSums | None) -> tuple[Array64, Array64]:

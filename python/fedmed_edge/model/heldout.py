@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fedmed_edge.kernels import held_out_losses, upper_triangle
-from fedmed_edge.model.sums import Normal, Part, SiteSums, Weighted, class_weights, normal_equations
+from fedmed_edge.model.sums import Normal, Part, SiteSums, class_weights, normal_equations
 from fedmed_edge.statistics.feature_statistics import Array64
 
 RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -99,20 +99,13 @@ def fold_constant(sites: Sequence[SiteSums], judge: Array64) -> float:
     return total
 
 
-def weighted_parts(
-    sites: Sequence[SiteSums], weights: Mapping[str, float], *, without: Sequence[str] = ()
-) -> list[Weighted]:
-    """All labelled rows of the sites that are not named in `without`; a site of weight 0 is left out."""
-    return [
+def normal_without(sites: Sequence[SiteSums], weights: Mapping[str, float], *without: str) -> Normal:
+    """Normal equations of the head that has not seen the sites in `without`; nor any of weight 0."""
+    parts = [
         (weights[site.site], site.total)
         for site in sites
         if site.site not in without and site.blocks and weights[site.site] > 0
     ]
-
-
-def normal_without(sites: Sequence[SiteSums], weights: Mapping[str, float], *without: str) -> Normal:
-    """Normal equations of the head that has not seen the sites in `without`."""
-    parts = weighted_parts(sites, weights, without=without)
     return normal_equations(parts, sites[0].classes, sites[0].width)
 
 
@@ -152,17 +145,16 @@ def fold_errors(
     sites: Sequence[SiteSums],
     weights: Mapping[str, float],
     ridges: Sequence[float],
-    judge: Array64 | None = None,
+    judge: Array64,
     *,
     bounded: bool = False,
 ) -> dict[int, Array64]:
     """Hold one fold of every site out at once: fold → (R,) error at every ridge; empty without folds.
 
     Args:
-        judge: (C,) what a held-out row of every class counts; None: w_k over all sites.
+        judge: (C,) what a held-out row of every class counts.
         bounded: A site's fold counts at most `Held.strange`.
     """
-    every = all_weights(sites) if judge is None else judge
     errors = {}
     for fold in sorted({fold for site in sites for fold in site.folds}):
         normal = normal_without_fold(sites, weights, fold)
@@ -170,7 +162,7 @@ def fold_errors(
         total = np.zeros(len(ridges))
         for site in sites:
             if fold in site.folds:
-                held = hold(site.fold(fold), every)
+                held = hold(site.fold(fold), judge)
                 found = held.errors(heads)
                 total += np.minimum(found, held.strange) if bounded else found
         errors[fold] = total

@@ -47,7 +47,7 @@ def test_holding_a_fold_out_equals_fitting_without_its_rows(made: SimpleNamespac
     recipe = made.recipe(3)
     site = made.random(5)
     sums = read_sums(made.contribute({"a": site}, recipe), recipe)
-    got = fold_errors(sums, {"a": 1.0}, RIDGES)
+    got = fold_errors(sums, {"a": 1.0}, RIDGES, all_weights(sums))
     fold = site.fold_of_row()
     for number in range(5):
         kept = fold != number
@@ -69,7 +69,7 @@ def test_a_class_that_no_other_site_has_does_not_judge(made: SimpleNamespace) ->
     only.labels[:] = 2
     sums = read_sums(made.contribute({"a": made.random(0, classes=2), "b": only}, recipe), recipe)
     assert site_errors(sums, dict.fromkeys("ab", 1.0), [1e-2]) == {}
-    assert set(fold_errors(sums, dict.fromkeys("ab", 1.0), [1e-2])) == {0, 1, 2, 3, 4}
+    assert set(fold_errors(sums, dict.fromkeys("ab", 1.0), [1e-2], all_weights(sums))) == {0, 1, 2, 3, 4}
 
 
 def test_where_something_is_chosen_a_class_counts_as_many_patients_as_it_has(made: SimpleNamespace) -> None:
