@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedmed_edge.atomic import locked, read_regular, write_atomic
 from fedmed_edge.errors import InputError, StoreError
-from fedmed_edge.generation import Generation
+from fedmed_edge.generation import Architecture, Generation
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.signing import PrivateKey, write_signed
 from fedmed_edge.statistics.contribution import Contribution, parse_contribution
@@ -211,6 +211,11 @@ class Staging:
         self.store.ledger_append("staged", subject=generation.digest, details=details)
         return signature
 
+    @property
+    def _made(self) -> Architecture:
+        """What the encoder is built from."""
+        return self.recipes[0] if self.start is None else self.start.header
+
     def learn(
         self,
         pool: Pool,
@@ -224,11 +229,10 @@ class Staging:
         """Learn, from the checkpoint on where there is one."""
         from fedmed_edge.universal.stage import learn
 
-        made = self.recipes[0] if self.start is None else self.start.header
         start = None if self.start is None else self.start.weights
         return learn(
             pool,
-            made,
+            self._made,
             start,
             teachers.models,
             plan,
@@ -244,12 +248,10 @@ class Staging:
         from fedmed_edge.features.publish import draft_generation
         from fedmed_edge.universal.standardise import standardise
 
-        made = self.recipes[0] if self.start is None else self.start.header
         before = () if self.start is None else self.start.header.trained_by
-        made_draft = draft_generation(made, learned.weights, trained_by=[*before, *teachers.sites], seed=seed)
-        if draft:
-            return made_draft
-        return standardise(made_draft, pool, self.recipes, device=device, seed=seed)
+        sites = [*before, *teachers.sites]
+        made = draft_generation(self._made, learned.weights, trained_by=sites, seed=seed)
+        return made if draft else standardise(made, pool, self.recipes, device=device, seed=seed)
 
 
 def staging_of(

@@ -11,7 +11,7 @@ Source: method §7; Blanchard et al., Krum, NeurIPS 2017; Jin et al., RegMean, I
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from math import prod
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,11 +24,9 @@ from fedmed_edge.errors import InputError
 from fedmed_edge.features.backbones import MultiScale
 from fedmed_edge.features.weights import Weights, image_weights
 
-__all__ = ["MERGES", "Merge", "input_grams", "merge", "merge_by_gram"]
+__all__ = ["Merge", "input_grams", "merge", "merge_by_gram"]
 
 Merge: TypeAlias = Literal["none", "mean", "median", "trimmed_mean", "krum", "gram"]
-
-MERGES: Final[tuple[Merge, ...]] = ("mean", "median", "trimmed_mean", "krum", "gram", "none")
 
 TRIMMED = 0.1
 """Share of the models that `trimmed_mean` leaves out at either end of every value, rounded down, at least 1

@@ -82,14 +82,8 @@ def scales_of(backbone: MultiScale, images: Tensor) -> list[Tensor]:
     return maps[1:] if backbone.input_scale else maps
 
 
-def draw_mask(
-    count: int,
-    patches: tuple[int, ...],
-    size: tuple[int, ...],
-    random: torch.Generator,
-    share: float = MASKED,
-) -> Tensor:
-    """(count, 1, *size) bool: of every image the same share of its patches, rounded.
+def draw_mask(count: int, patches: tuple[int, ...], size: tuple[int, ...], random: torch.Generator) -> Tensor:
+    """(count, 1, *size) bool: of every image `MASKED` of its patches, rounded.
 
     Example:
         >>> mask = draw_mask(2, (4, 4), (8, 8), torch.Generator().manual_seed(0))
@@ -98,7 +92,7 @@ def draw_mask(
     """
     places = prod(patches)
     order = torch.rand(count, places, generator=random).argsort(dim=1)
-    hidden = (order < round(share * places)).reshape(count, 1, *patches)
+    hidden = (order < round(MASKED * places)).reshape(count, 1, *patches)
     return functional.interpolate(hidden.float(), size=size, mode="nearest") > 0.5
 
 

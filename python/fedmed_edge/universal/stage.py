@@ -9,7 +9,6 @@ anywhere, and goes on to the same weights.
 Source: method §7.
 """
 
-import functools
 import hashlib
 import io
 import json
@@ -17,7 +16,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -367,7 +366,7 @@ def _nth(count: int, seed: int, place: int) -> int:
     return _shuffled(count, seed, number)[inside]
 
 
-@functools.lru_cache(maxsize=2)
+@lru_cache(maxsize=2)
 def _shuffled(count: int, seed: int, number: int) -> list[int]:
     order: list[int] = np.random.Generator(np.random.PCG64([seed, 1, number])).permutation(count).tolist()
     return order

@@ -1,6 +1,6 @@
 """From a stage's weights to a generation: standardised on the pool, so no site has to measure anything."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -25,7 +25,6 @@ def standardise(
     *,
     device: str = "auto",
     seed: int = 0,
-    progress: Callable[[str], None] | None = None,
 ) -> Generation:
     """Complete a draft by what the pool's images show under it.
 
@@ -45,7 +44,7 @@ def standardise(
     for kind in sorted(kinds):
         told = {"kind": kind, "pixel_stride": kinds[kind].pixel_stride, "classes": kinds[kind].classes}
         images = pool.dataset(pool.recipe.model_copy(update=told), MOST_IMAGES)
-        sums = extract(draft, images, min_cohort=1, device=device, progress=progress)
+        sums = extract(draft, images, min_cohort=1, device=device)
         if measured:  # the same images count once
             sums = replace(sums, image_gram=np.zeros_like(sums.image_gram))
         measured.append({"": sums})

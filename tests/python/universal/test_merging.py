@@ -14,7 +14,7 @@ from fedmed_edge.errors import InputError
 from fedmed_edge.features.backbones import backbone_of, set_state
 from fedmed_edge.recipe import Backbone
 from fedmed_edge.universal import merging
-from fedmed_edge.universal.merging import MERGES, Merge, input_grams, merge, merge_by_gram
+from fedmed_edge.universal.merging import Merge, input_grams, merge, merge_by_gram
 
 
 def models(make: SimpleNamespace, seeds: range) -> list[dict[str, np.ndarray]]:
@@ -145,4 +145,4 @@ def test_the_regression_mean_solves_its_normal_equations(make: SimpleNamespace) 
 
 
 def test_the_command_offers_every_rule() -> None:
-    assert set(stage.MERGES) == set(MERGES) == set(get_args(Merge))
+    assert set(stage.MERGES) == set(get_args(Merge))
