@@ -13,6 +13,7 @@ void bind_blend_windows(pybind11::module_& module);
 void bind_weighted_mean(pybind11::module_& module);
 void bind_median(pybind11::module_& module);
 void bind_pairwise_distances(pybind11::module_& module);
+void bind_running_mean(pybind11::module_& module);
 void bind_argmax_slab(pybind11::module_& module);
 
 }  // namespace fedmed::bindings

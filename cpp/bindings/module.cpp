@@ -26,6 +26,7 @@ PYBIND11_MODULE(_kernels, module, pybind11::mod_gil_not_used())
   fedmed::bindings::bind_weighted_mean(module);
   fedmed::bindings::bind_median(module);
   fedmed::bindings::bind_pairwise_distances(module);
+  fedmed::bindings::bind_running_mean(module);
   fedmed::bindings::bind_argmax_slab(module);
   module.def("instruction_set", [] { return std::string{fedmed::name(fedmed::chosen_instruction_set())}; });
 }

@@ -90,6 +90,12 @@ def pairwise_distances(
     nan: str,
     threads: int,
 ) -> None: ...
+def running_mean_add(
+    sums: npt.NDArray[np.int64], values: npt.NDArray[Any], weight: int, bound: float, threads: int
+) -> None: ...
+def running_mean_finish(
+    sums: npt.NDArray[np.int64], bound: float, total: int, out: npt.NDArray[np.float32], threads: int
+) -> None: ...
 def argmax_slab(
     total: npt.NDArray[np.float32],
     start: Sequence[int],

@@ -185,6 +185,36 @@ def flwr_clip(states: list[State], weights: list[int], start: State, longest: fl
     return call
 
 
+def running_rows() -> Iterator[harness.Row]:
+    from fedmed_edge.kernels import RunningMean
+
+    states = models(10, sizes_of(RESNET_50, 0.2))
+    arrays = flat(states)
+    weights = [100 + 37 * k for k in range(10)]
+    out = np.empty_like(arrays[0])
+
+    def ours() -> None:
+        mean = RunningMean(out.size, bound=4.0)
+        for array, weight in zip(arrays, weights, strict=True):
+            mean.add(array, weight)
+        mean.result(out)
+
+    ours()
+    exact = np.average(np.stack(arrays).astype(np.float64), axis=0, weights=weights)
+    # what each value is rounded by, and the result by
+    bound = 4.0 * 2.0**-22 / min(weights) + 2.0**-24 * np.abs(exact).max()
+    if harness.available("nvflare helper", "nvflare"):
+        yield harness.compare(
+            "running_mean",
+            f"K = 10, {out.size / 1e6:.1f} M float32, one after the other",
+            "nvflare helper",
+            ours,
+            nvflare_helper(states, weights),
+            error=float(np.max(np.abs(out - exact))),
+            error_bound=float(bound),
+        )
+
+
 # --- weighted mean of files ------------------------------------------------------------------------------
 
 
@@ -368,6 +398,7 @@ def distance_peers(states: list[State]) -> Iterator[tuple[str, Callable[[], obje
 ROWS = {
     "weighted_mean": lambda: itertools.chain(mean_rows(), file_rows()),
     "clip_norm": clip_rows,
+    "running_mean": running_rows,
     "median": lambda: order_rows("median"),
     "trimmed_mean": lambda: order_rows("trimmed_mean"),
     "pairwise_distances": distance_rows,

@@ -7,6 +7,7 @@ the number of processors. A plain NumPy definition of each kernel stands in its 
 
 import fedmed_edge.kernels.interpreters  # noqa: F401  # before anything compiled is loaded
 from fedmed_edge.kernels.aggregation import (
+    RunningMean,
     clip_norm,
     median,
     pairwise_distances,
@@ -29,6 +30,7 @@ __all__ = [
     "GramMode",
     "LiftWeights",
     "RidgeSolution",
+    "RunningMean",
     "amplitude_moments",
     "argmax_slab",
     "blend_windows",

@@ -9,6 +9,7 @@ that names file and tensor, of arrays a `ValueError`.
 """
 
 import os
+import threading
 from collections.abc import Callable, Sequence
 from operator import index
 from pathlib import Path
@@ -28,6 +29,7 @@ Models: TypeAlias = Sequence[Path] | Sequence[Array]
 Nan: TypeAlias = Literal["refuse", "propagate"]
 
 _Listed: TypeAlias = list[str] | list[Array]
+_MOST_ADDITIONS = 4096
 
 
 @with_twin("sources", "out")
@@ -194,6 +196,82 @@ def pairwise_distances(sources: Models, *, nan: Nan = "refuse") -> npt.NDArray[n
     distances = np.empty((len(sources), len(sources)))
     _read(sources, lambda models: _kernels.pairwise_distances(models, distances, nan, thread_count()))
     return distances
+
+
+class RunningMean:
+    """Weighted mean of models that arrive one by one.
+
+    Sums are whole multiples of a power of two: they do not depend on the order, and a model that is removed
+    leaves no trace. 8 bytes an element. A weighted value is rounded to a multiple of `bound` · 2⁻²².
+    Several threads may add to one: they take turns.
+
+    Args:
+        length: Elements of a model.
+        bound: What no |value| may exceed, from 2⁻⁶⁰ to 2⁶⁰.
+
+    Example:
+        >>> mean = RunningMean(1, bound=100)
+        >>> mean.add(np.array([1], np.float32), 1)
+        >>> mean.add(np.array([50], np.float32), 7)
+        >>> mean.add(np.array([5], np.float32), 3)
+        >>> mean.remove(np.array([50], np.float32), 7)
+        >>> out = np.empty(1, np.float32)
+        >>> mean.result(out)
+        >>> out.tolist()
+        [4.0]
+    """
+
+    def __init__(self, length: int, *, bound: float) -> None:
+        self._sums = np.zeros(length, np.int64)
+        self._bound = float(bound)
+        self._weight = 0
+        self._additions = 0
+        self._turn = threading.Lock()
+
+    def add(self, values: Array, weight: int) -> None:
+        """Add a model.
+
+        Args:
+            values: (length,) float32, float16 or bfloat16.
+            weight: 1 to 2²⁹ - 1.
+
+        Raises:
+            ValueError: `values` does not fit or has one beyond `bound` or NaN, or `weight` is out of range;
+                then the mean is as it was.
+        """
+        with self._turn:
+            if self._additions == _MOST_ADDITIONS:
+                raise ValueError(f"running_mean: has {_MOST_ADDITIONS} models, expected no more")
+            self._change(values, weight, 1)
+
+    def remove(self, values: Array, weight: int) -> None:
+        """Take away a model that was added with the same values and weight.
+
+        Raises:
+            ValueError: As `add`, or more would be taken away than was added.
+        """
+        with self._turn:
+            if self._additions == 0 or weight > self._weight:
+                raise ValueError(
+                    f"running_mean: `weight` has {weight}, expected at most the {self._weight} in it"
+                )
+            self._change(values, weight, -1)
+
+    def result(self, out: npt.NDArray[np.float32]) -> None:
+        """The mean of what is in it, written to `out` of (length,) float32.
+
+        Raises:
+            ValueError: `out` does not fit, or nothing is in it.
+        """
+        with self._turn:
+            _kernels.running_mean_finish(self._sums, self._bound, self._weight, out, thread_count())
+
+    def _change(self, values: Array, weight: int, sign: int) -> None:
+        if not isinstance(weight, SupportsIndex) or weight < 1:
+            raise ValueError(f"running_mean: `weight` has {weight}, expected a whole number of at least 1")
+        _kernels.running_mean_add(self._sums, values, sign * weight, self._bound, thread_count())
+        self._weight += sign * weight
+        self._additions += sign
 
 
 def _whole(weights: Sequence[int]) -> list[int]:

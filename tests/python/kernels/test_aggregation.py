@@ -21,6 +21,7 @@ from safetensors.numpy import load_file, save_file
 
 from fedmed_edge.errors import InputError
 from fedmed_edge.kernels import (
+    RunningMean,
     clip_norm,
     median,
     pairwise_distances,
@@ -60,6 +61,10 @@ def clip_norm_definition(
 def pairwise_distances_definition(models: Array) -> Array64:
     wide = models.astype(np.float64)
     return np.linalg.norm(wide[:, None] - wide[None], axis=2)
+
+
+def running_mean_definition(models: Array, weights: Sequence[int]) -> Array64:
+    return weighted_mean_definition(models, weights)
 
 
 @st.composite
@@ -153,6 +158,28 @@ def test_pairwise_distances_are_their_definition(problem: tuple[Array, list[int]
     np.testing.assert_allclose(
         pairwise_distances(list(models)), pairwise_distances_definition(models), rtol=1e-6, atol=1e-21
     )
+
+
+@given(models_and_weights(), st.data())
+def test_running_mean_is_its_definition_and_forgets(
+    problem: tuple[Array, list[int]], data: st.DataObject
+) -> None:
+    models, weights = problem
+    mean, other = (RunningMean(models.shape[1], bound=1e4) for _ in range(2))
+    guest = data.draw(arrays.arrays(np.float32, models.shape[1], elements=numbers))
+    other.add(guest, 12345)
+    for k in data.draw(st.permutations(range(len(models)))):
+        other.add(models[k], weights[k])
+    for model, weight in zip(models, weights, strict=True):
+        mean.add(model, weight)
+    other.remove(guest, 12345)
+    out, again = np.empty(models.shape[1], np.float32), np.empty(models.shape[1], np.float32)
+    mean.result(out)
+    other.result(again)
+    assert out.tobytes() == again.tobytes()
+    # Half a multiple of bound · 2⁻²² a model, over the weight of all.
+    bound = len(models) * 2.0**14 * 2.0**-22 / sum(weights)
+    np.testing.assert_allclose(out, running_mean_definition(models, weights), rtol=1e-7, atol=bound)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -475,6 +502,41 @@ def test_an_error_of_the_reference_names_it(files: list[Path], tmp_path: Path) -
             clip_norm(files, [1] * 5, tmp_path / "out", reference=tmp_path / "reference", max_norm=1.0)
 
 
+def test_a_running_mean_refuses_and_is_then_as_it_was() -> None:
+    mean = RunningMean(2, bound=10)
+    out = np.empty(2, np.float32)
+    refused(r"^running_mean: has weight 0, expected at least 1$", lambda: mean.result(out))
+    mean.add(np.array([1, 2], np.float32), 5)
+    refused(r"`values` has one beyond 10.0+ at index 1", lambda: mean.add(np.array([1, 11], np.float32), 1))
+    refused(
+        r"`values` has one beyond 10.0+ at index 0", lambda: mean.add(np.array([np.nan, 1], np.float32), 1)
+    )
+    refused(
+        r"`weight` has 0, expected a whole number of at least 1$",
+        lambda: mean.add(np.zeros(2, np.float32), 0),
+    )
+    half: Any = 0.5
+    refused(r"^running_mean: `weight` has 0.5, expected", lambda: mean.add(np.zeros(2, np.float32), half))
+    refused(r"`weight` has 536870912", lambda: mean.add(np.zeros(2, np.float32), 2**29))
+    refused(r"`weight` has 6, expected at most the 5 in it$", lambda: mean.remove(np.zeros(2, np.float32), 6))
+    refused(r"`values` has 3 elements, expected 2$", lambda: mean.add(np.zeros(3, np.float32), 1))
+    mean.result(out)
+    assert out.tolist() == [1, 2]
+    # Of a long one some of it is added before the wrong value is met.
+    long, wide = RunningMean(300_000, bound=10), np.linspace(-9, 9, 300_000, dtype=np.float32)
+    long.add(wide, 3)
+    before, after = np.empty_like(wide), np.empty_like(wide)
+    long.result(before)
+    for wrong in (np.nan, 10.1, -np.inf):
+        bad = wide[::-1].copy()
+        bad[[123_456, 299_999]] = wrong
+        refused(r"`values` has one beyond 10.0+ at index 123456, expected", lambda bad=bad: long.add(bad, 7))
+    long.result(after)
+    assert before.tobytes() == after.tobytes()
+    wild = RunningMean(1, bound=1e300)
+    refused(r"^running_mean: `bound` has 1", lambda: wild.add(np.zeros(1, np.float32), 1))
+
+
 def test_out_is_a_source_or_apart_from_all() -> None:
     values = random_models(1, 9)[0]
     expected = made(median, [values[:6], values[:6]])
@@ -502,3 +564,23 @@ def test_paths_that_are_none_are_refused(files: list[Path], tmp_path: Path) -> N
         with pytest.raises(InputError, match=r"^aggregation: `sources\[1\]` has path '.*', expected UTF-8"):
             median([files[0], Path(name)], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_threads_that_add_to_one_running_mean_take_turns() -> None:
+    mean, model, out = (
+        RunningMean(500_000, bound=10),
+        np.ones(500_000, np.float32),
+        np.empty(500_000, np.float32),
+    )
+
+    def add() -> None:
+        for _ in range(10):
+            mean.add(model, 1)
+
+    adding = [threading.Thread(target=add) for _ in range(4)]
+    for thread in adding:
+        thread.start()
+    for thread in adding:
+        thread.join()
+    mean.result(out)
+    assert (out == 1).all()

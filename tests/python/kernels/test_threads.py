@@ -10,6 +10,7 @@ import pytest
 from fedmed_edge.errors import InputError
 from fedmed_edge.kernels import (
     LiftWeights,
+    RunningMean,
     amplitude_moments,
     argmax_slab,
     blend_windows,
@@ -50,11 +51,14 @@ def everything() -> list[bytes]:
     labels = np.empty((40, 80, 90), np.uint8)
     argmax_slab(total, labels, (5, 5, 5))
     models = list(rng.normal(size=(5, 150_000)).astype(np.float32))
-    made = [np.empty_like(models[0]) for _ in range(4)]
+    made = [np.empty_like(models[0]) for _ in range(5)]
     weighted_mean(models, [1, 2, 3, 4, 5], made[0])
     median(models, made[1])
     trimmed_mean(models, 1, made[2])
     clip_norm(models, [1, 2, 3, 4, 5], made[3], reference=models[2], max_norm=400.0)
+    mean = RunningMean(150_000, bound=10)
+    mean.add(models[0], 3)
+    mean.result(made[4])
     results = [
         *made,
         pairwise_distances(models),
