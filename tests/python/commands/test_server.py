@@ -1,13 +1,17 @@
 """What the server's admin is told: init, sites, what the store holds, other files, a withdrawal."""
 
+import importlib
 import io
 import shutil
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from fedmed_edge.commands.server import server
+from fedmed_edge.errors import InputError
 from fedmed_edge.features.weights import read_backbone, write_backbone
 from fedmed_edge.federation.parts import Assembly
 from fedmed_edge.recipe import read_recipe
@@ -363,3 +367,18 @@ def test_contribute_names_a_class_that_stays_once(copied: Any, kit: ModuleType) 
     said = kit.run(EDGE, "contribute", *site, "--out", f.root / "few.contribution")
     assert said.err.count("left out") == 1, said.err
     assert "class bright is left out: patients 8, min_cohort 10" in said.err
+
+
+def test_refine_for_a_site_whose_sums_have_noise_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noisy = SimpleNamespace(header=SimpleNamespace(site="a", parts=("classes",)))
+    held_back = SimpleNamespace(of=lambda task: {})
+    store = SimpleNamespace(held_back=held_back, contributions=lambda task: [noisy])
+    verb = importlib.import_module("fedmed_edge.commands.server.refine")
+    monkeypatch.setattr(verb, "read_server", lambda folder: (None, store))
+    monkeypatch.setattr(verb, "task_of", lambda store, task: "tiny")
+    refused = CliRunner().invoke(server, ["refine", "-C", str(tmp_path), "a"]).exception
+    assert isinstance(refused, InputError)
+    assert "site `a` handed over no image statistics" in str(refused)
+    assert refused.hint is not None and "takes the model of all" in refused.hint

@@ -33,6 +33,11 @@ def command(out: Output, folder: Path, site: str, task: str | None, ridge: Any) 
             hint=f"`fedmed-server site release {site}` takes it in again",
         )
     contributions = store.contributions(task)
+    if any(one.header.site == site and "images" not in one.header.parts for one in contributions):
+        raise InputError(
+            f"refine: site `{site}` handed over no image statistics, by which hospitals like it are found",
+            hint="sums with noise have none: such a site takes the model of all, as `rebuild` makes it",
+        )
     generations = {one.header.generation for one in contributions}
     trained_by = {name for digest in generations for name in store.generation(digest).header.trained_by}
     model = refine(contributions, site, store.recipe(task), trained_by=trained_by, ridge=ridge)
