@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from fedmed_edge.errors import InputError
+from fedmed_edge.errors import InputError, Unwritable
 from fedmed_edge.kinds import TEXT_CAP, content_kind, with_article
 
 TEMPORARY = ".part-"
@@ -28,7 +28,8 @@ def write_atomic(path: Path, content: bytes | Iterable[bytes | memoryview], *, m
         mode: Permissions of the file.
 
     Raises:
-        InputError: The folder is missing or not writable, the disk is full, or `path` is a private key.
+        Unwritable: The folder is missing or not writable, or the disk is full.
+        InputError: `path` is a private key.
 
     Example:
         >>> import tempfile
@@ -176,7 +177,7 @@ def _naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InputError(
+        raise Unwritable(
             f"{path}: cannot be written: {error.strerror}",
             hint="check that the folder exists, is writable and has room, then run it again",
         ) from None

@@ -3,7 +3,8 @@
 FedmedError            exit 1  refused or failed
 ├── InputError         exit 1  the file, folder, recipe or setting that was given: whoever named it
 │   ├── Misfit         exit 1  an image that the task is not about: whoever chose the one or the other
-│   └── Withheld       exit 1  the site's own policy keeps it in: whoever answers for that policy
+│   ├── Withheld       exit 1  the site's own policy keeps it in: whoever answers for that policy
+│   └── Unwritable     exit 1  a folder or disk that takes no file: whoever looks after the disk
 ├── StoreError         exit 1  the server's store: its admin
 ├── NothingMatched     exit 4  no input fits the model or the task
 ├── TrustError         exit 5  a signature, a signer, a digest: do not use the file
@@ -55,6 +56,10 @@ class Misfit(InputError):
 
 class Withheld(InputError):
     """The site's policy does not let it leave; the server is told that and not why."""
+
+
+class Unwritable(InputError):
+    """A file cannot be written: the folder is missing or not writable, or the disk is full."""
 
 
 class StoreError(FedmedError):

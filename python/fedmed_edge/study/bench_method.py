@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 
 from fedmed_edge import __version__
 from fedmed_edge.atomic import write_atomic
-from fedmed_edge.errors import FedmedError, InputError
+from fedmed_edge.errors import FedmedError, InputError, Unwritable
 from fedmed_edge.images.dataset import Dataset, Task, read_task
 from fedmed_edge.study.method_report import write_report
 from fedmed_edge.study.methods.method import Case, Method
@@ -21,7 +21,7 @@ from fedmed_edge.study.methods.registry import methods_named
 from fedmed_edge.study.methods.tuning import Choice, choose, run
 from fedmed_edge.study.methods.work import Learned, Meter
 from fedmed_edge.study.near_duplicates import Pair, near_duplicates
-from fedmed_edge.study.notebook import Notebook, digest_of, images_digest
+from fedmed_edge.study.notebook import Notebook, digest_of, images_digest, kept_document
 from fedmed_edge.study.plan import MethodBudget, StatedPolicy
 from fedmed_edge.study.questions import QUESTIONS, UNIVERSAL, Question, settings_named
 from fedmed_edge.study.scores import Answers, recalls, score
@@ -100,6 +100,19 @@ class Checked:
         """Those of these sites that can be in question; they may be called as their folders are."""
         return [site for site in map(self.task.site_named, sites) if site in self.in_question]
 
+    def doubts(self) -> Iterator[str]:
+        """Why a figure of this task may say less than it seems to."""
+        name, recipe = self.task.name, self.task.recipe
+        if self.duplicates:
+            yield f"{name}: {counted(len(self.duplicates), 'pair')} of near-duplicates over the split"
+        if recipe.kind != "classification":
+            return
+        for site, data in self.tests.items():
+            found = {item.label for item in data if item.label is not None}
+            if len(found) == 1 < len(recipe.classes):
+                only = recipe.classes[found.pop()]
+                yield f"{name}: all test images of {site} are `{only}`: whoever always says so scores 1 there"
+
     @property
     def pairs(self) -> list[dict[str, Any]]:
         """The duplicates as JSON values."""
@@ -158,11 +171,11 @@ def bench_methods(
         _refuse_unknown(comparison.sites, checked, data)
         skipped |= {one.task.name: why for one in checked if (why := _unasked(one, comparison.sites))}
     for one in checked:
-        if one.duplicates:
-            pairs = counted(len(one.duplicates), "pair")
-            log.warning("%s: %s of near-duplicates over the split", one.task.name, pairs)
-    for name, reason in skipped.items():
-        log.warning("%s is passed over: %s", name, reason)
+        for line in one.doubts():
+            log.warning("warning: %s", line)
+    passed_over = [f"passed over: {name}: {reason}" for name, reason in skipped.items()]
+    for line in passed_over:
+        log.warning("warning: %s", line)
     rows: list[Row] = []
     for one in (one for one in checked if by_task.settings and one.task.name not in skipped):
         sites = comparison.sites if len(tasks) == 1 else one.asked(comparison.sites)
@@ -175,7 +188,8 @@ def bench_methods(
             answer(row)
     write_atomic(out / "near-duplicates.json", _json({one.task.name: one.pairs for one in checked}))
     recipes = {one.task.name: one.task.recipe for one in checked}
-    return Result(rows, [*write_report(rows, recipes, out), f"rows: {out / 'results.json'}"])
+    lines = write_report(rows, recipes, out, passed_over)
+    return Result(rows, [*lines, f"rows: {out / 'results.json'}"])
 
 
 def _refuse_unknown(sites: Sequence[str], checked: Sequence[Checked], data: Path) -> None:
@@ -212,7 +226,7 @@ def find_tasks(folder: Path) -> tuple[list[Task], dict[str, str]]:
     """The tasks of a task folder, or of a folder of task folders; and what was passed over, with the reason.
 
     Raises:
-        InputError: There is none, or a task folder cannot be used.
+        InputError: There is none, it cannot be used, or two have the same name.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder" if not folder.exists() else f"{folder}: not a folder")
@@ -226,6 +240,14 @@ def find_tasks(folder: Path) -> tuple[list[Task], dict[str, str]]:
             tasks.append(read_task(child))
         except InputError as error:
             skipped[child.name] = str(error)
+    named: dict[str, Path] = {}
+    for task in tasks:
+        if task.name in named:
+            raise InputError(
+                f"{task.folder}: task is called `{task.name}` as that of {named[task.name]}",
+                hint="give each task folder a name of its own: their rows would be one task's",
+            )
+        named[task.name] = task.folder
     return tasks, skipped
 
 
@@ -236,7 +258,8 @@ def check(task: Task, out: Path, watch: Watch) -> Checked:
         InputError: A data set cannot be used: a patient of it is in training and test, or an image is broken.
     """
     data = task.datasets()
-    notebook = Notebook.keyed(out / "kept", "check", {"images": images_digest(data)})
+    key = {"recipe": task.recipe.digest, "images": images_digest(data)}
+    notebook = Notebook.keyed(out / "kept", "check", key)
 
     def look() -> dict[str, Any]:
         check_usable(data, watch)
@@ -258,7 +281,7 @@ def compare(checked: Checked, comparison: Comparison, out: Path, watch: Watch) -
             about.
     """
     train, possible = checked.train, checked.in_question
-    asked = [checked.task.site_named(site) for site in comparison.sites] or possible
+    asked = list(dict.fromkeys(map(checked.task.site_named, comparison.sites))) or possible
     for site in asked or ["no site"]:
         if site not in possible or len(train) < 2:
             raise InputError(
@@ -306,32 +329,33 @@ class _Bench:
             "role": "control" if question.variant else method.role,
             "metric": METRIC[self.kind],
         }
+        unscored = _measured(self.kind, question.site, {}, Meter(), None, {})
         try:
             choice = self._choice(question.tuned_as or question, method)
             path = self.out / "rows" / f"{self._key(question, method, choice)}.json"
-            if not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                measured, answers = self._measure(question, method, choice)
-                kept = {site: one.document() for site, one in answers.items()}
-                write_atomic(path, json.dumps({**named, **measured, "answers": kept}).encode())
-            stored = json.loads(path.read_text())
+            stored = kept_document(
+                path, lambda: named | self._measure(question, method, choice), [*unscored, "answers"]
+            )
+        except Unwritable:  # nothing that follows could be kept either
+            raise
         except Exception as error:  # a method that fails is a row that says so; the others go on
             log.warning("%s on %s failed: %s", method.name, question.site, error)
             log.debug("%s", method.name, exc_info=True)
             said = str(error) if isinstance(error, FedmedError) else f"{type(error).__name__}: {error}"
-            return named | _measured(self.kind, question.site, {}, Meter(), None, {}) | {"error": said}
+            return named | unscored | {"error": said}
         del stored["answers"]
+        told = _summary(question.site, stored["scores"], self.checked.tests)
         # The same answers may serve several settings: a method that sees no difference is asked once.
-        return {**stored, **named, "file": f"rows/{path.name}"}
+        return {**stored, **told, **named, "file": f"rows/{path.name}"}
 
-    def _measure(self, question: Question, method: Method, choice: Choice) -> tuple[Row, dict[str, Answers]]:
+    def _measure(self, question: Question, method: Method, choice: Choice) -> Row:
         began, used, case = time.perf_counter(), time.process_time(), self._case(question)
         learned = run(method, case, choice)
         tests = {site: replace(data, recipe=case.recipe) for site, data in self.checked.tests.items()}
         answers = _ask(learned, tests)
         row = _measured(self.kind, question.site, answers, case.meter, choice, dict(learned.notes))
         scores = {site: score(case.recipe, one) for site, one in answers.items()}
-        row |= _summary(question.site, scores)
+        row |= _summary(question.site, scores, tests)
         if self.kind == "classification":
             row["recall"] = {site: recalls(case.recipe, one) for site, one in answers.items()}
         else:
@@ -340,7 +364,7 @@ class _Bench:
             "wall_seconds": time.perf_counter() - began,
             "cpu_seconds": time.process_time() - used,
         }
-        return row | spent, answers
+        return row | spent | {"answers": {site: one.document() for site, one in answers.items()}}
 
     def _case(self, question: Question) -> Case:
         digest = question.recipe.digest + images_digest(question.founders)
@@ -416,7 +440,7 @@ def _measured(
 ) -> Row:
     """A row's costs, and no score yet."""
     return {
-        **_summary(site, {}),
+        **_summary(site, {}, ()),
         "recall" if kind == "classification" else "surface": {},
         "images": {name: len(one.patients) for name, one in answers.items()},
         "bytes": sum(meter.sent.values()) + sum(meter.received.values()),
@@ -436,13 +460,18 @@ def _measured(
     }
 
 
-def _summary(site: str, scores: Mapping[str, float]) -> Row:
-    """Score at the site in question, at the others and at all; None where nobody answered."""
-    others = [value for name, value in scores.items() if name != site]
+def _summary(site: str, scores: Mapping[str, float], tests: Collection[str]) -> Row:
+    """Score at the site in question, at the others and at all of `tests`; None where not all of them are."""
+
+    def mean(names: Collection[str]) -> float | None:
+        # without the hard ones a mean would stand above those that have all
+        return float(np.mean([scores[name] for name in names])) if set(names) <= scores.keys() else None
+
+    others = [name for name in tests if name != site]
     return {
         "score": scores.get(site),
-        "others": float(np.mean(others)) if others else None,
-        "all": float(np.mean(list(scores.values()))) if scores else None,
+        "others": mean(others) if others else None,
+        "all": mean(tests) if tests else None,
         "scores": dict(scores),
     }
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,18 @@ from fedmed_edge.study.scores import Answers
 Row = Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Gain:
+    """A difference, and over how many of the sites in question it is the mean."""
+
+    figure: Figure
+    sites: int
+    of: int
+
+
 def paired_gains(
     rows: Sequence[Row], others: Sequence[str], recipe: Recipe, out: Path
-) -> dict[tuple[str, str], Figure]:
+) -> dict[tuple[str, str], Gain]:
     """Each of ours minus each of some others, at the site in question: mean over the sites that have both.
 
     Args:
@@ -40,7 +50,8 @@ def paired_gains(
         for other in others:
             shared = [site for site in figures[one] if site in figures[other]]
             if shared and one != other:
-                gains[one, other] = mean_of([figures[one][site] - figures[other][site] for site in shared])
+                mean = mean_of([figures[one][site] - figures[other][site] for site in shared])
+                gains[one, other] = Gain(mean, len(shared), len(sites))
     return gains
 
 

@@ -14,9 +14,8 @@ import numpy as np
 
 from fedmed_edge.atomic import write_atomic
 from fedmed_edge.recipe import Recipe
-from fedmed_edge.study.gains import paired_gains
+from fedmed_edge.study.gains import Gain, paired_gains
 from fedmed_edge.study.ranking import Line, table
-from fedmed_edge.study.runs import Figure
 from fedmed_edge.words import counted
 
 matplotlib.use("Agg")
@@ -55,15 +54,18 @@ def tables(rows: Sequence[Row]) -> dict[Group, list[Line]]:
     return {group: table(own) for group, own in groups.items()}
 
 
-def write_report(rows: Sequence[Row], recipes: Mapping[str, Recipe], out: Path) -> list[str]:
+def write_report(
+    rows: Sequence[Row], recipes: Mapping[str, Recipe], out: Path, notes: Sequence[str] = ()
+) -> list[str]:
     """Write `results.json`, `tables.json`, `tables.txt` and the plots; the tables as lines of text.
 
     Args:
         recipes: Of every task, by its name.
+        notes: Lines that stand below the tables: what they are not of.
     """
     made = tables(rows)
     gains = {group: _gains(group, found, rows, recipes, out) for group, found in made.items()}
-    lines = []
+    lines: list[str] = []
     for group, found in made.items():
         lines += [
             *_text(group, found, rows),
@@ -71,6 +73,7 @@ def write_report(rows: Sequence[Row], recipes: Mapping[str, Recipe], out: Path) 
             "",
             *_beside(group, rows),
         ]
+    lines += notes
     shown = [
         {
             "setting": group[0],
@@ -78,7 +81,13 @@ def write_report(rows: Sequence[Row], recipes: Mapping[str, Recipe], out: Path) 
             "labels": group[2],
             "lines": [_finite(asdict(line)) for line in found],
             "gains": [
-                {"method": pair[0], "against": pair[1], "value": one.value, "interval": one.interval}
+                {
+                    "method": pair[0],
+                    "against": pair[1],
+                    "value": one.figure.value,
+                    "interval": one.figure.interval,
+                    "sites": one.sites,
+                }
                 for pair, one in gains[group].items()
             ],
         }
@@ -123,7 +132,7 @@ def _text(group: Group, lines: Sequence[Line], rows: Sequence[Row]) -> list[str]
 
 def _gains(
     group: Group, lines: Sequence[Line], rows: Sequence[Row], recipes: Mapping[str, Recipe], out: Path
-) -> dict[tuple[str, str], Figure]:
+) -> dict[tuple[str, str], Gain]:
     """Ours against its own control and the best peer, of one task."""
     if not group[1]:
         return {}
@@ -133,9 +142,11 @@ def _gains(
     return paired_gains(own, [name for name in others if name], recipes[group[1]], out)
 
 
-def _gain_line(pair: tuple[str, str], gain: Figure) -> str:
-    low, high = gain.interval
-    return f"{pair[0]} - {pair[1]}: {gain.value:+.3f} ({low:+.3f} to {high:+.3f}), paired by patient"
+def _gain_line(pair: tuple[str, str], gain: Gain) -> str:
+    (low, high), value = gain.figure.interval, gain.figure.value
+    line = f"{pair[0]} - {pair[1]}: {value:+.3f} ({low:+.3f} to {high:+.3f}), paired by patient"
+    # a site where either lacks a run is not in it
+    return line + (f", over {gain.sites} of {gain.of} sites alone" if gain.sites < gain.of else "")
 
 
 def _beside(group: Group, rows: Sequence[Row]) -> list[str]:

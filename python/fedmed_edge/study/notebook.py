@@ -2,11 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from fedmed_edge.atomic import write_atomic
@@ -19,6 +21,8 @@ from fedmed_edge.images.fingerprint import Stamp, content_digest, stamp
 from fedmed_edge.recipe import Recipe
 from fedmed_edge.study.networks import Cost
 from fedmed_edge.study.scores import Answers
+
+log = logging.getLogger(__name__)
 
 _SETTING = "setting.json"
 
@@ -59,21 +63,29 @@ class Notebook:
         self, name: str, recipe: Recipe, make: Callable[[], tuple[Network, Cost]]
     ) -> tuple[Network, Cost]:
         """The network and its cost, trained only where that was not finished before."""
-        path = self.folder / f"{name}.safetensors"
-        if path.exists():
-            network = build_network(recipe)
-            set_state(network, load(path.read_bytes()))
-            return network, Cost(**self.document(f"{name}-cost", dict))
-        network, cost = make()
-        self.document(f"{name}-cost", cost.document)
+        path, paid = self.folder / f"{name}.safetensors", self.folder / f"{name}-cost.json"
+        cost = read_document(paid)
+        if path.exists() and cost is not None:
+            try:
+                network = build_network(recipe)
+                set_state(network, load(path.read_bytes()), str(path))
+                return network, Cost(**cost)
+            except (SafetensorError, InputError) as error:
+                tell_damaged(path, error)
+        network, spent = make()
+        write_atomic(paid, json.dumps(spent.document()).encode())
         write_atomic(path, save({key: value for key, value in state_of(network).items()}))
-        return network, cost
+        return network, spent
 
     def generation(self, name: str, make: Callable[[], Generation]) -> Generation:
         """The generation, published only where that was not finished before."""
         path = self.folder / f"{name}.generation"
-        if not path.exists():
-            write_atomic(path, make().content)
+        if path.exists():
+            try:
+                return parse_generation(path.read_bytes(), str(path))
+            except InputError as error:
+                tell_damaged(path, error)
+        write_atomic(path, make().content)
         return parse_generation(path.read_bytes(), str(path))
 
     def answers(self, name: str, make: Callable[[], dict[str, Answers]]) -> dict[str, Answers]:
@@ -85,11 +97,39 @@ class Notebook:
 
     def document(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """A JSON document, made only where that was not finished before."""
-        path = self.folder / f"{name}.json"
-        if not path.exists():
-            write_atomic(path, json.dumps(make()).encode())
-        document: dict[str, Any] = json.loads(path.read_text())
-        return document
+        return kept_document(self.folder / f"{name}.json", make)
+
+
+def kept_document(
+    path: Path, make: Callable[[], dict[str, Any]], keys: Collection[str] = ()
+) -> dict[str, Any]:
+    """The JSON document of a file; made where there is none with these keys, and then as it reads again."""
+    found = read_document(path, keys)
+    if found is None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = json.dumps(make())
+        write_atomic(path, content.encode())
+        found = dict(json.loads(content))
+    return found
+
+
+def read_document(path: Path, keys: Collection[str] = ()) -> dict[str, Any] | None:
+    """A JSON document with these keys; None where there is none, or a damaged one, which is told."""
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_bytes())
+        if not isinstance(found, dict) or not set(keys) <= found.keys():
+            raise ValueError("it does not hold what it should")
+    except ValueError as error:
+        tell_damaged(path, error)
+        return None
+    return found
+
+
+def tell_damaged(path: Path, error: Exception) -> None:
+    """Say that a file which was kept is of no use."""
+    log.warning("warning: %s: is damaged and is made again: %s", path, error)
 
 
 def digest_of(setting: Any) -> str:

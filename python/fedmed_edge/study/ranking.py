@@ -17,7 +17,8 @@ class Line:
     """One method in one setting.
 
     Attributes:
-        score: Mean over units at the site in question; `others` and `all` at the other sites and at all.
+        score: Mean over units at the site in question; `others` and `all` at the other sites and at all, None
+            for a method that does not answer at some of them.
         deviation: Over seeds of the mean over units; None of one seed.
         rank: Mean rank over task, site and seed, 1 is best; None for a method that lacks some of them.
         against: The best of the peers with all scores, which `p` compares with; None for itself.
@@ -173,8 +174,9 @@ def _mean(values: Any) -> float:
 
 
 def _mean_of(rows: Sequence[Row], name: str) -> float | None:
-    known = [row[name] for row in rows if row[name] is not None]
-    return _mean(known) if known else None
+    """None where a row that did not fail lacks it: others have it of all, and it may be of the easy ones."""
+    done = [row[name] for row in rows if row["error"] is None]
+    return _mean(done) if done and None not in done else None
 
 
 def _cost(rows: Sequence[Row], of: Any) -> float:

@@ -1,12 +1,13 @@
 """From answers to scores: Dice or balanced accuracy as the product defines them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fedmed_edge.errors import InputError
 from fedmed_edge.features.extract import Prediction
 from fedmed_edge.features.training import Network, predict
 from fedmed_edge.images.dataset import Dataset
@@ -93,11 +94,19 @@ def answers_of_network(network: Network, dataset: Dataset, *, device: str, surfa
     probabilities = predict(network, dataset, device=device)
     if dataset.recipe.kind == "classification":
         return answers_of_probabilities(dataset, probabilities)
-    masks = (
-        restore(grid, prepare(dataset.load(item), dataset.recipe))
-        for item, grid in zip(dataset, probabilities, strict=True)
-    )
-    return _segmented(dataset, masks, surface)
+
+    def masks() -> Iterator[npt.NDArray[np.uint8]]:
+        for item, grid in zip(dataset, probabilities, strict=True):
+            _refuse_unfinite(grid, dataset)
+            yield restore(grid, prepare(dataset.load(item), dataset.recipe))
+
+    return _segmented(dataset, masks(), surface)
+
+
+def _refuse_unfinite(probabilities: npt.NDArray[np.floating], dataset: Dataset) -> None:
+    """The largest of what is no number is class 0: a score like any other would come of it."""
+    if not np.isfinite(probabilities).all():
+        raise InputError(f"{dataset.folder}: answers are not finite: what gives them has run away")
 
 
 def answers_of_predictions(
@@ -133,8 +142,13 @@ def _segmented(dataset: Dataset, masks: Iterable[npt.NDArray[np.uint8]], surface
 def answers_of_probabilities(
     dataset: Dataset, probabilities: Sequence[npt.NDArray[np.floating] | None]
 ) -> Answers:
-    """What somebody says of the labelled items of a classification, given (C,) probabilities of each."""
+    """What somebody says of the labelled items of a classification, given (C,) probabilities of each.
+
+    Raises:
+        InputError: Some are not finite.
+    """
     stacked = np.array(probabilities, np.float32).reshape(len(dataset), len(dataset.recipe.classes))
+    _refuse_unfinite(stacked, dataset)
     return Answers(
         _patients(dataset),
         truth=[int(item.label) for item in dataset if item.label is not None],

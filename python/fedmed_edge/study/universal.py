@@ -23,11 +23,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from fedmed_edge import __version__
 from fedmed_edge.atomic import write_atomic
-from fedmed_edge.errors import FedmedError, InputError
+from fedmed_edge.errors import FedmedError, InputError, Unwritable
 from fedmed_edge.features.backbones import backbone_of, set_state, state_of
 from fedmed_edge.features.extract import evaluate_heads, extract
 from fedmed_edge.features.publish import draft_generation
@@ -38,7 +39,14 @@ from fedmed_edge.images.fingerprint import content_digest
 from fedmed_edge.model.own_sums import own_model
 from fedmed_edge.recipe import Backbone, Recipe
 from fedmed_edge.study.networks import merged
-from fedmed_edge.study.notebook import Notebook, digest_of, images_digest
+from fedmed_edge.study.notebook import (
+    Notebook,
+    digest_of,
+    images_digest,
+    kept_document,
+    read_document,
+    tell_damaged,
+)
 from fedmed_edge.study.scores import Answers, answers_of_network, answers_of_predictions, recalls, score
 from fedmed_edge.universal.local_models import LocalModel
 from fedmed_edge.universal.pool import Pool, pool_recipe
@@ -234,7 +242,12 @@ class _Learning:
         self.pool = Pool(recipe, tuple(paths[one] for one in order), digest)
         self.recipe = self.clients[0].train.recipe
         common = {"version": __version__, "pool": digest, "recipe": recipe.digest, "seed": seed}
-        own = {"clients": {one.name: images_digest({one.name: one.train}) for one in self.clients}}
+        own = {
+            "clients": {
+                one.name: [one.train.recipe.digest, images_digest({one.name: one.train})]
+                for one in self.clients
+            }
+        }
         first = {name: getattr(steps, name) for name in ("side", "widths", "first", "batch")}
         self._common = Notebook.keyed(kept, "universal", common | first)
         everything = common | own | asdict(steps)
@@ -257,12 +270,17 @@ class _Learning:
         if name == "scratch":
             return state_of(backbone_of(self.recipe, seed=self.seed)), 0.0
         notebook = self._common if name == "stage0" else self._own
-        path = notebook.folder / f"{name}.safetensors"
-        if not path.exists():
-            weights, seconds = self._made(name, notebook.folder / f"{name}.checkpoint")
-            notebook.document(f"{name}-cost", lambda: {"seconds": seconds})
-            write_atomic(path, save({key: np.ascontiguousarray(value) for key, value in weights.items()}))
-        return load(path.read_bytes()), float(notebook.document(f"{name}-cost", dict)["seconds"])
+        path, paid = (notebook.folder / f"{name}{end}" for end in (".safetensors", "-cost.json"))
+        cost = read_document(paid, ["seconds"])
+        if path.exists() and cost is not None:
+            try:
+                return load(path.read_bytes()), float(cost["seconds"])
+            except SafetensorError as error:
+                tell_damaged(path, error)
+        weights, seconds = self._made(name, notebook.folder / f"{name}.checkpoint")
+        write_atomic(paid, json.dumps({"seconds": seconds}).encode())
+        write_atomic(path, save({key: np.ascontiguousarray(value) for key, value in weights.items()}))
+        return load(path.read_bytes()), seconds
 
     def _made(self, name: str, checkpoint: Path) -> tuple[Weights, float]:
         before, models, steps = None, [], self.steps.first
@@ -349,10 +367,11 @@ def _row(learning: _Learning, client: Client, encoder: str, protocol: str, named
     path = out / "rows" / f"universal-{digest_of([named, protocol, *asked])}.json"
     row = named | _empty(client, encoder)
     try:
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, json.dumps(row | _measured(learning, client, encoder, protocol)).encode())
-        stored = json.loads(path.read_text())
+        stored = kept_document(
+            path, lambda: row | _measured(learning, client, encoder, protocol), [*row, "answers"]
+        )
+    except Unwritable:  # nothing that follows could be kept either
+        raise
     except Exception as error:  # the others go on
         log.warning("universal: %s on %s failed: %s", encoder, client.name, error)
         log.debug("%s", encoder, exc_info=True)

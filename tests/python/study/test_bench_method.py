@@ -12,10 +12,11 @@ from click.testing import CliRunner
 from PIL import Image as Picture
 
 from fedmed_edge.commands.edge import edge
-from fedmed_edge.errors import InputError
-from fedmed_edge.images.dataset import Task, read_dataset, read_task
+from fedmed_edge.errors import InputError, Unwritable
+from fedmed_edge.features.training import build_network
+from fedmed_edge.images.dataset import Dataset, Task, read_dataset, read_task
 from fedmed_edge.recipe import TRAINING
-from fedmed_edge.study import bench_method, questions
+from fedmed_edge.study import bench_method, notebook, questions, scores
 from fedmed_edge.study.bench_method import Comparison, bench_methods, find_tasks
 from fedmed_edge.study.method_report import tables
 from fedmed_edge.study.methods.method import Case, Learned, Method, Option
@@ -24,6 +25,7 @@ from fedmed_edge.study.methods.tuning import Choice
 from fedmed_edge.study.near_duplicates import near_duplicates
 from fedmed_edge.study.plan import METHOD_BUDGETS, POLICIES, Budget, MethodBudget
 from fedmed_edge.study.questions import _SHIFT_PARTS, labels_and_images, settings_named, shifts, unlabelled
+from fedmed_edge.study.scores import Answers, answers_of_network, answers_of_probabilities
 
 BUDGET = MethodBudget(
     "tiny", dict.fromkeys(("classification", "segmentation"), Budget(4, 1, 1, 1, 1, 1, until_plateau=False))
@@ -337,3 +339,141 @@ def test_the_command_prints_a_row_a_line_and_says_what_failed(
     failed = CliRunner().invoke(edge, given)
     assert failed.exit_code == 3
     assert "error: bench-method: 1 of 2 rows failed\nhint: unlucky: broken: `luck`" in failed.stderr
+
+
+def _instant(scores: dict[str, float | None], name: str = "instant") -> Method:
+    """Answers a share of each site's images rightly, at once; nothing at a site of None."""
+
+    def learn(case: Case, option: Option) -> Iterator[Learned]:
+        def at(share: float) -> Callable[[Dataset], Answers]:
+            def predict(data: Dataset) -> Answers:
+                right = np.eye(2)[[item.label for item in data]]
+                wrong = np.arange(len(data)) >= share * len(data)
+                return answers_of_probabilities(data, list(np.where(wrong[:, None], 1 - right, right)))
+
+            return predict
+
+        yield Learned(at={site: at(share) for site, share in scores.items() if share is not None})
+
+    return Method(name, "peer", learn)
+
+
+def test_a_mean_without_some_sites_stands_beside_none_with_all(folder: Path, tmp_path: Path) -> None:
+    """Who is silent where it is hard would have the best mean."""
+    silent = _instant({"alpha": 1.0, "beta": None, "gamma": 1.0}, "silent")
+    unasked = _instant({"alpha": 1.0, "beta": 0.5, "gamma": None}, "unasked")
+    whole = _instant({"alpha": 1.0, "beta": 0.5, "gamma": 1.0}, "whole")
+    what = replace(comparison("rebuilt"), methods=[silent, unasked, whole])
+    rows = ask(folder, tmp_path / "out", what).rows
+    assert [(row["score"], row["others"], row["all"]) for row in rows] == [
+        (1.0, None, None),
+        (None, 0.75, None),
+        (1.0, 0.75, pytest.approx(5 / 6)),
+    ]
+    lines = {line.method: line for line in tables(rows)["join", "squares", None]}
+    assert (lines["silent"].others, lines["silent"].all, lines["whole"].others) == (None, None, 0.75)
+    failed = [row | {"seed": 1, "error": "", "others": None, "all": None} for row in rows]
+    lines = {line.method: line for line in tables([*rows, *failed])["join", "squares", None]}
+    assert lines["whole"].others == 0.75, "of those that did not fail, which is told"
+
+
+def test_answers_that_are_no_numbers_are_a_failure_and_no_class(
+    folder: Path, tmp_path: Path, write_task: Callable[[Path, str], Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def runs_away(case: Case, option: Option) -> Iterator[Learned]:
+        yield Learned(lambda data: answers_of_probabilities(data, [np.full(2, np.nan)] * len(data)))
+
+    what = replace(comparison("rebuilt"), methods=[Method("runaway", "peer", runs_away)])
+    (row,) = ask(folder, tmp_path / "out", what).rows
+    assert row["score"] is None and "answers are not finite" in row["error"]
+    outlines = write_task(tmp_path / "outlines", "segmentation")
+    data = outlines.datasets()["alpha"].test
+    grids = [np.full((2, 32, 32), np.nan, np.float32)] * len(data)
+    monkeypatch.setattr(scores, "predict", lambda *given, **more: grids)
+    with pytest.raises(InputError, match="alpha: answers are not finite"):
+        answers_of_network(build_network(outlines.recipe), data, device="cpu")
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b'{"score": 1.0}', b"\xff\xfe"])
+def test_a_damaged_row_is_made_again_and_told(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes
+) -> None:
+    what = replace(comparison("rebuilt"), methods=[_instant({"gamma": 1.0})])
+    before = ask(folder, tmp_path / "out", what)
+    (path,) = (tmp_path / "out" / "rows").iterdir()
+    path.write_bytes(content)
+    again = ask(folder, tmp_path / "out", what)
+    assert again.failed == 0 and again.rows[0]["score"] == before.rows[0]["score"] == 1.0
+    assert f"{path}: is damaged and is made again" in caplog.text
+    assert json.loads(path.read_text())["answers"]
+
+
+def test_a_full_disk_ends_it_at_once(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else every method would be computed for hours, and nothing of it kept."""
+    ask(folder, tmp_path / "out", replace(comparison("rebuilt"), methods=[]))
+    asked: list[str] = []
+
+    def full(path: Path, content: bytes) -> None:
+        asked.append(path.name)
+        raise Unwritable(f"{path}: cannot be written: No space left on device")
+
+    monkeypatch.setattr(notebook, "write_atomic", full)
+    two = [_instant({"gamma": 1.0}, name) for name in ("one", "two")]
+    with pytest.raises(Unwritable, match="No space left"):
+        ask(folder, tmp_path / "out", replace(comparison("rebuilt"), methods=two))
+    assert len(asked) == 1
+
+
+def test_a_hospital_named_twice_is_asked_once(folder: Path, tmp_path: Path) -> None:
+    what = replace(comparison("rebuilt"), methods=[_instant({"gamma": 1.0})], sites=("gamma", "gamma"))
+    assert len(ask(folder, tmp_path / "out", what).rows) == 1
+
+
+def test_task_folders_of_one_name_are_refused(folder: Path) -> None:
+    """Their rows would be those of one task, site by site."""
+    shutil.copytree(folder, folder.parent / "more" / "a b")
+    shutil.copytree(folder, folder.parent / "more" / "a-b")
+    with pytest.raises(InputError, match=r"more/a-b: task is called `a-b` as that of .*more/a b"):
+        find_tasks(folder.parent / "more")
+
+
+def test_what_was_passed_over_stands_below_the_tables(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, folder.parent / "more" / "good")
+    shutil.copytree(folder, folder.parent / "more" / "wrong")
+    (folder.parent / "more" / "wrong" / "task.toml").write_text("kind = 3")
+    what = replace(comparison("rebuilt"), methods=[_instant({"gamma": 1.0})])
+    result = ask(folder.parent / "more", tmp_path / "out", what)
+    (line,) = [line for line in result.lines if line.startswith("passed over: wrong: ")]
+    assert line in (tmp_path / "out" / "tables.txt").read_text()
+
+
+def test_another_task_file_is_looked_at_again(folder: Path, tmp_path: Path) -> None:
+    what = replace(comparison("rebuilt"), methods=[_instant({"gamma": 1.0})])
+    ask(folder, tmp_path / "out", what)
+    stated = folder / "task.toml"
+    stated.write_text(stated.read_text().replace("size = [32, 32]", "dimensions = 3\nsize = [16, 16, 16]"))
+    with pytest.raises(InputError, match="42 images cannot be used"):
+        ask(folder, tmp_path / "out", what)
+
+
+def test_a_hospital_whose_test_images_are_of_one_class_is_told(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = folder / "beta" / "labels.csv"
+    lines = [
+        line.replace(",dark,", ",light,") if ",test" in line else line for line in table.read_text().split()
+    ]
+    table.write_text("\n".join(lines))
+    ask(folder, tmp_path / "out", replace(comparison("rebuilt"), methods=[_instant({"gamma": 1.0})]))
+    assert "all test images of beta are `light`: whoever always says so scores 1 there" in caplog.text
+    assert "alpha" not in caplog.text
+
+
+def test_a_gain_says_over_how_many_sites_it_is(folder: Path, tmp_path: Path) -> None:
+    whole = replace(_instant(dict.fromkeys(("alpha", "beta", "gamma"), 1.0), "whole"), role="ours")
+    silent = replace(_instant({"alpha": 0.5, "beta": 0.5}, "own_sums"), role="control")
+    what = replace(comparison("rebuilt"), methods=[whole, silent], sites=())
+    result = ask(folder, tmp_path / "out", what)
+    (line,) = [line for line in result.lines if line.startswith("whole - own_sums: ")]
+    assert line.endswith("paired by patient, over 2 of 3 sites alone")
+    assert json.loads((tmp_path / "out" / "tables.json").read_text())[0]["gains"][0]["sites"] == 2

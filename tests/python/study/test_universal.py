@@ -11,6 +11,7 @@ import pytest
 
 from fedmed_edge.errors import InputError
 from fedmed_edge.images.dataset import Dataset, Task, read_dataset
+from fedmed_edge.recipe import Intensity
 from fedmed_edge.study import universal
 from fedmed_edge.study.bench_method import Comparison, bench_methods
 from fedmed_edge.study.method_report import tables
@@ -134,3 +135,23 @@ def test_the_harness_asks_it_of_all_tasks_together(
     assert result.failed == 0 and len(result.rows) == 2 * 2 * (2 * 4 + 2)
     assert any(line.startswith("universal_100_tuned: all tasks") for line in result.lines)
     assert np.isfinite([row["score"] for row in result.rows]).all()
+
+
+def test_another_recipe_of_any_task_is_another_row(
+    tasks: dict[str, dict[str, Dataset]], tmp_path: Path
+) -> None:
+    """What a table stores would else be shown for a task that has since been stated otherwise."""
+    identities = set()
+    for high in (100, 200):
+        second = {
+            site: replace(data, recipe=data.recipe.model_copy(update={"intensity": _range(high)}))
+            for site, data in tasks["segmentation"].items()
+        }
+        clients = clients_of(tasks | {"segmentation": second}, SHORT, 0)
+        made = universal._Learning(clients, SHORT, 1.0, 0, "cpu", tmp_path, lambda _: None)
+        identities.add(made.identity)
+    assert len(identities) == 2
+
+
+def _range(high: float) -> Intensity:
+    return Intensity(rule="range", low=0, high=high)
