@@ -58,8 +58,10 @@ cpp: packages $(INSTALLED)
 	cmake --build --preset test
 	ctest --preset test
 
+# A module's tests stay together, as they share what its fixtures made; a thread each, as the processors are taken.
+python: export OMP_NUM_THREADS := 1
 python: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not cuda" $(ARGS)
+	$(BIN)/python -m pytest -m "not cuda" --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 bench: $(BENCH)/.installed
 	$(BENCH)/bin/python tests/bench/kernels.py $(ARGS)
