@@ -33,6 +33,10 @@ EMPHASES = (1.0, 2.0, 4.0, 8.0, 16.0)
 """κ that are tried; the first is that of the global model."""
 
 
+LEAST_GAIN = 1e-3
+"""Share of its held-out error that the global model must be beaten by."""
+
+
 @dataclass(frozen=True, eq=False)
 class Trials:
     """Held-out errors of every τ and κ.
@@ -188,10 +192,10 @@ def _better(trials: Trials, generated: Generated | str, between: SiteMap, site: 
         told += f", by {_change(by_generator)} ± {_percent(spread)} with the generator"
         parameters = dict(generated.parameters)
         figures["generator"] = {"gain": by_generator, "standard_error": spread, "parameters": parameters}
-        if by_generator > max(by_rule, 0.0):
+        if by_generator > max(by_rule, LEAST_GAIN):
             reason = f"{told}: refined by the generator"
             return Way(generated.weights, generated.ridge, reason, figures | {"by": "generator"})
-    if by_rule > 0.0:
+    if by_rule > LEAST_GAIN:
         reach, emphasis = trials.best()
         weights = site_weights(between, site, REACHES[reach], EMPHASES[emphasis])
         return Way(weights, None, f"{told}: refined by the rule", figures | {"by": "rule"})

@@ -165,6 +165,10 @@ def bench_methods(
         InputError: No task, or one whose data cannot be used, or is split with a patient on both sides.
     """
     tasks, skipped = find_tasks(data)
+    for site in comparison.sites:  # before all images are read
+        if not any(task.site_named(site) in task.sites for task in tasks):
+            known = dict.fromkeys(name for task in tasks for name in task.sites)
+            raise InputError(f"{data}: there is no site `{site}`, expected of {', '.join(known)}")
     checked = [check(task, out, watch) for task in tasks]
     by_task = replace(comparison, settings=[one for one in comparison.settings if one != UNIVERSAL])
     if len(tasks) > 1 and by_task.settings:
@@ -177,17 +181,24 @@ def bench_methods(
     for line in passed_over:
         log.warning("warning: %s", line)
     rows: list[Row] = []
-    for one in (one for one in checked if by_task.settings and one.task.name not in skipped):
-        sites = comparison.sites if len(tasks) == 1 else one.asked(comparison.sites)
-        for row in compare(one, replace(by_task, sites=tuple(sites)), out, watch):
-            rows.append(row)
-            answer(row)
-    if UNIVERSAL in comparison.settings:
-        for row in _universal(checked, comparison, out, watch):
-            rows.append(row)
-            answer(row)
-    write_atomic(out / "near-duplicates.json", _json({one.task.name: one.pairs for one in checked}))
     recipes = {one.task.name: one.task.recipe for one in checked}
+
+    def every() -> Iterator[Row]:
+        for one in (one for one in checked if by_task.settings and one.task.name not in skipped):
+            sites = comparison.sites if len(tasks) == 1 else one.asked(comparison.sites)
+            yield from compare(one, replace(by_task, sites=tuple(sites)), out, watch)
+        if UNIVERSAL in comparison.settings:
+            yield from _universal(checked, comparison, out, watch)
+
+    try:
+        for row in every():
+            rows.append(row)
+            answer(row)
+    except KeyboardInterrupt:
+        if rows:
+            write_report(rows, recipes, out, [*passed_over, "interrupted: of the rows that were there"])
+        raise
+    write_atomic(out / "near-duplicates.json", _json({one.task.name: one.pairs for one in checked}))
     lines = write_report(rows, recipes, out, passed_over)
     return Result(rows, [*lines, f"rows: {out / 'results.json'}"])
 
@@ -312,7 +323,9 @@ class _Bench:
         unlabelled = in_question is not None and not len(in_question.labelled)
         for method in self.comparison.methods:
             if method.fits(question.recipe) and (unlabelled or not method.adapts):
-                self.watch(f"{question.setting} {question.site} {self.seed} {method.name} {question.variant}")
+                self.watch(
+                    f"{question.setting} {question.site} seed {self.seed} {method.name} {question.variant}"
+                )
                 yield self._row(question, method)
 
     def _row(self, question: Question, method: Method) -> Row:

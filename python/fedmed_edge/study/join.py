@@ -141,7 +141,7 @@ def run_join(
         f"reference{narrow}", lambda: publish(reference, bench.founders, setting, **bench.options)
     )
     contributions = _contributions(bench, generation, bench.train, setting)
-    _refuse_few(task, contributions, bench.joining, setting)
+    _refuse_few(task, bench.train, contributions, bench.joining, setting)
     story = tell(
         bench.notebook.folder / setting.name,
         generation,
@@ -259,16 +259,20 @@ def refuse_few_patients(
         InputError: Fewer than three sites may hand over anything, or the joining one may not.
     """
     able = [site for site, data in train.items() if reaches_cohort(data, setting)]
-    _refuse_few(task, able, joining, setting)
+    _refuse_few(task, train, able, joining, setting)
 
 
-def _refuse_few(task: Task, able: Collection[str], joining: str, setting: StatedPolicy) -> None:
+def _refuse_few(
+    task: Task, sites: Collection[str], able: Collection[str], joining: str, setting: StatedPolicy
+) -> None:
     if joining in able and len(able) >= 3:
         return
+    lacking = ", ".join(site for site in sites if site not in able) or "none"
     raise InputError(
-        f"{task.folder}: too few patients of a class at some sites for min_cohort {setting.min_cohort}"
+        f"{task.folder}: three sites that hand over are needed, `{joining}` among them; too few labelled "
+        f"patients of every class for min_cohort {setting.min_cohort}"
         + (" and noise" if setting.epsilon else "")
-        + f"; three sites are needed, `{joining}` among them",
+        + f": {lacking}",
         hint="use --setting open for public data" if setting.min_cohort > 1 else None,
     )
 

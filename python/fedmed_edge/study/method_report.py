@@ -116,7 +116,8 @@ def _text(group: Group, lines: Sequence[Line], rows: Sequence[Row]) -> list[str]
     head += f"policy {own[0]['policy']}, budget {own[0]['budget']}"
     names = (
         f"{'method':<{_NAME}}{'site':>7}{'±sd':>7}{'others':>8}{'all':>7}{'rank':>6}{'p':>8}{'p Holm':>8}"
-        f"{'rounds':>8}{'sent':>10}{'received':>10}{'site s':>9}{'others s':>10}{'before s':>10}"
+        f"{'rounds':>8}{'sent':>10}{'received':>10}{'site s':>9}{'others s':>10}{'server s':>10}"
+        f"{'before s':>10}"
     )
     best = next((line.against for line in lines if line.against), None)
     notes = (
@@ -167,7 +168,11 @@ def _beside(group: Group, rows: Sequence[Row]) -> list[str]:
         return []
     names = sorted(set().union(*found.values()))
     width = max(9, *(len(name) + 2 for name in names))
-    what = "mean surface distance" if names == ["distance"] else "recall"
+    what = (
+        "mean surface distance, mm (pixels where images state no spacing)"
+        if names == ["distance"]
+        else "recall"
+    )
     shown = [
         f"{method:<{_NAME}}" + "".join(_number(_mean(values.get(name)), width) for name in names)
         for method, values in found.items()
@@ -186,7 +191,7 @@ def _line(line: Line) -> str:
         f"{_number(line.all)}{_number(line.rank, 6, 1)}{_number(line.p, 8)}{_number(line.p_holm, 8)}"
         f"{_number(line.rounds, 8, 0)}{_bytes(line.sent)}{_bytes(line.received)}"
         f"{_number(line.seconds, 9, 1)}{_number(line.others_seconds, 10, 1)}"
-        f"{_number(line.before_seconds, 10, 1)}"
+        f"{_number(line.server_seconds, 10, 1)}{_number(line.before_seconds, 10, 1)}"
     )
 
 

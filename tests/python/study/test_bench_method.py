@@ -79,7 +79,8 @@ def test_rows_tables_and_plots_are_there_and_nothing_is_computed_twice(
     assert joined["task"] == "squares" and joined["site"] == "gamma" and joined["seed"] == 0
     assert 0 <= joined["score"] <= 1 and set(joined["recall"]["gamma"]) == {"dark", "light"}
     assert joined["others"] == pytest.approx(np.mean([joined["scores"]["alpha"], joined["scores"]["beta"]]))
-    assert joined["bytes"] == sum(joined["sent"].values()) > 0 and joined["seconds"] > 0
+    assert joined["bytes"] == sum(joined["sent"].values()) + sum(joined["received"].values())
+    assert joined["sent"]["gamma"] > 0 and joined["received"]["gamma"] > 0 and joined["seconds"] > 0
     # A hospital that is not there has no sums of its own, and no figure.
     assert apart["score"] is None and apart["error"] is None and "gamma" not in apart["scores"]
     (kept,) = [path for path in (out / "rows").iterdir() if '"rebuilt"' in path.read_text()][:1]
@@ -166,8 +167,25 @@ def test_a_policy_that_lets_nothing_leave_is_the_reason(folder: Path, tmp_path: 
     result = ask(folder, tmp_path / "out", what)
     assert [row["error"] for row in result.rows] == [
         "policy `default`: none of 3 sites may hand over anything, too few training patients of a class for "
-        "min_cohort 10"
+        "min_cohort 10; --policy open is for public data"
     ] * 2
+
+
+def test_an_unknown_site_is_told_before_any_image_is_read(folder: Path, tmp_path: Path) -> None:
+    (folder / "beta" / "images" / "5.png").write_bytes(b"\x89PNG\r\n")
+    with pytest.raises(InputError, match="no site `delta`, expected of alpha, beta, gamma"):
+        ask(folder, tmp_path / "out", comparison("rebuilt", sites=("delta",)))
+
+
+def test_of_what_was_interrupted_there_are_tables(folder: Path, tmp_path: Path) -> None:
+    def stop(row: object) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        bench_methods(folder, comparison("own_sums,rebuilt"), out, watch=lambda step: None, answer=stop)
+    assert [row["method"] for row in json.loads((out / "results.json").read_text())] == ["own_sums"]
+    assert (out / "tables.txt").read_text().endswith("interrupted: of the rows that were there")
 
 
 def test_a_broken_image_is_told_before_any_row(folder: Path, tmp_path: Path) -> None:

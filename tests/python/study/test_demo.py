@@ -31,7 +31,7 @@ def test_tasks_of_too_few_patients_are_passed_over_and_named(
         demo.run_demo(tmp_path / "out", data=folders, setting=setting)
     assert began == ["segmentation"]
     few = replace(setting, min_cohort=20)
-    with pytest.raises(InputError, match="too few patients of a class at some sites for min_cohort 20"):
+    with pytest.raises(InputError, match="patients of every class for min_cohort 20: alpha, beta"):
         demo.run_demo(tmp_path / "out", data=folders, setting=few)
 
 

@@ -181,13 +181,16 @@ def contributions(
         made[site] = one
         if site not in stored:
             case.meter.compute(site, seconds)
-            case.meter.transfer(site, sent=(sent or _all)(one))
+            generation = case.reference.generation(rows)
+            fetched = len(generation.encoder) + sum(value.nbytes for value in generation.weights.values())
+            case.meter.transfer(site, sent=(sent or _all)(one), received=fetched)
     if not made:
         policy = case.policy
         raise InputError(
             f"policy `{policy.name}`: none of {len(case.sites)} sites may hand over anything, too few "
             f"training patients of a class for min_cohort {policy.min_cohort}"
             + (" and noise" if policy.epsilon else "")
+            + ("; --policy open is for public data" if policy.min_cohort > 1 else "")
         )
     return made
 
