@@ -302,7 +302,7 @@ def test_the_processor(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_active_model_is_verified(site: Path, copied: Any, kit: ModuleType) -> None:
     assert look(site, "model").found == "none is active"
     kit.run("fedmed-edge", "model", "add", "-C", site, copied.root / "tiny.onnx")
-    assert look(site, "model").found == "none is active; 1 wait for `fedmed-edge model activate`"
+    assert look(site, "model").found == "none is active; 1 waits for `fedmed-edge model activate`"
     kit.run("fedmed-edge", "model", "activate", "-C", site)
     found = look(site, "model")
     assert found.level == "ok" and "signature and sample right, not measured with" in found.found

@@ -211,7 +211,8 @@ def test_noise_on_sums_is_drawn_once_a_request(
         return str(made.ask.id)
 
     first, outbox = begun("sums"), alpha.folder / "outbox"
-    failed = Report(request=first, state="failed", why="could not be done: InputError")
+    why = "could not be done: " + ("Unwritable" if end == "full" else "InputError")
+    failed = Report(request=first, state="failed", why=why)
     if end == "killed":
         killed(alpha.folder, config, LEFT_NOTHING)
         assert work(alpha.folder, config) == [failed]
