@@ -1,7 +1,8 @@
 """What every test shares."""
 
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -42,3 +43,12 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("FEDMED_") and name not in ("FEDMED_TEST_DATA", "FEDMED_THREADS"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _own_log_level() -> Iterator[None]:
+    """What a program run in this process sets of the package's log is undone."""
+    log = logging.getLogger("fedmed_edge")
+    level = log.level
+    yield
+    log.setLevel(level)
