@@ -347,7 +347,7 @@ def test_the_command_prints_a_row_a_line_and_says_what_failed(
     told = CliRunner().invoke(edge, given)
     assert told.exit_code == 0 and "unseen: squares: balanced accuracy, 1 seed" in told.stdout
     wrong = CliRunner().invoke(edge, [*given, "--settings", "jion"])
-    assert isinstance(wrong.exception, InputError)
+    assert wrong.exit_code == 2 and "settings: has `jion`, expected some of join" in wrong.stderr
 
     def fails(case: Case, option: Option) -> Iterator[Learned]:
         raise InputError("broken: `luck` has none, expected some")

@@ -7,6 +7,7 @@ import click
 from fedmed_edge.commands.experiments import policy_option, require_packages
 from fedmed_edge.commands.folders import FOLDER, TORCH_DEVICE, check_writable_folder
 from fedmed_edge.commands.verbs import Output, Verb, complain
+from fedmed_edge.errors import InputError
 
 _NEEDED = ("torch", "monai", "onnx", "onnxruntime", "scipy", "matplotlib")
 
@@ -55,15 +56,18 @@ def command(
     from fedmed_edge.study.plan import METHOD_BUDGETS, POLICIES
 
     out: Output = ctx.obj
-    comparison = Comparison.named(
-        methods.split(","),
-        settings.split(","),
-        POLICIES[policy],
-        METHOD_BUDGETS[budget],
-        seeds,
-        sites,
-        device,
-    )
+    try:
+        comparison = Comparison.named(
+            methods.split(","),
+            settings.split(","),
+            POLICIES[policy],
+            METHOD_BUDGETS[budget],
+            seeds,
+            sites,
+            device,
+        )
+    except InputError as error:
+        raise click.UsageError(str(error)) from None
     with out.progress("bench-method") as advance:
         answer = (lambda row: out.answer(row, "")) if out.as_json else (lambda row: None)
         result = bench_methods(data, comparison, target, watch=advance, answer=answer)
