@@ -46,6 +46,9 @@ from fedmed_edge.statistics.feature_statistics import Array64, pack
 
 log = logging.getLogger(__name__)
 
+LARGEST_RIDGE = 1e6
+"""Greatest λ that may be given: a million times the mean eigenvalue leaves nothing of a head."""
+
 Mask = npt.NDArray[np.bool_]
 Ridge = float | Literal["auto", "sites"]
 """λ, or what shall choose it; `choose_ridge` says how."""
@@ -332,6 +335,6 @@ def _site_weights(sites: Sequence[SiteSums], given: Mapping[str, float]) -> dict
 def _ridge(sites: Sequence[SiteSums], weights: Mapping[str, float], ridge: Ridge) -> RidgeChoice:
     if ridge == "auto" or ridge == "sites":
         return choose_ridge(sites, weights, ridge)
-    if isinstance(ridge, str) or not 0.0 <= ridge < float("inf"):
-        raise InputError(f"rebuild: `ridge` has {ridge}, expected 0 or more, auto or sites")
+    if isinstance(ridge, str) or not 0.0 <= ridge <= LARGEST_RIDGE:
+        raise InputError(f"rebuild: `ridge` has {ridge}, expected 0 to {LARGEST_RIDGE:g}, auto or sites")
     return RidgeChoice(float(ridge), "given", {})
