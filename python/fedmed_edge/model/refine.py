@@ -29,12 +29,17 @@ log = logging.getLogger(__name__)
 REACHES = (float("inf"), 2.0, 1.0, 0.5)
 """τ that are tried, in medians of the distances between sites; the first is that of the global model."""
 
-EMPHASES = (1.0, 2.0, 4.0, 8.0, 16.0)
+EMPHASES = (1.0, 2.0, 4.0, 8.0, 16.0, 64.0)
 """κ that are tried; the first is that of the global model."""
 
+USUAL = 4.0
+"""κ that did well where a hospital joined with rows of every class (models/README.md)."""
 
 LEAST_GAIN = 1e-3
-"""Share of its held-out error that the global model must be beaten by."""
+"""Share of its held-out error that the global model must be beaten by, where nothing is usual."""
+
+SLACK = 2.0
+"""Standard errors by which few held-out patients must speak against what did well elsewhere."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,28 +50,52 @@ class Trials:
         errors: (units, T, K) of one site by fold, or of several by site; [:, 0, 0] is the global model.
         unit: What was held out: `fold` or `site`.
         names: Of the units, as `Generated.errors` has them; none where it has no such units.
+        doubts: (T, K) how far every τ and κ is from what is usual (`_doubts`), as a share of the global
+            error; None where nothing is usual, as without labels.
     """
 
     errors: Array64 = field(repr=False)
     unit: str
     names: tuple[str, ...] = ()
+    doubts: Array64 | None = field(default=None, repr=False)
 
     def best(self) -> tuple[int, int]:
-        """Places of τ and κ of the least error; the global model's where it is as good."""
-        return _least(self.errors)
+        """Places of τ and κ of the least error and doubt; the global model's where it is as good."""
+        return self._least(self.errors)
 
     def judged(self) -> Array64:
         """(units, 2) error of the rule on every unit, τ and κ chosen by the others alone; the global one."""
-        chosen = []
-        for unit, errors in enumerate(self.errors):
-            others = np.delete(self.errors, unit, axis=0)
-            chosen.append((errors[_least(others)] if len(others) else errors[0, 0], errors[0, 0]))
-        return np.array(chosen)
+        chosen = [
+            (errors[self._least(np.delete(self.errors, unit, axis=0))], errors[0, 0])
+            for unit, errors in enumerate(self.errors)
+        ]
+        return np.array(chosen).reshape(-1, 2)
+
+    def refuse(self, gain: float, error: float) -> bool:
+        """Whether held-out errors, of this gain and standard error, are against a refined model.
+
+        Where one is usual they must say so clearly; where none is, they must be for it.
+        """
+        return gain < (LEAST_GAIN if self.doubts is None else -SLACK * error)
+
+    def _least(self, errors: Array64) -> tuple[int, int]:
+        total = errors.sum(axis=0)
+        share = total / (total[0, 0] or 1.0)
+        place = int((share if self.doubts is None else share + self.doubts).argmin())
+        return place // errors.shape[2], place % errors.shape[2]
 
 
-def _least(errors: Array64) -> tuple[int, int]:
-    place = int(errors.sum(axis=0).argmin())
-    return place // errors.shape[2], place % errors.shape[2]
+def _doubts(sites: Sequence[SiteSums], own: SiteSums) -> Array64:
+    """(T, K) squared steps from τ = ∞ and the usual κ, over the patients that could tell better.
+
+    A site that lacks classes of others stays nearer to the global model, at `USUAL` to the power of the share
+    of classes that it has: its scanner would be taken for those classes. Noise is not to be amplified.
+    """
+    share = np.count_nonzero(own.counts) / np.count_nonzero(np.sum([site.counts for site in sites], axis=0))
+    usual = 0.0 if own.noise else share * np.log2(USUAL)
+    steps = np.arange(len(REACHES))[:, None] ** 2 + (np.log2(EMPHASES) - usual) ** 2
+    doubts: Array64 = steps / own.patients.sum()
+    return doubts
 
 
 def gain(judged: Array64) -> tuple[float, float]:
@@ -100,15 +129,17 @@ def refine(
     """The model for one site: a_{s→j} = exp(−d(s, j)² / τ²), its own rows weighing κ.
 
     τ and κ are chosen by the squared error on j's own sums, held out by fold, a class counting as many
-    patients as it has (`Trials.best`); where j has no folds they come from the other sites' folds; where j
-    has no labels, τ comes from leaving each other site out while only the rest stands in for it. λ stays that
-    of the global model. `generator` makes weights and λ otherwise, learned from the other sites' episodes.
+    patients as it has, and by what did well elsewhere, which counts the more the fewer patients j has
+    (`_doubts`); where j has no folds they come from the other sites' folds, and without any from that alone;
+    where j has no labels, τ comes from leaving each other site out while only the rest stands in for it. λ
+    stays that of the global model. `generator` makes weights and λ otherwise, learned from the other sites'
+    episodes.
 
-    Of both and the global model the one is kept that is best on what was held out: the rule with τ and κ
-    chosen by the other units alone, the generator trained without them. Under even held-out errors the global
-    one stays. A site that handed over no image statistics, as with noise, counts as one at median distance.
-    Where the recipe's priors are not `uniform`, a refined model takes the shares of the classes from the site
-    (`site_priors`).
+    The generator is kept unless the rule or the global model is clearly better on what was held out, else the
+    rule unless the global model is; for a site without labels each must itself be better there. The rule is
+    judged with τ and κ chosen by the other units alone, the generator trained without them. A site that
+    handed over no image statistics, as with noise, counts as one at median distance. Where the recipe's
+    priors are not `uniform`, a refined model takes the shares of the classes from the site (`site_priors`).
 
     Args:
         site: Name of j; it may have labelled or unlabelled images.
@@ -174,7 +205,7 @@ class Way:
 
 
 def _better(trials: Trials, generated: Generated | str, between: SiteMap, site: str) -> Way:
-    """The better of rule, generator and global model; what all of them were judged on is what counts."""
+    """The generator, else the rule, else the global model, as `Trials.refuse` judges what was held out."""
     rule, judged = trials.judged(), np.empty((0, 2))
     if not isinstance(generated, str):
         both = [name for name in trials.names if name in generated.errors]
@@ -186,17 +217,20 @@ def _better(trials: Trials, generated: Generated | str, between: SiteMap, site: 
     (by_rule, error), (by_generator, spread) = gain(rule), gain(judged)
     figures: dict[str, Any] = {"by": "global", "gain": by_rule, "standard_error": error}
     told = f"held-out error changes by {_change(by_rule)} ± {_percent(error)} with the rule"
+    if not len(rule):
+        told = "nothing was held out"
     if isinstance(generated, str):
         told += f", no generator: {generated}"
     else:
         told += f", by {_change(by_generator)} ± {_percent(spread)} with the generator"
         parameters = dict(generated.parameters)
         figures["generator"] = {"gain": by_generator, "standard_error": spread, "parameters": parameters}
-        if by_generator > max(by_rule, LEAST_GAIN):
+        ahead, noise = gain(np.column_stack([judged[:, 0], rule[:, 0]]))
+        if not (trials.refuse(ahead, noise) or trials.refuse(by_generator, spread)):
             reason = f"{told}: refined by the generator"
             return Way(generated.weights, generated.ridge, reason, figures | {"by": "generator"})
-    if by_rule > LEAST_GAIN:
-        reach, emphasis = trials.best()
+    reach, emphasis = trials.best()
+    if (reach, emphasis) != (0, 0) and not trials.refuse(by_rule, error):
         weights = site_weights(between, site, REACHES[reach], EMPHASES[emphasis])
         return Way(weights, None, f"{told}: refined by the rule", figures | {"by": "rule"})
     return Way(None, None, f"{told}: the global one stays", figures)
@@ -258,29 +292,37 @@ def _trials(
         return None, "no other site has labelled images"
     if own.blocks and name in trained_by:
         return None, "the backbone learned from the site's images, so that none of them can be held out"
-    if len(own.folds) > 1:
-        errors = fold_trials(sites, own, between, ridge)
-        names = tuple(f"fold {fold}" for fold in own.folds)
-        return Trials(errors, "fold", names), f"over {len(errors)} folds of the site"
     if own.blocks:
-        others = [site for site in labelled if site is not own and len(site.folds) > 1]
-        others = [site for site in others if site.site not in trained_by]
-        if not others:
-            return None, "the site has no folds to choose by, nor has any other that is new to the backbone"
-        return _by_others({one.site: fold_trials(sites, one, between, ridge) for one in others})
+        return _labelled_trials(sites, own, between, ridge, trained_by)
     if len(labelled) < 3:
         return None, "the site has no labels, and fewer than three sites have any to choose by"
     errors, names = reach_trials(sites, labelled, between, ridge), tuple(one.site for one in labelled)
     return Trials(errors, "site", names), f"over {len(errors)} other sites, each left out"
 
 
-def _by_others(errors: Mapping[str, Array64]) -> tuple[Trials, str]:
-    if len(errors) == 1:
-        (only,) = errors.values()
-        return Trials(only, "fold"), f"over {len(only)} folds of the only site that has some"
+def _labelled_trials(
+    sites: Sequence[SiteSums], own: SiteSums, between: SiteMap, ridge: float, trained_by: Collection[str]
+) -> tuple[Trials, str]:
+    doubts = _doubts(sites, own)
+    if len(own.folds) > 1:
+        errors = fold_trials(sites, own, between, ridge)
+        names = tuple(f"fold {fold}" for fold in own.folds)
+        return Trials(errors, "fold", names, doubts), f"over {len(errors)} folds of the site"
+    others = [site for site in sites if site is not own and len(site.folds) > 1]
+    found = {
+        one.site: fold_trials(sites, one, between, ridge) for one in others if one.site not in trained_by
+    }
+    if not found:
+        nothing = np.zeros((0, len(REACHES), len(EMPHASES)))
+        told = "the site has no folds to choose by, nor has any other that is new to the backbone"
+        return Trials(nothing, "fold", doubts=doubts), told
+    if len(found) == 1:
+        (only,) = found.values()
+        told = f"over {len(only)} folds of the only site that has some"
+        return Trials(only, "fold", doubts=doubts), told
     # Each site's error as a share of its own global one, so that a hard site does not choose for all.
-    shares = np.stack([error.sum(axis=0) / error.sum(axis=0)[0, 0] for error in errors.values()])
-    return Trials(shares, "site", tuple(errors)), f"over the folds of {len(errors)} other sites"
+    shares = np.stack([error.sum(axis=0) / error.sum(axis=0)[0, 0] for error in found.values()])
+    return Trials(shares, "site", tuple(found), doubts), f"over the folds of {len(found)} other sites"
 
 
 def fold_trials(sites: Sequence[SiteSums], own: SiteSums, between: SiteMap, ridge: float) -> Array64:
@@ -331,6 +373,6 @@ def _figures(trials: Trials, between: SiteMap, site: str) -> dict[str, Any]:
         "kappa": EMPHASES[emphasis],
         "unit": trials.unit,
         "units": len(trials.errors),
-        "errors": (total / total[0, 0]).tolist(),
+        "errors": (total / total[0, 0]).tolist() if len(trials.errors) else None,
         "distances": dict(zip(between.sites, between.distances[own].tolist(), strict=True)),
     }

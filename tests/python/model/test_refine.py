@@ -1,3 +1,4 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,8 +11,10 @@ from fedmed_edge.model.rebuild import rebuild
 from fedmed_edge.model.refine import (
     EMPHASES,
     REACHES,
+    USUAL,
     Trials,
     _better,
+    _doubts,
     fold_trials,
     gain,
     refine,
@@ -67,7 +70,11 @@ def test_what_the_backbone_learned_from_chooses_for_nobody(made: SimpleNamespace
     assert "no generator: it was judged on other sites" in one.reason
     assert "over 5 folds of the only site" in one.reason
     none = refine(few, "z", recipe, trained_by=("a", "b", "c"))
-    assert none.kept == "global" and "nor has any other that is new to the backbone" in none.reason
+    assert (
+        "nothing was held out" in none.reason
+        and "nor has any other that is new to the backbone" in none.reason
+    )
+    assert none.kept == "refined" and none.site_weights == {"a": 1.0, "b": 1.0, "c": 1.0, "z": USUAL}
 
 
 def test_trials_equal_heads_fitted_on_rows(made: SimpleNamespace) -> None:
@@ -94,8 +101,9 @@ def test_where_no_weight_is_better_the_global_model_stays(
 ) -> None:
     recipe = made.recipe(3)
     contributions = made.contribute({name: made.random(seed) for seed, name in enumerate("abc")}, recipe)
-    none_better = 1.0 + np.arange(20.0).reshape(1, 4, 5).repeat(5, axis=0)
+    none_better = 1.0 + np.arange(24.0).reshape(1, 4, 6).repeat(5, axis=0)
     monkeypatch.setattr("fedmed_edge.model.refine.fold_trials", lambda *_: none_better)
+    monkeypatch.setattr("fedmed_edge.model.refine.generate", lambda *_: "it is left out here")
     model, plain = refine(contributions, "a", recipe), rebuild(contributions, recipe)
     assert (model.refined_for, model.kept) == ("a", "global")
     np.testing.assert_array_equal(model.head, plain.head)
@@ -114,8 +122,8 @@ def test_a_site_without_folds_is_chosen_for_by_the_others(made: SimpleNamespace)
     )
     sites["a"].folds = 0
     model = refine(made.contribute(sites, recipe), "z", recipe)
-    assert model.kept == "global"
-    assert model.reason.startswith("the site has no folds to choose by, nor has any other")
+    assert model.reason.startswith("nothing was held out") and model.figures["refine"]["errors"] is None
+    assert model.site_weights == {"a": 1.0, "b": 1.0, "c": 1.0, "z": USUAL}
 
 
 def test_an_unlabelled_site_gets_a_model_by_distance_alone(made: SimpleNamespace) -> None:
@@ -176,13 +184,16 @@ def test_rule_generator_and_global_model_are_judged_on_the_same_units(
         def judged(self) -> np.ndarray:
             return np.array([[1.6, 1.0]] * 4 + [[0.5, 1.0]] * 2)
 
-    names = tuple("abcdef")
-    trials = Judged(np.ones((6, len(REACHES), len(EMPHASES))), "site", names)
+    names, errors = tuple("abcdef"), np.ones((6, len(REACHES), len(EMPHASES)))
+    errors[:, 1, 1] = 0.9
+    trials = Judged(errors, "site", names)
     between = SiteMap((*names, "z"), np.ones((7, 7)))
     generated = Generated({"a": 1.0}, 0.1, {}, dict.fromkeys("ef", (by_generator, 1.0)))
     way = _better(trials, generated, between, "z")
     assert (way.figures["by"], way.figures["gain"]) == (wanted, gained)
     assert "held-out error changes by -50.00 % ± 0.00 % with the rule, by " in way.reason
+    known = replace(trials, doubts=np.zeros((len(REACHES), len(EMPHASES))))
+    assert _better(known, generated, between, "z").figures["by"] == wanted  # they say so without any doubt
     alone = _better(trials, "too few", between, "z")
     assert (alone.figures["by"], alone.weights) == ("global", None) and alone.figures["gain"] < 0
     assert "changes by +23.33 % ± " in alone.reason
@@ -195,6 +206,41 @@ def test_of_equal_errors_the_global_weights_are_taken() -> None:
     assert Trials(errors, "fold").best() == (0, 0)
     errors[:, 1, 4] = 0.9, 0.91, 0.9
     assert Trials(errors, "fold").best() == (1, 4)
+
+
+def test_few_patients_do_not_choose_against_what_is_usual(made: SimpleNamespace) -> None:
+    recipe = made.recipe(4)
+    contributions = made.contribute(
+        {name: made.random(seed, classes=4) for seed, name in enumerate("ab")}, recipe
+    )
+    sums = read_sums(contributions, recipe)
+    errors = np.ones((5, len(REACHES), len(EMPHASES)))
+    errors[:, 1, 4] = 0.9
+    for patients, wanted in ((4, (0, EMPHASES.index(USUAL))), (400, (1, 4))):
+        own = replace(sums[0], patients=np.full(4, patients // 4))
+        assert Trials(errors, "fold", doubts=_doubts(sums, own)).best() == wanted
+    lacking = {key: block for key, block in sums[0].blocks.items() if key[1] in (0, 2)}
+    half = _doubts(sums, replace(sums[0], blocks=lacking))
+    assert EMPHASES[half[0].argmin()] == 2.0  # as it has half of the classes: the root of 4
+    assert EMPHASES[_doubts(sums, replace(sums[0], noise=1.0))[0].argmin()] == 1.0
+    assert (np.diff(half[:, 0]) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("gained", "error", "usual", "unusual"),
+    [
+        (0.01, 0.02, False, False),
+        (0.0, 0.0, False, True),
+        (-0.03, 0.02, False, True),
+        (-0.05, 0.02, True, True),
+    ],
+)
+def test_held_out_errors_must_be_clear_where_refining_is_usual(
+    gained: float, error: float, usual: bool, unusual: bool
+) -> None:
+    none = np.ones((1, 1, 1))
+    assert Trials(none, "fold", doubts=np.zeros((1, 1))).refuse(gained, error) is usual
+    assert Trials(none, "site").refuse(gained, error) is unusual
 
 
 def test_an_unknown_site_is_refused(made: SimpleNamespace) -> None:
