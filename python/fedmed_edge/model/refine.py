@@ -94,7 +94,7 @@ def _doubts(sites: Sequence[SiteSums], own: SiteSums) -> Array64:
     share = np.count_nonzero(own.counts) / np.count_nonzero(np.sum([site.counts for site in sites], axis=0))
     usual = 0.0 if own.noise else share * np.log2(USUAL)
     steps = np.arange(len(REACHES))[:, None] ** 2 + (np.log2(EMPHASES) - usual) ** 2
-    doubts: Array64 = steps / own.patients.sum()
+    doubts: Array64 = steps / max(int(own.patients.sum()), 1)
     return doubts
 
 
