@@ -126,7 +126,11 @@ def _text(group: Group, lines: Sequence[Line], rows: Sequence[Row]) -> list[str]
         else []
     )
     most = max(line.units for line in lines)
-    fewer = [f"over {line.units} of {most} sites alone: {line.method}" for line in lines if line.units < most]
+    fewer = [
+        f"no score at {most - line.units} of {counted(most, 'site')}: {line.method}"
+        for line in lines
+        if line.units < most
+    ]
     failed = [f"failed: {line.method} {counted(line.failed, 'time')}" for line in lines if line.failed]
     return [head, names, *(_line(line) for line in lines), *notes, *fewer, *failed]
 

@@ -494,4 +494,5 @@ def test_a_gain_says_over_how_many_sites_it_is(folder: Path, tmp_path: Path) -> 
     result = ask(folder, tmp_path / "out", what)
     (line,) = [line for line in result.lines if line.startswith("whole - own_sums: ")]
     assert line.endswith("paired by patient, over 2 of 3 sites alone")
+    assert "no score at 1 of 3 sites: own_sums" in result.lines
     assert json.loads((tmp_path / "out" / "tables.json").read_text())[0]["gains"][0]["sites"] == 2
