@@ -143,6 +143,26 @@ def test_an_unlabelled_site_gets_a_model_by_distance_alone(made: SimpleNamespace
     assert right > 0.9
 
 
+@pytest.mark.parametrize("far", [13.4, 1e5])  # exp(−d² / τ²) has no finite inverse, or is 0
+def test_a_site_far_from_all_others_gets_a_model(
+    made: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, far: float
+) -> None:
+    monkeypatch.setattr("fedmed_edge.model.refine.generate", lambda *_: "it is left out here")
+    distances = np.abs(np.subtract.outer(np.arange(7) % 2, np.arange(7) % 2)).astype(float)
+    distances[6], distances[:, 6] = far, far
+    distances[6, 6] = 0.0
+    between = SiteMap(tuple("abcdefz"), distances)
+    monkeypatch.setattr("fedmed_edge.model.refine._between_all", lambda *_: between)
+    recipe, sites = made.recipe(3), {name: made.random(seed) for seed, name in enumerate("abcdef")}
+    for name in "bdf":
+        sites[name].rows[:, :-1] *= -1.0
+    contributions = made.contribute(sites | {"z": made.Site(sites["a"].rows, np.full(60, -1))}, recipe)
+    model, plain = refine(contributions, "z", recipe), rebuild(contributions, recipe)
+    assert model.figures["refine"]["tau"] == 0.5 and model.kept == "refined"
+    np.testing.assert_allclose(model.head, plain.head, atol=1e-9)  # all others are equally far
+    assert all(0 < weight < 1e-50 for name, weight in model.site_weights.items() if name != "z")
+
+
 def test_nothing_to_choose_by(made: SimpleNamespace) -> None:
     recipe = made.recipe(3)
     alone = refine(made.contribute({"a": made.random(0)}, recipe), "a", recipe)
