@@ -82,10 +82,15 @@ class Trials:
         return gain < (LEAST_GAIN if self.doubts is None else -SLACK * error)
 
     def _least(self, errors: Array64) -> tuple[int, int]:
-        total = errors.sum(axis=0)
-        share = total / (total[0, 0] or 1.0)
+        share = _shares(errors.sum(axis=0))
         place = int((share if self.doubts is None else share + self.doubts).argmin())
         return place // errors.shape[2], place % errors.shape[2]
+
+
+def _shares(errors: Array64) -> Array64:
+    """(T, K) errors as shares of the global model's; as they are where it has none."""
+    scale = float(errors[0, 0])
+    return errors / scale if scale > 0.0 else errors
 
 
 def _doubts(sites: Sequence[SiteSums], own: SiteSums) -> Array64:
@@ -324,7 +329,7 @@ def _labelled_trials(
         told = f"over {len(only)} folds of the only site that has some"
         return Trials(only, "fold", doubts=doubts), told
     # Each site's error as a share of its own global one, so that a hard site does not choose for all.
-    shares = np.stack([error.sum(axis=0) / error.sum(axis=0)[0, 0] for error in found.values()])
+    shares = np.stack([_shares(errors.sum(axis=0)) for errors in found.values()])
     return Trials(shares, "site", tuple(found), doubts), f"over the folds of {len(found)} other sites"
 
 
@@ -364,18 +369,17 @@ def reach_trials(
         for row, reach in enumerate(REACHES):
             weights = site_weights(between, site.site, reach, 1.0)
             errors[place, row, 0] = held.error(normal_without(sites, weights, site.site).head(ridge))
-    return errors / errors[:, :1]
+    return np.stack([_shares(own) for own in errors])
 
 
 def _figures(trials: Trials, between: SiteMap, site: str) -> dict[str, Any]:
     reach, emphasis = trials.best()
-    total = trials.errors.sum(axis=0)
     own = between.sites.index(site)
     return {
         "tau": None if REACHES[reach] == float("inf") else REACHES[reach],
         "kappa": EMPHASES[emphasis],
         "unit": trials.unit,
         "units": len(trials.errors),
-        "errors": (total / total[0, 0]).tolist() if len(trials.errors) else None,
+        "errors": _shares(trials.errors.sum(axis=0)).tolist() if len(trials.errors) else None,
         "distances": dict(zip(between.sites, between.distances[own].tolist(), strict=True)),
     }

@@ -126,6 +126,22 @@ def test_a_site_without_folds_is_chosen_for_by_the_others(made: SimpleNamespace)
     assert model.site_weights == {"a": 1.0, "b": 1.0, "c": 1.0, "z": USUAL}
 
 
+@pytest.mark.parametrize("nothing", [0.0, -1e-17])
+@pytest.mark.parametrize("folds", [0, 5])
+def test_a_global_model_without_error_is_divided_by_nowhere(
+    made: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, nothing: float, folds: int
+) -> None:
+    errors = np.full((5, len(REACHES), len(EMPHASES)), 0.1)
+    errors[:, 0, 0] = nothing  # below 0 by rounding
+    monkeypatch.setattr("fedmed_edge.model.refine.fold_trials", lambda *_: errors)
+    monkeypatch.setattr("fedmed_edge.model.refine.generate", lambda *_: "it is left out here")
+    recipe, sites = made.recipe(3), odd_one_out(made)
+    sites["z"].folds = folds
+    told = refine(made.contribute(sites, recipe), "z", recipe).figures["refine"]
+    assert np.isfinite(told["errors"]).all() and np.isfinite(told["gain"])
+    assert np.argmin(told["errors"]) == 0 == REACHES.index(told["tau"] or np.inf)
+
+
 def test_an_unlabelled_site_gets_a_model_by_distance_alone(made: SimpleNamespace) -> None:
     """Two kinds of scanner, three sites each: what one kind's images show misleads the other."""
     recipe, sites = made.recipe(3), {}
