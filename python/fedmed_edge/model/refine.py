@@ -218,7 +218,7 @@ def _better(trials: Trials, generated: Generated | str, between: SiteMap, site: 
     if not isinstance(generated, str):
         both = [name for name in trials.names if name in generated.errors]
         if len(both) < 2:
-            generated = "it was judged on other sites than the rule"
+            generated = "fewer than two of the sites that it was judged at choose here"
         else:
             rule = rule[[trials.names.index(name) for name in both]]
             judged = np.array([generated.errors[name] for name in both])
@@ -231,6 +231,8 @@ def _better(trials: Trials, generated: Generated | str, between: SiteMap, site: 
         told += f", no generator: {generated}"
     else:
         told += f", by {_change(by_generator)} ± {_percent(spread)} with the generator"
+        if len(judged) < len(trials.names):
+            told += f", both at {len(judged)} of the sites"
         parameters = dict(generated.parameters)
         figures["generator"] = {"gain": by_generator, "standard_error": spread, "parameters": parameters}
         ahead, noise = gain(np.column_stack([judged[:, 0], rule[:, 0]]))
@@ -326,7 +328,7 @@ def _labelled_trials(
         return Trials(nothing, "fold", doubts=doubts), told
     if len(found) == 1:
         (only,) = found.values()
-        told = f"over {len(only)} folds of the only site that has some"
+        told = f"over {len(only)} folds of one other site"
         return Trials(only, "fold", doubts=doubts), told
     # Each site's error as a share of its own global one, so that a hard site does not choose for all.
     shares = np.stack([_shares(errors.sum(axis=0)) for errors in found.values()])

@@ -67,8 +67,8 @@ def test_what_the_backbone_learned_from_chooses_for_nobody(made: SimpleNamespace
     two = refine(few, "z", recipe, trained_by=("a",))  # the generator, too, is judged by these alone
     assert "with the generator" in two.reason and "over the folds of 2 other sites" in two.reason
     one = refine(few, "z", recipe, trained_by=("a", "b"))
-    assert "no generator: it was judged on other sites" in one.reason
-    assert "over 5 folds of the only site" in one.reason
+    assert "no generator: fewer than two of the sites that it was judged at choose here" in one.reason
+    assert "over 5 folds of one other site" in one.reason
     none = refine(few, "z", recipe, trained_by=("a", "b", "c"))
     assert (
         "nothing was held out" in none.reason
@@ -117,9 +117,7 @@ def test_a_site_without_folds_is_chosen_for_by_the_others(made: SimpleNamespace)
     assert "over the folds of 3 other sites" in model.reason
     for name in "bc":
         sites[name].folds = 0
-    assert (
-        "folds of the only site that has some" in refine(made.contribute(sites, recipe), "z", recipe).reason
-    )
+    assert "over 5 folds of one other site" in refine(made.contribute(sites, recipe), "z", recipe).reason
     sites["a"].folds = 0
     model = refine(made.contribute(sites, recipe), "z", recipe)
     assert model.reason.startswith("nothing was held out") and model.figures["refine"]["errors"] is None
@@ -228,6 +226,7 @@ def test_rule_generator_and_global_model_are_judged_on_the_same_units(
     way = _better(trials, generated, between, "z")
     assert (way.figures["by"], way.figures["gain"]) == (wanted, gained)
     assert "held-out error changes by -50.00 % ± 0.00 % with the rule, by " in way.reason
+    assert "with the generator, both at 2 of the sites: refined" in way.reason
     known = replace(trials, doubts=np.zeros((len(REACHES), len(EMPHASES))))
     assert _better(known, generated, between, "z").figures["by"] == wanted  # they say so without any doubt
     alone = _better(trials, "too few", between, "z")
