@@ -1,7 +1,8 @@
 """One site's model: the stored sums again, sites like it weighing more. Source: method §5.
 
-Two ways lead to the weights: the τ rule here, and the learned `generator`. Each is judged where it has not
-been chosen or trained, and the better of both and the global model is kept.
+Two ways lead to the weights: the rule of τ and κ here, and the learned `generator`. Each is judged where it
+has not been chosen or trained. A site with labels gets the generator's model unless what is held out is
+clearly against it, else the rule's, else the global one; a site without labels what is better there.
 """
 
 import logging
@@ -63,7 +64,7 @@ class Trials:
     doubts: Array64 | None = field(default=None, repr=False)
 
     def best(self) -> tuple[int, int]:
-        """Places of τ and κ of the least error and doubt; the global model's where it is as good."""
+        """Places of τ and κ of the least error and doubt together; of equal ones the first."""
         return self._least(self.errors)
 
     def judged(self) -> Array64:
@@ -74,12 +75,12 @@ class Trials:
         ]
         return np.array(chosen).reshape(-1, 2)
 
-    def refuse(self, gain: float, error: float) -> bool:
+    def refuse(self, gained: float, error: float) -> bool:
         """Whether held-out errors, of this gain and standard error, are against a refined model.
 
         Where one is usual they must say so clearly; where none is, they must be for it.
         """
-        return gain < (LEAST_GAIN if self.doubts is None else -SLACK * error)
+        return gained < (LEAST_GAIN if self.doubts is None else -SLACK * error)
 
     def _least(self, errors: Array64) -> tuple[int, int]:
         share = _shares(errors.sum(axis=0))
@@ -94,10 +95,11 @@ def _shares(errors: Array64) -> Array64:
 
 
 def _doubts(sites: Sequence[SiteSums], own: SiteSums) -> Array64:
-    """(T, K) squared steps from τ = ∞ and the usual κ, over the patients that could tell better.
+    """(T, K) squared steps from τ = ∞ and the usual κ, over the site's patients, who could tell better.
 
-    A site that lacks classes of others stays nearer to the global model, at `USUAL` to the power of the share
-    of classes that it has: its scanner would be taken for those classes. Noise is not to be amplified.
+    A step is the next τ, or twice κ. The usual κ is `USUAL` to the power of the share of all sites' classes
+    that this one has: where it lacks some, its scanner would be taken for those that it has. Of sums with
+    noise it is 1, that the noise does not count more.
     """
     share = np.count_nonzero(own.counts) / np.count_nonzero(np.sum([site.counts for site in sites], axis=0))
     usual = 0.0 if own.noise else share * np.log2(USUAL)
@@ -153,7 +155,8 @@ def refine(
         site: Name of j; it may have labelled or unlabelled images.
         trained_by: Sites whose images the backbone learned from, as the generation's header names them. Its
             features fit those images better than new ones, so that rows held out there are no news: such a
-            site with labels keeps the global model, and its folds choose for nobody else.
+            site with labels keeps the global model, and its folds choose τ and κ for nobody else. The
+            generator learns from them all the same, and for sites without labels it is left out as any other.
         ridge: λ of the global model, which the refined one shares.
 
     Raises:
