@@ -104,7 +104,7 @@ class Episode:
 
     def _generated(self, parameters: Array64) -> tuple[Array64, float]:
         logs = self.inputs @ parameters[: self.inputs.shape[1]]
-        ridge = self.ridge * float(np.exp(np.clip(self._moved(parameters), -FARTHEST, FARTHEST)))
+        ridge = moved_ridge(self.ridge, self._moved(parameters))
         return np.exp(logs - logs.max()), ridge  # w_k cancels what all weights have in common
 
     def _moved(self, parameters: Array64) -> float:
@@ -153,6 +153,11 @@ class Episode:
                 for part, gains in zip(self.seen, by_class, strict=True)
             ]
         )
+
+
+def moved_ridge(ridge: float, moved: float) -> float:
+    """λ so far from the global one: log λ = log λ_global + `moved`, no further than `FARTHEST`."""
+    return ridge * float(np.exp(np.clip(moved, -FARTHEST, FARTHEST)))
 
 
 def _squared(held: Held, head: Array64) -> tuple[float, Array64]:

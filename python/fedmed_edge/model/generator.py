@@ -14,12 +14,13 @@ import numpy as np
 
 from fedmed_edge.kernels import diagonal_positions
 from fedmed_edge.model.distance import SiteMap
-from fedmed_edge.model.episodes import Episode, Federation, look
+from fedmed_edge.model.episodes import Episode, Federation, look, moved_ridge
 from fedmed_edge.model.heldout import hold, judging_weights
 from fedmed_edge.model.mix import class_mix
 from fedmed_edge.model.sums import SiteSums, class_weights
 from fedmed_edge.statistics.contribution import Contribution
 from fedmed_edge.statistics.feature_statistics import Array64, last_column
+from fedmed_edge.words import counted
 
 __all__ = ["Generated", "federation_of", "generate", "minimise", "train"]
 
@@ -38,6 +39,9 @@ FOLDS = 2
 
 GROUPS = 4
 """Trainings that judge the generator where the site itself cannot."""
+
+FARTHEST_LOG = 200.0
+"""Most that |log a| comes to: of a site far from all others it would run over."""
 
 _OWN = len(INPUTS) - 1
 _PARAMETERS = len(INPUTS) + 2
@@ -90,9 +94,12 @@ def generate(federation: Federation, name: str) -> Generated | str:
     judged_itself = own is not None and len(own.folds) > 1
     least = (2 if labels else 3) + (0 if judged_itself else 1)
     if len(usable) < least:
-        return f"{len(usable)} other sites can be learned from, {least} are needed"
+        return f"{counted(len(usable), 'other site')} can be learned from, {least} are needed"
     unseen = federation.without(name)
     learned = {one: _episodes(unseen, one, labels=labels)[:FOLDS] for one in usable}
+    learned = {one: own for one, own in learned.items() if _scale(own) > 0.0}
+    if len(learned) < least:
+        return f"{counted(len(learned), 'other site')} had errors to learn from, {least} are needed"
     parameters = train(list(learned.values()), PENALTIES[labels])
     if own is not None and judged_itself:
         errors = {
@@ -102,14 +109,14 @@ def generate(federation: Federation, name: str) -> Generated | str:
     else:
         errors = _judged_elsewhere(learned, PENALTIES[labels])
     inputs, y = _inputs(federation, name, own=own)
-    logs = inputs @ parameters[: len(INPUTS)]
+    logs = np.clip(inputs @ parameters[: len(INPUTS)], -FARTHEST_LOG, FARTHEST_LOG)
     names = [site.site for site in federation.sites if site.site != name]
     weights = dict(zip(names, np.exp(logs).tolist(), strict=True))
     if labels:
         weights[name] = float(np.exp(parameters[_OWN]))
     return Generated(
         weights,
-        federation.ridge * float(np.exp(y @ parameters[len(INPUTS) :])),
+        moved_ridge(federation.ridge, float(y @ parameters[len(INPUTS) :])),
         dict(zip((*INPUTS, "ridge", "ridge by distance"), parameters.tolist(), strict=True)),
         errors,
     )
@@ -126,14 +133,11 @@ def _judged_elsewhere(
     learned: Mapping[str, Sequence[Episode]], penalty: float
 ) -> dict[str, tuple[float, float]]:
     """Every site judged by parameters that did not learn from its errors, as τ is in the rule."""
-    errors, names, nought = {}, list(learned), np.zeros(_PARAMETERS)
+    errors, names = {}, list(learned)
     for group in (names[first::GROUPS] for first in range(min(GROUPS, len(names)))):
         parameters = train([learned[one] for one in names if one not in group], penalty)
         for one in group:
-            share = sum(e.error(parameters) for e in learned[one]) / sum(
-                e.error(nought) for e in learned[one]
-            )
-            errors[one] = (share, 1.0)
+            errors[one] = (sum(e.error(parameters) for e in learned[one]) / _scale(learned[one]), 1.0)
     return dict(sorted(errors.items()))
 
 
@@ -210,6 +214,11 @@ def _style_distances(federation: Federation, name: str, others: Sequence[str]) -
     )
 
 
+def _scale(episodes: Sequence[Episode]) -> float:
+    """Held-out error of the global weights: 0 where nothing is held out, or nothing is wrong."""
+    return sum(one.error(np.zeros(_PARAMETERS)) for one in episodes)
+
+
 def train(episodes: Sequence[Sequence[Episode]], penalty: float) -> Array64:
     """Parameters of the least mean held-out error; each site counts alike, each error as a share of nought's.
 
@@ -218,7 +227,7 @@ def train(episodes: Sequence[Sequence[Episode]], penalty: float) -> Array64:
         penalty: As of `PENALTIES`.
     """
     nought = np.zeros(_PARAMETERS)
-    scales = [sum(one.error(nought) for one in own) * len(episodes) for own in episodes]
+    scales = [_scale(own) * len(episodes) for own in episodes]
 
     def objective(parameters: Array64) -> tuple[float, Array64]:
         value, slope = penalty * float(parameters @ parameters), 2.0 * penalty * parameters

@@ -7,7 +7,7 @@ import scipy.optimize
 
 from fedmed_edge.model import generator
 from fedmed_edge.model.distance import site_map
-from fedmed_edge.model.episodes import Federation
+from fedmed_edge.model.episodes import FARTHEST, Federation
 from fedmed_edge.model.generator import Generated, federation_of, generate, minimise
 from fedmed_edge.model.rebuild import rebuild
 from fedmed_edge.model.refine import refine
@@ -120,7 +120,7 @@ def test_too_few_sites_to_learn_from(made: SimpleNamespace) -> None:
     model = refine(made.contribute(sites | {"d": bare(made, sites["d"])}, recipe), "d", recipe)
     assert "no generator: 3 other sites can be learned from, 4 are needed" in model.reason
     few = {name: two_kinds(made)[name] for name in "ab"}
-    assert generate(federation(made, few), "a") == "1 other sites can be learned from, 2 are needed"
+    assert generate(federation(made, few), "a") == "1 other site can be learned from, 2 are needed"
 
 
 def test_of_many_sites_the_nearest_are_learned_from(
@@ -132,3 +132,25 @@ def test_of_many_sites_the_nearest_are_learned_from(
     found = generate(federation(made, sites | {"g": bare(made, sites["g"])}), "g")
     assert isinstance(found, Generated)
     assert len(found.errors) == 5 and set("ace") < set(found.errors) and set(found.weights) == set("abcdef")
+
+
+def test_a_site_beyond_all_that_was_learned_gets_weights_that_can_be_used(made: SimpleNamespace) -> None:
+    sites = two_kinds(made)
+    far = made.random(6, rows=90)
+    far.images = far.rows[:, :4] + 1e4
+    known = federation(made, sites | {"g": far})
+    found = generate(known, "g")
+    assert isinstance(found, Generated)
+    assert np.isfinite(list(found.weights.values())).all() and min(found.weights.values()) > 0.0
+    assert abs(np.log(found.ridge / known.ridge)) <= FARTHEST + 1e-9  # as its episodes were judged
+    model = refine(made.contribute(sites | {"g": far}, made.recipe(3)), "g", made.recipe(3))
+    assert np.isfinite(model.head).all()
+
+
+def test_a_site_of_a_class_that_nobody_else_has_teaches_nothing(made: SimpleNamespace) -> None:
+    recipe, sites = made.recipe(4), two_kinds(made)
+    alone = made.Site(sites["b"].rows, np.full(90, 3), images=sites["b"].images)
+    contributions = made.contribute(sites | {"b": alone, "g": bare(made, sites["g"])}, recipe)
+    sums, ridge = read_sums(contributions, recipe), rebuild(contributions, recipe).ridge
+    found = generate(federation_of(contributions, sums, site_map(contributions), ridge), "g")
+    assert isinstance(found, Generated) and set(found.errors) == set("acdef")
