@@ -179,8 +179,8 @@ def refine(
         ...     settings = {"generation": "0" * 64, "recipe": recipe, "site": site, "min_cohort": 1}
         ...     made.append(new_contribution(sums.result(), sequence=1, **settings))
         >>> model = refine(made, "beta", recipe)
-        >>> model.refined_for, model.kept
-        ('beta', 'global')
+        >>> model.refined_for, model.kept, model.site_weights
+        ('beta', 'refined', {'alpha': 1.0, 'beta': 4.0})
     """
     ordered = in_order(contributions, recipe)
     if site not in [one.header.site for one in ordered]:
