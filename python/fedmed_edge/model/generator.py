@@ -22,7 +22,7 @@ from fedmed_edge.statistics.contribution import Contribution
 from fedmed_edge.statistics.feature_statistics import Array64, last_column
 from fedmed_edge.words import counted
 
-__all__ = ["Generated", "federation_of", "generate", "minimise", "train"]
+__all__ = ["FARTHEST_LOG", "Generated", "federation_of", "generate", "minimise", "train"]
 
 PENALTIES = {True: 1e-2, False: 1e-1}
 """What a parameter of size 1 costs, as a share of the global model's held-out error: for a site with labels,
@@ -41,7 +41,7 @@ GROUPS = 4
 """Trainings that judge the generator where the site itself cannot."""
 
 FARTHEST_LOG = 200.0
-"""Most that |log a| comes to: of a site far from all others it would run over."""
+"""Most that |log a| comes to. A site far from all others would run over, or be left with nothing at all."""
 
 _OWN = len(INPUTS) - 1
 _PARAMETERS = len(INPUTS) + 2

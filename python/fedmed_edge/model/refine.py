@@ -14,7 +14,7 @@ import numpy as np
 
 from fedmed_edge.errors import InputError
 from fedmed_edge.model.distance import SiteMap, site_map
-from fedmed_edge.model.generator import Generated, federation_of, generate
+from fedmed_edge.model.generator import FARTHEST_LOG, Generated, federation_of, generate
 from fedmed_edge.model.global_model import GlobalModel
 from fedmed_edge.model.heldout import hold, judging_weights, normal_without
 from fedmed_edge.model.mix import site_priors
@@ -35,9 +35,6 @@ EMPHASES = (1.0, 2.0, 4.0, 8.0, 16.0, 64.0)
 
 USUAL = 4.0
 """κ that did well where a hospital joined with rows of every class (models/README.md)."""
-
-FAINTEST = 1e-100
-"""Least weight of a far site: of less there is no inverse, and where all are far nothing would be left."""
 
 LEAST_GAIN = 1e-3
 """Share of its held-out error that the global model must be beaten by, where nothing is usual."""
@@ -271,7 +268,7 @@ def _between_all(ordered: Sequence[Contribution], site: str) -> SiteMap:
 
 
 def site_weights(between: SiteMap, site: str, reach: float, emphasis: float) -> dict[str, float]:
-    """a_{s→j} of every site for site j, at least `FAINTEST`.
+    """a_{s→j} of every site for site j; log a is at least −`FARTHEST_LOG`.
 
     Args:
         reach: τ in medians of the distances between sites; infinite weighs all alike.
@@ -290,7 +287,7 @@ def site_weights(between: SiteMap, site: str, reach: float, emphasis: float) -> 
     scale = reach * float(np.median(pairs)) if pairs.size else 0.0
     weights = np.ones(len(between.sites))
     if 0.0 < scale < float("inf"):
-        weights = np.maximum(np.exp(-((between.distances[own] / scale) ** 2)), FAINTEST)
+        weights = np.exp(-np.minimum((between.distances[own] / scale) ** 2, FARTHEST_LOG))
     weights[own] = emphasis
     return dict(zip(between.sites, weights.tolist(), strict=True))
 
