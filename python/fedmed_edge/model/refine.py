@@ -96,11 +96,10 @@ def _doubts(sites: Sequence[SiteSums], own: SiteSums) -> Array64:
 
     A step is `USUAL` times κ, or two places of `REACHES`. The usual κ is `USUAL` to the power of the share of
     all sites' classes that this one has: where it lacks some, its scanner would be taken for those that it
-    has. Of sums with noise it is 1, that the noise does not count more.
+    has.
     """
     share = np.count_nonzero(own.counts) / np.count_nonzero(np.sum([site.counts for site in sites], axis=0))
-    usual = 0.0 if own.noise else share
-    steps = (np.arange(len(REACHES))[:, None] / 2) ** 2 + (np.log(EMPHASES) / np.log(USUAL) - usual) ** 2
+    steps = (np.arange(len(REACHES))[:, None] / 2) ** 2 + (np.log(EMPHASES) / np.log(USUAL) - share) ** 2
     doubts: Array64 = steps / max(int(own.patients.sum()), 1)
     return doubts
 
