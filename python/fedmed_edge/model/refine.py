@@ -94,11 +94,11 @@ def _shares(errors: Array64) -> Array64:
 def _doubts(sites: Sequence[SiteSums], own: SiteSums) -> Array64:
     """(T, K) squared steps from τ = ∞ and the usual κ, over the site's patients, who could tell better.
 
-    A step is `USUAL` times κ, or two places of `REACHES`. The usual κ is `USUAL` to the power of the share of
-    all sites' classes that the site has: where it lacks some, its scanner would be taken for the others.
+    A step is the next τ, or twice κ. The usual κ is `USUAL` to the power of the share of all sites' classes
+    that the site has: where it lacks some, its scanner would be taken for those that it has.
     """
     share = np.count_nonzero(own.counts) / np.count_nonzero(np.sum([site.counts for site in sites], axis=0))
-    steps = (np.arange(len(REACHES))[:, None] / 2) ** 2 + (np.log(EMPHASES) / np.log(USUAL) - share) ** 2
+    steps = np.arange(len(REACHES))[:, None] ** 2 + (np.log2(EMPHASES) - share * np.log2(USUAL)) ** 2
     doubts: Array64 = steps / max(int(own.patients.sum()), 1)
     return doubts
 
@@ -175,7 +175,7 @@ def refine(
         ...     made.append(new_contribution(sums.result(), sequence=1, **settings))
         >>> model = refine(made, "beta", recipe)
         >>> model.refined_for, model.kept, model.site_weights
-        ('beta', 'refined', {'alpha': 1.0, 'beta': 2.0})
+        ('beta', 'refined', {'alpha': 1.0, 'beta': 4.0})
     """
     ordered = in_order(contributions, recipe)
     if site not in [one.header.site for one in ordered]:
