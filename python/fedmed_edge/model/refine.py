@@ -1,8 +1,8 @@
 """One site's model: the stored sums again, sites like it weighing more. Source: method §5.
 
 Two ways lead to the weights: the rule of τ and κ here, and the learned `generator`. Each is judged where it
-has not been chosen or trained. A site with labels gets the generator's model unless what is held out is
-clearly against it, else the rule's, else the global one; a site without labels what is better there.
+has not been chosen or trained, and the better of both is taken: for a site with labels unless what is held
+out is clearly against it, for one without only where that is for it. Else the global model stays.
 """
 
 import logging
@@ -140,8 +140,8 @@ def refine(
     stays that of the global model. `generator` makes weights and λ otherwise, learned from the other sites'
     episodes.
 
-    The generator is kept unless the rule or the global model is clearly better on what was held out, else the
-    rule unless the global model is; for a site without labels each must itself be better there. The rule is
+    The generator is taken where it is better than the rule on what was held out, and either is kept unless
+    the global model is clearly better there; for a site without labels it must itself be better. The rule is
     judged with τ and κ chosen by the other units alone, the generator trained without them. A site that
     handed over no image statistics, as with noise, counts as one at median distance. Where the recipe's
     priors are not `uniform`, a refined model takes the shares of the classes from the site (`site_priors`).
@@ -211,7 +211,7 @@ class Way:
 
 
 def _better(trials: Trials, generated: Generated | str, between: SiteMap, site: str) -> Way:
-    """The generator, else the rule, else the global model, as `Trials.refuse` judges what was held out."""
+    """The better of rule and generator, or the global model, as `Trials.refuse` judges what was held out."""
     rule, judged = trials.judged(), np.empty((0, 2))
     if not isinstance(generated, str):
         both = [name for name in trials.names if name in generated.errors]
@@ -233,8 +233,7 @@ def _better(trials: Trials, generated: Generated | str, between: SiteMap, site: 
             told += f", both at {len(judged)} of the sites"
         parameters = dict(generated.parameters)
         figures["generator"] = {"gain": by_generator, "standard_error": spread, "parameters": parameters}
-        ahead, noise = gain(np.column_stack([judged[:, 0], rule[:, 0]]))
-        if not (trials.refuse(ahead, noise) or trials.refuse(by_generator, spread)):
+        if by_generator > by_rule and not trials.refuse(by_generator, spread):
             reason = f"{told}: refined by the generator"
             return Way(generated.weights, generated.ridge, reason, figures | {"by": "generator"})
     reach, emphasis = trials.best()

@@ -205,7 +205,8 @@ def test_a_rule_is_judged_by_units_that_did_not_choose_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("by_generator", "wanted", "gained"), [(0.4, "generator", 0.5), (0.8, "rule", 0.5), (1.1, "rule", 0.5)]
+    ("by_generator", "wanted", "gained"),
+    [(0.4, "generator", 0.5), (0.5, "rule", 0.5), (0.8, "rule", 0.5), (1.1, "rule", 0.5)],
 )
 def test_rule_generator_and_global_model_are_judged_on_the_same_units(
     by_generator: float, wanted: str, gained: float
